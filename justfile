@@ -1,0 +1,36 @@
+# The door for people; `scripts/` does the work, so that nothing but Rust and
+# Debian is needed without `just`.
+
+# Runs the demo: two prefill nodes, one decode node, real answers.
+demo *ARGS:
+    scripts/demo {{ARGS}}
+
+# Everything CI runs.
+test:
+    scripts/test
+
+# The issue's whole numbers, which take longer than CI may.
+full:
+    BATON_COUNTS=full scripts/test
+
+fmt:
+    cargo fmt --all
+
+# Lints that need tools beside Rust: cargo-deny and cargo-machete.
+lint:
+    cargo fmt --all --check
+    cargo clippy --release --workspace --all-targets -- -D warnings
+    cargo deny check bans licenses sources
+    cargo machete
+
+# Figures for BENCHMARKS.md.
+bench *ARGS:
+    cargo run --release -q -- bench {{ARGS}}
+
+# Fails when a ratio of BENCHMARKS.md is missed on this machine.
+bench-check:
+    cargo run --release -q -- bench check
+
+# Two prefill nodes, two decode nodes and a coordinator as processes, over a real etcd.
+cluster *ARGS:
+    scripts/cluster {{ARGS}}

@@ -1,0 +1,84 @@
+//! What an attempt sends back to the coordinator, in order.
+
+use std::time::Duration;
+
+use crate::{Failure, NodeId};
+
+/// One step of an answer.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// The decode node took the attempt; prompt tokens it had cached.
+    Accepted {
+        /// Prompt tokens in the decode node's own prefix cache.
+        cached_tokens: u32,
+    },
+    /// A token of one choice. Positions of a choice are contiguous from 0.
+    Token(Token),
+    /// A choice ended; no token of it follows.
+    Finished {
+        /// Which choice.
+        choice: u32,
+        /// Why.
+        reason: FinishReason,
+    },
+    /// Where the time went; once, before the last `Finished`.
+    Bill(Bill),
+    /// The attempt ended without finishing; terminal.
+    Failed(Failure),
+}
+
+/// One generated token.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Token {
+    /// Which answer of the request, from 0.
+    pub choice: u32,
+    /// Place in the answer, from 0.
+    pub position: u32,
+    /// Vocabulary id.
+    pub id: u32,
+    /// Natural log-probability under the model (before temperature), if asked for.
+    pub logprob: Option<f32>,
+    /// Likeliest tokens at this place, best first, if asked for.
+    pub top: Vec<TopLogprob>,
+}
+
+/// An alternative at one place.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TopLogprob {
+    /// Vocabulary id.
+    pub id: u32,
+    /// Natural log-probability.
+    pub logprob: f32,
+}
+
+/// Why a choice ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FinishReason {
+    /// A stop token (or, set by the frontend, a stop string).
+    Stop,
+    /// `max_tokens` or the context's end.
+    Length,
+}
+
+/// Where the time of an attempt went.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Bill {
+    /// Waiting for the first prefill step.
+    pub queue: Duration,
+    /// First prefill step to first token.
+    pub prefill: Duration,
+    /// First frame to last frame.
+    pub transfer: Duration,
+    /// First token sampled to KV complete: what the handoff adds to the second token.
+    pub exposed: Duration,
+    /// KV bytes received.
+    pub transfer_bytes: u64,
+    /// Pages they filled.
+    pub transfer_pages: u32,
+    /// Prompt tokens that nobody computed in this attempt.
+    pub cached_tokens: u32,
+    /// Who prefilled; none when the decode node did.
+    pub prefill_node: Option<NodeId>,
+    /// Frames asked for again.
+    pub repaired_frames: u32,
+}

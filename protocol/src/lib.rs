@@ -1,0 +1,33 @@
+//! The words that Baton's rooms share. No I/O happens here.
+//!
+//! - [`ids`]: who and which: nodes, requests, attempts, handoffs, sessions
+//! - [`request`]: a validated request, in which nothing is optional
+//! - [`event`]: what an attempt sends back: tokens, ends, the bill
+//! - [`kv`]: shape of the KV cache, page states, and the traits through which a transfer touches pages
+//! - [`block_hash`]: the chained hash of page-sized token runs, the only one
+//! - [`frame`]: header of one KV frame on a data path, and the digest of a handoff
+//! - [`node`]: what a node says of itself in the registry; roles
+//! - [`error`]: the closed set of error codes
+//! - [`wire`]: generated gRPC messages and stubs, with conversions to the types above
+
+pub mod block_hash;
+pub mod error;
+pub mod event;
+pub mod frame;
+pub mod ids;
+pub mod kv;
+pub mod node;
+pub mod request;
+pub mod wire;
+
+pub use block_hash::{BlockHash, chain};
+pub use error::{ErrorCode, Failure};
+pub use event::{Bill, Event, FinishReason, Token, TopLogprob};
+pub use frame::{Digest, FrameHeader};
+pub use ids::{HandoffId, Incarnation, NodeId, RequestId, SessionId};
+pub use kv::{KvDtype, KvShape, KvSink, KvSource, KvSpan, PageCounts, PageState};
+pub use node::{NodeInfo, NodeState, Role};
+pub use request::{LogitBias, Request, Sampling, Stop};
+
+/// Protocol versions this build speaks: the newest, and the one before it.
+pub const PROTOCOL: std::ops::RangeInclusive<u32> = 1..=1;

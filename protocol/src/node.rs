@@ -1,0 +1,100 @@
+//! What a node says of itself.
+
+use std::{collections::BTreeSet, fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Incarnation, KvShape, NodeId};
+
+/// What a node admits. Every node can do both kinds of work; a role is an admission policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Routes requests and serves the API.
+    Coordinator,
+    /// Runs prompts.
+    Prefill,
+    /// Generates tokens.
+    Decode,
+}
+
+/// Whether a node takes new work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NodeState {
+    /// Takes work.
+    Ready,
+    /// Finishes what it has.
+    Draining,
+}
+
+/// A node's entry in the registry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeInfo {
+    /// Its name.
+    pub id: NodeId,
+    /// Random at process start.
+    pub incarnation: Incarnation,
+    /// What it admits.
+    pub roles: BTreeSet<Role>,
+    /// Counts role changes.
+    pub epoch: u64,
+    /// gRPC address, `host:port`.
+    pub control_addr: String,
+    /// Name of the model it serves.
+    pub model: String,
+    /// Weights and shape in one hash; only equal ones hand off to each other.
+    pub model_fingerprint: String,
+    /// Digest under which it serves tokenizer and template.
+    pub text_digest: String,
+    /// Longest sequence, in tokens.
+    pub context_tokens: u32,
+    /// Shape of its KV cache.
+    pub kv: KvShape,
+    /// Pages of its pool.
+    pub pages: u64,
+    /// Whether it takes new work.
+    pub state: NodeState,
+}
+
+impl Role {
+    /// All roles.
+    pub const ALL: [Self; 3] = [Self::Coordinator, Self::Prefill, Self::Decode];
+
+    /// Its name in config and flags.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Coordinator => "coordinator",
+            Self::Prefill => "prefill",
+            Self::Decode => "decode",
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Role {
+    type Err = UnknownRole;
+
+    fn from_str(name: &str) -> Result<Self, UnknownRole> {
+        Self::ALL.into_iter().find(|role| role.as_str() == name).ok_or_else(|| UnknownRole(name.to_owned()))
+    }
+}
+
+/// Not a role.
+#[derive(Debug, thiserror::Error)]
+#[error("unknown role {0:?}, expected coordinator, prefill or decode")]
+pub struct UnknownRole(pub String);
+
+impl NodeInfo {
+    /// Whether KV of one node can be used by the other.
+    pub fn can_hand_off_to(&self, other: &Self) -> bool {
+        let (a, b) = (&self.kv, &other.kv);
+        self.model_fingerprint == other.model_fingerprint
+            && (a.layers, a.kv_heads, a.head_dim, a.dtype) == (b.layers, b.kv_heads, b.head_dim, b.dtype)
+    }
+}

@@ -1,0 +1,103 @@
+//! A request after validation: owned, complete, nothing optional.
+
+use std::time::Duration;
+
+use crate::RequestId;
+
+/// What a client asked for, ready to run. Made by `frontend::validate` only.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Request {
+    /// Made by the coordinator's side, 128 random bits.
+    pub id: RequestId,
+    /// The served model's name.
+    pub model: String,
+    /// Whose request it is; keys the prefix cache.
+    pub tenant: String,
+    /// The prompt, never empty.
+    pub tokens: Vec<u32>,
+    /// How tokens are drawn.
+    pub sampling: Sampling,
+    /// When a choice ends.
+    pub stop: Stop,
+    /// How many answers (`n`), at least 1.
+    pub choices: u32,
+    /// Whether tokens carry their log-probability.
+    pub logprobs: bool,
+    /// How many alternatives tokens carry, 0 to 20.
+    pub top_logprobs: u32,
+    /// Time left until the answer must have ended.
+    pub deadline: Duration,
+}
+
+/// How the next token is drawn from logits. Order of application: logit bias,
+/// penalties, temperature, top-k, top-p, min-p, then a draw by a counter-based
+/// generator keyed by (seed, choice, position).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sampling {
+    /// 0 is greedy.
+    pub temperature: f32,
+    /// Keep the k likeliest; 0 keeps all.
+    pub top_k: u32,
+    /// Keep the smallest set whose probability reaches this; 1 keeps all.
+    pub top_p: f32,
+    /// Drop tokens less likely than this share of the likeliest; 0 keeps all.
+    pub min_p: f32,
+    /// Divides (multiplies) positive (negative) logits of tokens seen in prompt or answer; 1 is off.
+    pub repetition_penalty: f32,
+    /// Subtracted once from logits of tokens seen in the answer.
+    pub presence_penalty: f32,
+    /// Subtracted per occurrence in the answer.
+    pub frequency_penalty: f32,
+    /// Added to single logits.
+    pub logit_bias: Vec<LogitBias>,
+    /// Key of the generator; chosen at random when the client gave none.
+    pub seed: u64,
+}
+
+/// One entry of `logit_bias`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LogitBias {
+    /// The token.
+    pub token: u32,
+    /// Added to its logit, -100 to 100.
+    pub bias: f32,
+}
+
+/// When a choice ends. Stop strings are the frontend's, since they need text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stop {
+    /// At most this many tokens are generated, at least 1.
+    pub max_tokens: u32,
+    /// Stop tokens are not drawn before this many.
+    pub min_tokens: u32,
+    /// Whether end-of-sequence tokens of the model are ordinary tokens.
+    pub ignore_eos: bool,
+    /// Tokens that end the answer besides the model's own (which the engine knows).
+    pub token_ids: Vec<u32>,
+}
+
+// === impl Sampling ===
+
+impl Default for Sampling {
+    /// Plain sampling at temperature 1, as OpenAI's API defines its defaults.
+    fn default() -> Self {
+        Self {
+            temperature: 1.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            logit_bias: Vec::new(),
+            seed: 0,
+        }
+    }
+}
+
+impl Sampling {
+    /// The likeliest token every time.
+    pub fn greedy() -> Self {
+        Self { temperature: 0.0, ..Self::default() }
+    }
+}
