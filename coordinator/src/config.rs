@@ -1,0 +1,75 @@
+//! What a person may set.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+/// Limits and rules of the coordinator.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CoordinatorConfig {
+    /// How nodes are ranked.
+    pub policy: PolicyName,
+    /// Requests running at once.
+    pub max_running: usize,
+    /// Requests waiting for a place beyond those; more are refused.
+    pub max_waiting: usize,
+    /// How long a request may wait for a place.
+    pub max_wait_ms: u64,
+    /// How long a request may wait for a node when none is ready.
+    pub node_wait_ms: u64,
+    /// Attempts of one request, the first included.
+    pub max_attempts: u32,
+    /// Prompts shorter than this are prefilled on the decode node; 0 is never.
+    pub local_prefill_below_tokens: usize,
+    /// Prefill nodes named to the decode node, best first.
+    pub max_prefill_candidates: usize,
+    /// Time between direct health checks of a node, and the limit of one.
+    pub health_interval_ms: u64,
+    /// Missed checks after which a node is lost.
+    pub max_missed_checks: u32,
+    /// Time between load reports of a node.
+    pub load_interval_ms: u32,
+}
+
+/// A policy by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PolicyName {
+    /// Each node in turn.
+    RoundRobin,
+    /// The node with the least to do.
+    LeastLoaded,
+}
+
+impl Default for CoordinatorConfig {
+    fn default() -> Self {
+        Self {
+            policy: PolicyName::LeastLoaded,
+            max_running: 1024,
+            max_waiting: 1024,
+            max_wait_ms: 10_000,
+            node_wait_ms: 5_000,
+            max_attempts: 3,
+            local_prefill_below_tokens: 0,
+            max_prefill_candidates: 4,
+            health_interval_ms: 1_000,
+            max_missed_checks: 3,
+            load_interval_ms: 250,
+        }
+    }
+}
+
+impl CoordinatorConfig {
+    pub(crate) fn max_wait(&self) -> Duration {
+        Duration::from_millis(self.max_wait_ms)
+    }
+
+    pub(crate) fn node_wait(&self) -> Duration {
+        Duration::from_millis(self.node_wait_ms)
+    }
+
+    pub(crate) fn health_interval(&self) -> Duration {
+        Duration::from_millis(self.health_interval_ms.max(1))
+    }
+}

@@ -1,0 +1,251 @@
+//! One request's life, top to bottom.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use baton_protocol::{Bill, ErrorCode, Event, Failure, FinishReason, NodeId, Request, wire};
+use baton_registry::Backoff;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep, timeout, timeout_at},
+};
+
+use crate::{
+    Answer, Shared,
+    admission::Permit,
+    attempt::{Attempt, Loss},
+    journal::{Journal, News},
+    metrics::Meter,
+    route,
+};
+
+/// A request that was admitted. Pulled by the answer's reader: nothing of it
+/// runs on its own, so dropping it is all that cancel needs.
+pub(crate) struct Run {
+    shared: Arc<Shared>,
+    request: Request,
+    journal: Journal,
+    deadline: Instant,
+    /// Choices that the reader has seen enough of.
+    stops: mpsc::Receiver<u32>,
+    attempt: Option<Attempt>,
+    /// Attempts begun.
+    attempts: u32,
+    /// Decode nodes that failed this request.
+    avoid: Vec<NodeId>,
+    backoff: Backoff,
+    /// Whether `Accepted` was passed on.
+    accepted: bool,
+    /// The running attempt's bill, held until the last choice ends.
+    bill: Option<Bill>,
+    /// Events to pass on, in order.
+    ready: VecDeque<Event>,
+    /// Nothing follows what is in `ready`.
+    over: bool,
+    meter: Meter,
+    _permit: Permit,
+}
+
+/// How long the bill is waited for when the reader has stopped the last choice.
+const BILL_WAIT: Duration = Duration::from_millis(500);
+/// A deadline further away than this is none.
+const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Admits the request and runs it until a node has taken it.
+pub(crate) async fn dispatch(shared: &Arc<Shared>, request: Request) -> Result<Answer, Failure> {
+    let deadline = Instant::now() + request.deadline.min(FAR);
+    let mut meter = Meter::start(shared.metrics.clone(), request.choices);
+    let permit = match shared.admission.admit(deadline).await {
+        Ok(permit) => permit,
+        Err(failure) => {
+            meter.failed(failure.code);
+            return Err(failure);
+        }
+    };
+    meter.admitted();
+    let (stop, stops) = mpsc::channel(request.choices.max(1) as usize);
+    let choices = request.choices;
+    let mut run = Run {
+        shared: Arc::clone(shared),
+        journal: Journal::new(request.choices),
+        request,
+        deadline,
+        stops,
+        attempt: None,
+        attempts: 0,
+        avoid: Vec::new(),
+        backoff: Backoff::new(Duration::from_millis(20)..Duration::from_millis(500)),
+        accepted: false,
+        bill: None,
+        ready: VecDeque::new(),
+        over: false,
+        meter,
+        _permit: permit,
+    };
+    match run.next().await {
+        Some(Event::Failed(failure)) => Err(failure),
+        Some(first) => Ok(Answer::new(first, run, stop, choices)),
+        None => Err(Failure::new(ErrorCode::InvalidRequest, "the request asks for no choices")),
+    }
+}
+
+impl Run {
+    /// The next event; `None` after the last.
+    pub(crate) async fn next(&mut self) -> Option<Event> {
+        while self.ready.is_empty() && !self.over {
+            if timeout_at(self.deadline, self.advance()).await.is_err() {
+                self.fail(Failure::new(ErrorCode::DeadlineExceeded, "the deadline passed"));
+            }
+        }
+        self.ready.pop_front()
+    }
+
+    /// One step: begin an attempt, or take one message of the running one.
+    async fn advance(&mut self) {
+        let step = match self.attempt.take() {
+            None => self.begin().await,
+            Some(attempt) => self.step(attempt).await,
+        };
+        match step {
+            Ok(attempt) => self.attempt = attempt,
+            Err(loss) => self.lose(loss).await,
+        }
+    }
+
+    /// The next attempt, on nodes chosen now.
+    async fn begin(&mut self) -> Result<Option<Attempt>, Loss> {
+        self.settle();
+        if self.over {
+            return Ok(None);
+        }
+        let route = match route::find(&self.shared, &self.request, &self.avoid).await {
+            Ok(route) => route,
+            Err(failure) => {
+                self.fail(failure);
+                return Ok(None);
+            }
+        };
+        self.bill = None;
+        let number = self.attempts;
+        self.attempts += 1;
+        self.shared.metrics.attempt(number > 0 && !self.journal.is_empty());
+        tracing::debug!(
+            request = %self.request.id, attempt = number, node = %route.decode.id(),
+            prefill = ?route.prefill.first().map(|node| node.id()), "attempt begins"
+        );
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        let deadline_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+        let open = wire::Open {
+            request: Some(wire::Request { deadline_ms, ..wire::Request::from(&self.request) }),
+            attempt: number,
+            journal: self.journal.to_wire(),
+            candidates: Vec::new(),
+        };
+        Attempt::open(route, open, self.request.choices).await.map(Some)
+    }
+
+    /// Ends choices that need no further attempt: those that the reader
+    /// stopped, and those that lack only the word that they are at their limit.
+    fn settle(&mut self) {
+        while let Ok(choice) = self.stops.try_recv() {
+            self.end_choice(choice, FinishReason::Stop);
+        }
+        for choice in self.journal.full(self.request.stop.max_tokens) {
+            self.end_choice(choice, FinishReason::Length);
+        }
+    }
+
+    /// One message of the node, or one word of the reader.
+    async fn step(&mut self, mut attempt: Attempt) -> Result<Option<Attempt>, Loss> {
+        let message = tokio::select! {
+            biased;
+            Some(choice) = self.stops.recv() => {
+                self.stop_choice(&mut attempt, choice).await;
+                return Ok(Some(attempt));
+            }
+            message = attempt.next() => message?,
+        };
+        let event = Event::try_from(message).map_err(|error| attempt.wrong(&error))?;
+        match event {
+            Event::Accepted { .. } if self.accepted => {}
+            Event::Accepted { .. } => {
+                self.accepted = true;
+                self.ready.push_back(event);
+            }
+            Event::Token(token) => {
+                attempt.prefilled();
+                let news = self.journal.record(&token).map_err(|error| attempt.wrong(&error))?;
+                if news == News::New {
+                    self.meter.token(token.choice);
+                    self.ready.push_back(Event::Token(token));
+                }
+            }
+            Event::Finished { choice, reason } => {
+                attempt.prefilled();
+                self.end_choice(choice, reason);
+            }
+            Event::Bill(bill) => self.bill = Some(bill),
+            Event::Failed(failure) => return Err(attempt.failed(failure)),
+        }
+        Ok(if self.over { None } else { Some(attempt) })
+    }
+
+    /// The reader needs no more of this choice.
+    async fn stop_choice(&mut self, attempt: &mut Attempt, choice: u32) {
+        if !self.journal.is_open(choice) {
+            return;
+        }
+        attempt.stop_choice(choice);
+        if self.journal.is_last_open(choice) {
+            // Nobody waits for tokens any more: a node that is slow to send
+            // its bill costs the bill, not time.
+            self.bill = timeout(BILL_WAIT, next_bill(attempt, self.bill.take())).await.ok().flatten();
+        }
+        self.end_choice(choice, FinishReason::Stop);
+    }
+
+    /// Passes on a choice's end once, the last one after the bill.
+    fn end_choice(&mut self, choice: u32, reason: FinishReason) {
+        if self.journal.finish(choice) != Ok(News::New) {
+            return;
+        }
+        if self.journal.is_finished() {
+            self.meter.finished(self.bill.as_ref());
+            self.ready.extend(self.bill.take().map(Event::Bill));
+            self.over = true;
+        }
+        self.ready.push_back(Event::Finished { choice, reason });
+    }
+
+    /// An attempt is lost: the node is asked whether it lives, and the next
+    /// attempt comes after a short wait, if there may be one.
+    async fn lose(&mut self, loss: Loss) {
+        let Loss { failure, node, unexplained } = loss;
+        tracing::warn!(request = %self.request.id, node = %node.id(), code = %failure.code, "attempt lost");
+        if unexplained {
+            node.suspect();
+        }
+        self.avoid.push(node.id().clone());
+        if !failure.code.is_retryable() || self.attempts >= self.shared.config.max_attempts {
+            return self.fail(failure);
+        }
+        sleep(self.backoff.next(fastrand::f64())).await;
+    }
+
+    fn fail(&mut self, failure: Failure) {
+        self.attempt = None;
+        self.meter.failed(failure.code);
+        self.ready.push_back(Event::Failed(failure));
+        self.over = true;
+    }
+}
+
+/// The bill already here, or the next one that the node sends.
+async fn next_bill(attempt: &mut Attempt, known: Option<Bill>) -> Option<Bill> {
+    let mut bill = known;
+    while bill.is_none() {
+        if let Event::Bill(sent) = Event::try_from(attempt.next().await.ok()?).ok()? {
+            bill = Some(sent);
+        }
+    }
+    bill
+}

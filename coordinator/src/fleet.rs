@@ -1,0 +1,158 @@
+//! Who can be given work: members from the registry, each asked directly.
+//!
+//! - [`Node`]: one incarnation of a node, its health, its load
+//! - `checks`: the direct health check and the load stream of one node
+//!
+//! The registry says who announced itself; only the node itself says whether
+//! it is alive. A node whose entry has vanished stays until it fails to
+//! answer, so that a registry that loses its entries loses no nodes.
+
+mod checks;
+mod node;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use baton_protocol::{NodeId, NodeInfo, Role};
+use baton_registry::Members;
+use parking_lot::Mutex;
+use tokio::{sync::watch, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+pub use self::node::{Health, Load};
+pub(crate) use self::node::{InFlight, Node, SentPrefill};
+use crate::{CoordinatorConfig, CoordinatorMetrics, ServedModel, node_client::NodeClient};
+
+/// The known nodes. Locks are held for a few lines and never across an await.
+pub(crate) struct Fleet {
+    nodes: Mutex<BTreeMap<NodeId, Arc<Node>>>,
+    /// Models by name, once announced, always listed: a model whose nodes are
+    /// all gone, or have not answered yet, is unavailable, not unknown.
+    models: Mutex<BTreeMap<String, ServedModel>>,
+    changed: watch::Sender<()>,
+    config: CoordinatorConfig,
+    metrics: CoordinatorMetrics,
+}
+
+impl Fleet {
+    pub(crate) fn new(config: &CoordinatorConfig, metrics: CoordinatorMetrics) -> Self {
+        Self {
+            nodes: Mutex::default(),
+            models: Mutex::default(),
+            changed: watch::Sender::new(()),
+            config: config.clone(),
+            metrics,
+        }
+    }
+
+    /// Follows the members and asks each until `stop`.
+    pub(crate) async fn run(self: Arc<Self>, mut members: watch::Receiver<Members>, stop: CancellationToken) {
+        // Dropped with this future, which ends every check.
+        let mut checks = JoinSet::new();
+        self.follow(&members.borrow_and_update().clone(), &mut checks);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                Ok(()) = members.changed() => {
+                    let now = members.borrow_and_update().clone();
+                    self.follow(&now, &mut checks);
+                }
+                Some(ended) = checks.join_next(), if !checks.is_empty() => match ended {
+                    Ok(node) => {
+                        self.remove(&node);
+                        // It may have been announced again meanwhile.
+                        let now = members.borrow().clone();
+                        self.follow(&now, &mut checks);
+                    }
+                    Err(error) => tracing::error!(%error, "a node's checks ended badly"),
+                },
+            }
+        }
+        checks.shutdown().await;
+    }
+
+    /// All nodes, by name.
+    pub(crate) fn nodes(&self) -> Vec<Arc<Node>> {
+        self.nodes.lock().values().cloned().collect()
+    }
+
+    /// Models ever announced, by name.
+    pub(crate) fn models(&self) -> Vec<ServedModel> {
+        self.models.lock().values().cloned().collect()
+    }
+
+    /// A model ever announced.
+    pub(crate) fn model(&self, name: &str) -> Option<ServedModel> {
+        self.models.lock().get(name).cloned()
+    }
+
+    /// Ready nodes with this model and role.
+    pub(crate) fn ready(&self, model: &str, role: Role) -> Vec<Arc<Node>> {
+        let fits = |node: &&Arc<Node>| {
+            let info = node.info();
+            node.health() == Health::Ready && info.model == model && info.roles.contains(&role)
+        };
+        self.nodes.lock().values().filter(fits).cloned().collect()
+    }
+
+    /// Told whenever a node's health, roles or presence changed.
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    fn follow(self: &Arc<Self>, members: &Members, checks: &mut JoinSet<Arc<Node>>) {
+        let known = self.nodes();
+        for node in &known {
+            node.set_announced(members.contains_key(node.id()));
+        }
+        for info in members.values() {
+            let works = info.roles.contains(&Role::Prefill) || info.roles.contains(&Role::Decode);
+            let same = known.iter().find(|node| node.id() == &info.id).is_some_and(|node| node.is(info));
+            if works && !same {
+                self.learn(info);
+                self.add(info, checks);
+            }
+        }
+        self.tell();
+    }
+
+    fn add(self: &Arc<Self>, info: &NodeInfo, checks: &mut JoinSet<Arc<Node>>) {
+        let client = match NodeClient::new(&info.control_addr) {
+            Ok(client) => client,
+            Err(error) => {
+                tracing::warn!(node = %info.id, %error, "node ignored");
+                return;
+            }
+        };
+        let node = Arc::new(Node::new(info.clone(), client));
+        tracing::info!(node = %info.id, incarnation = info.incarnation.0, "node joining");
+        if let Some(before) = self.nodes.lock().insert(info.id.clone(), Arc::clone(&node)) {
+            before.replace();
+        }
+        checks.spawn(checks::run(Arc::clone(self), node));
+    }
+
+    /// Takes out a node whose checks have ended, unless it was replaced already.
+    fn remove(&self, node: &Arc<Node>) {
+        let mut nodes = self.nodes.lock();
+        if nodes.get(node.id()).is_some_and(|known| Arc::ptr_eq(known, node)) {
+            nodes.remove(node.id());
+            tracing::info!(node = %node.id(), "node left");
+        }
+    }
+
+    /// Lists a node's model.
+    fn learn(&self, info: &NodeInfo) {
+        let model = ServedModel {
+            name: info.model.clone(),
+            text_digest: info.text_digest.clone(),
+            context_tokens: info.context_tokens,
+            fingerprint: info.model_fingerprint.clone(),
+        };
+        self.models.lock().insert(model.name.clone(), model);
+    }
+
+    fn tell(&self) {
+        self.metrics.set_nodes(self.nodes.lock().values().map(|node| node.health()));
+        self.changed.send_replace(());
+    }
+}

@@ -1,0 +1,84 @@
+//! The direct health check and the load stream of one node.
+
+use std::{convert::Infallible, sync::Arc};
+
+use baton_protocol::NodeState;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use super::{Fleet, Health, Node};
+
+/// Asks the node until it has left or was replaced, and returns it.
+pub(super) async fn run(fleet: Arc<Fleet>, node: Arc<Node>) -> Arc<Node> {
+    tokio::select! {
+        () = node.replaced() => {}
+        () = check(&fleet, &node) => {}
+        never = follow_load(&fleet, &node) => match never {},
+    }
+    node
+}
+
+/// Ends when the node neither answers nor is announced any more.
+async fn check(fleet: &Fleet, node: &Node) {
+    let interval = fleet.config.health_interval();
+    let mut missed = 0;
+    loop {
+        let next = Instant::now() + interval;
+        let heard = node.heard();
+        match timeout(interval, node.client().describe()).await {
+            Ok(Ok(info)) if info.incarnation == node.info().incarnation => {
+                missed = 0;
+                let health = match info.state {
+                    NodeState::Ready => Health::Ready,
+                    NodeState::Draining => Health::Draining,
+                };
+                let roles_changed = info.roles != node.info().roles;
+                fleet.learn(&info);
+                node.set_info(info);
+                if set(node, health) || roles_changed {
+                    fleet.tell();
+                }
+            }
+            // Slow to answer, as on a machine with too much to do, but not silent.
+            Err(_) if node.heard() != heard => missed = 0,
+            answer => {
+                // Another process at the same address is certain; silence is not.
+                let certain = matches!(answer, Ok(Ok(_)));
+                missed += 1;
+                // The registry's word that it left is worth the other checks.
+                let patience =
+                    if node.is_announced() && !certain { fleet.config.max_missed_checks } else { 1 };
+                if missed >= patience && set(node, Health::Lost) {
+                    fleet.tell();
+                }
+                if node.health() == Health::Lost && !node.is_announced() {
+                    return;
+                }
+            }
+        }
+        tokio::select! {
+            () = sleep_until(next) => {}
+            () = node.asked() => {}
+        }
+    }
+}
+
+/// Whether that was a change, which is logged.
+fn set(node: &Node, health: Health) -> bool {
+    let before = node.set_health(health);
+    if before != health {
+        tracing::info!(node = %node.id(), before = before.as_str(), now = health.as_str(), "node health");
+    }
+    before != health
+}
+
+/// Keeps the last load report; a broken stream is opened again.
+async fn follow_load(fleet: &Fleet, node: &Node) -> Infallible {
+    loop {
+        if let Ok(mut reports) = node.client().load(fleet.config.load_interval_ms).await {
+            while let Ok(Some(report)) = reports.message().await {
+                node.set_load(report);
+            }
+        }
+        sleep(fleet.config.health_interval()).await;
+    }
+}

@@ -1,0 +1,237 @@
+//! One incarnation of a node.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+};
+
+use baton_protocol::{NodeId, NodeInfo, PageCounts, wire::LoadReport};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::node_client::NodeClient;
+
+/// What direct checks say of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Health {
+    /// Announced, and has not answered yet, or not since a stream to it broke.
+    Joining,
+    /// Answers and takes work.
+    Ready,
+    /// Answers and finishes what it has.
+    Draining,
+    /// Did not answer several times, or is another process now.
+    Lost,
+}
+
+/// A node's report of its work.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Sequences in the batch.
+    pub running: u32,
+    /// Sequences waiting for it.
+    pub waiting: u32,
+    /// Prompt tokens waiting to be computed.
+    pub waiting_prefill_tokens: u64,
+    /// Pages of its pool by state.
+    pub pages: PageCounts,
+}
+
+/// A node as announced once; a restarted node is another one.
+#[derive(Debug)]
+pub(crate) struct Node {
+    id: NodeId,
+    info: Mutex<Arc<NodeInfo>>,
+    client: NodeClient,
+    health: watch::Sender<Health>,
+    load: Mutex<Load>,
+    announced: AtomicBool,
+    /// Counts what it said on its own: load reports, and messages of attempts.
+    heard: AtomicU64,
+    /// Asks for a health check now.
+    ask: Notify,
+    /// Another incarnation has taken its name.
+    replaced: CancellationToken,
+    in_flight: AtomicUsize,
+    sent_prefill_tokens: AtomicU64,
+}
+
+/// Counts one request as decoding on a node until dropped.
+#[derive(Debug)]
+pub(crate) struct InFlight(Arc<Node>);
+
+/// Counts a prompt as sent to a prefill node until dropped.
+#[derive(Debug)]
+pub(crate) struct SentPrefill {
+    node: Arc<Node>,
+    tokens: u64,
+}
+
+// === impl Health ===
+
+impl Health {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Joining, Self::Ready, Self::Draining, Self::Lost];
+
+    /// Its name in metrics and on status pages.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Joining => "joining",
+            Self::Ready => "ready",
+            Self::Draining => "draining",
+            Self::Lost => "lost",
+        }
+    }
+}
+
+// === impl Node ===
+
+impl Node {
+    pub(super) fn new(info: NodeInfo, client: NodeClient) -> Self {
+        Self {
+            id: info.id.clone(),
+            info: Mutex::new(Arc::new(info)),
+            client,
+            health: watch::Sender::new(Health::Joining),
+            load: Mutex::default(),
+            announced: AtomicBool::new(true),
+            heard: AtomicU64::new(0),
+            ask: Notify::new(),
+            replaced: CancellationToken::new(),
+            in_flight: AtomicUsize::new(0),
+            sent_prefill_tokens: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn id(&self) -> &NodeId {
+        &self.id
+    }
+
+    /// Its latest description, at first the registry's.
+    pub(crate) fn info(&self) -> Arc<NodeInfo> {
+        Arc::clone(&self.info.lock())
+    }
+
+    pub(crate) fn client(&self) -> &NodeClient {
+        &self.client
+    }
+
+    pub(crate) fn health(&self) -> Health {
+        *self.health.borrow()
+    }
+
+    pub(crate) fn load(&self) -> Load {
+        *self.load.lock()
+    }
+
+    pub(crate) fn is_announced(&self) -> bool {
+        self.announced.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn sent_prefill_tokens(&self) -> u64 {
+        self.sent_prefill_tokens.load(Ordering::Relaxed)
+    }
+
+    /// Ends when the node is lost, which may be now.
+    pub(crate) async fn lost(&self) {
+        let lost = |health: &Health| *health == Health::Lost;
+        // The sender lives in self: waiting cannot fail.
+        let _ = self.health.subscribe().wait_for(lost).await;
+    }
+
+    /// It said something, so it lives.
+    pub(crate) fn hear(&self) {
+        self.heard.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A stream to it broke: no new work until it has answered again, and it is asked now.
+    pub(crate) fn suspect(&self) {
+        self.health.send_if_modified(|health| {
+            let ready = *health == Health::Ready;
+            if ready {
+                *health = Health::Joining;
+            }
+            ready
+        });
+        self.ask.notify_one();
+    }
+
+    /// Counts a request on it.
+    pub(crate) fn occupy(self: &Arc<Self>) -> InFlight {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        InFlight(Arc::clone(self))
+    }
+
+    /// Counts a prompt sent to it.
+    pub(crate) fn send_prefill(self: &Arc<Self>, tokens: usize) -> SentPrefill {
+        let tokens = tokens as u64;
+        self.sent_prefill_tokens.fetch_add(tokens, Ordering::Relaxed);
+        SentPrefill { node: Arc::clone(self), tokens }
+    }
+
+    /// Whether this is the incarnation that `info` announces, at the same place.
+    pub(super) fn is(&self, info: &NodeInfo) -> bool {
+        let known = self.info();
+        known.incarnation == info.incarnation && known.control_addr == info.control_addr
+    }
+
+    /// Whether the registry lists it; a change asks the node itself.
+    pub(super) fn set_announced(&self, announced: bool) {
+        self.announced.store(announced, Ordering::Relaxed);
+        self.ask.notify_one();
+    }
+
+    /// Another incarnation has its name: whatever runs here is lost.
+    pub(super) fn replace(&self) {
+        self.health.send_replace(Health::Lost);
+        self.replaced.cancel();
+    }
+
+    pub(super) fn heard(&self) -> u64 {
+        self.heard.load(Ordering::Relaxed)
+    }
+
+    pub(super) async fn replaced(&self) {
+        self.replaced.cancelled().await;
+    }
+
+    pub(super) async fn asked(&self) {
+        self.ask.notified().await;
+    }
+
+    pub(super) fn set_info(&self, info: NodeInfo) {
+        *self.info.lock() = Arc::new(info);
+    }
+
+    /// Sets its health and returns the one before.
+    pub(super) fn set_health(&self, health: Health) -> Health {
+        self.health.send_replace(health)
+    }
+
+    pub(super) fn set_load(&self, report: LoadReport) {
+        self.hear();
+        *self.load.lock() = Load {
+            running: report.running_sequences,
+            waiting: report.waiting_sequences,
+            waiting_prefill_tokens: report.waiting_prefill_tokens,
+            pages: report.pages.unwrap_or_default().into(),
+        };
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for SentPrefill {
+    fn drop(&mut self) {
+        self.node.sent_prefill_tokens.fetch_sub(self.tokens, Ordering::Relaxed);
+    }
+}

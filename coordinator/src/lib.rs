@@ -1,0 +1,139 @@
+//! Who serves this request, who is alive, what may wait.
+//!
+//! - [`dispatch`](Coordinator::dispatch): one request's life, top to bottom
+//! - `admission`: how many run, how many wait, for how long
+//! - `route`: which decode node, and which prefill nodes in which order
+//! - [`policy`]: how nodes are ranked; pure
+//! - `attempt`: one stream to one decode node
+//! - `journal`: what the client has received, by choice and position
+//! - [`Answer`]: the stream of events that the caller reads; dropping it cancels
+//! - `fleet`: members from the registry, asked directly whether they are alive
+//! - `node_client`: connections to nodes
+//! - `model_text`: tokenizer and template, fetched from nodes by digest
+//! - [`metrics`]: what all of this counts
+
+mod admission;
+mod answer;
+mod attempt;
+mod config;
+mod dispatch;
+mod fleet;
+mod journal;
+pub mod metrics;
+mod model_text;
+mod node_client;
+pub mod policy;
+mod route;
+mod status;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::{Arc, atomic::AtomicU64};
+
+use baton_protocol::{Failure, Request};
+use baton_registry::Registry;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+pub use answer::Answer;
+pub use config::{CoordinatorConfig, PolicyName};
+pub use fleet::{Health, Load};
+pub use metrics::CoordinatorMetrics;
+pub use status::{ClusterStatus, NodeStatus, ServedModel};
+
+use admission::Admission;
+use fleet::Fleet;
+use model_text::Texts;
+use policy::Policy;
+
+/// Takes requests and answers them through nodes; clones are the same coordinator.
+#[derive(Clone)]
+pub struct Coordinator {
+    shared: Arc<Shared>,
+}
+
+/// The coordinator's background work. Dropping it ends that work.
+pub struct CoordinatorTasks {
+    stop: CancellationToken,
+    tasks: JoinSet<()>,
+}
+
+struct Shared {
+    config: CoordinatorConfig,
+    registry: Arc<dyn Registry>,
+    fleet: Arc<Fleet>,
+    policy: Box<dyn Policy>,
+    /// Counts routings, for policies that take turns.
+    turn: AtomicU64,
+    admission: Admission,
+    texts: Texts,
+    metrics: CoordinatorMetrics,
+}
+
+// === impl Coordinator ===
+
+impl Coordinator {
+    /// Starts following the registry's members. Must be called within a tokio
+    /// runtime, which runs the background work.
+    pub fn new(config: CoordinatorConfig, registry: Arc<dyn Registry>) -> (Self, CoordinatorTasks) {
+        let metrics = CoordinatorMetrics::default();
+        let fleet = Arc::new(Fleet::new(&config, metrics.clone()));
+        let mut tasks = CoordinatorTasks { stop: CancellationToken::new(), tasks: JoinSet::new() };
+        tasks.tasks.spawn(Arc::clone(&fleet).run(registry.watch(), tasks.stop.clone()));
+        let shared = Shared {
+            policy: policy::named(config.policy),
+            turn: AtomicU64::new(0),
+            admission: Admission::new(&config),
+            texts: Texts::default(),
+            config,
+            registry,
+            fleet,
+            metrics,
+        };
+        (Self { shared: Arc::new(shared) }, tasks)
+    }
+
+    /// Admits the request, finds nodes for it and waits until one of them has
+    /// taken it. Lost nodes are replaced inside the answer; dropping this
+    /// future or the answer cancels the request.
+    ///
+    /// # Errors
+    /// When the request was refused or has failed before any node took it.
+    pub async fn dispatch(&self, request: Request) -> Result<Answer, Failure> {
+        dispatch::dispatch(&self.shared, request).await
+    }
+
+    /// Models that some node announces or has announced, by name.
+    pub fn models(&self) -> Vec<ServedModel> {
+        self.shared.fleet.models()
+    }
+
+    /// Tokenizer, template and limits of a model, as bytes of its `ModelText`.
+    ///
+    /// # Errors
+    /// When the model is unknown, or no node gave bytes of the right digest.
+    pub async fn model_text(&self, model: &str) -> Result<Arc<[u8]>, Failure> {
+        self.shared.texts.get(&self.shared.fleet, model).await
+    }
+
+    /// The nodes as this coordinator sees them.
+    pub fn status(&self) -> ClusterStatus {
+        status::of(&self.shared.fleet, self.shared.registry.health())
+    }
+
+    /// Metrics, to be registered once.
+    pub fn metrics(&self) -> &CoordinatorMetrics {
+        &self.shared.metrics
+    }
+}
+
+// === impl CoordinatorTasks ===
+
+impl CoordinatorTasks {
+    /// Ends the background work and waits for it.
+    pub async fn shutdown(mut self) {
+        self.stop.cancel();
+        while self.tasks.join_next().await.is_some() {}
+    }
+}

@@ -1,0 +1,189 @@
+//! What the coordinator counts. Stems are those that dashboards for vLLM know.
+
+use std::time::{Duration, Instant};
+
+use baton_protocol::{Bill, ErrorCode};
+use prometheus_client::{
+    encoding::{EncodeLabel, EncodeLabelSet, LabelSetEncoder},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::Registry,
+};
+
+use crate::Health;
+
+/// Handles to the coordinator's metrics; clones count into the same ones.
+#[derive(Clone, Debug)]
+pub struct CoordinatorMetrics {
+    requests: Family<Label, Counter>,
+    nodes: Family<Label, Gauge>,
+    attempts: Counter,
+    resumed: Counter,
+    time_to_first_token: Histogram,
+    inter_token_latency: Histogram,
+    e2e_latency: Histogram,
+    queue_time: Histogram,
+    handoff_exposed: Histogram,
+}
+
+/// One label from a closed set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Label(&'static str, &'static str);
+
+/// Times of one request. A request that ends without a word was cancelled.
+#[derive(Debug)]
+pub(crate) struct Meter {
+    metrics: CoordinatorMetrics,
+    start: Instant,
+    waited: Duration,
+    first_token: bool,
+    /// When the last token of each choice came.
+    last_token: Vec<Option<Instant>>,
+    ended: bool,
+}
+
+// === impl CoordinatorMetrics ===
+
+impl Default for CoordinatorMetrics {
+    fn default() -> Self {
+        // 1 ms to about 2 minutes, 0.1 ms to about 3 s.
+        let slow = || Histogram::new(exponential_buckets(0.001, 2.0, 18));
+        let fast = || Histogram::new(exponential_buckets(0.0001, 2.0, 16));
+        Self {
+            requests: Family::default(),
+            nodes: Family::default(),
+            attempts: Counter::default(),
+            resumed: Counter::default(),
+            time_to_first_token: slow(),
+            inter_token_latency: fast(),
+            e2e_latency: slow(),
+            queue_time: slow(),
+            handoff_exposed: fast(),
+        }
+    }
+}
+
+impl CoordinatorMetrics {
+    /// Makes them visible in `registry`, whose prefix they get.
+    pub fn register(&self, registry: &mut Registry) {
+        let m = self.clone();
+        registry.register("requests", "Requests by outcome", m.requests);
+        registry.register("nodes", "Nodes by health", m.nodes);
+        registry.register("attempts", "Streams opened to decode nodes", m.attempts);
+        registry.register("resumed_requests", "Attempts that went on where a lost one ended", m.resumed);
+        registry.register(
+            "time_to_first_token_seconds",
+            "From receiving a request to its first token",
+            m.time_to_first_token,
+        );
+        registry.register(
+            "inter_token_latency_seconds",
+            "Between consecutive tokens of a choice",
+            m.inter_token_latency,
+        );
+        registry.register(
+            "e2e_request_latency_seconds",
+            "From receiving a request to its end",
+            m.e2e_latency,
+        );
+        registry.register(
+            "request_queue_time_seconds",
+            "Waiting for a place and for the first prefill step",
+            m.queue_time,
+        );
+        registry.register(
+            "handoff_exposed_seconds",
+            "From the first token sampled to KV complete, of requests that were handed off",
+            m.handoff_exposed,
+        );
+    }
+
+    pub(crate) fn set_nodes(&self, healths: impl Iterator<Item = Health>) {
+        let mut counts = Health::ALL.map(|health| (health, 0));
+        for health in healths {
+            if let Some((_, count)) = counts.iter_mut().find(|(known, _)| *known == health) {
+                *count += 1;
+            }
+        }
+        for (health, count) in counts {
+            self.nodes.get_or_create(&Label("health", health.as_str())).set(count);
+        }
+    }
+
+    pub(crate) fn attempt(&self, resumed: bool) {
+        self.attempts.inc();
+        if resumed {
+            self.resumed.inc();
+        }
+    }
+}
+
+impl EncodeLabelSet for Label {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> Result<(), std::fmt::Error> {
+        (self.0, self.1).encode(encoder.encode_label())
+    }
+}
+
+// === impl Meter ===
+
+impl Meter {
+    pub(crate) fn start(metrics: CoordinatorMetrics, choices: u32) -> Self {
+        Self {
+            metrics,
+            start: Instant::now(),
+            waited: Duration::ZERO,
+            first_token: false,
+            last_token: vec![None; choices as usize],
+            ended: false,
+        }
+    }
+
+    /// The request has a place.
+    pub(crate) fn admitted(&mut self) {
+        self.waited = self.start.elapsed();
+    }
+
+    /// A new token was received.
+    pub(crate) fn token(&mut self, choice: u32) {
+        let now = Instant::now();
+        if !std::mem::replace(&mut self.first_token, true) {
+            self.metrics.time_to_first_token.observe((now - self.start).as_secs_f64());
+        }
+        let Some(last) = self.last_token.get_mut(choice as usize) else { return };
+        if let Some(last) = last.replace(now) {
+            self.metrics.inter_token_latency.observe((now - last).as_secs_f64());
+        }
+    }
+
+    /// Every choice has ended.
+    pub(crate) fn finished(&mut self, bill: Option<&Bill>) {
+        let queue = self.waited + bill.map_or(Duration::ZERO, |bill| bill.queue);
+        self.metrics.queue_time.observe(queue.as_secs_f64());
+        if let Some(bill) = bill.filter(|bill| bill.prefill_node.is_some()) {
+            self.metrics.handoff_exposed.observe(bill.exposed.as_secs_f64());
+        }
+        self.end("ok");
+    }
+
+    /// The request failed.
+    pub(crate) fn failed(&mut self, code: ErrorCode) {
+        self.end(code.as_str());
+    }
+
+    fn end(&mut self, outcome: &'static str) {
+        if !std::mem::replace(&mut self.ended, true) {
+            self.metrics.requests.get_or_create(&Label("outcome", outcome)).inc();
+            self.metrics.e2e_latency.observe(self.start.elapsed().as_secs_f64());
+        }
+    }
+}
+
+impl Drop for Meter {
+    fn drop(&mut self) {
+        self.end(ErrorCode::Cancelled.as_str());
+    }
+}

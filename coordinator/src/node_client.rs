@@ -1,0 +1,130 @@
+//! Connections to nodes.
+
+use std::{net::SocketAddr, time::Duration};
+
+use baton_protocol::{
+    ErrorCode, Failure, NodeInfo,
+    wire::{
+        DescribeRequest, GenerateDown, GenerateUp, LoadReport, LoadRequest, ModelTextRequest,
+        decode_client::DecodeClient, node_client::NodeClient as NodeStub,
+    },
+};
+use futures::{StreamExt, stream};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{
+    Code, Status, Streaming,
+    transport::{Channel, Endpoint},
+};
+
+/// One HTTP/2 connection to a node, opened on first use and again after a
+/// break; requests share it.
+#[derive(Clone, Debug)]
+pub(crate) struct NodeClient {
+    channel: Channel,
+}
+
+/// An address that is not used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AddressError {
+    #[error("node address {addr:?} is not of the form ip:port")]
+    Malformed { addr: String },
+    // Nothing authenticates nodes yet.
+    #[error("node address {addr} is not on loopback")]
+    NotLoopback { addr: SocketAddr },
+}
+
+/// A node's answer that is no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DescribeError {
+    #[error("the node did not answer")]
+    Status(#[from] Box<Status>),
+    #[error("the node's description cannot be read")]
+    Json(#[from] serde_json::Error),
+}
+
+/// Longest `ModelText`: tokenizers of today are below 20 MiB.
+const MAX_TEXT_BYTES: usize = 64 << 20;
+
+impl NodeClient {
+    /// Must be called within a tokio runtime, which will run the connection.
+    pub(crate) fn new(addr: &str) -> Result<Self, AddressError> {
+        let malformed = || AddressError::Malformed { addr: addr.to_owned() };
+        let socket: SocketAddr = addr.parse().map_err(|_| malformed())?;
+        if !socket.ip().is_loopback() {
+            return Err(AddressError::NotLoopback { addr: socket });
+        }
+        let endpoint = Endpoint::from_shared(format!("http://{socket}")).map_err(|_| malformed())?;
+        let channel = endpoint
+            .connect_timeout(Duration::from_secs(2))
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(Duration::from_secs(10))
+            .keep_alive_timeout(Duration::from_secs(10))
+            .keep_alive_while_idle(true)
+            .connect_lazy();
+        Ok(Self { channel })
+    }
+
+    /// Opens one attempt: the opening message, and whatever follows it.
+    pub(crate) async fn generate(
+        &self,
+        open: GenerateUp,
+        rest: mpsc::Receiver<GenerateUp>,
+    ) -> Result<Streaming<GenerateDown>, Status> {
+        let up = stream::iter([open]).chain(ReceiverStream::new(rest));
+        Ok(DecodeClient::new(self.channel.clone()).generate(up).await?.into_inner())
+    }
+
+    /// Who the node is now.
+    pub(crate) async fn describe(&self) -> Result<NodeInfo, DescribeError> {
+        let answer = NodeStub::new(self.channel.clone()).describe(DescribeRequest {}).await;
+        let description = answer.map_err(Box::new)?.into_inner();
+        Ok(serde_json::from_str(&description.info_json)?)
+    }
+
+    /// Load reports at an interval.
+    pub(crate) async fn load(&self, interval_ms: u32) -> Result<Streaming<LoadReport>, Status> {
+        Ok(NodeStub::new(self.channel.clone()).load(LoadRequest { interval_ms }).await?.into_inner())
+    }
+
+    /// A `ModelText` by its digest, checked.
+    pub(crate) async fn model_text(&self, digest: &str) -> Result<Vec<u8>, Failure> {
+        let mut stub = NodeStub::new(self.channel.clone());
+        let request = ModelTextRequest { digest: digest.to_owned() };
+        let mut chunks = stub.model_text(request).await.map_err(|status| failure(&status))?.into_inner();
+        let mut bytes = Vec::new();
+        while let Some(chunk) = chunks.message().await.map_err(|status| failure(&status))? {
+            if bytes.len() + chunk.data.len() > MAX_TEXT_BYTES {
+                return Err(Failure::new(ErrorCode::PeerLost, "a node sent a model text that is too long"));
+            }
+            bytes.extend_from_slice(&chunk.data);
+        }
+        if blake3::hash(&bytes).to_hex().as_str() != digest {
+            return Err(Failure::new(ErrorCode::PeerLost, "a node sent a model text of another digest"));
+        }
+        Ok(bytes)
+    }
+}
+
+/// A gRPC status in our words. Its message may name addresses: it is logged, not passed on.
+pub(crate) fn failure(status: &Status) -> Failure {
+    match status.code() {
+        Code::InvalidArgument => Failure::new(ErrorCode::InvalidRequest, "a node found the request invalid"),
+        Code::ResourceExhausted => Failure::new(ErrorCode::Overloaded, "a node has no room"),
+        Code::Unimplemented => Failure::new(ErrorCode::Internal, "a node does not offer what was asked"),
+        _ => Failure::new(ErrorCode::PeerLost, "the stream to a node broke"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_loopback_is_dialled() {
+        assert!(NodeClient::new("127.0.0.1:80").is_ok());
+        assert!(NodeClient::new("[::1]:80").is_ok());
+        assert!(matches!(NodeClient::new("10.0.0.1:80"), Err(AddressError::NotLoopback { .. })));
+        assert!(matches!(NodeClient::new("host:80"), Err(AddressError::Malformed { .. })));
+    }
+}

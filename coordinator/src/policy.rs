@@ -1,0 +1,131 @@
+//! How nodes are ranked. Pure: no I/O, no clock, no randomness.
+
+use std::sync::Arc;
+
+use baton_protocol::{NodeInfo, Request};
+
+use crate::{Load, PolicyName};
+
+/// What a node is wanted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// Generate tokens.
+    Decode,
+    /// Run the prompt.
+    Prefill,
+}
+
+/// A ready node that can do the work.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    /// Who it is.
+    pub info: Arc<NodeInfo>,
+    /// Its last report, up to one interval old.
+    pub load: Load,
+    /// This coordinator's requests that decode on it now.
+    pub in_flight: usize,
+    /// Prompt tokens that this coordinator sent to it first and that have no first token yet.
+    pub sent_prefill_tokens: u64,
+}
+
+/// Ranks nodes for a request.
+pub trait Policy: Send + Sync + 'static {
+    /// Its name in the configuration.
+    fn name(&self) -> &'static str;
+
+    /// Indices into `nodes`, best first, each once. `turn` counts the
+    /// requests; use it to break ties.
+    fn rank(&self, work: Work, request: &Request, nodes: &[Candidate], turn: u64) -> Vec<usize>;
+}
+
+/// Each node in turn.
+#[derive(Clone, Copy, Debug)]
+pub struct RoundRobin;
+
+/// The node with the least to do: sequences for decode, waiting prompt tokens for prefill.
+#[derive(Clone, Copy, Debug)]
+pub struct LeastLoaded;
+
+/// The policy of this name.
+pub fn named(name: PolicyName) -> Box<dyn Policy> {
+    match name {
+        PolicyName::RoundRobin => Box::new(RoundRobin),
+        PolicyName::LeastLoaded => Box::new(LeastLoaded),
+    }
+}
+
+// === impl RoundRobin ===
+
+impl Policy for RoundRobin {
+    fn name(&self) -> &'static str {
+        "round_robin"
+    }
+
+    fn rank(&self, _work: Work, _request: &Request, nodes: &[Candidate], turn: u64) -> Vec<usize> {
+        in_turn(nodes.len(), turn)
+    }
+}
+
+// === impl LeastLoaded ===
+
+impl Policy for LeastLoaded {
+    fn name(&self) -> &'static str {
+        "least_loaded"
+    }
+
+    fn rank(&self, work: Work, _request: &Request, nodes: &[Candidate], turn: u64) -> Vec<usize> {
+        let mut order = in_turn(nodes.len(), turn);
+        // A report lags behind and knows of other coordinators; our own count
+        // is exact and knows only us. The larger one is nearer to the truth.
+        order.sort_by_key(|&index| {
+            let Candidate { load, in_flight, sent_prefill_tokens, .. } = &nodes[index];
+            match work {
+                Work::Decode => u64::from(load.running + load.waiting).max(*in_flight as u64),
+                Work::Prefill => load.waiting_prefill_tokens.max(*sent_prefill_tokens),
+            }
+        });
+        order
+    }
+}
+
+/// All indices, starting with the one whose turn it is.
+fn in_turn(len: usize, turn: u64) -> Vec<usize> {
+    let start = turn.checked_rem(len as u64).unwrap_or(0) as usize;
+    (start..len).chain(0..start).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::{node_info, request};
+
+    fn candidate(name: &str, running: u32, waiting_prefill_tokens: u64) -> Candidate {
+        Candidate {
+            info: Arc::new(node_info(name, &[])),
+            load: Load { running, waiting_prefill_tokens, ..Load::default() },
+            in_flight: 0,
+            sent_prefill_tokens: 0,
+        }
+    }
+
+    #[test]
+    fn round_robin_takes_turns() {
+        let nodes = ["a", "b", "c"].map(|name| candidate(name, 0, 0));
+        let rank = |turn| RoundRobin.rank(Work::Decode, &request(1), &nodes, turn);
+        assert_eq!([rank(0), rank(1), rank(5)], [[0, 1, 2], [1, 2, 0], [2, 0, 1]]);
+        assert!(RoundRobin.rank(Work::Decode, &request(1), &[], 3).is_empty());
+    }
+
+    #[test]
+    fn least_loaded_looks_at_the_work_at_hand_and_breaks_ties_in_turn() {
+        let mut nodes = [candidate("a", 5, 0), candidate("b", 2, 900), candidate("c", 2, 100)];
+        let rank = |work, nodes: &[Candidate], turn| LeastLoaded.rank(work, &request(1), nodes, turn);
+        assert_eq!(rank(Work::Decode, &nodes, 0), [1, 2, 0]);
+        assert_eq!(rank(Work::Decode, &nodes, 2), [2, 1, 0]);
+        assert_eq!(rank(Work::Prefill, &nodes, 0), [0, 2, 1]);
+        nodes[1].in_flight = 9;
+        nodes[0].sent_prefill_tokens = 200;
+        assert_eq!(rank(Work::Decode, &nodes, 0), [2, 0, 1]);
+        assert_eq!(rank(Work::Prefill, &nodes, 0), [2, 0, 1]);
+    }
+}

@@ -1,0 +1,216 @@
+//! A node that does what its script says.
+
+use std::{
+    collections::VecDeque,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use baton_protocol::{
+    Event, NodeInfo,
+    wire::{
+        DescribeRequest, GenerateDown, GenerateUp, LoadReport, LoadRequest, ModelTextChunk, ModelTextRequest,
+        NodeDescription, Open,
+        decode_server::{Decode, DecodeServer},
+        generate_up::Message,
+        node_server::{Node, NodeServer},
+    },
+};
+use futures::{Stream, StreamExt, future, stream};
+use parking_lot::Mutex;
+use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Request, Response, Status, Streaming, transport::Server};
+
+/// What every fake node serves as its model's text.
+pub(super) const TEXT: &[u8] = b"a tokenizer and a template";
+
+type Down<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// One step of a scripted stream.
+#[derive(Clone, Debug)]
+pub(super) enum Act {
+    Send(Event),
+    /// Breaks the stream as a dying process does.
+    Break,
+    /// Says nothing more until the stream is dropped.
+    Hang,
+    /// Goes on when the reader has stopped this choice.
+    AwaitStop(u32),
+    /// Goes on when told to.
+    AwaitGo,
+}
+
+pub(super) struct FakeNode {
+    state: Arc<State>,
+    _server: JoinSet<()>,
+}
+
+struct State {
+    info: Mutex<NodeInfo>,
+    scripts: Mutex<VecDeque<Vec<Act>>>,
+    opens: Mutex<Vec<Open>>,
+    /// Whether Describe hangs, as in a stopped process.
+    silent: AtomicBool,
+    go: watch::Sender<bool>,
+    /// Whether load reports come without end.
+    reports: watch::Sender<bool>,
+    /// Streams that have ended, whoever ended them.
+    ended: watch::Sender<usize>,
+}
+
+/// What a scripted stream carries from step to step; its drop is the stream's end.
+struct Stage {
+    acts: std::vec::IntoIter<Act>,
+    up: Streaming<GenerateUp>,
+    state: Arc<State>,
+}
+
+struct Service(Arc<State>);
+
+impl FakeNode {
+    pub(super) async fn start(info: NodeInfo) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let info = NodeInfo { control_addr: listener.local_addr().unwrap().to_string(), ..info };
+        let state = Arc::new(State {
+            info: Mutex::new(info),
+            scripts: Mutex::default(),
+            opens: Mutex::default(),
+            silent: AtomicBool::new(false),
+            go: watch::Sender::new(false),
+            reports: watch::Sender::new(false),
+            ended: watch::Sender::new(0),
+        });
+        let server = Server::builder()
+            .add_service(DecodeServer::new(Service(Arc::clone(&state))))
+            .add_service(NodeServer::new(Service(Arc::clone(&state))))
+            .serve_with_incoming(TcpListenerStream::new(listener));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async { server.await.unwrap() });
+        Self { state, _server: tasks }
+    }
+
+    pub(super) fn info(&self) -> NodeInfo {
+        self.state.info.lock().clone()
+    }
+
+    pub(super) fn set_info(&self, info: NodeInfo) {
+        *self.state.info.lock() = info;
+    }
+
+    /// What the next stream does that no earlier script is for.
+    pub(super) fn script(&self, acts: impl IntoIterator<Item = Act>) {
+        self.state.scripts.lock().push_back(acts.into_iter().collect());
+    }
+
+    pub(super) fn opens(&self) -> Vec<Open> {
+        self.state.opens.lock().clone()
+    }
+
+    pub(super) fn set_silent(&self, silent: bool) {
+        self.state.silent.store(silent, Ordering::SeqCst);
+    }
+
+    pub(super) fn report_often(&self) {
+        self.state.reports.send_replace(true);
+    }
+
+    pub(super) fn go(&self) {
+        self.state.go.send_replace(true);
+    }
+
+    /// Waits until this many streams have ended.
+    pub(super) async fn ended(&self, streams: usize) {
+        self.state.ended.subscribe().wait_for(|ended| *ended == streams).await.unwrap();
+    }
+}
+
+impl State {
+    fn is_silent(&self) -> bool {
+        self.silent.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        self.state.ended.send_modify(|ended| *ended += 1);
+    }
+}
+
+impl Stage {
+    async fn next(&mut self) -> Option<Result<GenerateDown, Status>> {
+        loop {
+            match self.acts.next()? {
+                Act::Send(event) => return Some(Ok(event.into())),
+                Act::Break => return Some(Err(Status::unavailable("broken on purpose"))),
+                Act::Hang => future::pending().await,
+                Act::AwaitStop(choice) => match self.up.next().await {
+                    Some(Ok(GenerateUp { message: Some(Message::StopChoice(stop)) })) => {
+                        assert_eq!(stop.choice, choice);
+                    }
+                    other => return Some(Err(Status::internal(format!("expected a stop, got {other:?}")))),
+                },
+                Act::AwaitGo => {
+                    self.state.go.subscribe().wait_for(|go| *go).await.unwrap();
+                }
+            }
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Decode for Service {
+    type GenerateStream = Down<GenerateDown>;
+
+    async fn generate(
+        &self,
+        request: Request<Streaming<GenerateUp>>,
+    ) -> Result<Response<Self::GenerateStream>, Status> {
+        let mut up = request.into_inner();
+        let Some(GenerateUp { message: Some(Message::Open(open)) }) = up.message().await? else {
+            return Err(Status::invalid_argument("no open"));
+        };
+        self.0.opens.lock().push(open);
+        let script = self.0.scripts.lock().pop_front();
+        let acts = script.ok_or(Status::internal("a stream too many"))?.into_iter();
+        let stage = Stage { acts, up, state: Arc::clone(&self.0) };
+        let down = stream::unfold(stage, async |mut stage| stage.next().await.map(|item| (item, stage)));
+        Ok(Response::new(Box::pin(down)))
+    }
+}
+
+#[tonic::async_trait]
+impl Node for Service {
+    type LoadStream = Down<LoadReport>;
+    type ModelTextStream = Down<ModelTextChunk>;
+
+    async fn describe(&self, _: Request<DescribeRequest>) -> Result<Response<NodeDescription>, Status> {
+        if self.0.is_silent() {
+            future::pending::<()>().await;
+        }
+        let info_json = serde_json::to_string(&*self.0.info.lock()).unwrap();
+        Ok(Response::new(NodeDescription { info_json }))
+    }
+
+    async fn load(&self, _: Request<LoadRequest>) -> Result<Response<Self::LoadStream>, Status> {
+        let report = LoadReport { running_sequences: 3, ..LoadReport::default() };
+        let rest = stream::unfold(self.0.reports.subscribe(), async |mut often| {
+            often.wait_for(|often| *often).await.ok()?;
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            Some((Ok(LoadReport::default()), often))
+        });
+        Ok(Response::new(Box::pin(stream::iter([Ok(report)]).chain(rest))))
+    }
+
+    async fn model_text(
+        &self,
+        _: Request<ModelTextRequest>,
+    ) -> Result<Response<Self::ModelTextStream>, Status> {
+        let chunk = |data: &'static [u8]| Ok(ModelTextChunk { data: data.into() });
+        Ok(Response::new(Box::pin(stream::iter(TEXT.chunks(5).map(chunk)))))
+    }
+}

@@ -1,0 +1,166 @@
+//! Nodes that die, stop, lie or refuse.
+
+use baton_protocol::{ErrorCode, Failure};
+
+use super::{fake::Act, *};
+
+fn then(events: impl IntoIterator<Item = Event>, last: Act) -> Vec<Act> {
+    events.into_iter().map(Act::Send).chain([last]).collect()
+}
+
+/// Two nodes, each with one script. Routing takes turns over the nodes by
+/// name, so the first attempt of the first request goes to the first.
+async fn two(first: Vec<Act>, second: Vec<Act>) -> Cluster {
+    let cluster = Cluster::decode(&["a", "b"]).await;
+    cluster.nodes[0].script(first);
+    cluster.nodes[1].script(second);
+    cluster
+}
+
+#[tokio::test]
+async fn another_node_goes_on_where_the_first_died() {
+    let sent =
+        [accepted(), token(0, 0), token(1, 0), token(2, 0), token(2, 1), finished(2), token(0, 1), bill(1)];
+    // The second may replay what it was told, and goes on.
+    let resumed = [accepted(), token(1, 0), token(1, 1), token(0, 2), finished(1), bill(2), finished(0)];
+    let cluster = two(then(sent, Act::Break), resumed.map(Act::Send).to_vec()).await;
+    let expected = [
+        accepted(),
+        token(0, 0),
+        token(1, 0),
+        token(2, 0),
+        token(2, 1),
+        finished(2),
+        token(0, 1),
+        token(1, 1),
+        token(0, 2),
+        finished(1),
+        bill(2),
+        finished(0),
+    ];
+    assert_eq!(cluster.events(request(3)).await, expected);
+    let open = cluster.nodes[1].opens().remove(0);
+    assert_eq!(open.attempt, 1);
+    let journal: Vec<_> = open.journal.into_iter().map(|choice| (choice.tokens, choice.finished)).collect();
+    assert_eq!(journal, [(vec![0, 1], false), (vec![1000], false), (vec![2000, 2001], true)]);
+}
+
+#[tokio::test]
+async fn a_stream_that_ends_early_is_a_loss() {
+    let cluster = two(
+        vec![Act::Send(accepted()), Act::Send(token(0, 0))],
+        [accepted(), token(0, 1), finished(0)].map(Act::Send).to_vec(),
+    )
+    .await;
+    let expected = [accepted(), token(0, 0), token(0, 1), finished(0)];
+    assert_eq!(cluster.events(request(1)).await, expected);
+}
+
+#[tokio::test]
+async fn a_gap_is_an_error_of_the_attempt() {
+    let cluster = two(
+        then([accepted(), token(0, 0), token(0, 2), token(0, 1)], Act::Hang),
+        [accepted(), token(0, 1), finished(0)].map(Act::Send).to_vec(),
+    )
+    .await;
+    let expected = [accepted(), token(0, 0), token(0, 1), finished(0)];
+    assert_eq!(cluster.events(request(1)).await, expected);
+    timeout(LONG, cluster.nodes[0].ended(1)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_retryable_failure_moves_on_and_another_does_not() {
+    let failed = |code| Event::Failed(Failure::new(code, "no"));
+    let finish = [accepted(), finished(0)].map(Act::Send).to_vec();
+    let cluster = two(vec![Act::Send(failed(ErrorCode::Overloaded))], finish.clone()).await;
+    assert_eq!(cluster.events(request(1)).await, [accepted(), finished(0)]);
+
+    let cluster = two(vec![Act::Send(failed(ErrorCode::InvalidRequest))], finish.clone()).await;
+    let failure = cluster.coordinator.dispatch(request(1)).await.err().unwrap();
+    assert_eq!((failure.code, failure.message.as_str()), (ErrorCode::InvalidRequest, "no"));
+
+    let cluster = two(then([accepted(), token(0, 0)], Act::Send(failed(ErrorCode::Internal))), finish).await;
+    let events = cluster.events(request(1)).await;
+    assert_eq!(events, [accepted(), token(0, 0), failed(ErrorCode::Internal)]);
+}
+
+#[tokio::test]
+async fn attempts_are_limited() {
+    let cluster = Cluster::decode(&["a"]).await;
+    for position in 0..3 {
+        cluster.nodes[0].script(then([accepted(), token(0, position)], Act::Break));
+    }
+    let events = cluster.events(request(1)).await;
+    assert_eq!(events[..4], [accepted(), token(0, 0), token(0, 1), token(0, 2)]);
+    let [Event::Failed(failure)] = &events[4..] else { panic!("{events:?}") };
+    assert_eq!(failure.code, ErrorCode::PeerLost);
+    assert_eq!(cluster.nodes[0].opens().len(), 3);
+}
+
+#[tokio::test]
+async fn a_choice_that_lacks_only_its_end_needs_no_further_attempt() {
+    let cluster = Cluster::decode(&["a"]).await;
+    cluster.nodes[0].script(then([accepted(), token(0, 0), token(0, 1)], Act::Break));
+    let mut short = request(1);
+    short.stop.max_tokens = 2;
+    let end = Event::Finished { choice: 0, reason: FinishReason::Length };
+    assert_eq!(cluster.events(short).await, [accepted(), token(0, 0), token(0, 1), end]);
+}
+
+#[tokio::test]
+async fn a_stopped_node_is_left_when_its_checks_call_it_lost() {
+    let cluster = two(
+        then([accepted(), token(0, 0)], Act::Hang),
+        [accepted(), token(0, 1), finished(0)].map(Act::Send).to_vec(),
+    )
+    .await;
+    let mut answer = cluster.coordinator.dispatch(request(1)).await.unwrap();
+    assert_eq!(answer.next().await, Some(accepted()));
+    assert_eq!(answer.next().await, Some(token(0, 0)));
+    let stopped = &cluster.nodes[0];
+    stopped.set_silent(true);
+    assert_eq!(all(answer).await, [token(0, 1), finished(0)]);
+
+    stopped.set_silent(false);
+    cluster.until("found again", |nodes| nodes.iter().all(|(_, health)| *health == Health::Ready)).await;
+}
+
+#[tokio::test]
+async fn a_slow_node_that_answers_is_waited_for() {
+    let cluster = Cluster::decode(&["a"]).await;
+    let acts = [accepted(), token(0, 0)].map(Act::Send).to_vec();
+    cluster.nodes[0].script([acts, vec![Act::AwaitGo, Act::Send(finished(0))]].concat());
+    let mut answer = cluster.coordinator.dispatch(request(1)).await.unwrap();
+    answer.next().await.unwrap();
+    answer.next().await.unwrap();
+    let pause = Duration::from_millis(200) * 6;
+    assert!(timeout(pause, answer.next()).await.is_err(), "nothing was sent");
+    cluster.nodes[0].go();
+    assert_eq!(all(answer).await, [finished(0)]);
+    assert_eq!(cluster.nodes[0].opens().len(), 1);
+}
+
+#[tokio::test]
+async fn a_node_that_reports_is_not_lost_though_it_does_not_answer() {
+    let cluster = Cluster::decode(&["a", "b"]).await;
+    cluster.nodes[0].set_silent(true);
+    cluster.nodes[1].set_silent(true);
+    cluster.nodes[1].report_often();
+    cluster.until("the mute one is lost", |nodes| nodes[0].1 == Health::Lost).await;
+    assert_eq!(cluster.coordinator.status().nodes[1].health, Health::Ready);
+}
+
+#[tokio::test]
+async fn a_node_that_failed_a_request_is_not_asked_again_while_another_is_ready() {
+    let overloaded = Event::Failed(Failure::new(ErrorCode::Overloaded, "no"));
+    let cluster = Cluster::decode(&["a", "b"]).await;
+    cluster.nodes[0].script([Act::Send(accepted()), Act::AwaitGo, Act::Send(overloaded)]);
+    cluster.nodes[1].script([accepted(), finished(0)].map(Act::Send));
+    cluster.nodes[1].script([accepted(), finished(0)].map(Act::Send));
+    let answer = cluster.coordinator.dispatch(request(1)).await.unwrap();
+    // Takes the second node's turn: by turns alone, the first would be next.
+    cluster.events(request(1)).await;
+    cluster.nodes[0].go();
+    assert_eq!(all(answer).await, [accepted(), finished(0)]);
+    assert_eq!(cluster.nodes.iter().map(|node| node.opens().len()).collect::<Vec<_>>(), [1, 2]);
+}

@@ -1,0 +1,127 @@
+//! Which nodes get what.
+
+use baton_protocol::ErrorCode;
+
+use super::{fake::Act, *};
+
+/// The candidates that the one decode node is told of.
+async fn candidates(config: CoordinatorConfig, infos: Vec<NodeInfo>) -> Vec<String> {
+    let cluster = Cluster::start(config, infos).await;
+    let decode = cluster.nodes.iter().find(|node| node.info().roles.contains(&Role::Decode)).unwrap();
+    decode.script([accepted(), finished(0)].map(Act::Send));
+    cluster.events(request(1)).await;
+    let open = decode.opens().remove(0);
+    let mut names: Vec<_> = open.candidates.into_iter().map(|candidate| candidate.node).collect();
+    names.sort();
+    names
+}
+
+#[tokio::test]
+async fn prefill_nodes_that_can_hand_off_are_named() {
+    let (decode, prefill) = ([Role::Decode], [Role::Prefill]);
+    let other = NodeInfo { model_fingerprint: "other".into(), ..node_info("p-other", &prefill) };
+    let draining = NodeInfo { state: NodeState::Draining, ..node_info("p-draining", &prefill) };
+    let infos =
+        vec![node_info("d", &decode), node_info("p1", &prefill), node_info("p2", &prefill), other, draining];
+    assert_eq!(candidates(config(), infos.clone()).await, ["p1", "p2"]);
+    let one = CoordinatorConfig { max_prefill_candidates: 1, ..config() };
+    assert_eq!(candidates(one, infos.clone()).await.len(), 1);
+    let short = CoordinatorConfig { local_prefill_below_tokens: 4, ..config() };
+    assert!(candidates(short, infos.clone()).await.is_empty());
+    let long = CoordinatorConfig { local_prefill_below_tokens: 3, ..config() };
+    assert_eq!(candidates(long, infos).await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_node_with_both_roles_prefills_its_own_requests() {
+    let infos = vec![node_info("both", &[Role::Decode, Role::Prefill]), node_info("p1", &[Role::Prefill])];
+    assert!(candidates(config(), infos).await.is_empty());
+}
+
+#[tokio::test]
+async fn without_nodes_requests_wait_a_little_and_are_told_to_come_back() {
+    let cluster = Cluster::decode(&[]).await;
+    let failure = cluster.coordinator.dispatch(request(1)).await.err().unwrap();
+    assert_eq!(failure.code, ErrorCode::Unavailable);
+    assert!(failure.retry_after.is_some());
+    assert!(!cluster.coordinator.status().ready);
+}
+
+#[tokio::test]
+async fn a_request_that_waits_is_served_when_a_node_joins() {
+    let config = CoordinatorConfig { node_wait_ms: 60_000, ..config() };
+    let cluster = Cluster::start(config, Vec::new()).await;
+    let node = FakeNode::start(node_info("d", &[Role::Decode])).await;
+    node.script([accepted(), finished(0)].map(Act::Send));
+    let (answer, _registration) = tokio::join!(cluster.coordinator.dispatch(request(1)), async {
+        tokio::task::yield_now().await;
+        cluster.registry.register(node.info())
+    });
+    assert_eq!(all(answer.unwrap()).await, [accepted(), finished(0)]);
+}
+
+#[tokio::test]
+async fn a_model_that_nobody_serves_is_unknown() {
+    let cluster = Cluster::decode(&["d"]).await;
+    let request = Request { model: "other".into(), ..request(1) };
+    let failure = cluster.coordinator.dispatch(request).await.err().unwrap();
+    assert_eq!(failure.code, ErrorCode::UnknownModel);
+}
+
+#[tokio::test]
+async fn a_draining_node_gets_nothing_new() {
+    let cluster = Cluster::decode(&["a", "b"]).await;
+    cluster.nodes[0].set_info(NodeInfo { state: NodeState::Draining, ..cluster.nodes[0].info() });
+    cluster.until("drains", |nodes| nodes[0].1 == Health::Draining).await;
+    for _ in 0..4 {
+        cluster.nodes[1].script([accepted(), finished(0)].map(Act::Send));
+        cluster.events(request(1)).await;
+    }
+    assert!(cluster.nodes[0].opens().is_empty());
+}
+
+#[tokio::test]
+async fn a_node_whose_entry_vanished_stays_until_it_fails_to_answer() {
+    let mut cluster = Cluster::decode(&["a", "b"]).await;
+    cluster.registrations.clear();
+    let unannounced = || cluster.coordinator.status().nodes.iter().all(|node| !node.announced);
+    cluster.until("both are unannounced", |_| unannounced()).await;
+    for node in &cluster.nodes {
+        node.script([accepted(), finished(0)].map(Act::Send));
+    }
+    for _ in 0..2 {
+        assert_eq!(cluster.events(request(1)).await, [accepted(), finished(0)]);
+    }
+    cluster.nodes[0].set_silent(true);
+    cluster.until("the silent one left", |nodes| nodes.len() == 1 && nodes[0].0 == "b").await;
+    assert!(cluster.coordinator.status().ready);
+}
+
+#[tokio::test]
+async fn a_new_incarnation_replaces_the_old_and_what_ran_there_is_lost() {
+    let cluster = Cluster::decode(&["a"]).await;
+    cluster.nodes[0].script([Act::Send(accepted()), Act::Send(token(0, 0)), Act::Hang]);
+    let mut answer = cluster.coordinator.dispatch(request(1)).await.unwrap();
+    answer.next().await.unwrap();
+    answer.next().await.unwrap();
+    let again =
+        FakeNode::start(NodeInfo { incarnation: Incarnation(2), ..node_info("a", &[Role::Decode]) }).await;
+    again.script([accepted(), token(0, 1), finished(0)].map(Act::Send));
+    let _registration = cluster.registry.register(again.info());
+    assert_eq!(all(answer).await, [token(0, 1), finished(0)]);
+    assert_eq!(cluster.coordinator.status().nodes.len(), 1);
+}
+
+#[tokio::test]
+async fn another_process_at_the_address_is_not_the_node() {
+    let cluster = Cluster::decode(&["a"]).await;
+    cluster.nodes[0].set_info(NodeInfo { incarnation: Incarnation(9), ..cluster.nodes[0].info() });
+    cluster.until("lost", |nodes| nodes[0].1 == Health::Lost).await;
+}
+
+#[tokio::test]
+async fn load_reports_arrive() {
+    let cluster = Cluster::decode(&["a"]).await;
+    let running = || cluster.coordinator.status().nodes[0].load.running;
+    cluster.until("a report", |_| running() == 3).await;
+}

@@ -1,0 +1,98 @@
+use std::{
+    collections::BTreeSet,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use baton_protocol::{Incarnation, KvDtype, KvShape, NodeId, NodeState, Role, wire::node_client::NodeClient};
+use tokio::{net::TcpListener, task::JoinSet};
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Code, transport::Server};
+
+use super::*;
+
+fn info() -> NodeInfo {
+    NodeInfo {
+        id: NodeId::from("decode-1"),
+        incarnation: Incarnation(7),
+        roles: BTreeSet::from([Role::Decode]),
+        epoch: 3,
+        control_addr: "127.0.0.1:1".to_owned(),
+        model: "mock".to_owned(),
+        model_fingerprint: "f".to_owned(),
+        text_digest: "d".to_owned(),
+        context_tokens: 1000,
+        kv: KvShape { layers: 2, kv_heads: 1, head_dim: 4, dtype: KvDtype::F32, page_tokens: 16 },
+        pages: 10,
+        state: NodeState::Ready,
+    }
+}
+
+/// A served node; the server ends when the set is dropped or the token cancelled.
+async fn served(text: Bytes) -> (NodeClient<tonic::transport::Channel>, CancellationToken, JoinSet<()>) {
+    let calls = AtomicU32::new(0);
+    let load = move || LoadReport {
+        running_sequences: calls.fetch_add(1, Ordering::Relaxed),
+        ..LoadReport::default()
+    };
+    let shutdown = CancellationToken::new();
+    let node = NodeService::new(
+        Arc::new(info),
+        Arc::new(load),
+        [("empty".to_owned(), Bytes::new()), ("d".to_owned(), text)],
+        shutdown.clone(),
+    );
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let mut server = JoinSet::new();
+    let stop = shutdown.clone().cancelled_owned();
+    server.spawn(async move {
+        let incoming = TcpListenerStream::new(listener);
+        Server::builder()
+            .add_service(node.service())
+            .serve_with_incoming_shutdown(incoming, stop)
+            .await
+            .unwrap();
+    });
+    (NodeClient::connect(format!("http://{addr}")).await.unwrap(), shutdown, server)
+}
+
+#[tokio::test]
+async fn a_description_is_the_node_info() {
+    let (mut client, _shutdown, _server) = served(Bytes::new()).await;
+    let description = client.describe(DescribeRequest {}).await.unwrap().into_inner();
+    assert_eq!(serde_json::from_str::<NodeInfo>(&description.info_json).unwrap(), info());
+}
+
+#[tokio::test]
+async fn model_text_comes_whole_in_bounded_chunks_or_not_at_all() {
+    let text: Bytes = (0..TEXT_CHUNK_BYTES * 2 + 5).map(|i| (i % 251) as u8).collect();
+    let (mut client, _shutdown, _server) = served(text.clone()).await;
+    let ask = |digest: &str| ModelTextRequest { digest: digest.to_owned() };
+    let mut chunks = client.model_text(ask("d")).await.unwrap().into_inner();
+    let (mut bytes, mut sizes) = (Vec::new(), Vec::new());
+    while let Some(chunk) = chunks.message().await.unwrap() {
+        sizes.push(chunk.data.len());
+        bytes.extend_from_slice(&chunk.data);
+    }
+    assert_eq!(sizes, [TEXT_CHUNK_BYTES, TEXT_CHUNK_BYTES, 5]);
+    assert_eq!(bytes, text);
+    let mut none = client.model_text(ask("empty")).await.unwrap().into_inner();
+    assert!(none.message().await.unwrap().is_none());
+    assert_eq!(client.model_text(ask("other")).await.unwrap_err().code(), Code::NotFound);
+}
+
+#[tokio::test]
+async fn load_is_asked_anew_each_time_and_its_stream_ends_with_the_node() {
+    let (mut client, shutdown, mut server) = served(Bytes::new()).await;
+    // An interval of 0 is raised to the least allowed, not refused and not a busy loop.
+    let mut reports = client.load(LoadRequest { interval_ms: 0 }).await.unwrap().into_inner();
+    for expected in 0..3 {
+        let report = reports.message().await.unwrap().unwrap();
+        assert_eq!(report.running_sequences, expected);
+    }
+    shutdown.cancel();
+    while reports.message().await.unwrap().is_some() {}
+    // The server itself can stop although a load stream was open.
+    drop(client);
+    server.join_next().await.unwrap().unwrap();
+}
