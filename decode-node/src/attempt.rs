@@ -1,0 +1,184 @@
+//! One attempt of one request, from its opening to its last token.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use baton_engine::{ChoiceSpec, Goal, SequenceEvent, SequenceSpec, StartFrom, kv::PageRef};
+use baton_protocol::{ErrorCode, Event, Failure, FinishReason, wire::GenerateUp};
+use futures::Stream;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout_at},
+};
+use tonic::Status;
+
+use crate::{
+    Node,
+    caller::{Caller, End},
+    leg::Leg,
+    open::{Opened, Resumed},
+};
+
+/// A request's run on this node. Dropping it cancels whatever it has begun:
+/// the handoff, the sequence, the promises.
+pub(crate) struct Attempt<S> {
+    pub(crate) node: Arc<Node>,
+    pub(crate) opened: Opened,
+    pub(crate) caller: Caller<S>,
+}
+
+/// Why the prefill nodes did not do it: busy ones before broken ones.
+#[derive(Default)]
+struct Refusals(Option<Failure>);
+
+// === impl Attempt ===
+
+impl<S: Stream<Item = Result<GenerateUp, Status>> + Unpin> Attempt<S> {
+    pub(crate) fn new(node: Arc<Node>, opened: Opened, says: S, events: mpsc::Sender<Event>) -> Self {
+        let caller = Caller::new(says, events, opened.choices.iter().map(Resumed::known));
+        Self { node, opened, caller }
+    }
+
+    /// Runs until every choice has ended.
+    ///
+    /// # Errors
+    /// What the caller has yet to be told; nothing else is told after it.
+    pub(crate) async fn run(mut self) -> Result<(), Failure> {
+        match timeout_at(self.opened.deadline, self.answer()).await {
+            Ok(Err(End::Answered)) => Ok(()),
+            Ok(Err(End::Failed(failure))) => Err(failure),
+            Err(_) => Err(Failure::new(ErrorCode::DeadlineExceeded, "the request's time is up")),
+        }
+    }
+
+    async fn answer(&mut self) -> Result<Infallible, End> {
+        self.accept().await?;
+        let pages = self.prefill().await?;
+        self.generate(pages).await
+    }
+
+    /// Takes the attempt, and tells the ends that the last attempt could not tell.
+    async fn accept(&mut self) -> Result<(), End> {
+        let cached = self.node.cached(&self.opened).len() * self.node.page_tokens();
+        self.caller.accept(cached.min(self.opened.request.tokens.len()) as u32).await?;
+        for choice in self.opened.full() {
+            self.caller.finish(choice, FinishReason::Length).await?;
+        }
+        if self.opened.going_on().next().is_none() { Err(End::Answered) } else { Ok(()) }
+    }
+
+    /// Asks one prefill node after the other, best first; none is left over
+    /// means that this node prefills. Complete pages of a broken leg are in the
+    /// prefix cache, so the next leg or the local prefill begins behind them.
+    async fn prefill(&mut self) -> Result<Option<Vec<PageRef>>, End> {
+        let candidates = std::mem::take(&mut self.opened.candidates);
+        let mut refusals = Refusals::default();
+        for (leg, peer) in (0u32..).zip(&candidates) {
+            match self.handoff(leg, peer).await? {
+                Leg::Ready(pages) => return Ok(Some(pages)),
+                Leg::Broken { has_begun, reason } => {
+                    tracing::info!(request = %self.opened.request.id, node = %peer.node, %reason, "no prefill");
+                    refusals.add(reason);
+                    if has_begun && self.is_almost_done() {
+                        break;
+                    }
+                }
+            }
+        }
+        // No candidates: the coordinator wants the prompt prefilled here.
+        if candidates.is_empty() || self.node.config.allow_local {
+            self.node.metrics.local_prefill();
+            return Ok(None);
+        }
+        Err(End::Failed(refusals.into_failure(self.node.config.retry_after())))
+    }
+
+    /// After a break: whether the rest is cheaper to compute than to ask for.
+    fn is_almost_done(&self) -> bool {
+        let cached = self.node.cached(&self.opened).len() * self.node.page_tokens();
+        let rest = self.opened.tokens.len() - cached;
+        self.node.config.allow_local && rest < self.node.config.local_finish_below_tokens
+    }
+
+    /// Generates until every choice has ended, on the pages of a handoff or from nothing.
+    async fn generate(&mut self, pages: Option<Vec<PageRef>>) -> Result<Infallible, End> {
+        let is_local = pages.is_none();
+        let submitted = Instant::now();
+        let mut events = self.node.engine.submit(self.sequence(pages)).map_err(Failure::from)?;
+        loop {
+            tokio::select! {
+                biased;
+                choice = self.caller.stopped() => {
+                    let choice = choice?;
+                    events.stop_choice(choice);
+                    self.caller.finish(choice, FinishReason::Stop).await?;
+                }
+                event = events.recv() => {
+                    let Some(event) = event else {
+                        return Err(Failure::new(ErrorCode::Internal, "the engine stopped").into());
+                    };
+                    if is_local {
+                        self.caller.bill_local(&event, submitted.elapsed());
+                    }
+                    match event {
+                        SequenceEvent::Token(token) => self.caller.token(token).await?,
+                        SequenceEvent::Finished { choice, reason } => self.caller.finish(choice, reason).await?,
+                        SequenceEvent::Failed(failure) => return Err(failure.into()),
+                        SequenceEvent::Started { .. } | SequenceEvent::Computed { .. } | SequenceEvent::Prefilled => {}
+                    }
+                }
+            }
+        }
+    }
+
+    fn sequence(&self, pages: Option<Vec<PageRef>>) -> SequenceSpec {
+        let opened = &self.opened;
+        let tokens = opened.tokens.len();
+        let start = pages.map_or(StartFrom::Cold, |pages| StartFrom::Adopted { pages, tokens });
+        let choices = opened.going_on().filter(|(choice, _)| !self.caller.has_finished(*choice));
+        let choices = choices.map(|(choice, rest)| ChoiceSpec { choice, generated: rest.to_vec() }).collect();
+        SequenceSpec {
+            request: opened.request.id,
+            tenant: opened.request.tenant.clone(),
+            tokens: Arc::clone(&opened.tokens),
+            prompt_tokens: opened.request.tokens.len(),
+            sampling: opened.request.sampling.clone(),
+            stop: opened.request.stop.clone(),
+            logprobs: opened.request.logprobs,
+            top_logprobs: opened.request.top_logprobs,
+            goal: Goal::Generate { choices },
+            start,
+            deadline: Some(opened.deadline.into_std()),
+        }
+    }
+
+    /// Choices of which no token beyond the common ones is known.
+    pub(crate) fn to_sample(&self) -> Vec<u32> {
+        let goes_on = |(choice, rest): &(u32, &[u32])| rest.is_empty() && !self.caller.has_finished(*choice);
+        self.opened.going_on().filter(goes_on).map(|(choice, _)| choice).collect()
+    }
+}
+
+// === impl Refusals ===
+
+impl Refusals {
+    fn add(&mut self, reason: Failure) {
+        let is_busy = |failure: &Failure| failure.code == ErrorCode::Overloaded;
+        self.0 = Some(match self.0.take() {
+            Some(before) if is_busy(&before) && is_busy(&reason) => {
+                let soonest = before.retry_after.into_iter().chain(reason.retry_after).min();
+                Failure { retry_after: soonest, ..reason }
+            }
+            Some(before) if is_busy(&before) => before,
+            _ => reason,
+        });
+    }
+
+    fn into_failure(self, retry_after: Duration) -> Failure {
+        let mut failure =
+            self.0.unwrap_or_else(|| Failure::new(ErrorCode::Unavailable, "no prefill node was asked"));
+        if failure.code.is_retryable() {
+            failure.retry_after.get_or_insert(retry_after);
+        }
+        failure
+    }
+}

@@ -1,0 +1,150 @@
+//! Prefill nodes that die, frames that do not arrive, callers that leave.
+
+use std::time::Duration;
+
+use baton_engine::backend::mock::MockConfig;
+use baton_kv_transfer::FaultsConfig;
+use baton_protocol::wire::PrefillCandidate;
+
+use crate::{
+    call::{Call, answer, open, request},
+    sandbox::{Sandbox, Settings, prompt},
+};
+
+/// The first prefill node's data path breaks after so many frames; four frames are 64 tokens.
+fn cut_after(frames: u64) -> Settings {
+    let faults = FaultsConfig { cut_after_frames: Some(frames), ..FaultsConfig::default() };
+    Settings { prefills: 2, faults_of_first: Some(faults), ..Settings::default() }
+}
+
+/// The same, with frames so slow that the first token is long there when it breaks.
+fn cut_after_first_token(frames: u64) -> Settings {
+    let mut settings = cut_after(frames);
+    let faults = settings.faults_of_first.as_mut().unwrap();
+    (faults.delay_probability, faults.max_delay_ms) = (1.0, 30);
+    settings
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_loss_the_next_prefill_node_sends_only_the_rest() {
+    for settings in [cut_after(10), cut_after_first_token(10)] {
+        let cluster = Sandbox::start(settings).await;
+        for choices in [1, 3] {
+            let request = request(prompt(u64::from(choices), 400), 31, choices, 9);
+            let split = answer(&cluster.decode, open(&request, cluster.candidates())).await;
+            assert_eq!(split.choices, cluster.local(&request).await.choices);
+            let bill = split.bill();
+            assert_eq!(bill.prefill_node.as_ref(), Some(&cluster.prefills[1].id));
+            // Eight frames of the ten are 128 whole tokens; nothing of those is sent again.
+            assert!(bill.transfer_bytes <= cluster.token_bytes() * (400 - 128), "{bill:?}");
+            assert!(bill.cached_tokens >= 128);
+        }
+        cluster.settles().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_loss_a_short_rest_is_computed_here() {
+    for settings in [cut_after(10), cut_after_first_token(10)] {
+        let mut settings = settings;
+        settings.decode.local_finish_below_tokens = 300;
+        let cluster = Sandbox::start(settings).await;
+        for choices in [1, 3] {
+            let request = request(prompt(u64::from(choices), 400), 32, choices, 9);
+            let split = answer(&cluster.decode, open(&request, cluster.candidates())).await;
+            assert_eq!(split.choices, cluster.local(&request).await.choices);
+            assert_eq!(split.bill().prefill_node, None);
+            assert!(split.bill().cached_tokens >= 128);
+        }
+        cluster.settles().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prefill_node_may_die_at_any_time() {
+    let mock = MockConfig { prefill_us_per_token: 100, ..MockConfig::default() };
+    for (round, delay_ms) in [0, 3, 8, 15, 25, 40].into_iter().enumerate() {
+        let settings = Settings { mock: mock.clone(), ..Settings::default() };
+        let mut cluster = Sandbox::start(settings).await;
+        let request = request(prompt(round as u64, 300), round as u64, 2, 12);
+        let call = Call::open(&cluster.decode, open(&request, cluster.candidates())).await;
+        let (split, ()) = tokio::join!(call.finish(), async {
+            tokio::time::sleep(Duration::from_millis(delay_ms)).await;
+            cluster.prefills[0].kill().await;
+        });
+        assert_eq!(split.failure, None);
+        assert_eq!(split.choices, cluster.local(&request).await.choices, "killed after {delay_ms} ms");
+        cluster.settles().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn candidates_out_of_reach_are_passed_over() {
+    let cluster = Sandbox::start(Settings::default()).await;
+    let alive = cluster.prefills[0].candidate();
+    let nobody =
+        PrefillCandidate { node: "gone".to_owned(), control_addr: "127.0.0.1:1".to_owned(), incarnation: 1 };
+    let outside = PrefillCandidate { control_addr: "192.0.2.1:1".to_owned(), ..nobody.clone() };
+    let restarted = PrefillCandidate { node: "before".to_owned(), incarnation: 2, ..alive.clone() };
+    let request = request(prompt(33, 60), 33, 2, 6);
+    let candidates = vec![nobody.clone(), outside, restarted, alive];
+    let split = answer(&cluster.decode, open(&request, candidates)).await;
+    assert_eq!(split.choices, cluster.local(&request).await.choices);
+    assert_eq!(split.bill().prefill_node.as_ref(), Some(&cluster.prefills[0].id));
+    // With nobody else, the decode node does it itself.
+    let split = answer(&cluster.decode, open(&request, vec![nobody])).await;
+    assert_eq!(split.choices, cluster.local(&request).await.choices);
+    assert_eq!(split.bill().prefill_node, None);
+    cluster.settles().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn frames_that_are_lost_or_damaged_are_repaired() {
+    let mut settings = Settings::default();
+    settings.transfer.max_nacks = 20;
+    settings.transfer.faults = Some(FaultsConfig {
+        seed: 5,
+        drop_probability: 0.1,
+        corrupt_probability: 0.1,
+        reorder_probability: 0.1,
+        delay_probability: 0.1,
+        max_delay_ms: 3,
+        ..FaultsConfig::default()
+    });
+    let cluster = Sandbox::start(settings).await;
+    let mut repaired = 0;
+    for seed in 0..10 {
+        let request = request(prompt(seed, 250), seed, 2, 6);
+        let split = answer(&cluster.decode, open(&request, cluster.candidates())).await;
+        assert_eq!(split.choices, cluster.local(&request).await.choices, "seed {seed}");
+        assert_eq!(split.bill().prefill_node.as_ref(), Some(&cluster.prefills[0].id));
+        repaired += split.bill().repaired_frames;
+    }
+    assert!(repaired > 0);
+    cluster.settles().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_may_leave_at_any_time() {
+    let mock = MockConfig { prefill_us_per_token: 50, decode_us_per_sequence: 200, ..MockConfig::default() };
+    let cluster = Sandbox::start(Settings { mock, ..Settings::default() }).await;
+    for round in 0..40 {
+        let request = request(prompt(round, 30 + 10 * round as usize), round, 1 + round as u32 % 3, 30);
+        let mut call = Call::open(&cluster.decode, open(&request, cluster.candidates())).await;
+        // Some leave before anything, some in the handoff, some while tokens come.
+        let leave = tokio::time::sleep(Duration::from_millis(round * 37 % 50));
+        tokio::pin!(leave);
+        loop {
+            tokio::select! {
+                () = &mut leave => break,
+                event = call.next() => if event.is_none() { break },
+            }
+        }
+    }
+    cluster.settles().await;
+    // And the cluster is as good as new.
+    let request = request(prompt(99, 100), 99, 2, 10);
+    let split = answer(&cluster.decode, open(&request, cluster.candidates())).await;
+    assert_eq!(split.choices, cluster.local(&request).await.choices);
+    assert_eq!(cluster.decode.sessions().reports().len(), 1);
+}

@@ -1,0 +1,13 @@
+//! Prefill nodes and a decode node in one process, with mock engines, over
+//! real gRPC and real data sockets on loopback.
+//!
+//! - `sandbox`: the nodes, and how to end one
+//! - `call`: one attempt as a coordinator makes it; every event is checked
+//! - the other files: what must hold
+
+mod call;
+mod loss;
+mod pressure;
+mod resume;
+mod sandbox;
+mod split;

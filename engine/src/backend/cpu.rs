@@ -1,0 +1,97 @@
+//! The CPU backend: Llama-shaped models on the kernels of `baton-kernels`.
+//!
+//! - [`weights`]: [`CpuModel`], packed once and shared by the backends of a process
+//! - `pass`: one step through all layers
+//! - `cached`: rows of the KV cache as elements
+
+mod cached;
+mod pass;
+#[cfg(test)]
+mod tests;
+pub mod weights;
+
+use std::sync::Arc;
+
+use baton_kernels::cpu::ComputePool;
+use baton_protocol::{KvDtype, KvShape};
+use half::bf16;
+use serde::{Deserialize, Serialize};
+
+pub use weights::CpuModel;
+
+use super::{Backend, BackendError};
+use crate::{
+    batch::{Batch, Logits},
+    kv::KvMemory,
+};
+use pass::Pass;
+
+/// How exactly to compute. Weights are bf16 and sums f32 in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// Activations, softmax weights and cached rows are rounded to bf16.
+    #[default]
+    Fast,
+    /// Everything but the weights is f32. Two to four times slower.
+    Reference,
+}
+
+/// A model on the processors of this machine.
+pub struct CpuBackend {
+    model: Arc<CpuModel>,
+    pool: Arc<ComputePool>,
+    shape: KvShape,
+}
+
+// === impl Precision ===
+
+impl Precision {
+    /// Type of the elements of cached rows.
+    pub fn kv_dtype(self) -> KvDtype {
+        match self {
+            Self::Fast => KvDtype::Bf16,
+            Self::Reference => KvDtype::F32,
+        }
+    }
+}
+
+// === impl CpuBackend ===
+
+impl CpuBackend {
+    /// A backend that caches rows in pages of `page_tokens` tokens.
+    pub fn new(model: Arc<CpuModel>, pool: Arc<ComputePool>, page_tokens: u32) -> Self {
+        let shape = model.kv_shape(page_tokens);
+        Self { model, pool, shape }
+    }
+}
+
+impl Backend for CpuBackend {
+    fn name(&self) -> &'static str {
+        "cpu"
+    }
+
+    fn kv_shape(&self) -> &KvShape {
+        &self.shape
+    }
+
+    fn vocab_tokens(&self) -> usize {
+        self.model.config().vocab
+    }
+
+    fn forward(
+        &mut self,
+        batch: &Batch<'_>,
+        memory: &KvMemory,
+        layer_done: &mut dyn FnMut(usize),
+    ) -> Result<Logits, BackendError> {
+        pass::check(batch, memory, &self.shape, self.vocab_tokens())?;
+        let (model, pool) = (&*self.model, &*self.pool);
+        let compute = |report: &mut dyn FnMut(usize)| match model.precision() {
+            Precision::Fast => Pass::<bf16>::new(model, pool, memory, batch).run(report),
+            Precision::Reference => Pass::<f32>::new(model, pool, memory, batch).run(report),
+        };
+        let values = pool.drive(compute, layer_done);
+        Ok(Logits { values, vocab_tokens: self.vocab_tokens() })
+    }
+}

@@ -1,0 +1,77 @@
+//! Sizes and limits of an engine.
+
+use serde::Deserialize;
+
+use crate::kv::PoolConfig;
+
+/// Everything an engine is told besides its backend.
+#[derive(Clone, Debug)]
+pub struct EngineConfig {
+    /// Pages of the pool.
+    pub pages: usize,
+    /// Longest sequence in tokens; no longer than the pool is taken to be.
+    pub context_tokens: usize,
+    /// End-of-sequence tokens of the model.
+    pub eos_tokens: Vec<u32>,
+    /// The settings that users may change.
+    pub scheduler: SchedulerConfig,
+}
+
+/// How steps are filled.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SchedulerConfig {
+    /// New tokens of a step. Generating sequences take theirs first, prompts
+    /// share the rest, of which there is always one page at least.
+    pub max_batch_tokens: usize,
+    /// Answers computed at the same time.
+    pub max_sequences: usize,
+    /// Requests that may wait; more are refused.
+    pub max_waiting: usize,
+    /// Share of the pool that may be promised to handoffs that have not started.
+    pub promised_share: f64,
+    /// Share of the pool for prompts of other nodes; a single prompt may exceed it.
+    pub prefill_share: f64,
+    /// Share of the pool up to which answers are started; a single one may exceed it.
+    pub decode_share: f64,
+    /// Pieces, by layer, in which a chunk of a prompt is reported to its handoff.
+    pub layer_groups: u32,
+    /// Events that a slow reader may leave unread before its sequence pauses.
+    pub event_buffer: usize,
+}
+
+// === impl EngineConfig ===
+
+impl EngineConfig {
+    /// Default settings for a pool of `pages` pages.
+    pub fn new(pages: usize, context_tokens: usize) -> Self {
+        Self { pages, context_tokens, eos_tokens: Vec::new(), scheduler: SchedulerConfig::default() }
+    }
+
+    pub(crate) fn pool(&self) -> PoolConfig {
+        let share = |share: f64| ((self.pages as f64 * share.clamp(0.0, 1.0)) as usize).min(self.pages);
+        PoolConfig {
+            pages: self.pages,
+            max_promised: share(self.scheduler.promised_share),
+            max_prefill: share(self.scheduler.prefill_share),
+            max_decode: share(self.scheduler.decode_share),
+        }
+    }
+}
+
+// === impl SchedulerConfig ===
+
+impl Default for SchedulerConfig {
+    fn default() -> Self {
+        Self {
+            max_batch_tokens: 512,
+            max_sequences: 256,
+            max_waiting: 1024,
+            promised_share: 0.8,
+            prefill_share: 0.75,
+            decode_share: 1.0,
+            layer_groups: 4,
+            event_buffer: 256,
+        }
+    }
+}

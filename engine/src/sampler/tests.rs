@@ -1,0 +1,141 @@
+use baton_protocol::LogitBias;
+use proptest::prelude::*;
+
+use super::*;
+
+fn with<'a>(sampling: &'a Sampling, tokens: &'a [u32], prompt_tokens: usize) -> Draw<'a> {
+    Draw { sampling, choice: 0, tokens, prompt_tokens, banned: &[] }
+}
+
+/// Tokens drawn over many seeds.
+fn drawn(logits: &[f32], sampling: &Sampling) -> Vec<u32> {
+    let one = |seed| draw(logits, &with(&Sampling { seed, ..sampling.clone() }, &[1], 1)).unwrap();
+    (0..2000).map(one).collect()
+}
+
+fn share(drawn: &[u32], token: u32) -> f64 {
+    drawn.iter().filter(|id| **id == token).count() as f64 / drawn.len() as f64
+}
+
+#[test]
+fn greedy_ties_go_to_the_lowest_id() {
+    assert_eq!(draw(&[1.0, 3.0, 3.0], &with(&Sampling::greedy(), &[0], 1)), Some(1));
+    let top_one = Sampling { top_k: 1, ..Sampling::default() };
+    assert!(drawn(&[1.0, 3.0, 3.0], &top_one).iter().all(|id| *id == 1));
+}
+
+#[test]
+fn nan_is_never_drawn_and_nothing_usable_is_no_token() {
+    let (nan, infinity) = (f32::NAN, f32::INFINITY);
+    for sampling in [Sampling::greedy(), Sampling { top_p: 0.9, ..Sampling::default() }] {
+        assert_eq!(draw(&[nan, 1.0, nan], &with(&sampling, &[0], 1)), Some(1));
+        assert_eq!(draw(&[nan, infinity, 5.0], &with(&sampling, &[0], 1)), Some(1));
+        assert_eq!(draw(&[nan, -infinity], &with(&sampling, &[0], 1)), None);
+        assert_eq!(draw(&[], &with(&sampling, &[0], 1)), None);
+    }
+}
+
+#[test]
+fn draws_follow_the_distribution() {
+    let logits = [0.0, 2f32.ln(), 5f32.ln()];
+    let plain = drawn(&logits, &Sampling::default());
+    for (token, expected) in [(0, 0.125), (1, 0.25), (2, 0.625)] {
+        assert!((share(&plain, token) - expected).abs() < 0.04, "{token}: {}", share(&plain, token));
+    }
+    let hot = drawn(&logits, &Sampling { temperature: 1e6, ..Sampling::default() });
+    assert!((share(&hot, 0) - 1.0 / 3.0).abs() < 0.04);
+    let cold = drawn(&logits, &Sampling { temperature: 0.01, ..Sampling::default() });
+    assert_eq!(share(&cold, 2), 1.0);
+}
+
+#[test]
+fn filters_keep_what_they_say() {
+    let logits = [0.0, 2f32.ln(), 5f32.ln()];
+    let kept = |sampling: Sampling| -> Vec<u32> {
+        let drawn = drawn(&logits, &sampling);
+        (0..3).filter(|token| share(&drawn, *token) > 0.0).collect()
+    };
+    assert_eq!(kept(Sampling { top_k: 2, ..Sampling::default() }), [1, 2]);
+    assert_eq!(kept(Sampling { top_p: 0.6, ..Sampling::default() }), [2]);
+    assert_eq!(kept(Sampling { top_p: 0.7, ..Sampling::default() }), [1, 2]);
+    assert_eq!(kept(Sampling { top_p: 0.0, ..Sampling::default() }), [2]);
+    assert_eq!(kept(Sampling { min_p: 0.3, ..Sampling::default() }), [1, 2]);
+    assert_eq!(kept(Sampling { min_p: 1.0, ..Sampling::default() }), [2]);
+}
+
+#[test]
+fn bias_penalties_and_bans_change_the_best() {
+    let best = |sampling: &Sampling, tokens: &[u32], prompt| draw(&[1.0, 0.9, 0.5], &with(sampling, tokens, prompt)).unwrap();
+    let plain = Sampling::greedy();
+    assert_eq!(best(&plain, &[0, 0], 1), 0);
+    let bias = Sampling { logit_bias: vec![LogitBias { token: 2, bias: 0.6 }], ..plain.clone() };
+    assert_eq!(best(&bias, &[0], 1), 2);
+    let presence = Sampling { presence_penalty: 0.2, ..plain.clone() };
+    assert_eq!((best(&presence, &[0], 1), best(&presence, &[0, 0], 1)), (0, 1));
+    let frequency = Sampling { frequency_penalty: 0.08, ..plain.clone() };
+    assert_eq!((best(&frequency, &[9, 0], 1), best(&frequency, &[9, 0, 0], 1)), (0, 1));
+    let repetition = Sampling { repetition_penalty: 1.2, ..plain.clone() };
+    assert_eq!((best(&repetition, &[9], 1), best(&repetition, &[0], 1)), (0, 1));
+    let banned = Draw { banned: &[0, 1], ..with(&plain, &[9], 1) };
+    assert_eq!(draw(&[1.0, 0.9, 0.5], &banned), Some(2));
+}
+
+#[test]
+fn draws_differ_by_choice_and_position_and_not_by_history() {
+    let logits = [0.0; 64];
+    let sampling = Sampling { seed: 3, ..Sampling::default() };
+    let one = |choice, tokens: &[u32], prompt| draw(&logits, &Draw { choice, ..with(&sampling, tokens, prompt) });
+    let row = |choice| (1..30).map(|len| one(choice, &vec![0; len], 1)).collect::<Vec<_>>();
+    assert_ne!(row(0), row(1));
+    let mut distinct = row(0);
+    distinct.sort();
+    distinct.dedup();
+    assert!(distinct.len() > 15, "{distinct:?}");
+    assert_eq!(one(0, &[1, 2, 3], 2), one(0, &[9, 8, 7, 6], 3));
+}
+
+#[test]
+fn logprobs_are_of_the_raw_logits() {
+    let (logprob, top) = logprobs(&[0.0, 2f32.ln(), 5f32.ln(), f32::NAN], 1, 2);
+    assert!((logprob - 0.25f32.ln()).abs() < 1e-6);
+    assert_eq!(top.iter().map(|entry| entry.id).collect::<Vec<_>>(), [2, 1]);
+    assert!((top[0].logprob - 0.625f32.ln()).abs() < 1e-6);
+    assert_eq!(logprobs(&[1.0, 1.0], 0, 20).1.len(), 2);
+}
+
+/// The nucleus by its definition: a full sort, then the shortest prefix that reaches `top_p`.
+fn nucleus(weights: &[f64], top_p: f32) -> Vec<u32> {
+    let mut sorted: Vec<(u32, f64)> = (0..).zip(weights.iter().copied()).collect();
+    sorted.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+    let enough = f64::from(top_p) * weights.iter().sum::<f64>();
+    let mut reached = 0.0;
+    let needed = sorted.into_iter().take_while(|(_, weight)| {
+        let is_needed = reached < enough;
+        reached += weight;
+        is_needed
+    });
+    let mut ids: Vec<u32> = needed.map(|(id, _)| id).collect();
+    ids.sort_unstable();
+    ids
+}
+
+proptest! {
+    #[test]
+    fn top_p_keeps_the_nucleus(weights in prop::collection::vec(1e-6..1.0f64, 1..200), top_p in 0.05..0.999f32) {
+        let sampling = Sampling { top_p, ..Sampling::default() };
+        let kept: Vec<u32> = candidates(&weights, &sampling).into_iter().map(|(id, _)| id).collect();
+        prop_assert_eq!(kept, nucleus(&weights, top_p));
+    }
+
+    #[test]
+    fn any_logits_give_a_token_that_may_be_drawn(
+        logits in prop::collection::vec(prop::num::f32::ANY, 1..50),
+        temperature in 0.0..2.0f32, top_k in 0..10u32, top_p in 0.0..1.0f32, min_p in 0.0..1.0f32, seed: u64,
+    ) {
+        let sampling = Sampling { temperature, top_k, top_p, min_p, seed, ..Sampling::default() };
+        let token = draw(&logits, &with(&sampling, &[0], 1));
+        let is_usable = |logit: &f32| !logit.is_nan() && *logit != f32::NEG_INFINITY;
+        prop_assert_eq!(token.is_some(), logits.iter().any(is_usable));
+        prop_assert!(token.is_none_or(|token| is_usable(&logits[token as usize])));
+    }
+}

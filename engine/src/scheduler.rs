@@ -1,0 +1,321 @@
+//! Who computes how much in the next step.
+//!
+//! A sequence knows some tokens and has KV of the first `computed`; a step
+//! computes the next few. Generating sequences (one token missing) go first,
+//! prompts share what is left of the budget in chunks that end with a page,
+//! then waiting ones are let in: first come, first served.
+//!
+//! When pages run out the youngest goes back to waiting without its pages and
+//! is computed again later. The oldest always goes on, so all end.
+
+use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Instant};
+
+use baton_protocol::{ErrorCode, Failure, PageCounts};
+
+use crate::{
+    SchedulerConfig, SequenceEvent,
+    kv::{Hold, KvPool, PageRef},
+    metrics::EngineMetrics,
+    sequence::{Sequence, SequenceKey},
+};
+
+/// All sequences of an engine.
+pub(crate) struct Scheduler {
+    config: SchedulerConfig,
+    pool: Arc<KvPool>,
+    metrics: EngineMetrics,
+    running: BTreeMap<SequenceKey, Sequence>,
+    waiting: BTreeMap<SequenceKey, Sequence>,
+}
+
+/// What the next step computes.
+#[derive(Debug, Default)]
+pub(crate) struct Plan {
+    pub(crate) chunks: Vec<Chunk>,
+}
+
+/// New tokens of one running sequence.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Chunk {
+    pub(crate) key: SequenceKey,
+    pub(crate) tokens: Range<usize>,
+    /// Whether the chunk ends what is known and a token is drawn after it.
+    pub(crate) wants_logits: bool,
+}
+
+// === impl Scheduler ===
+
+impl Scheduler {
+    pub(crate) fn new(config: SchedulerConfig, pool: Arc<KvPool>, metrics: EngineMetrics) -> Self {
+        Self { config, pool, metrics, running: BTreeMap::new(), waiting: BTreeMap::new() }
+    }
+
+    /// Takes a new sequence.
+    pub(crate) fn push(&mut self, sequence: Sequence) {
+        self.waiting.insert(sequence.key, sequence);
+        self.count();
+    }
+
+    /// A running sequence.
+    pub(crate) fn get(&self, key: SequenceKey) -> Option<&Sequence> {
+        self.running.get(&key)
+    }
+
+    /// Takes a running sequence out.
+    pub(crate) fn take(&mut self, key: SequenceKey) -> Option<Sequence> {
+        self.running.remove(&key)
+    }
+
+    /// Puts a sequence back, or what became of it.
+    pub(crate) fn run(&mut self, sequence: Sequence) {
+        self.running.insert(sequence.key, sequence);
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.running.is_empty() && self.waiting.is_empty()
+    }
+
+    /// Lets go of everything that was cancelled, stopped, failed or is too late.
+    pub(crate) fn sweep(&mut self, now: Instant) {
+        let mut is_left = |_: &SequenceKey, sequence: &mut Sequence| {
+            if sequence.origin.deadline.is_some_and(|deadline| deadline <= now) {
+                sequence.origin.fail(Failure::new(ErrorCode::DeadlineExceeded, "the request's time is over"));
+            }
+            !sequence.origin.is_over() && sequence.drop_stopped()
+        };
+        self.running.retain(&mut is_left);
+        self.waiting.retain(&mut is_left);
+        self.count();
+    }
+
+    /// Fails every sequence.
+    pub(crate) fn fail_all(&mut self, failure: &Failure) {
+        for sequence in self.running.values().chain(self.waiting.values()) {
+            sequence.origin.fail(failure.clone());
+        }
+        self.running.clear();
+        self.waiting.clear();
+        self.count();
+    }
+
+    /// Plans a step, and makes every page that it writes to writable.
+    pub(crate) fn plan(&mut self) -> Plan {
+        let mut plan = Plan::default();
+        self.plan_decodes(&mut plan);
+        let page_tokens = self.pool.shape().page_tokens as usize;
+        let mut budget = self.config.max_batch_tokens.saturating_sub(plan.chunks.len()).max(page_tokens);
+        self.plan_prefills(&mut plan, &mut budget);
+        self.admit(&mut plan, &mut budget);
+        if plan.chunks.is_empty() && self.running.is_empty() {
+            self.release_youngest_waiting();
+        }
+        self.count();
+        plan
+    }
+
+    /// Publishes how much there is to do.
+    pub(crate) fn count(&self) {
+        let answers = |sequences: &BTreeMap<_, Sequence>| {
+            sequences.values().map(|sequence| sequence.choices.len().max(1)).sum::<usize>() as i64
+        };
+        let remaining = |sequences: &BTreeMap<_, Sequence>| {
+            sequences.values().map(|sequence| sequence.remaining().saturating_sub(1)).sum::<usize>() as i64
+        };
+        self.metrics.running.set(answers(&self.running));
+        self.metrics.waiting.set(self.waiting.len() as i64);
+        self.metrics.waiting_prefill_tokens.set(remaining(&self.running) + remaining(&self.waiting));
+    }
+
+    fn plan_decodes(&mut self, plan: &mut Plan) {
+        let generating = self.running.values().filter(|sequence| sequence.remaining() == 1);
+        for key in generating.map(|sequence| sequence.key).collect::<Vec<_>>() {
+            self.plan_chunk(plan, key, 1);
+        }
+    }
+
+    fn plan_prefills(&mut self, plan: &mut Plan, budget: &mut usize) {
+        let prompts = self.running.values().filter(|sequence| sequence.remaining() > 1);
+        for key in prompts.map(|sequence| sequence.key).collect::<Vec<_>>() {
+            *budget -= self.plan_chunk(plan, key, *budget);
+        }
+    }
+
+    /// Gives a running sequence up to `budget` tokens. Returns how many it got.
+    fn plan_chunk(&mut self, plan: &mut Plan, key: SequenceKey, budget: usize) -> usize {
+        let page_tokens = self.pool.shape().page_tokens as usize;
+        // It may have been preempted for an older one since the list was made.
+        let Some(sequence) = self.running.get(&key) else { return 0 };
+        let (start, known) = (sequence.computed, sequence.tokens.len());
+        let end = if known - start <= budget { known } else { (start + budget) / page_tokens * page_tokens };
+        if end <= start || !sequence.origin.has_room() {
+            return 0;
+        }
+        let wants_logits = end == known && sequence.wants_draw();
+        if !self.make_writable(plan, key, end) {
+            return 0;
+        }
+        plan.chunks.push(Chunk { key, tokens: start..end, wants_logits });
+        end - start
+    }
+
+    /// Makes pages for a running sequence, preempting younger ones if it must.
+    fn make_writable(&mut self, plan: &mut Plan, key: SequenceKey, end: usize) -> bool {
+        loop {
+            let Some(sequence) = self.running.get_mut(&key) else { return false };
+            if sequence.make_writable(&self.pool, end) {
+                return true;
+            }
+            let held = sequence.pages.len();
+            match self.youngest_holder() {
+                Some(youngest) if youngest != key => self.preempt(plan, youngest),
+                _ if self.holders() > 1 => self.preempt(plan, key),
+                _ if held >= self.pool.config().pages => self.fail_too_large(key),
+                // Handoffs hold the rest; they end without this one's help.
+                _ => return false,
+            }
+        }
+    }
+
+    /// The youngest sequence whose pages would help another one.
+    fn youngest_holder(&self) -> Option<SequenceKey> {
+        let helps = |sequence: &&Sequence| !sequence.origin.is_prefill && !sequence.pages.is_empty();
+        self.running.values().chain(self.waiting.values()).filter(helps).map(|sequence| sequence.key).max()
+    }
+
+    fn holders(&self) -> usize {
+        let holds = |sequence: &&Sequence| !sequence.origin.is_prefill && !sequence.pages.is_empty();
+        self.running.values().chain(self.waiting.values()).filter(holds).count()
+    }
+
+    /// Takes a sequence's pages back; it keeps its tokens and waits in its old place.
+    fn preempt(&mut self, plan: &mut Plan, key: SequenceKey) {
+        plan.chunks.retain(|chunk| chunk.key != key);
+        if let Some(sequence) = self.waiting.get_mut(&key) {
+            sequence.release();
+        } else if let Some(mut sequence) = self.running.remove(&key) {
+            sequence.release();
+            self.waiting.insert(key, sequence);
+        }
+        self.metrics.preemptions.inc();
+    }
+
+    fn fail_too_large(&mut self, key: SequenceKey) {
+        if let Some(sequence) = self.running.remove(&key) {
+            sequence.origin.fail(Failure::new(ErrorCode::Overloaded, "the request needs more kv pages than there are"));
+        }
+    }
+
+    /// Lets waiting sequences in, oldest first. Once one has to wait for pages,
+    /// only those that have theirs already pass it.
+    fn admit(&mut self, plan: &mut Plan, budget: &mut usize) {
+        let (mut is_short, mut is_prefill_full, mut is_decode_full) = (false, false, false);
+        let mut running: usize = self.running.values().map(|sequence| sequence.choices.len().max(1)).sum();
+        let keys: Vec<_> = self.waiting.keys().copied().collect();
+        for key in keys {
+            let Some(sequence) = self.waiting.get(&key) else { continue };
+            let places = sequence.choices.len().max(1);
+            if *budget == 0 || (running > 0 && running + places > self.config.max_sequences) {
+                return;
+            }
+            if !sequence.origin.has_room() {
+                continue;
+            }
+            let has_pages = !sequence.pages.is_empty();
+            let quota = if sequence.origin.is_prefill { &mut is_prefill_full } else { &mut is_decode_full };
+            *quota |= !has_pages && self.exceeds_quota(sequence);
+            if (*quota || is_short) && !has_pages {
+                continue;
+            }
+            let Some(mut sequence) = self.waiting.remove(&key) else { continue };
+            if !self.reserve(&mut sequence) {
+                is_short = true;
+                self.waiting.insert(key, sequence);
+                continue;
+            }
+            if !self.start(&mut sequence) {
+                continue;
+            }
+            running += places;
+            let is_decode = sequence.remaining() == 1;
+            if sequence.remaining() == 0 {
+                self.part(sequence);
+                continue;
+            }
+            self.running.insert(key, sequence);
+            let used = self.plan_chunk(plan, key, *budget);
+            *budget -= if is_decode { 0 } else { used };
+        }
+    }
+
+    fn exceeds_quota(&self, sequence: &Sequence) -> bool {
+        let PageCounts { sending, running, .. } = self.pool.counts();
+        let needed = self.pool.shape().pages_for(sequence.tokens.len()) as u64;
+        let config = self.pool.config();
+        let (used, quota) =
+            if sequence.origin.is_prefill { (sending, config.max_prefill) } else { (running, config.max_decode) };
+        used > 0 && used + needed > quota as u64
+    }
+
+    /// Reserves the pages of all known tokens, and of one more where one
+    /// follows, so that it does not come back at once. All or nothing.
+    fn reserve(&self, sequence: &mut Sequence) -> bool {
+        let is_cold = sequence.pages.is_empty();
+        let queried = if is_cold { sequence.match_prefix(&self.pool) } else { 0 };
+        let known = sequence.tokens.len();
+        let tokens = if sequence.origin.is_prefill { known } else { known + 1 };
+        let pages = self.pool.shape().pages_for(tokens).min(self.pool.config().pages);
+        let Some(more) = self.pool.allocate(pages.saturating_sub(sequence.pages.len())) else {
+            if is_cold {
+                sequence.release();
+            }
+            return false;
+        };
+        sequence.pages.extend(more);
+        if is_cold {
+            self.metrics.prefix_cache_queries.inc_by(queried as u64);
+            self.metrics.prefix_cache_hits.inc_by(sequence.computed as u64);
+        }
+        true
+    }
+
+    /// Tells a sequence's receiver that it has started, once. False when it has nothing to do.
+    fn start(&self, sequence: &mut Sequence) -> bool {
+        if std::mem::replace(&mut sequence.is_started, true) {
+            return true;
+        }
+        let is_prefill = sequence.origin.is_prefill;
+        let hold = |page: &PageRef| page.held_as(Hold::Sending);
+        let pages = if is_prefill { sequence.pages.iter().map(hold).collect() } else { Vec::new() };
+        let cached = sequence.computed;
+        sequence.origin.emit(SequenceEvent::Started { cached_tokens: cached, pages });
+        if is_prefill && cached > 0 {
+            let layers = 0..self.pool.shape().layers;
+            sequence.origin.emit(SequenceEvent::Computed { layers, tokens: 0..cached as u32 });
+        }
+        sequence.end_complete()
+    }
+
+    /// Everything common is there and every choice knows how it goes on.
+    fn part(&mut self, sequence: Sequence) {
+        let mut left = Some(sequence);
+        while let Some(sequence) = left {
+            let (mut one, rest) = sequence.part(self.pool.shape());
+            one.replay();
+            self.running.insert(one.key, one);
+            left = rest;
+        }
+    }
+
+    /// Nothing runs and nothing can start: those that wait with pages may be
+    /// waiting for each other's. A single one waits for handoffs, which end.
+    fn release_youngest_waiting(&mut self) {
+        if self.holders() > 1
+            && let Some(key) = self.youngest_holder()
+        {
+            self.preempt(&mut Plan::default(), key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

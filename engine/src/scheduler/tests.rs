@@ -1,0 +1,141 @@
+use baton_protocol::{KvDtype, KvShape, RequestId, Sampling, Stop};
+
+use super::*;
+use crate::{
+    ChoiceSpec, Goal, SequenceEvents, SequenceSpec, StartFrom,
+    kv::PoolConfig,
+    sequence::{Origin, events},
+};
+
+const PAGE: usize = 4;
+
+struct Fixture {
+    scheduler: Scheduler,
+    pool: Arc<KvPool>,
+    arrivals: u64,
+    readers: Vec<SequenceEvents>,
+}
+
+fn fixture(pages: usize, max_batch_tokens: usize) -> Fixture {
+    let shape = KvShape { layers: 1, kv_heads: 1, head_dim: 1, dtype: KvDtype::F32, page_tokens: PAGE as u32 };
+    let config = PoolConfig { pages, max_promised: pages, max_prefill: pages / 2, max_decode: pages };
+    let pool = KvPool::new(shape, config);
+    let config = SchedulerConfig { max_batch_tokens, max_sequences: 4, ..SchedulerConfig::default() };
+    let scheduler = Scheduler::new(config, Arc::clone(&pool), EngineMetrics::new(&pool));
+    Fixture { scheduler, pool, arrivals: 0, readers: Vec::new() }
+}
+
+impl Fixture {
+    fn push(&mut self, tokens: usize, goal: Goal) -> u64 {
+        self.arrivals += 1;
+        let tokens: Vec<u32> = (0..tokens as u32).map(|token| token + 1000 * self.arrivals as u32).collect();
+        let spec = SequenceSpec {
+            request: RequestId(0),
+            tenant: String::new(),
+            prompt_tokens: tokens.len(),
+            tokens: tokens.into(),
+            sampling: Sampling::greedy(),
+            stop: Stop { max_tokens: 100, min_tokens: 0, ignore_eos: true, token_ids: Vec::new() },
+            logprobs: false,
+            top_logprobs: 0,
+            goal,
+            start: StartFrom::Cold,
+            deadline: None,
+        };
+        let (outbox, reader) = events::channel(16, 0);
+        self.readers.push(reader);
+        let origin = Arc::new(Origin::new(&spec, 1000, outbox));
+        self.scheduler.push(Sequence::new(self.arrivals, spec, origin));
+        self.arrivals
+    }
+
+    fn answer(&mut self, tokens: usize) -> u64 {
+        self.push(tokens, Goal::Generate { choices: vec![ChoiceSpec { choice: 0, generated: Vec::new() }] })
+    }
+
+    fn prompt(&mut self, tokens: usize) -> u64 {
+        self.push(tokens, Goal::Prefill { sample: vec![0] })
+    }
+
+    /// Plans a step and books it as computed; every ended sequence draws a token.
+    fn step(&mut self) -> Vec<(u64, Range<usize>)> {
+        let plan = self.scheduler.plan();
+        let mut planned = Vec::new();
+        for chunk in plan.chunks {
+            let mut sequence = self.scheduler.take(chunk.key).unwrap();
+            sequence.computed_to(chunk.tokens.end, &self.pool);
+            assert_eq!(chunk.wants_logits, sequence.remaining() == 0);
+            if chunk.wants_logits {
+                sequence.tokens.push(7);
+            }
+            self.scheduler.run(sequence);
+            planned.push((chunk.key.0, chunk.tokens));
+        }
+        self.readers.iter_mut().for_each(|reader| while reader.try_recv().is_ok() {});
+        planned
+    }
+}
+
+#[test]
+fn chunks_end_with_a_page_and_share_the_budget() {
+    let mut f = fixture(100, 10);
+    let (a, b) = (f.answer(9), f.answer(7));
+    assert_eq!(f.step(), [(a, 0..9)]);
+    assert_eq!(f.step(), [(a, 9..10), (b, 0..7)]);
+    let c = f.answer(30);
+    assert_eq!(f.step(), [(a, 10..11), (b, 7..8), (c, 0..8)]);
+    assert_eq!(f.step(), [(a, 11..12), (b, 8..9), (c, 8..16)]);
+}
+
+#[test]
+fn a_prompt_gets_a_page_however_many_generate() {
+    let mut f = fixture(100, 2);
+    let (a, b) = (f.answer(3), f.answer(3));
+    assert_eq!(f.step(), [(a, 0..3)]);
+    assert_eq!(f.step(), [(a, 3..4), (b, 0..3)]);
+    let c = f.answer(9);
+    assert_eq!(f.step(), [(a, 4..5), (b, 3..4), (c, 0..4)]);
+}
+
+#[test]
+fn places_are_given_in_order_of_arrival() {
+    let mut f = fixture(100, 100);
+    let keys: Vec<u64> = (0..6).map(|_| f.answer(3)).collect();
+    let started: Vec<u64> = f.step().into_iter().map(|(key, _)| key).collect();
+    assert_eq!(started, keys[..4]);
+}
+
+#[test]
+fn who_waits_for_pages_is_not_overtaken() {
+    let mut f = fixture(6, 100);
+    let (a, _big, _small) = (f.answer(11), f.answer(15), f.answer(3));
+    assert_eq!(f.step(), [(a, 0..11)]);
+    assert_eq!(f.step(), [(a, 11..12)]);
+    assert_eq!(f.pool.counts().running, 3);
+}
+
+#[test]
+fn the_youngest_is_preempted_and_keeps_its_tokens() {
+    let mut f = fixture(4, 100);
+    let (a, b) = (f.answer(6), f.answer(6));
+    assert_eq!(f.step(), [(a, 0..6), (b, 0..6)]);
+    assert_eq!(f.step(), [(a, 6..7), (b, 6..7)]);
+    assert_eq!(f.step(), [(a, 7..8), (b, 7..8)]);
+    // Both need a third page now, and there are four.
+    assert_eq!(f.step(), [(a, 8..9)]);
+    assert_eq!(f.scheduler.metrics.preemptions.get(), 1);
+    assert_eq!(f.scheduler.waiting[&(b, 0)].tokens.len(), 9);
+    f.scheduler.take((a, 0));
+    // Its first page is cached still; the second had to go to the other one.
+    assert_eq!(f.step(), [(b, 4..9)]);
+}
+
+#[test]
+fn prompts_for_others_keep_to_their_quota() {
+    let mut f = fixture(8, 100);
+    let (first, _second, answer) = (f.prompt(12), f.prompt(12), f.answer(3));
+    let plan = f.scheduler.plan();
+    let planned: Vec<u64> = plan.chunks.iter().map(|chunk| chunk.key.0).collect();
+    assert_eq!(planned, [first, answer]);
+    assert_eq!(f.pool.counts().sending, 3);
+}

@@ -1,0 +1,141 @@
+//! What a user can set for the HTTP room.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
+
+use serde::Deserialize;
+
+/// Settings of the OpenAI API, section `[frontend]`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Where the API listens. Loopback only, as long as there are no keys.
+    pub listen: SocketAddr,
+    /// Connections served at once; more wait in the listener's queue.
+    pub max_connections: usize,
+    /// Largest body of a call.
+    pub max_body_bytes: usize,
+    /// Largest head (request line and headers) of a call.
+    pub max_header_bytes: usize,
+    /// Most headers of a call.
+    pub max_headers: usize,
+    /// Time for a head to arrive; also how long an idle connection is kept.
+    pub header_timeout_ms: u64,
+    /// Time for a body to arrive.
+    pub body_timeout_ms: u64,
+    /// How long a client may read nothing of an answer that is there.
+    pub write_timeout_ms: u64,
+    /// Time for a whole answer.
+    pub request_timeout_ms: u64,
+    /// How long running answers may take to end after shutdown was asked for.
+    pub grace_ms: u64,
+    /// Largest `n`.
+    pub max_choices: u32,
+    /// Most prompts of one completions call.
+    pub max_prompts: usize,
+    /// Threads that render templates and tokenize.
+    pub text_threads: usize,
+    /// Calls that may wait for one of those threads; more are refused.
+    pub text_queue: usize,
+}
+
+/// A setting that cannot work.
+#[derive(Debug, thiserror::Error)]
+#[error("frontend.{setting} must be {expected}")]
+pub struct ConfigError {
+    /// Its name.
+    pub setting: &'static str,
+    /// What would do.
+    pub expected: &'static str,
+}
+
+/// Prompt bytes per token of context: a longer text cannot fit, so it is not tokenized at all.
+pub const PROMPT_BYTES_PER_TOKEN: usize = 16;
+
+// === impl Config ===
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8000)),
+            max_connections: 4096,
+            max_body_bytes: 4 << 20,
+            max_header_bytes: 16 << 10,
+            max_headers: 64,
+            header_timeout_ms: 60_000,
+            body_timeout_ms: 10_000,
+            write_timeout_ms: 60_000,
+            request_timeout_ms: 600_000,
+            grace_ms: 30_000,
+            max_choices: 8,
+            max_prompts: 32,
+            text_threads: 2,
+            text_queue: 256,
+        }
+    }
+}
+
+impl Config {
+    /// Whether every setting can work.
+    ///
+    /// # Errors
+    /// The first one that cannot.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let positive = [
+            ("max_connections", self.max_connections as u64),
+            ("max_body_bytes", self.max_body_bytes as u64),
+            ("max_headers", self.max_headers as u64),
+            ("header_timeout_ms", self.header_timeout_ms),
+            ("body_timeout_ms", self.body_timeout_ms),
+            ("write_timeout_ms", self.write_timeout_ms),
+            ("request_timeout_ms", self.request_timeout_ms),
+            ("max_choices", u64::from(self.max_choices)),
+            ("max_prompts", self.max_prompts as u64),
+            ("text_threads", self.text_threads as u64),
+        ];
+        if let Some((setting, _)) = positive.into_iter().find(|(_, value)| *value == 0) {
+            return Err(ConfigError { setting, expected: "positive" });
+        }
+        if self.max_header_bytes < 8192 {
+            return Err(ConfigError { setting: "max_header_bytes", expected: "at least 8192" });
+        }
+        if self.max_choices > 128 {
+            return Err(ConfigError { setting: "max_choices", expected: "at most 128" });
+        }
+        Ok(())
+    }
+
+    pub(crate) fn body_timeout(&self) -> Duration {
+        Duration::from_millis(self.body_timeout_ms)
+    }
+
+    pub(crate) fn header_timeout(&self) -> Duration {
+        Duration::from_millis(self.header_timeout_ms)
+    }
+
+    pub(crate) fn write_timeout(&self) -> Duration {
+        Duration::from_millis(self.write_timeout_ms)
+    }
+
+    pub(crate) fn request_timeout(&self) -> Duration {
+        Duration::from_millis(self.request_timeout_ms)
+    }
+
+    pub(crate) fn grace(&self) -> Duration {
+        Duration::from_millis(self.grace_ms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_valid_and_zeroes_are_not() {
+        Config::default().validate().unwrap();
+        let broken = Config { body_timeout_ms: 0, ..Config::default() };
+        assert_eq!(broken.validate().unwrap_err().to_string(), "frontend.body_timeout_ms must be positive");
+    }
+}

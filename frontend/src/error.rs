@@ -1,0 +1,228 @@
+//! Every way to refuse or fail a call, mapped once to HTTP in OpenAI's form.
+
+use std::time::Duration;
+
+use axum::{
+    Json,
+    http::{HeaderValue, StatusCode, header::RETRY_AFTER},
+    response::{IntoResponse, Response},
+};
+use baton_protocol::{ErrorCode, Failure};
+use serde::Serialize;
+
+/// Why a call is not answered. Messages hold no path, address or secret.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ApiError {
+    /// The body is not what we call JSON.
+    #[error("invalid JSON body: {message}")]
+    Json {
+        /// What is wrong and where.
+        message: String,
+    },
+    /// A required parameter is not there.
+    #[error("missing required parameter `{param}`")]
+    Missing {
+        /// Its name.
+        param: String,
+    },
+    /// A parameter is of the wrong type or out of range.
+    #[error("invalid `{param}`: {message}")]
+    Invalid {
+        /// Its name.
+        param: String,
+        /// What would do.
+        message: String,
+    },
+    /// A parameter, or this value of it, is not supported (or does not exist).
+    #[error("unsupported parameter `{param}`")]
+    Unsupported {
+        /// Its name.
+        param: String,
+    },
+    /// Prompt and answer together are longer than the model's context.
+    #[error("{asked} exceed the model's context of {context_tokens} tokens")]
+    ContextLength {
+        /// Parameter that holds the text, or the limit.
+        param: String,
+        /// What was asked for, with numbers.
+        asked: String,
+        /// The model's limit.
+        context_tokens: u32,
+    },
+    /// No node serves this model.
+    #[error("model `{model}` does not exist")]
+    UnknownModel {
+        /// Its name.
+        model: String,
+    },
+    /// No such route.
+    #[error("no such route")]
+    NoRoute,
+    /// The route exists, not with this method.
+    #[error("method not allowed")]
+    Method,
+    /// The body did not arrive in time.
+    #[error("the body did not arrive within {} ms", limit.as_millis())]
+    BodyTimeout {
+        /// Time it had.
+        limit: Duration,
+    },
+    /// The body is too large.
+    #[error("the body is larger than {limit} bytes")]
+    BodySize {
+        /// Bytes it may have.
+        limit: usize,
+    },
+    /// The body broke off.
+    #[error("the body could not be read to its end")]
+    BodyBroken,
+    /// The body is not declared as plain JSON.
+    #[error("the body must be application/json without content encoding")]
+    MediaType,
+    /// What the cluster said.
+    #[error("{0}")]
+    Failed(#[from] Failure),
+}
+
+/// `{"error": …}`, as OpenAI writes it.
+#[derive(Serialize)]
+pub struct ErrorBody<'a> {
+    error: ErrorWords<'a>,
+}
+
+#[derive(Serialize)]
+struct ErrorWords<'a> {
+    message: String,
+    r#type: &'static str,
+    param: Option<&'a str>,
+    code: &'static str,
+}
+
+/// What to say when a failure asks for patience without saying how much.
+const RETRY: Duration = Duration::from_secs(1);
+
+// === impl ApiError ===
+
+impl ApiError {
+    pub(crate) fn invalid(param: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::Invalid { param: param.into(), message: message.into() }
+    }
+
+    pub(crate) fn internal(message: impl Into<String>) -> Self {
+        Self::Failed(Failure::new(ErrorCode::Internal, message))
+    }
+
+    /// HTTP status.
+    pub(crate) fn status(&self) -> StatusCode {
+        match self {
+            Self::Json { .. }
+            | Self::Missing { .. }
+            | Self::Invalid { .. }
+            | Self::Unsupported { .. }
+            | Self::ContextLength { .. }
+            | Self::BodyBroken => StatusCode::BAD_REQUEST,
+            Self::UnknownModel { .. } | Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::Method => StatusCode::METHOD_NOT_ALLOWED,
+            Self::BodyTimeout { .. } => StatusCode::REQUEST_TIMEOUT,
+            Self::BodySize { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::MediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::Failed(failure) => failure_status(failure.code),
+        }
+    }
+
+    /// The body that explains it.
+    pub(crate) fn body(&self) -> ErrorBody<'_> {
+        let kind = match self.status().as_u16() {
+            429 => "rate_limit_error",
+            503 => "service_unavailable_error",
+            504 => "timeout_error",
+            500.. => "server_error",
+            _ => "invalid_request_error",
+        };
+        let (param, code) = self.param_and_code();
+        ErrorBody { error: ErrorWords { message: self.to_string(), r#type: kind, param, code } }
+    }
+
+    fn param_and_code(&self) -> (Option<&str>, &'static str) {
+        match self {
+            Self::Json { .. } => (None, "invalid_json"),
+            Self::Missing { param } => (Some(param), "missing_parameter"),
+            Self::Invalid { param, .. } => (Some(param), "invalid_value"),
+            Self::Unsupported { param } => (Some(param), "unsupported_parameter"),
+            Self::ContextLength { param, .. } => (Some(param), "context_length_exceeded"),
+            Self::UnknownModel { .. } => (Some("model"), "model_not_found"),
+            Self::NoRoute => (None, "not_found"),
+            Self::Method => (None, "method_not_allowed"),
+            Self::BodyTimeout { .. } => (None, "body_timeout"),
+            Self::BodySize { .. } => (None, "body_too_large"),
+            Self::BodyBroken => (None, "body_incomplete"),
+            Self::MediaType => (None, "unsupported_media_type"),
+            Self::Failed(failure) if failure.code == ErrorCode::UnknownModel => {
+                (Some("model"), "model_not_found")
+            }
+            Self::Failed(failure) => (None, failure.code.as_str()),
+        }
+    }
+
+    fn retry_after(&self) -> Option<Duration> {
+        let Self::Failed(failure) = self else { return None };
+        let wait = if failure.code.is_retryable() { Some(RETRY) } else { None };
+        failure.retry_after.or(wait)
+    }
+}
+
+/// 499 is nginx's word for a client that left; nobody reads it but logs.
+fn failure_status(code: ErrorCode) -> StatusCode {
+    match code {
+        ErrorCode::InvalidRequest => StatusCode::BAD_REQUEST,
+        ErrorCode::UnknownModel => StatusCode::NOT_FOUND,
+        ErrorCode::Overloaded => StatusCode::TOO_MANY_REQUESTS,
+        ErrorCode::Unavailable | ErrorCode::Moved | ErrorCode::PeerLost => StatusCode::SERVICE_UNAVAILABLE,
+        ErrorCode::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
+        ErrorCode::Cancelled => StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
+        ErrorCode::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = (self.status(), Json(self.body())).into_response();
+        if let Some(wait) = self.retry_after() {
+            // Whole seconds, rounded up, so that nobody comes back too early.
+            let seconds = wait.as_millis().div_ceil(1000).max(1);
+            if let Ok(value) = HeaderValue::from_str(&seconds.to_string()) {
+                response.headers_mut().insert(RETRY_AFTER, value);
+            }
+        }
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_failure_has_a_status_of_its_kind() {
+        for code in ErrorCode::ALL {
+            let status = failure_status(code);
+            let is_callers = matches!(
+                code,
+                ErrorCode::InvalidRequest
+                    | ErrorCode::UnknownModel
+                    | ErrorCode::Overloaded
+                    | ErrorCode::Cancelled
+            );
+            assert_eq!(status.is_client_error(), is_callers, "{code}");
+        }
+    }
+
+    #[test]
+    fn waiting_times_are_rounded_up() {
+        let retry_after = Some(Duration::from_millis(1001));
+        let failure = Failure { code: ErrorCode::Overloaded, message: "full".into(), retry_after };
+        let response = ApiError::from(failure).into_response();
+        assert_eq!(response.status(), 429);
+        assert_eq!(response.headers()[RETRY_AFTER], "2");
+    }
+}

@@ -1,0 +1,315 @@
+//! Events of one or more answers, merged and turned into text.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    future::poll_fn,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use baton_model::ModelText;
+use baton_protocol::{Bill, ErrorCode, Event, Failure, FinishReason, Request, Token};
+use futures::future::join_all;
+use tokio::time::Instant;
+
+use crate::{
+    Answer,
+    choice_text::ChoiceText,
+    metrics::Tally,
+    stop_strings::{Released, StopStrings},
+};
+
+/// The answers of one call. Dropping it cancels what is not finished.
+pub struct Generation {
+    /// One a prompt.
+    answers: Vec<PromptAnswer>,
+    /// Whose turn it is to be asked first.
+    turn: usize,
+    pending: VecDeque<Delta>,
+    deadline: Instant,
+    text: Arc<ModelText>,
+    tally: Arc<Tally>,
+}
+
+/// A step of one choice. Choices count through all prompts of a call: choice
+/// `c` of prompt `p` is `p * n + c`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Delta {
+    pub index: u32,
+    /// Text that became certain; may be empty.
+    pub text: String,
+    /// The token behind it, if log-probabilities were asked for.
+    pub token: Option<TokenWords>,
+    /// Set on the last step of the choice, which has no token.
+    pub finish: Option<FinishReason>,
+}
+
+/// A token with its log-probability, as bytes of text.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TokenWords {
+    pub bytes: Vec<u8>,
+    pub logprob: f32,
+    pub top: Vec<(Vec<u8>, f32)>,
+}
+
+/// What a call used.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Used {
+    pub prompt_tokens: u32,
+    pub completion_tokens: u32,
+    pub cached_tokens: u32,
+    /// Known for calls with one prompt.
+    pub bill: Option<Bill>,
+}
+
+struct PromptAnswer {
+    /// None once it ended.
+    events: Option<Box<dyn Answer>>,
+    choices: Vec<Choice>,
+    prompt_tokens: u32,
+    cached_tokens: u32,
+    bill: Option<Bill>,
+}
+
+struct Choice {
+    text: ChoiceText,
+    tokens: u32,
+    finished: bool,
+}
+
+/// The cluster keeps the deadline; this much later (for short ones, a quarter of it) we stop believing in it.
+const DEADLINE_SLACK: Duration = Duration::from_secs(5);
+
+/// How long the end of answers is waited for when nobody needs their tokens any more.
+const END_WAIT: Duration = Duration::from_secs(1);
+
+// === impl Generation ===
+
+impl Generation {
+    /// Follows `answers`, one for each of `prompts`.
+    pub fn new(
+        answers: Vec<Box<dyn Answer>>,
+        prompts: &[PromptTerms],
+        stops: &[String],
+        text: Arc<ModelText>,
+        tally: Arc<Tally>,
+    ) -> Self {
+        let stops = StopStrings::new(stops);
+        let follow = |(events, terms): (Box<dyn Answer>, &PromptTerms)| {
+            let choice = |_| Choice {
+                text: ChoiceText::new(text.detokenizer(), stops.clone(), Arc::clone(&terms.silent)),
+                tokens: 0,
+                finished: false,
+            };
+            PromptAnswer {
+                events: Some(events),
+                choices: (0..terms.choices).map(choice).collect(),
+                prompt_tokens: terms.prompt_tokens,
+                cached_tokens: 0,
+                bill: None,
+            }
+        };
+        let answers = answers.into_iter().zip(prompts).map(follow).collect();
+        let deadline = prompts.iter().map(|terms| terms.deadline).max().unwrap_or_default();
+        let deadline = Instant::now() + deadline + DEADLINE_SLACK.min(deadline / 4);
+        Self { answers, turn: 0, pending: VecDeque::new(), deadline, text, tally }
+    }
+
+    /// Waits for the first step, and keeps it for [`next`](Self::next).
+    ///
+    /// # Errors
+    /// When there is none: the call failed before anything was generated.
+    pub async fn begin(&mut self) -> Result<(), Failure> {
+        let first = self.next().await?;
+        if let Some(delta) = first {
+            self.pending.push_front(delta);
+        }
+        Ok(())
+    }
+
+    /// The next step; none when every choice has finished.
+    ///
+    /// # Errors
+    /// When an answer fails or the time is over. Nothing follows.
+    pub async fn next(&mut self) -> Result<Option<Delta>, Failure> {
+        loop {
+            if let Some(delta) = self.pending.pop_front() {
+                return Ok(Some(delta));
+            }
+            if self.answers.iter().all(PromptAnswer::is_finished) {
+                return Ok(None);
+            }
+            let deadline = self.deadline;
+            let (prompt, event) = tokio::time::timeout_at(deadline, poll_fn(|cx| self.poll(cx)))
+                .await
+                .map_err(|_| Failure::new(ErrorCode::DeadlineExceeded, "the answer took too long"))?;
+            self.take(prompt, event)?;
+        }
+    }
+
+    /// What was used, once all choices have finished. Reads the answers to
+    /// their end: for those that stop strings have ended, that takes a moment.
+    pub async fn settle(&mut self) -> Used {
+        let ends = self.answers.iter_mut().map(PromptAnswer::read_to_end);
+        // In time or not: then the bill is missing.
+        let _ = tokio::time::timeout(END_WAIT, join_all(ends)).await;
+        let sum = |part: fn(&PromptAnswer) -> u32| self.answers.iter().map(part).sum();
+        Used {
+            prompt_tokens: sum(|answer| answer.prompt_tokens),
+            completion_tokens: sum(|answer| answer.choices.iter().map(|choice| choice.tokens).sum()),
+            cached_tokens: sum(|answer| answer.cached_tokens),
+            bill: match self.answers.as_slice() {
+                [answer] => answer.bill.clone(),
+                _ => None,
+            },
+        }
+    }
+
+    /// An event of any answer that has one.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<(usize, Option<Event>)> {
+        let prompts = self.answers.len();
+        for prompt in (0..prompts).map(|offset| (self.turn + offset) % prompts) {
+            let Some(events) = &mut self.answers[prompt].events else { continue };
+            if let Poll::Ready(event) = events.poll_event(cx) {
+                self.turn = prompt + 1;
+                return Poll::Ready((prompt, event));
+            }
+        }
+        Poll::Pending
+    }
+
+    fn take(&mut self, prompt: usize, event: Option<Event>) -> Result<(), Failure> {
+        let answer = &mut self.answers[prompt];
+        match event {
+            Some(Event::Token(token)) => {
+                self.tally.saw_token();
+                self.token(prompt, &token)
+            }
+            Some(Event::Finished { choice, reason }) => self.finished(prompt, choice, reason),
+            Some(Event::Failed(failure)) => Err(failure),
+            Some(event) => {
+                answer.note(event);
+                Ok(())
+            }
+            None if answer.is_finished() => {
+                answer.events = None;
+                Ok(())
+            }
+            None => Err(Failure::new(ErrorCode::Internal, "the answer broke off")),
+        }
+    }
+
+    fn token(&mut self, prompt: usize, token: &Token) -> Result<(), Failure> {
+        let index = self.index(prompt, token.choice);
+        let answer = &mut self.answers[prompt];
+        let choice = answer.choice(token.choice)?;
+        if choice.finished {
+            return Ok(());
+        }
+        choice.tokens += 1;
+        let Released { text, stopped } = choice.text.push(token.id);
+        choice.finished = stopped;
+        if let (true, Some(events)) = (stopped, &mut answer.events) {
+            events.stop_choice(token.choice);
+        }
+        let words = token.logprob.map(|logprob| TokenWords {
+            bytes: self.text.token_bytes(token.id),
+            logprob,
+            top: token.top.iter().map(|top| (self.text.token_bytes(top.id), top.logprob)).collect(),
+        });
+        self.pending.push_back(Delta { index, text, token: words, finish: None });
+        if stopped {
+            self.pending.push_back(Delta { index, finish: Some(FinishReason::Stop), ..Delta::default() });
+        }
+        Ok(())
+    }
+
+    fn finished(&mut self, prompt: usize, choice: u32, reason: FinishReason) -> Result<(), Failure> {
+        let index = self.index(prompt, choice);
+        let choice = self.answers[prompt].choice(choice)?;
+        if choice.finished {
+            return Ok(());
+        }
+        choice.finished = true;
+        let Released { text, stopped } = choice.text.finish();
+        let finish = if stopped { FinishReason::Stop } else { reason };
+        self.pending.push_back(Delta { index, text, token: None, finish: Some(finish) });
+        Ok(())
+    }
+
+    fn index(&self, prompt: usize, choice: u32) -> u32 {
+        // Every prompt of a call has the same number of choices.
+        (prompt * self.answers[prompt].choices.len()) as u32 + choice
+    }
+}
+
+// === impl TokenWords ===
+
+impl TokenWords {
+    /// Characters of its text, each broken one counted as one.
+    pub fn chars(&self) -> usize {
+        String::from_utf8_lossy(&self.bytes).chars().count()
+    }
+}
+
+// === impl PromptAnswer ===
+
+impl PromptAnswer {
+    fn is_finished(&self) -> bool {
+        self.choices.iter().all(|choice| choice.finished)
+    }
+
+    fn choice(&mut self, choice: u32) -> Result<&mut Choice, Failure> {
+        self.choices
+            .get_mut(choice as usize)
+            .ok_or_else(|| Failure::new(ErrorCode::Internal, "the answer has a choice that nobody asked for"))
+    }
+
+    fn note(&mut self, event: Event) {
+        match event {
+            Event::Accepted { cached_tokens } => self.cached_tokens = cached_tokens,
+            Event::Bill(bill) => {
+                self.cached_tokens = bill.cached_tokens;
+                self.bill = Some(bill);
+            }
+            Event::Token(_) | Event::Finished { .. } | Event::Failed(_) => {}
+        }
+    }
+
+    async fn read_to_end(&mut self) {
+        while let Some(events) = &mut self.events {
+            match poll_fn(|cx| events.poll_event(cx)).await {
+                Some(event) => self.note(event),
+                None => self.events = None,
+            }
+        }
+    }
+}
+
+/// What a generation keeps of a request.
+#[derive(Clone, Debug)]
+pub struct PromptTerms {
+    prompt_tokens: u32,
+    choices: u32,
+    deadline: Duration,
+    silent: Arc<HashSet<u32>>,
+}
+
+// === impl PromptTerms ===
+
+impl PromptTerms {
+    /// Of a request to a model with these end-of-sequence tokens.
+    pub fn of(request: &Request, eos_tokens: &[u32]) -> Self {
+        let mut silent: HashSet<u32> = request.stop.token_ids.iter().copied().collect();
+        if !request.stop.ignore_eos {
+            silent.extend(eos_tokens);
+        }
+        Self {
+            prompt_tokens: request.tokens.len() as u32,
+            choices: request.choices,
+            deadline: request.deadline,
+            silent: Arc::new(silent),
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! What HTTP saw, for `/metrics`.
+
+use std::{
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, AtomicU16, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::{Registry, Unit},
+};
+
+/// Which route a call took: the label's whole range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// `/v1/chat/completions`
+    Chat,
+    /// `/v1/completions`
+    Completions,
+    /// `/v1/models` and one model
+    Models,
+    /// `/health` and `/ready`
+    Health,
+    /// `/metrics`
+    Metrics,
+    /// Anything else
+    Other,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CallLabels {
+    route: &'static str,
+    /// The answer's status; 499 when the client left before its end.
+    status: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RouteLabel {
+    route: &'static str,
+}
+
+/// Counters and histograms of the HTTP room. Clones share them.
+#[derive(Clone)]
+pub struct HttpMetrics {
+    calls: Family<CallLabels, Counter>,
+    running: Gauge,
+    first_token: Family<RouteLabel, Histogram>,
+    duration: Family<RouteLabel, Histogram>,
+    broken_streams: Counter,
+}
+
+/// One call, from its head to the last byte of its answer. Counted when dropped.
+pub struct Tally {
+    route: Route,
+    started: Instant,
+    status: AtomicU16,
+    /// Whether the answer outlives the handler.
+    streaming: AtomicBool,
+    first_token: OnceLock<Duration>,
+    metrics: HttpMetrics,
+}
+
+/// What is counted when nobody was left to hear the answer.
+const CLIENT_CLOSED: u16 = 499;
+
+// === impl Route ===
+
+impl Route {
+    /// The route of a path.
+    pub(crate) fn of(path: &str) -> Self {
+        match path {
+            "/v1/chat/completions" => Self::Chat,
+            "/v1/completions" => Self::Completions,
+            "/health" | "/ready" => Self::Health,
+            "/metrics" => Self::Metrics,
+            _ if path == "/v1/models" || path.starts_with("/v1/models/") => Self::Models,
+            _ => Self::Other,
+        }
+    }
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Chat => "chat",
+            Self::Completions => "completions",
+            Self::Models => "models",
+            Self::Health => "health",
+            Self::Metrics => "metrics",
+            Self::Other => "other",
+        }
+    }
+}
+
+// === impl HttpMetrics ===
+
+impl HttpMetrics {
+    /// Makes the metrics and adds them to `registry`.
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            calls: Family::default(),
+            running: Gauge::default(),
+            first_token: Family::new_with_constructor(seconds),
+            duration: Family::new_with_constructor(seconds),
+            broken_streams: Counter::default(),
+        };
+        let http = registry.sub_registry_with_prefix("baton_http");
+        http.register("requests", "calls by route and status", metrics.calls.clone());
+        http.register("requests_running", "calls not yet answered to the end", metrics.running.clone());
+        http.register_with_unit(
+            "time_to_first_token",
+            "from a call's head to its first token",
+            Unit::Seconds,
+            metrics.first_token.clone(),
+        );
+        http.register_with_unit(
+            "request_duration",
+            "from a call's head to the end of its answer",
+            Unit::Seconds,
+            metrics.duration.clone(),
+        );
+        http.register("broken_streams", "streams that ended with an error", metrics.broken_streams.clone());
+        metrics
+    }
+
+    pub(crate) fn start(&self, route: Route) -> Tally {
+        self.running.inc();
+        Tally {
+            route,
+            started: Instant::now(),
+            status: AtomicU16::new(CLIENT_CLOSED),
+            streaming: AtomicBool::new(false),
+            first_token: OnceLock::new(),
+            metrics: self.clone(),
+        }
+    }
+}
+
+/// Buckets from 1 ms to 2 minutes.
+fn seconds() -> Histogram {
+    Histogram::new([
+        0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0,
+    ])
+}
+
+// === impl Tally ===
+
+impl Tally {
+    /// The whole answer is there, with this status.
+    pub(crate) fn answered(&self, status: u16) {
+        if !self.streaming.load(Ordering::Relaxed) {
+            self.status.store(status, Ordering::Relaxed);
+        }
+    }
+
+    /// The answer goes on after the handler returned.
+    pub(crate) fn streams(&self) {
+        self.streaming.store(true, Ordering::Relaxed);
+    }
+
+    /// The stream reached its end.
+    pub(crate) fn stream_ended(&self, broken: bool) {
+        self.status.store(200, Ordering::Relaxed);
+        if broken {
+            self.metrics.broken_streams.inc();
+        }
+    }
+
+    /// The first token of any choice is there.
+    pub(crate) fn saw_token(&self) {
+        self.first_token.get_or_init(|| self.started.elapsed());
+    }
+}
+
+impl Drop for Tally {
+    fn drop(&mut self) {
+        let (route, status) = (self.route.as_str(), self.status.load(Ordering::Relaxed));
+        self.metrics.running.dec();
+        self.metrics.calls.get_or_create(&CallLabels { route, status }).inc();
+        self.metrics
+            .duration
+            .get_or_create(&RouteLabel { route })
+            .observe(self.started.elapsed().as_secs_f64());
+        if let Some(first_token) = self.first_token.get() {
+            self.metrics.first_token.get_or_create(&RouteLabel { route }).observe(first_token.as_secs_f64());
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! Log-probabilities, in the two shapes OpenAI has for them.
+
+use std::borrow::Cow;
+
+use serde::{
+    Serialize, Serializer,
+    ser::{SerializeMap, SerializeSeq},
+};
+
+use crate::generation::TokenWords;
+
+/// JSON has no infinity; this is what stands for impossible, as in OpenAI's answers.
+const IMPOSSIBLE: f32 = -9999.0;
+
+/// `choices[].logprobs` of a chat answer: `{"content": [...], "refusal": null}`.
+pub struct ChatLogprobs<'a>(pub &'a [TokenWords]);
+
+/// `choices[].logprobs` of a completions answer: parallel arrays.
+pub struct CompletionLogprobs<'a> {
+    pub tokens: &'a [TokenWords],
+    /// Characters of the choice's text before the first of them.
+    pub offset: usize,
+}
+
+#[derive(Serialize)]
+struct ChatToken<'a> {
+    token: Cow<'a, str>,
+    logprob: f32,
+    bytes: &'a [u8],
+    top_logprobs: Vec<ChatTop<'a>>,
+}
+
+#[derive(Serialize)]
+struct ChatTop<'a> {
+    token: Cow<'a, str>,
+    logprob: f32,
+    bytes: &'a [u8],
+}
+
+/// Each item made while it is written.
+struct Items<F>(F);
+
+fn finite(logprob: f32) -> f32 {
+    logprob.max(IMPOSSIBLE)
+}
+
+impl Serialize for ChatLogprobs<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let tokens = self.0.iter().map(|token| ChatToken {
+            token: String::from_utf8_lossy(&token.bytes),
+            logprob: finite(token.logprob),
+            bytes: &token.bytes,
+            top_logprobs: token.top.iter().map(|(bytes, logprob)| chat_top(bytes, *logprob)).collect(),
+        });
+        let mut object = serializer.serialize_map(Some(2))?;
+        object.serialize_entry("content", &Items(|| tokens.clone()))?;
+        object.serialize_entry("refusal", &())?;
+        object.end()
+    }
+}
+
+fn chat_top(bytes: &[u8], logprob: f32) -> ChatTop<'_> {
+    ChatTop { token: String::from_utf8_lossy(bytes), logprob: finite(logprob), bytes }
+}
+
+impl Serialize for CompletionLogprobs<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let texts: Vec<_> = self.tokens.iter().map(|token| String::from_utf8_lossy(&token.bytes)).collect();
+        let offsets = texts.iter().scan(self.offset, |next, text| {
+            let offset = *next;
+            *next += text.chars().count();
+            Some(offset)
+        });
+        let mut object = serializer.serialize_map(Some(4))?;
+        object.serialize_entry("tokens", &texts)?;
+        object.serialize_entry(
+            "token_logprobs",
+            &Items(|| self.tokens.iter().map(|token| finite(token.logprob))),
+        )?;
+        object
+            .serialize_entry("top_logprobs", &Items(|| self.tokens.iter().map(|token| TopMap(&token.top))))?;
+        object.serialize_entry("text_offset", &Items(|| offsets.clone()))?;
+        object.end()
+    }
+}
+
+/// `{"text": logprob, …}`. Of alternatives with equal text the likelier one counts.
+struct TopMap<'a>(&'a [(Vec<u8>, f32)]);
+
+impl Serialize for TopMap<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut object = serializer.serialize_map(None)?;
+        for (i, (bytes, logprob)) in self.0.iter().enumerate() {
+            let text = String::from_utf8_lossy(bytes);
+            if self.0[..i].iter().all(|(other, _)| String::from_utf8_lossy(other) != text) {
+                object.serialize_entry(&text, &finite(*logprob))?;
+            }
+        }
+        object.end()
+    }
+}
+
+impl<F, I> Serialize for Items<F>
+where
+    F: Fn() -> I,
+    I: Iterator,
+    I::Item: Serialize,
+{
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut array = serializer.serialize_seq(None)?;
+        for item in (self.0)() {
+            array.serialize_element(&item)?;
+        }
+        array.end()
+    }
+}

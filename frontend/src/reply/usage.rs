@@ -1,0 +1,66 @@
+//! The `usage` object.
+
+use std::time::Duration;
+
+use baton_protocol::Bill;
+use serde::Serialize;
+
+use crate::generation::Used;
+
+/// Tokens used, and, as an extension, where the time went.
+#[derive(Serialize)]
+pub struct Usage<'a> {
+    prompt_tokens: u32,
+    completion_tokens: u32,
+    total_tokens: u32,
+    prompt_tokens_details: PromptDetails,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    baton_bill: Option<BillWords<'a>>,
+}
+
+#[derive(Serialize)]
+struct PromptDetails {
+    cached_tokens: u32,
+}
+
+/// [`Bill`] with times in milliseconds.
+#[derive(Serialize)]
+struct BillWords<'a> {
+    queue_ms: f64,
+    prefill_ms: f64,
+    transfer_ms: f64,
+    exposed_ms: f64,
+    transfer_bytes: u64,
+    transfer_pages: u32,
+    repaired_frames: u32,
+    /// null: the decode node prefilled itself.
+    prefill_node: Option<&'a str>,
+}
+
+impl<'a> From<&'a Used> for Usage<'a> {
+    fn from(used: &'a Used) -> Self {
+        Self {
+            prompt_tokens: used.prompt_tokens,
+            completion_tokens: used.completion_tokens,
+            total_tokens: used.prompt_tokens + used.completion_tokens,
+            prompt_tokens_details: PromptDetails { cached_tokens: used.cached_tokens },
+            baton_bill: used.bill.as_ref().map(BillWords::from),
+        }
+    }
+}
+
+impl<'a> From<&'a Bill> for BillWords<'a> {
+    fn from(bill: &'a Bill) -> Self {
+        let ms = |time: Duration| time.as_micros() as f64 / 1000.0;
+        Self {
+            queue_ms: ms(bill.queue),
+            prefill_ms: ms(bill.prefill),
+            transfer_ms: ms(bill.transfer),
+            exposed_ms: ms(bill.exposed),
+            transfer_bytes: bill.transfer_bytes,
+            transfer_pages: bill.transfer_pages,
+            repaired_frames: bill.repaired_frames,
+            prefill_node: bill.prefill_node.as_ref().map(|node| node.0.as_str()),
+        }
+    }
+}

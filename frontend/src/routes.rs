@@ -1,0 +1,165 @@
+//! Which path does what; request ids and counting around every call.
+
+use std::sync::Arc;
+
+use axum::{
+    Extension, Json, Router,
+    body::Body,
+    extract::{DefaultBodyLimit, Path, Request, State},
+    http::{HeaderValue, StatusCode, header::CONTENT_TYPE},
+    middleware::{Next, from_fn_with_state},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use baton_coordinator::ServedModel;
+use baton_protocol::RequestId;
+use prometheus_client::registry::Registry;
+use serde::Serialize;
+use serde_json::json;
+use tracing::warn;
+
+use crate::{
+    Config, HttpMetrics,
+    calls::Desk,
+    error::ApiError,
+    metrics::{Route, Tally},
+    reply::{Kind, unix_seconds},
+    serve::Services,
+    texts::Texts,
+    validate::random_id,
+};
+
+/// What every route can reach.
+struct Room {
+    desk: Desk,
+    registry: Arc<Registry>,
+    metrics: HttpMetrics,
+    /// Start of this process, seconds since 1970: what models say as their age.
+    started: u64,
+}
+
+/// What a call carries through its handler.
+#[derive(Clone)]
+struct Ticket {
+    id: RequestId,
+    tally: Arc<Tally>,
+}
+
+/// A model in OpenAI's shape.
+#[derive(Serialize)]
+struct ModelWords<'a> {
+    id: &'a str,
+    object: &'static str,
+    created: u64,
+    owned_by: &'static str,
+    /// vLLM's clients look here.
+    max_model_len: u32,
+}
+
+/// All routes. Every path that is not named here is refused.
+pub fn router(config: Config, services: Services) -> Router {
+    let texts = Texts::new(Arc::clone(&services.dispatch), &config);
+    let desk = Desk { config, dispatch: services.dispatch, texts };
+    let Services { registry, metrics, .. } = services;
+    let room = Arc::new(Room { desk, registry, metrics, started: unix_seconds() });
+    Router::new()
+        .route("/v1/chat/completions", post(chat))
+        .route("/v1/completions", post(completions))
+        .route("/v1/models", get(models))
+        .route("/v1/models/{*id}", get(model))
+        .route("/health", get(health))
+        .route("/ready", get(ready))
+        .route("/metrics", get(metrics_text))
+        .fallback(|| async { ApiError::NoRoute })
+        .method_not_allowed_fallback(|| async { ApiError::Method })
+        // Bodies have a limit of their own.
+        .layer(DefaultBodyLimit::disable())
+        .layer(from_fn_with_state(Arc::clone(&room), around))
+        .with_state(room)
+}
+
+/// Gives the call an id and counts it.
+async fn around(State(room): State<Arc<Room>>, mut request: Request, next: Next) -> Response {
+    let tally = Arc::new(room.metrics.start(Route::of(request.uri().path())));
+    let (id, mut response) = match random_id() {
+        Ok(id) => {
+            request.extensions_mut().insert(Ticket { id, tally: Arc::clone(&tally) });
+            (id.to_string(), next.run(request).await)
+        }
+        Err(error) => (String::new(), error.into_response()),
+    };
+    let status = response.status();
+    tally.answered(status.as_u16());
+    if status.is_server_error() {
+        warn!(id, status = status.as_u16(), "call failed");
+    }
+    if let Ok(id) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert("x-request-id", id);
+    }
+    response
+}
+
+async fn chat(
+    State(room): State<Arc<Room>>,
+    Extension(ticket): Extension<Ticket>,
+    request: Request<Body>,
+) -> Result<Response, ApiError> {
+    room.desk.answer(Kind::Chat, ticket.id, ticket.tally, request).await
+}
+
+async fn completions(
+    State(room): State<Arc<Room>>,
+    Extension(ticket): Extension<Ticket>,
+    request: Request<Body>,
+) -> Result<Response, ApiError> {
+    room.desk.answer(Kind::Completions, ticket.id, ticket.tally, request).await
+}
+
+async fn models(State(room): State<Arc<Room>>) -> Response {
+    let served = room.desk.dispatch.models();
+    let data: Vec<_> = served.iter().map(|model| room.words(model)).collect();
+    Json(json!({ "object": "list", "data": data })).into_response()
+}
+
+async fn model(State(room): State<Arc<Room>>, Path(id): Path<String>) -> Result<Response, ApiError> {
+    let served = room.desk.dispatch.models();
+    match served.iter().find(|model| model.name == id) {
+        Some(model) => Ok(Json(room.words(model)).into_response()),
+        None => Err(ApiError::UnknownModel { model: id }),
+    }
+}
+
+async fn health() -> Response {
+    Json(json!({ "status": "alive" })).into_response()
+}
+
+async fn ready(State(room): State<Arc<Room>>) -> Response {
+    match room.desk.dispatch.ready() {
+        Ok(()) => Json(json!({ "status": "ready" })).into_response(),
+        Err(reasons) => {
+            (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "status": "not ready", "reasons": reasons })))
+                .into_response()
+        }
+    }
+}
+
+async fn metrics_text(State(room): State<Arc<Room>>) -> Result<Response, ApiError> {
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &room.registry)
+        .map_err(|_| ApiError::internal("metrics cannot be written"))?;
+    Ok(([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response())
+}
+
+// === impl Room ===
+
+impl Room {
+    fn words<'a>(&self, model: &'a ServedModel) -> ModelWords<'a> {
+        ModelWords {
+            id: &model.name,
+            object: "model",
+            created: self.started,
+            owned_by: "baton",
+            max_model_len: model.context_tokens,
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! Accepts connections, one task each, and lets them end on shutdown.
+
+use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use prometheus_client::registry::Registry;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::{Config, ConfigError, Dispatch, HttpMetrics, routes, write_timeout::WriteTimeout};
+
+/// What the routes stand on.
+pub struct Services {
+    /// Who answers.
+    pub dispatch: Arc<dyn Dispatch>,
+    /// Everything that `/metrics` prints.
+    pub registry: Arc<Registry>,
+    /// This room's part of it.
+    pub metrics: HttpMetrics,
+}
+
+/// Why the API cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum FrontendError {
+    /// There are no keys yet, so only this machine may reach the API.
+    #[error("refusing to serve on {addr}: there are no keys, so frontend.listen must be a loopback address")]
+    NotLoopback {
+        /// Where the listener is.
+        addr: SocketAddr,
+    },
+    /// A setting cannot work.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The listener does not know its address.
+    #[error("the listener has no address: {0}")]
+    Listener(#[source] io::Error),
+}
+
+/// Pause after an accept that failed for lack of file descriptors or the like.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves until `shutdown` is ready, then takes no more connections and gives
+/// running answers the configured grace. Dropping the future ends everything.
+///
+/// # Errors
+/// When the listener is not on loopback or a setting cannot work.
+pub async fn serve(
+    listener: TcpListener,
+    config: Config,
+    services: Services,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), FrontendError> {
+    config.validate()?;
+    let addr = listener.local_addr().map_err(FrontendError::Listener)?;
+    if !addr.ip().is_loopback() {
+        return Err(FrontendError::NotLoopback { addr });
+    }
+    info!(%addr, "serving the OpenAI API");
+    let (grace, write_timeout) = (config.grace(), config.write_timeout());
+    let places = Arc::new(Semaphore::new(config.max_connections));
+    let http = connection_settings(&config);
+    let router = routes::router(config, services);
+    let stop = CancellationToken::new();
+    let mut connections = JoinSet::new();
+    let mut shutdown = pin!(shutdown);
+    loop {
+        tokio::select! {
+            () = &mut shutdown => break,
+            Some(_) = connections.join_next() => {}
+            (stream, place) = accept(&listener, &places) => {
+                let stream = WriteTimeout::new(stream, write_timeout);
+                let connection = converse(http.clone(), stream, router.clone(), stop.clone());
+                connections.spawn(async move {
+                    connection.await;
+                    drop(place);
+                });
+            }
+        }
+    }
+    drop(listener);
+    stop.cancel();
+    let drained =
+        tokio::time::timeout(grace, async { while connections.join_next().await.is_some() {} }).await;
+    if drained.is_err() {
+        warn!(connections = connections.len(), "grace is over, cutting off running answers");
+        connections.shutdown().await;
+    }
+    Ok(())
+}
+
+fn connection_settings(config: &Config) -> http1::Builder {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(config.header_timeout())
+        .max_headers(config.max_headers)
+        .max_header_size(config.max_header_bytes);
+    http
+}
+
+/// The next connection, and the place it takes among `max_connections`.
+async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> (TcpStream, OwnedSemaphorePermit) {
+    let place = loop {
+        // The semaphore is never closed.
+        if let Ok(place) = Arc::clone(places).acquire_owned().await {
+            break place;
+        }
+    };
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                // Without it, Nagle's algorithm holds a token back until the client's
+                // delayed ACK for the one before, 40 ms later.
+                if let Err(error) = stream.set_nodelay(true) {
+                    debug!(%error, "connection broke before it began");
+                    continue;
+                }
+                return (stream, place);
+            }
+            Err(error) => {
+                warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// One connection to its end. After `stop` it ends with the answer that is under way.
+async fn converse(
+    http: http1::Builder,
+    stream: WriteTimeout<TcpStream>,
+    router: Router,
+    stop: CancellationToken,
+) {
+    let mut connection = pin!(http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)));
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        debug!(%error, "connection ended early");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn accepted_sockets_do_not_wait_for_acks() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let places = Arc::new(Semaphore::new(1));
+        let (client, (stream, _place)) = tokio::join!(TcpStream::connect(addr), accept(&listener, &places));
+        assert!(client.is_ok());
+        assert!(stream.nodelay().unwrap());
+    }
+}

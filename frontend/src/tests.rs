@@ -1,0 +1,7 @@
+//! The whole room over real sockets, with a script instead of a cluster.
+
+mod answers;
+mod connections;
+mod refusals;
+pub mod script;
+mod streams;

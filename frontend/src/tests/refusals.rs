@@ -1,0 +1,313 @@
+//! Bodies that are refused: each with its status, in OpenAI's form, naming the parameter.
+
+use baton_protocol::{ErrorCode, Failure};
+use serde_json::{Value, json};
+
+use super::script::{CONTEXT, Script, TestServer, says};
+use crate::Config;
+
+const CHAT: &str = "/v1/chat/completions";
+const COMPLETIONS: &str = "/v1/completions";
+
+/// What is expected of a refusal.
+struct Refused<'a> {
+    status: u16,
+    param: Option<&'a str>,
+    code: &'a str,
+}
+
+fn server() -> impl Future<Output = TestServer> {
+    TestServer::start(Script::saying(says(&["ok"])))
+}
+
+/// `base` with some fields set; `null` removes a field.
+fn with(mut base: Value, changes: &Value) -> Value {
+    for (field, value) in changes.as_object().unwrap() {
+        match value {
+            Value::Null => base.as_object_mut().unwrap().remove(field),
+            value => base.as_object_mut().unwrap().insert(field.clone(), value.clone()),
+        };
+    }
+    base
+}
+
+fn good_chat() -> Value {
+    json!({"model": "mock", "messages": [{"role": "user", "content": "hi"}]})
+}
+
+fn good_completion() -> Value {
+    json!({"model": "mock", "prompt": "hi"})
+}
+
+async fn check(response: reqwest::Response, expected: &Refused<'_>, what: &str) {
+    let status = response.status().as_u16();
+    assert!(response.headers().contains_key("x-request-id"), "{what}");
+    assert_eq!(response.headers()["content-type"], "application/json", "{what}");
+    let body: Value = response.json().await.unwrap();
+    let error = &body["error"];
+    assert_eq!(status, expected.status, "{what}: {body}");
+    assert_eq!(error["param"].as_str(), expected.param, "{what}: {body}");
+    assert_eq!(error["code"], expected.code, "{what}: {body}");
+    assert!(error["message"].as_str().is_some_and(|message| !message.is_empty()), "{what}: {body}");
+    assert!(error["type"].is_string(), "{what}: {body}");
+}
+
+async fn check_all(server: &TestServer, path: &str, good: &Value, table: &[(Value, &str, &str)]) {
+    for (change, param, code) in table {
+        let body = with(good.clone(), change);
+        let expected = Refused { status: 400, param: Some(param), code };
+        check(server.post(path, &body).await, &expected, &change.to_string()).await;
+    }
+    assert!(server.script.asked.lock().is_empty(), "a refused body was dispatched");
+}
+
+#[tokio::test]
+async fn values_out_of_type_or_range() {
+    let server = server().await;
+    let table = [
+        (json!({"model": 7}), "model"),
+        (json!({"messages": "hi"}), "messages"),
+        (json!({"messages": []}), "messages"),
+        (json!({"messages": ["hi"]}), "messages[0]"),
+        (json!({"messages": [{"role": "king", "content": "hi"}]}), "messages[0].role"),
+        (json!({"messages": [{"role": 1, "content": "hi"}]}), "messages[0].role"),
+        (json!({"messages": [{"role": "user", "content": 5}]}), "messages[0].content"),
+        (json!({"messages": [{"role": "user", "content": []}]}), "messages[0].content"),
+        (json!({"messages": [{"role": "user", "content": ["hi"]}]}), "messages[0].content[0]"),
+        (
+            json!({"messages": [{"role": "user", "content": [{"type": "text", "text": 1}]}]}),
+            "messages[0].content[0].text",
+        ),
+        (json!({"temperature": -0.1}), "temperature"),
+        (json!({"temperature": 2.1}), "temperature"),
+        (json!({"temperature": "1"}), "temperature"),
+        (json!({"top_p": 0}), "top_p"),
+        (json!({"top_p": 1.01}), "top_p"),
+        (json!({"top_k": -2}), "top_k"),
+        (json!({"top_k": 1.5}), "top_k"),
+        (json!({"min_p": 1.1}), "min_p"),
+        (json!({"repetition_penalty": 0}), "repetition_penalty"),
+        (json!({"presence_penalty": 2.5}), "presence_penalty"),
+        (json!({"frequency_penalty": -2.5}), "frequency_penalty"),
+        (json!({"n": 0}), "n"),
+        (json!({"n": 9}), "n"),
+        (json!({"n": 1.0}), "n"),
+        (json!({"max_tokens": 0}), "max_tokens"),
+        (json!({"max_tokens": "10"}), "max_tokens"),
+        (json!({"max_tokens": 1e3}), "max_tokens"),
+        (json!({"max_completion_tokens": -1}), "max_completion_tokens"),
+        (json!({"max_tokens": 5, "max_completion_tokens": 6}), "max_tokens"),
+        (json!({"min_tokens": 6, "max_tokens": 5}), "min_tokens"),
+        (json!({"min_tokens": CONTEXT}), "min_tokens"),
+        (json!({"stop": 5}), "stop"),
+        (json!({"stop": ""}), "stop"),
+        (json!({"stop": ["a", 5]}), "stop"),
+        (json!({"stop": ["a", "b", "c", "d", "e"]}), "stop"),
+        (json!({"stop": "x".repeat(257)}), "stop"),
+        (json!({"stop_token_ids": 5}), "stop_token_ids"),
+        (json!({"stop_token_ids": [-1]}), "stop_token_ids"),
+        (json!({"stop_token_ids": [1_000_000]}), "stop_token_ids"),
+        (json!({"logit_bias": [1]}), "logit_bias"),
+        (json!({"logit_bias": {"x": 1}}), "logit_bias.x"),
+        (json!({"logit_bias": {"5": 101}}), "logit_bias.5"),
+        (json!({"logit_bias": {"5": "1"}}), "logit_bias.5"),
+        (json!({"logit_bias": {"1000000": 1}}), "logit_bias"),
+        (json!({"logprobs": 1}), "logprobs"),
+        (json!({"top_logprobs": 2}), "top_logprobs"),
+        (json!({"logprobs": true, "top_logprobs": 21}), "top_logprobs"),
+        (json!({"seed": 1.5}), "seed"),
+        (json!({"seed": "1"}), "seed"),
+        (json!({"stream": "yes"}), "stream"),
+        (json!({"stream_options": {"include_usage": true}}), "stream_options"),
+        (json!({"stream": true, "stream_options": {"include_usage": 1}}), "stream_options.include_usage"),
+        (json!({"ignore_eos": 1}), "ignore_eos"),
+        (json!({"user": 5}), "user"),
+        (json!({"metadata": "x"}), "metadata"),
+    ];
+    let table = table.map(|(change, param)| (change, param, "invalid_value"));
+    check_all(&server, CHAT, &good_chat(), &table).await;
+}
+
+#[tokio::test]
+async fn parameters_that_are_missing_or_not_supported() {
+    let server = server().await;
+    let unsupported = [
+        (json!({"tools": [{"type": "function"}]}), "tools"),
+        (json!({"tool_choice": "auto"}), "tool_choice"),
+        (json!({"response_format": {"type": "json_object"}}), "response_format"),
+        (json!({"modalities": ["text", "audio"]}), "modalities"),
+        (json!({"audio": {"voice": "alloy"}}), "audio"),
+        (json!({"store": true}), "store"),
+        (json!({"service_tier": "flex"}), "service_tier"),
+        (json!({"reasoning_effort": "low"}), "reasoning_effort"),
+        (json!({"temprature": 1}), "temprature"),
+        (json!({"best_of": 2}), "best_of"),
+        (json!({"messages": [{"role": "tool", "content": "x"}]}), "messages[0].role"),
+        (json!({"messages": [{"role": "user", "content": "x", "name": "bob"}]}), "messages[0].name"),
+        (
+            json!({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}),
+            "messages[0].content[0].type",
+        ),
+        (json!({"stream": true, "stream_options": {"continuous": true}}), "stream_options.continuous"),
+    ];
+    let table = unsupported.map(|(change, param)| (change, param, "unsupported_parameter"));
+    check_all(&server, CHAT, &good_chat(), &table).await;
+    let missing = [
+        (json!({"model": null}), "model"),
+        (json!({"messages": null}), "messages"),
+        (json!({"messages": [{"content": "x"}]}), "messages[0].role"),
+        (json!({"messages": [{"role": "user"}]}), "messages[0].content"),
+        (json!({"messages": [{"role": "user", "content": [{"text": "x"}]}]}), "messages[0].content[0].type"),
+        (
+            json!({"messages": [{"role": "user", "content": [{"type": "text"}]}]}),
+            "messages[0].content[0].text",
+        ),
+    ];
+    check_all(
+        &server,
+        CHAT,
+        &good_chat(),
+        &missing.map(|(change, param)| (change, param, "missing_parameter")),
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn completions_have_rules_of_their_own() {
+    let server = server().await;
+    let table = [
+        (json!({"prompt": null}), "prompt", "missing_parameter"),
+        (json!({"prompt": 5}), "prompt", "invalid_value"),
+        (json!({"prompt": ""}), "prompt", "invalid_value"),
+        (json!({"prompt": []}), "prompt", "invalid_value"),
+        (json!({"prompt": ["a", ""]}), "prompt[1]", "invalid_value"),
+        (json!({"prompt": ["a", 5]}), "prompt[1]", "invalid_value"),
+        (json!({"prompt": [1, "a"]}), "prompt", "invalid_value"),
+        (json!({"prompt": [[1], [2.5]]}), "prompt[1]", "invalid_value"),
+        (json!({"prompt": [1_000_000]}), "prompt", "invalid_value"),
+        (json!({"prompt": [[1], [1_000_000]]}), "prompt[1]", "invalid_value"),
+        (json!({"prompt": vec!["a"; 33]}), "prompt", "invalid_value"),
+        (json!({"logprobs": 6}), "logprobs", "invalid_value"),
+        (json!({"logprobs": true}), "logprobs", "invalid_value"),
+        (json!({"echo": true}), "echo", "unsupported_parameter"),
+        (json!({"suffix": "x"}), "suffix", "unsupported_parameter"),
+        (json!({"best_of": 2}), "best_of", "unsupported_parameter"),
+        (json!({"top_logprobs": 2}), "top_logprobs", "unsupported_parameter"),
+        (json!({"messages": []}), "messages", "unsupported_parameter"),
+        (json!({"prompt": vec![5; CONTEXT as usize]}), "prompt", "context_length_exceeded"),
+        (json!({"prompt": "x".repeat(CONTEXT as usize)}), "prompt", "context_length_exceeded"),
+        (json!({"prompt": "hi", "max_tokens": CONTEXT - 1}), "max_tokens", "context_length_exceeded"),
+    ];
+    check_all(&server, COMPLETIONS, &good_completion(), &table).await;
+}
+
+#[tokio::test]
+async fn text_that_cannot_fit_is_not_tokenized() {
+    let server = server().await;
+    let message = |bytes: usize| json!([{"role": "user", "content": "x".repeat(bytes)}]);
+    let table = [
+        (json!({"messages": message(CONTEXT as usize)}), "messages", "context_length_exceeded"),
+        (json!({"messages": message(CONTEXT as usize * 16)}), "messages", "context_length_exceeded"),
+        (json!({"messages": message(100_000)}), "messages", "context_length_exceeded"),
+        (json!({"max_completion_tokens": CONTEXT}), "max_completion_tokens", "context_length_exceeded"),
+    ];
+    check_all(&server, CHAT, &good_chat(), &table).await;
+}
+
+#[tokio::test]
+async fn bodies_that_are_not_what_we_call_json() {
+    let server = server().await;
+    let good = good_chat().to_string();
+    let cut = (0..good.len()).map(|end| (good.as_bytes()[..end].to_vec(), None));
+    let broken = [
+        ("[]".to_owned(), None),
+        ("null".to_owned(), None),
+        (format!("{good}{good}"), None),
+        (format!("{good}x"), None),
+        ("{'model': 1}".to_owned(), None),
+        (r#"{"model":"mock",}"#.to_owned(), None),
+        (r#"{"model":"mock","n":01}"#.to_owned(), None),
+        (r#"{"model":"mock","n":1e400}"#.to_owned(), None),
+        (r#"{"model":"mock","temperature":NaN}"#.to_owned(), None),
+        ("{\"model\":\"a\u{0}b\"}".to_owned(), None),
+        (r#"{"model":"\ud800"}"#.to_owned(), None),
+        (format!("{}{}", r#"{"a":"#.repeat(65), "[".repeat(100_000)), None),
+        (format!(r#"{{"model":"mock","stop":{}"#, "[".repeat(100_000)), None),
+        (format!(r#"{{"a":[{}0]}}"#, "0,".repeat(300_000)), None),
+        (r#"{"model":"mock","model":"mock"}"#.to_owned(), Some("model")),
+        (r#"{"n":1,"n":2,"model":"mock"}"#.to_owned(), Some("n")),
+        (r#"{"messages":[{"role":"user","role":"system"}]}"#.to_owned(), Some("role")),
+        (good.replace("}]", r#"}],"n":18446744073709551616"#), Some("n")),
+        (good.replace("}]", r#"}],"max_tokens":99999999999999999999999"#), Some("max_tokens")),
+        (good.replace("}]", r#"}],"seed":18446744073709551616"#), Some("seed")),
+        (good.replace("}]", r#"}],"seed":-9223372036854775809"#), Some("seed")),
+    ];
+    let broken = broken.into_iter().map(|(body, param)| (body.into_bytes(), param));
+    let not_utf8 = [(b"{\"model\":\"\xff\xfe\"}".to_vec(), None), (b"\xef\xbb\xbf{}".to_vec(), None)];
+    for (body, param) in cut.chain(broken).chain(not_utf8) {
+        let what = String::from_utf8_lossy(&body[..body.len().min(80)]).into_owned();
+        let post =
+            server.client.post(format!("{}{CHAT}", server.base)).header("content-type", "application/json");
+        let code = if param.is_some() { "invalid_value" } else { "invalid_json" };
+        check(post.body(body).send().await.unwrap(), &Refused { status: 400, param, code }, &what).await;
+    }
+    assert!(server.script.asked.lock().is_empty());
+}
+
+#[tokio::test]
+async fn what_is_wrong_around_the_body() {
+    let config = Config { max_body_bytes: 1000, ..Config::default() };
+    let server = TestServer::configured(Script::saying(says(&["ok"])), config).await;
+    let url = |path: &str| format!("{}{path}", server.base);
+    let refused = |status, code| Refused { status, param: None, code };
+
+    let body = good_chat().to_string();
+    for kind in ["text/plain", "application/x-www-form-urlencoded", "application/json5", ""] {
+        let response =
+            server.client.post(url(CHAT)).header("content-type", kind).body(body.clone()).send().await;
+        check(response.unwrap(), &refused(415, "unsupported_media_type"), kind).await;
+    }
+    let compressed = server.client.post(url(CHAT)).header("content-encoding", "gzip").json(&good_chat());
+    check(compressed.send().await.unwrap(), &refused(415, "unsupported_media_type"), "gzip").await;
+
+    let large = with(good_chat(), &json!({"user": "x".repeat(1000)}));
+    check(server.chat(&large).await, &refused(413, "body_too_large"), "large").await;
+
+    check(server.get("/v1/nothing").await, &refused(404, "not_found"), "path").await;
+    check(server.get("//v1/models").await, &refused(404, "not_found"), "path").await;
+    let get = server.get(CHAT).await;
+    assert_eq!(get.headers()["allow"], "POST");
+    check(get, &refused(405, "method_not_allowed"), "method").await;
+
+    let unknown = Refused { status: 404, param: Some("model"), code: "model_not_found" };
+    check(server.chat(&with(good_chat(), &json!({"model": "x"}))).await, &unknown, "model").await;
+    check(server.get("/v1/models/a/b").await, &unknown, "model").await;
+}
+
+#[tokio::test]
+async fn failures_before_the_first_token_have_their_status() {
+    for (code, status, name) in [
+        (ErrorCode::InvalidRequest, 400, "invalid_request"),
+        (ErrorCode::Overloaded, 429, "overloaded"),
+        (ErrorCode::Unavailable, 503, "unavailable"),
+        (ErrorCode::PeerLost, 503, "peer_lost"),
+        (ErrorCode::DeadlineExceeded, 504, "deadline_exceeded"),
+        (ErrorCode::Internal, 500, "internal"),
+    ] {
+        let failure = Failure::new(code, "no");
+        let at_once = {
+            let failure = failure.clone();
+            Script::new(move |_| Err(failure.clone()))
+        };
+        let accepted = baton_protocol::Event::Accepted { cached_tokens: 0 };
+        let later = Script::saying(vec![accepted, baton_protocol::Event::Failed(failure)]);
+        for script in [at_once, later] {
+            let server = TestServer::start(script).await;
+            for stream in [false, true] {
+                let response = server.chat(&with(good_chat(), &json!({"stream": stream}))).await;
+                assert_eq!(response.headers().contains_key("retry-after"), code.is_retryable());
+                check(response, &Refused { status, param: None, code: name }, name).await;
+            }
+        }
+    }
+}

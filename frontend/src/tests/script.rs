@@ -1,0 +1,270 @@
+//! A cluster that says what it is told, and a server that stands on it.
+
+use std::{
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use baton_coordinator::ServedModel;
+use baton_model::ModelText;
+use baton_protocol::{Bill, ErrorCode, Event, Failure, FinishReason, Request, Token};
+use futures::{FutureExt, future::BoxFuture};
+use parking_lot::Mutex;
+use prometheus_client::registry::Registry;
+use serde_json::Value;
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, oneshot, watch},
+    task::JoinSet,
+};
+
+use crate::{Answer, Config, Dispatch, FrontendError, HttpMetrics, Services, serve};
+
+/// Tokens of context of the scripted model.
+pub const CONTEXT: u32 = 128;
+
+static TEXT: LazyLock<ModelText> = LazyLock::new(ModelText::mock);
+
+type Play = Box<dyn Fn(&Request) -> Result<Vec<Event>, Failure> + Send + Sync>;
+
+/// What requests are answered with, and what was asked.
+pub struct Script {
+    play: Play,
+    pub asked: Mutex<Vec<Request>>,
+    pub stopped: Mutex<Vec<u32>>,
+    /// Whether answers stay open after their last event.
+    hold: bool,
+    /// Whether requests wait for ever to be taken.
+    stuck: bool,
+    /// Where open answers get more events from.
+    pub open: Mutex<Vec<mpsc::Sender<Event>>>,
+    pub ready: Mutex<Vec<String>>,
+    /// Answers that were dropped.
+    dropped: Arc<watch::Sender<usize>>,
+    pub texts_fetched: AtomicUsize,
+}
+
+struct ScriptedAnswer {
+    events: mpsc::Receiver<Event>,
+    stopped: mpsc::Sender<u32>,
+    heard: mpsc::Receiver<u32>,
+    script: Arc<Script>,
+}
+
+/// The script as the room sees it.
+pub struct Cluster(pub Arc<Script>);
+
+/// A running room.
+pub struct TestServer {
+    pub base: String,
+    pub script: Arc<Script>,
+    pub client: reqwest::Client,
+    stop: Option<oneshot::Sender<()>>,
+    task: JoinSet<Result<(), FrontendError>>,
+}
+
+// === events ===
+
+/// A token without log-probability.
+pub fn token(choice: u32, position: u32, id: u32) -> Event {
+    Event::Token(Token { choice, position, id, logprob: None, top: Vec::new() })
+}
+
+/// Every byte of `text` as one token of `choice`.
+pub fn bytes(choice: u32, text: &str) -> Vec<Event> {
+    text.bytes().zip(0..).map(|(byte, position)| token(choice, position, u32::from(byte))).collect()
+}
+
+/// A whole answer: accepted, `texts` as choices one after another, a bill.
+pub fn says(texts: &[&str]) -> Vec<Event> {
+    let mut events = vec![Event::Accepted { cached_tokens: 3 }];
+    for (choice, text) in (0..).zip(texts) {
+        events.extend(bytes(choice, text));
+        if choice as usize + 1 == texts.len() {
+            events.push(Event::Bill(Bill { cached_tokens: 5, transfer_pages: 7, ..Bill::default() }));
+        }
+        events.push(Event::Finished { choice, reason: FinishReason::Length });
+    }
+    events
+}
+
+// === impl Script ===
+
+impl Script {
+    pub fn new(play: impl Fn(&Request) -> Result<Vec<Event>, Failure> + Send + Sync + 'static) -> Self {
+        Self {
+            play: Box::new(play),
+            asked: Mutex::default(),
+            stopped: Mutex::default(),
+            hold: false,
+            stuck: false,
+            open: Mutex::default(),
+            ready: Mutex::default(),
+            dropped: Arc::new(watch::Sender::new(0)),
+            texts_fetched: AtomicUsize::new(0),
+        }
+    }
+
+    /// Says the same to everyone.
+    pub fn saying(events: Vec<Event>) -> Self {
+        Self::new(move |_| Ok(events.clone()))
+    }
+
+    /// Answers that neither fail nor end.
+    pub fn holding(events: Vec<Event>) -> Self {
+        Self { hold: true, ..Self::saying(events) }
+    }
+
+    /// Takes no request and refuses none.
+    pub fn stuck() -> Self {
+        Self { stuck: true, ..Self::saying(Vec::new()) }
+    }
+
+    /// Waits until this many answers were dropped.
+    pub async fn dropped(&self, answers: usize) {
+        self.dropped.subscribe().wait_for(|&dropped| dropped >= answers).await.unwrap();
+    }
+}
+
+impl Answer for ScriptedAnswer {
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<Event>> {
+        while let Ok(choice) = self.heard.try_recv() {
+            self.script.stopped.lock().push(choice);
+        }
+        self.events.poll_recv(cx)
+    }
+
+    fn stop_choice(&mut self, choice: u32) {
+        self.stopped.try_send(choice).unwrap();
+    }
+}
+
+impl Drop for ScriptedAnswer {
+    fn drop(&mut self) {
+        while let Ok(choice) = self.heard.try_recv() {
+            self.script.stopped.lock().push(choice);
+        }
+        self.script.dropped.send_modify(|dropped| *dropped += 1);
+    }
+}
+
+impl Dispatch for Cluster {
+    fn dispatch(&self, request: Request) -> BoxFuture<'_, Result<Box<dyn Answer>, Failure>> {
+        let played = (self.0.play)(&request);
+        self.0.asked.lock().push(request);
+        let answer = played.map(|events| {
+            let (sender, receiver) = mpsc::channel(events.len() + 16);
+            for event in events {
+                sender.try_send(event).unwrap();
+            }
+            let (stopped, heard) = mpsc::channel(16);
+            if self.0.hold {
+                self.0.open.lock().push(sender);
+            }
+            let script = Arc::clone(&self.0);
+            Box::new(ScriptedAnswer { events: receiver, stopped, heard, script }) as Box<dyn Answer>
+        });
+        if self.0.stuck { futures::future::pending().boxed() } else { futures::future::ready(answer).boxed() }
+    }
+
+    fn models(&self) -> Vec<ServedModel> {
+        vec![ServedModel {
+            name: "mock".to_owned(),
+            text_digest: TEXT.digest(),
+            context_tokens: CONTEXT,
+            fingerprint: String::new(),
+        }]
+    }
+
+    fn model_text<'a>(&'a self, model: &'a str) -> BoxFuture<'a, Result<Arc<[u8]>, Failure>> {
+        self.0.texts_fetched.fetch_add(1, Ordering::SeqCst);
+        let text = match model {
+            "mock" => Ok(TEXT.to_bytes().into()),
+            _ => Err(Failure::new(ErrorCode::UnknownModel, "no such model")),
+        };
+        futures::future::ready(text).boxed()
+    }
+
+    fn ready(&self) -> Result<(), Vec<String>> {
+        let reasons = self.0.ready.lock().clone();
+        if reasons.is_empty() { Ok(()) } else { Err(reasons) }
+    }
+}
+
+// === impl TestServer ===
+
+impl TestServer {
+    pub async fn start(script: Script) -> Self {
+        Self::configured(script, Config::default()).await
+    }
+
+    pub async fn configured(script: Script, config: Config) -> Self {
+        let script = Arc::new(script);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        let mut registry = Registry::default();
+        let metrics = HttpMetrics::register(&mut registry);
+        let dispatch = Arc::new(Cluster(Arc::clone(&script)));
+        let services = Services { dispatch, registry: Arc::new(registry), metrics };
+        let (stop, stopped) = oneshot::channel::<()>();
+        let mut task = JoinSet::new();
+        task.spawn(serve(listener, config, services, async {
+            let _ = stopped.await;
+        }));
+        let client = reqwest::Client::builder().no_proxy().tcp_nodelay(true).build().unwrap();
+        Self { base, script, client, stop: Some(stop), task }
+    }
+
+    pub fn address(&self) -> &str {
+        self.base.trim_start_matches("http://")
+    }
+
+    pub async fn post(&self, path: &str, body: &Value) -> reqwest::Response {
+        self.client.post(format!("{}{path}", self.base)).json(body).send().await.unwrap()
+    }
+
+    pub async fn chat(&self, body: &Value) -> reqwest::Response {
+        self.post("/v1/chat/completions", body).await
+    }
+
+    /// Posts a body that must be answered, and reads the answer.
+    pub async fn answered(&self, path: &str, body: &Value) -> Value {
+        let response = self.post(path, body).await;
+        let status = response.status();
+        let value: Value = response.json().await.unwrap();
+        assert_eq!(status, 200, "{value}");
+        value
+    }
+
+    /// Posts a streaming body, and reads the payloads of all events.
+    pub async fn events(&self, path: &str, body: &Value) -> Vec<String> {
+        let response = self.post(path, body).await;
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()["content-type"], "text/event-stream");
+        payloads(&response.text().await.unwrap())
+    }
+
+    pub async fn get(&self, path: &str) -> reqwest::Response {
+        self.client.get(format!("{}{path}", self.base)).send().await.unwrap()
+    }
+
+    /// Asks for shutdown and waits for its end.
+    pub async fn shut_down(mut self) {
+        drop(self.stop.take());
+        self.task.join_next().await.unwrap().unwrap().unwrap();
+    }
+
+    /// Asks for shutdown without waiting.
+    pub fn begin_shutdown(&mut self) {
+        drop(self.stop.take());
+    }
+}
+
+/// The payloads of a complete event stream.
+pub fn payloads(stream: &str) -> Vec<String> {
+    assert!(stream.ends_with("\n\n"), "{stream:?}");
+    stream.trim_end().split("\n\n").map(|event| event.strip_prefix("data: ").unwrap().to_owned()).collect()
+}

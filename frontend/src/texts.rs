@@ -1,0 +1,120 @@
+//! Tokenizers by digest, and the bounded pool of threads that runs them.
+
+use std::{collections::HashMap, sync::Arc};
+
+use baton_coordinator::ServedModel;
+use baton_model::ModelText;
+use baton_protocol::{ErrorCode, Failure};
+use parking_lot::Mutex;
+use tokio::sync::{OnceCell, Semaphore};
+use tracing::warn;
+
+use crate::{Config, Dispatch, error::ApiError};
+
+/// What is needed to turn text into tokens and back, for every served model.
+pub struct Texts {
+    dispatch: Arc<dyn Dispatch>,
+    /// By digest. The mutex is held for a lookup, never while a text is fetched.
+    known: Mutex<HashMap<String, Arc<OnceCell<Arc<ModelText>>>>>,
+    /// Calls that run or wait; beyond it they are refused.
+    admitted: Arc<Semaphore>,
+    /// Calls that run.
+    running: Arc<Semaphore>,
+}
+
+// === impl Texts ===
+
+impl Texts {
+    pub fn new(dispatch: Arc<dyn Dispatch>, config: &Config) -> Self {
+        Self {
+            dispatch,
+            known: Mutex::default(),
+            admitted: Arc::new(Semaphore::new(config.text_threads + config.text_queue)),
+            running: Arc::new(Semaphore::new(config.text_threads)),
+        }
+    }
+
+    /// The served model of this name, and its text.
+    ///
+    /// # Errors
+    /// When nobody serves it, or its text cannot be had.
+    pub async fn of_model(&self, name: &str) -> Result<(ServedModel, Arc<ModelText>), ApiError> {
+        let served = self.dispatch.models();
+        let unknown = || ApiError::UnknownModel { model: name.to_owned() };
+        let model = served.iter().find(|model| model.name == name).cloned().ok_or_else(unknown)?;
+        let cell = {
+            let mut known = self.known.lock();
+            if !known.contains_key(&model.text_digest) {
+                known.retain(|digest, _| served.iter().any(|model| model.text_digest == *digest));
+            }
+            Arc::clone(known.entry(model.text_digest.clone()).or_default())
+        };
+        let text = cell.get_or_try_init(|| self.fetch(&model)).await?;
+        Ok((model, Arc::clone(text)))
+    }
+
+    async fn fetch(&self, model: &ServedModel) -> Result<Arc<ModelText>, ApiError> {
+        let bytes = self.dispatch.model_text(&model.name).await?;
+        let name = model.name.clone();
+        self.run(move || {
+            ModelText::from_bytes(&bytes).map(Arc::new).map_err(|error| {
+                warn!(model = name, %error, "cannot use the text of a model");
+                ApiError::internal("the model's tokenizer cannot be used")
+            })
+        })
+        .await
+    }
+
+    /// Runs work that takes longer than an async thread may be kept.
+    ///
+    /// # Errors
+    /// What the work returns; overloaded when too many calls wait.
+    pub async fn run<T, F>(&self, work: F) -> Result<T, ApiError>
+    where
+        T: Send + 'static,
+        F: FnOnce() -> Result<T, ApiError> + Send + 'static,
+    {
+        let closed = |_| ApiError::internal("the tokenizer pool is closed");
+        let admitted = Arc::clone(&self.admitted)
+            .try_acquire_owned()
+            .map_err(|_| Failure::new(ErrorCode::Overloaded, "too many calls wait for the tokenizer"))?;
+        let running = Arc::clone(&self.running).acquire_owned().await.map_err(closed)?;
+        // The permits go along: work goes on when its caller has left.
+        let done = tokio::task::spawn_blocking(move || {
+            let _permits = (admitted, running);
+            work()
+        });
+        done.await.unwrap_or_else(|error| {
+            warn!(%error, "tokenizing panicked");
+            Err(ApiError::internal("tokenizing failed"))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::sync_channel;
+
+    use super::*;
+    use crate::tests::script::{Cluster, Script};
+
+    #[tokio::test]
+    async fn more_calls_than_may_wait_are_refused() {
+        let dispatch = Arc::new(Cluster(Arc::new(Script::stuck())));
+        let texts = Texts::new(dispatch, &Config { text_threads: 1, text_queue: 1, ..Config::default() });
+        let (go, gone) = sync_channel::<()>(0);
+        let first = texts.run(move || {
+            let _ = gone.recv();
+            Ok(1)
+        });
+        let second = texts.run(|| Ok(2));
+        let third = async {
+            let refused = texts.run(|| Ok(3)).await.unwrap_err();
+            assert_eq!(refused.status(), 429);
+            drop(go);
+        };
+        let (first, second, ()) = tokio::join!(first, second, third);
+        assert_eq!((first, second), (Ok(1), Ok(2)));
+        assert_eq!(texts.run(|| Ok(4)).await, Ok(4));
+    }
+}

@@ -1,0 +1,113 @@
+//! What activations and cached keys and values are stored as: bf16 or f32.
+
+use std::fmt::Debug;
+
+use bytemuck::Pod;
+use half::bf16;
+
+use super::{
+    simd::{Isa, LANES, Simd, Work},
+    tile::{PANEL, Product},
+};
+
+/// An element of activations and of the KV cache: [`bf16`] or [`f32`]. Sums are f32 in any case.
+pub trait Element: Pod + Default + PartialEq + Debug + Send + Sync + Product<bf16> + Product<Self> {
+    /// Rounded to the nearest, ties to even.
+    fn from_f32(value: f32) -> Self;
+    /// Exactly.
+    fn to_f32(self) -> f32;
+
+    /// Sixteen elements as a vector.
+    #[doc(hidden)]
+    fn load<S: Simd>(simd: S, from: &[Self; LANES]) -> S::V;
+    /// A vector as sixteen elements, rounded to the nearest, ties to even.
+    #[doc(hidden)]
+    fn store<S: Simd>(simd: S, v: S::V, to: &mut [Self; LANES]);
+    /// Two rows of a panel in the order in which the tile kernel reads them.
+    #[doc(hidden)]
+    fn pair_up(even: &[Self; PANEL], odd: &[Self; PANEL], to: &mut [Self; 2 * PANEL]);
+}
+
+/// Rounds `from` to elements.
+///
+/// # Panics
+/// When the lengths differ.
+pub fn round_into<E: Element>(isa: Isa, from: &[f32], to: &mut [E]) {
+    assert_eq!(from.len(), to.len());
+    isa.run(RoundInto { from, to });
+}
+
+struct RoundInto<'a, E> {
+    from: &'a [f32],
+    to: &'a mut [E],
+}
+
+impl<E: Element> Work for RoundInto<'_, E> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let (from, from_rest) = self.from.as_chunks();
+        let (to, to_rest) = self.to.as_chunks_mut();
+        for (from, to) in from.iter().zip(to) {
+            E::store(s, s.load(from), to);
+        }
+        for (from, to) in from_rest.iter().zip(to_rest) {
+            *to = E::from_f32(*from);
+        }
+    }
+}
+
+impl Element for bf16 {
+    fn from_f32(value: f32) -> Self {
+        Self::from_f32(value)
+    }
+
+    fn to_f32(self) -> f32 {
+        self.to_f32()
+    }
+
+    #[inline(always)]
+    fn load<S: Simd>(simd: S, from: &[Self; LANES]) -> S::V {
+        simd.load_bf16(from)
+    }
+
+    #[inline(always)]
+    fn store<S: Simd>(simd: S, v: S::V, to: &mut [Self; LANES]) {
+        simd.store_bf16(v, to);
+    }
+
+    #[inline(always)]
+    fn pair_up(even: &[Self; PANEL], odd: &[Self; PANEL], to: &mut [Self; 2 * PANEL]) {
+        for i in 0..PANEL {
+            to[2 * i] = even[i];
+            to[2 * i + 1] = odd[i];
+        }
+    }
+}
+
+impl Element for f32 {
+    fn from_f32(value: f32) -> Self {
+        value
+    }
+
+    fn to_f32(self) -> f32 {
+        self
+    }
+
+    #[inline(always)]
+    fn load<S: Simd>(simd: S, from: &[Self; LANES]) -> S::V {
+        simd.load(from)
+    }
+
+    #[inline(always)]
+    fn store<S: Simd>(simd: S, v: S::V, to: &mut [Self; LANES]) {
+        simd.store(v, to);
+    }
+
+    #[inline(always)]
+    fn pair_up(even: &[Self; PANEL], odd: &[Self; PANEL], to: &mut [Self; 2 * PANEL]) {
+        to[..PANEL].copy_from_slice(even);
+        to[PANEL..].copy_from_slice(odd);
+    }
+}

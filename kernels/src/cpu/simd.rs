@@ -1,0 +1,133 @@
+//! Instruction sets behind one trait: vectors of sixteen f32 lanes.
+//!
+//! A value of a type that implements [`Simd`] proves that the processor has
+//! its instructions, so the methods are safe. [`Isa::run`] is the one place
+//! that makes such values and enters code compiled for them.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod dispatch;
+mod portable;
+#[cfg(test)]
+mod tests;
+
+use half::bf16;
+
+/// Lanes of a vector.
+pub const LANES: usize = 16;
+
+/// Instructions to compute with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Isa {
+    /// AVX-512 with dot products of bf16.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Bf16,
+    /// AVX-512 F, BW, DQ and VL.
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    /// AVX2 and FMA.
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    /// Plain Rust: what the compiler makes of it.
+    Portable,
+}
+
+/// Code that is written once and compiled for every instruction set.
+/// Implementations mark `run` as `#[inline(always)]`: only then is its body
+/// compiled for the instructions of `S`.
+pub trait Work {
+    type Output;
+    fn run<S: Simd>(self, simd: S) -> Self::Output;
+}
+
+/// Sixteen lanes of f32. All methods round like IEEE 754 and give the same bits everywhere.
+pub trait Simd: Copy {
+    /// Rows of an accumulator tile of 32 columns that fit into the registers.
+    const TILE_ROWS: usize;
+    /// Sixteen f32.
+    type V: Copy;
+    /// Sixteen pairs of bf16, in the form that `dot` wants.
+    type Pairs: Copy;
+
+    fn splat(self, value: f32) -> Self::V;
+    fn load(self, from: &[f32; LANES]) -> Self::V;
+    fn store(self, v: Self::V, to: &mut [f32; LANES]);
+    fn add(self, a: Self::V, b: Self::V) -> Self::V;
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V;
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V;
+    fn div(self, a: Self::V, b: Self::V) -> Self::V;
+    /// The greater; `b` when they are equal.
+    fn max(self, a: Self::V, b: Self::V) -> Self::V;
+    /// The lesser; `b` when they are equal.
+    fn min(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a * b + c`, rounded once.
+    fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// The lanes' bits plus 127, shifted left by 23: makes exponents.
+    fn exponent(self, v: Self::V) -> Self::V;
+
+    fn load_bf16(self, from: &[bf16; LANES]) -> Self::V;
+    /// Rounds to the nearest bf16, ties to even.
+    fn store_bf16(self, v: Self::V, to: &mut [bf16; LANES]);
+
+    fn load_pairs(self, from: &[bf16; 2 * LANES]) -> Self::Pairs;
+    /// `(acc + a[1] * b[1]) + a[0] * b[0]` in every lane.
+    fn dot(self, acc: Self::V, a: [bf16; 2], b: Self::Pairs) -> Self::V;
+    /// The even and the odd elements of sixteen pairs.
+    fn load_split(self, from: &[bf16; 2 * LANES]) -> [Self::V; 2];
+
+    /// The sum of the lanes, always added in the same order.
+    #[inline(always)]
+    fn sum(self, v: Self::V) -> f32 {
+        let mut lanes = [0.0; LANES];
+        self.store(v, &mut lanes);
+        for width in [8, 4, 2] {
+            for i in 0..width {
+                lanes[i] += lanes[i + width];
+            }
+        }
+        lanes[0] + lanes[1]
+    }
+
+    /// The greatest lane.
+    #[inline(always)]
+    fn greatest(self, v: Self::V) -> f32 {
+        let mut lanes = [0.0; LANES];
+        self.store(v, &mut lanes);
+        lanes.into_iter().fold(f32::NEG_INFINITY, f32::max)
+    }
+
+    /// `to[j][half * 16 + i] = from[i][j]`
+    #[inline(always)]
+    fn transpose(self, from: [&[u32; LANES]; LANES], to: &mut [[u32; 2 * LANES]; LANES], half: usize) {
+        for (j, row) in to.iter_mut().enumerate() {
+            for i in 0..LANES {
+                row[half * LANES + i] = from[i][j];
+            }
+        }
+    }
+
+    /// Hints that the cache line at `at` will be read soon.
+    #[inline(always)]
+    fn prefetch<T>(self, _at: *const T) {}
+}
+
+/// Two to the power of `x` to about 1e-7; zero below -126.5, at most 2^127.
+#[inline(always)]
+pub(crate) fn exp2<S: Simd>(s: S, x: S::V) -> S::V {
+    /// Adding it leaves the nearest integer in the low bits of the sum.
+    const ROUND: f32 = 12_582_912.0;
+    /// Minimax polynomial of (2^r - 1) / r on [-1/2, 1/2], highest power first (Cephes).
+    const COEFFICIENTS: [f32; 5] =
+        [1.339_887_4e-3, 9.618_437e-3, 5.550_332_5e-2, 2.402_264_8e-1, std::f32::consts::LN_2];
+    let x = s.max(s.min(x, s.splat(127.0)), s.splat(-127.0));
+    let shifted = s.add(x, s.splat(ROUND));
+    let r = s.sub(x, s.sub(shifted, s.splat(ROUND)));
+    let mut power = s.splat(1.535_336_2e-4);
+    for coefficient in COEFFICIENTS {
+        power = s.fma(power, r, s.splat(coefficient));
+    }
+    power = s.fma(power, r, s.splat(1.0));
+    s.mul(power, s.exponent(shifted))
+}

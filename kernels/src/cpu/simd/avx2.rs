@@ -1,0 +1,166 @@
+//! AVX2 with FMA: sixteen lanes are two registers.
+
+#![expect(unsafe_code, reason = "intrinsics; a value of `Avx2` proves that the processor has them")]
+
+use std::arch::x86_64::*;
+
+use half::bf16;
+
+use super::{LANES, Simd};
+
+/// Proof of AVX2 and FMA.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx2(());
+
+type Two = [__m256; 2];
+
+impl Avx2 {
+    /// # Safety
+    /// The processor must have AVX2 and FMA.
+    #[inline(always)]
+    pub(super) unsafe fn new_unchecked() -> Self {
+        Self(())
+    }
+}
+
+#[inline(always)]
+fn widen(value: bf16) -> f32 {
+    f32::from_bits(u32::from(value.to_bits()) << 16)
+}
+
+/// The lower halves of the words as bf16, widened.
+///
+/// # Safety
+/// The processor must have AVX2.
+#[inline(always)]
+unsafe fn upper(words: __m256i) -> __m256 {
+    unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<16>(words)) }
+}
+
+/// Rounded to bf16, in the lower halves of the words.
+///
+/// # Safety
+/// The processor must have AVX2.
+#[inline(always)]
+unsafe fn rounded(v: __m256) -> __m256i {
+    unsafe {
+        let bits = _mm256_castps_si256(v);
+        let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+        let half = _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff));
+        _mm256_srli_epi32::<16>(_mm256_add_epi32(bits, half))
+    }
+}
+
+// SAFETY of every block below: `self` proves the features, and loads and
+// stores go through references to arrays of exactly the two vectors' size.
+impl Simd for Avx2 {
+    const TILE_ROWS: usize = 3;
+    type V = Two;
+    /// Even and odd elements.
+    type Pairs = [Two; 2];
+
+    #[inline(always)]
+    fn splat(self, value: f32) -> Two {
+        unsafe { [_mm256_set1_ps(value); 2] }
+    }
+
+    #[inline(always)]
+    fn load(self, from: &[f32; LANES]) -> Two {
+        unsafe { [_mm256_loadu_ps(from.as_ptr()), _mm256_loadu_ps(from.as_ptr().add(8))] }
+    }
+
+    #[inline(always)]
+    fn store(self, v: Two, to: &mut [f32; LANES]) {
+        unsafe {
+            _mm256_storeu_ps(to.as_mut_ptr(), v[0]);
+            _mm256_storeu_ps(to.as_mut_ptr().add(8), v[1]);
+        }
+    }
+
+    #[inline(always)]
+    fn add(self, a: Two, b: Two) -> Two {
+        unsafe { [_mm256_add_ps(a[0], b[0]), _mm256_add_ps(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    fn sub(self, a: Two, b: Two) -> Two {
+        unsafe { [_mm256_sub_ps(a[0], b[0]), _mm256_sub_ps(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    fn mul(self, a: Two, b: Two) -> Two {
+        unsafe { [_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    fn div(self, a: Two, b: Two) -> Two {
+        unsafe { [_mm256_div_ps(a[0], b[0]), _mm256_div_ps(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    fn max(self, a: Two, b: Two) -> Two {
+        unsafe { [_mm256_max_ps(a[0], b[0]), _mm256_max_ps(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    fn min(self, a: Two, b: Two) -> Two {
+        unsafe { [_mm256_min_ps(a[0], b[0]), _mm256_min_ps(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    fn fma(self, a: Two, b: Two, c: Two) -> Two {
+        unsafe { [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])] }
+    }
+
+    #[inline(always)]
+    fn exponent(self, v: Two) -> Two {
+        unsafe {
+            let bias = _mm256_set1_epi32(127);
+            let low = _mm256_slli_epi32::<23>(_mm256_add_epi32(_mm256_castps_si256(v[0]), bias));
+            let high = _mm256_slli_epi32::<23>(_mm256_add_epi32(_mm256_castps_si256(v[1]), bias));
+            [_mm256_castsi256_ps(low), _mm256_castsi256_ps(high)]
+        }
+    }
+
+    #[inline(always)]
+    fn load_bf16(self, from: &[bf16; LANES]) -> Two {
+        unsafe {
+            let all = _mm256_loadu_si256(from.as_ptr().cast());
+            let low = _mm256_cvtepu16_epi32(_mm256_castsi256_si128(all));
+            let high = _mm256_cvtepu16_epi32(_mm256_extracti128_si256::<1>(all));
+            [upper(low), upper(high)]
+        }
+    }
+
+    #[inline(always)]
+    fn store_bf16(self, v: Two, to: &mut [bf16; LANES]) {
+        unsafe {
+            let packed = _mm256_packus_epi32(rounded(v[0]), rounded(v[1]));
+            let packed = _mm256_permute4x64_epi64::<0b11_01_10_00>(packed);
+            _mm256_storeu_si256(to.as_mut_ptr().cast(), packed);
+        }
+    }
+
+    #[inline(always)]
+    fn load_pairs(self, from: &[bf16; 2 * LANES]) -> [Two; 2] {
+        self.load_split(from)
+    }
+
+    #[inline(always)]
+    fn dot(self, acc: Two, a: [bf16; 2], b: [Two; 2]) -> Two {
+        let acc = self.fma(self.splat(widen(a[1])), b[1], acc);
+        self.fma(self.splat(widen(a[0])), b[0], acc)
+    }
+
+    #[inline(always)]
+    fn load_split(self, from: &[bf16; 2 * LANES]) -> [Two; 2] {
+        unsafe {
+            let low = _mm256_loadu_si256(from.as_ptr().cast());
+            let high = _mm256_loadu_si256(from.as_ptr().add(16).cast());
+            let mask = _mm256_set1_epi32(0xffff_0000_u32 as i32);
+            let odd_low = _mm256_castsi256_ps(_mm256_and_si256(low, mask));
+            let odd_high = _mm256_castsi256_ps(_mm256_and_si256(high, mask));
+            [[upper(low), upper(high)], [odd_low, odd_high]]
+        }
+    }
+}

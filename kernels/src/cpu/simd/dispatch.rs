@@ -1,0 +1,96 @@
+//! From [`Isa`], a value, to [`Simd`], a type.
+
+#![expect(unsafe_code, reason = "calls of functions compiled for instructions that were detected first")]
+
+#[cfg(target_arch = "x86_64")]
+use super::{avx2::Avx2, avx512::Avx512};
+use super::{Isa, Simd, Work, portable::Portable};
+
+// === impl Isa ===
+
+impl Isa {
+    /// All that this processor has, the best first. Ends with [`Isa::Portable`].
+    pub fn supported() -> Vec<Self> {
+        #[cfg(target_arch = "x86_64")]
+        let all = [Self::Avx512Bf16, Self::Avx512, Self::Avx2, Self::Portable];
+        #[cfg(not(target_arch = "x86_64"))]
+        let all = [Self::Portable];
+        all.into_iter().filter(|isa| isa.is_supported()).collect()
+    }
+
+    /// The best that this processor has.
+    pub fn best() -> Self {
+        Self::supported().first().copied().unwrap_or(Self::Portable)
+    }
+
+    /// Its name in logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Bf16 => "avx512-bf16",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => "avx2",
+            Self::Portable => "portable",
+        }
+    }
+
+    /// Whether this processor has it. The standard library remembers the answer.
+    fn is_supported(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Bf16 => Self::Avx512.is_supported() && is_x86_feature_detected!("avx512bf16"),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => {
+                Self::Avx2.is_supported()
+                    && is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vl")
+            }
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            Self::Portable => true,
+        }
+    }
+
+    /// Runs `work` with these instructions, or with plain Rust on a processor
+    /// that lacks them (the results are the same).
+    #[inline]
+    pub(crate) fn run<W: Work>(self, work: W) -> W::Output {
+        if !self.is_supported() {
+            return work.run(Portable);
+        }
+        match self {
+            // SAFETY: `is_supported` checked every feature that the function enables.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Bf16 => unsafe { run_avx512_bf16(work, Avx512::<true>::new_unchecked()) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => unsafe { run_avx512(work, Avx512::<false>::new_unchecked()) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => unsafe { run_avx2(work, Avx2::new_unchecked()) },
+            Self::Portable => work.run(Portable),
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
+fn run_avx512_bf16<W: Work, S: Simd>(work: W, simd: S) -> W::Output {
+    work.run(simd)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+fn run_avx512<W: Work, S: Simd>(work: W, simd: S) -> W::Output {
+    work.run(simd)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn run_avx2<W: Work, S: Simd>(work: W, simd: S) -> W::Output {
+    work.run(simd)
+}

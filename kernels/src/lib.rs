@@ -1,0 +1,12 @@
+//! Compute kernels behind safe functions.
+//!
+//! - [`cpu`]: the fast path on processors: matrices, attention, norms, rotary
+//!   embedding, and the threads that run them.
+//! - [`mod@reference`]: every op in plain scalar Rust, to test the fast ones against.
+//!
+//! Every result is a function of its own row alone: the same bits whatever
+//! other rows are in the call, however a prompt is cut into chunks, wherever
+//! its pages lie, on any number of threads and with any instruction set.
+
+pub mod cpu;
+pub mod reference;

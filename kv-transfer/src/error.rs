@@ -1,0 +1,85 @@
+//! Why a session or a handoff could not be had.
+
+use baton_protocol::{ErrorCode, Failure};
+
+/// Why two nodes have no session, or have it no longer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SessionError {
+    /// Without certificates nothing leaves this machine.
+    #[error("{addr} is not a loopback address, and there are no certificates for anything else")]
+    NotLoopback {
+        /// What was to be used.
+        addr: String,
+    },
+    /// An address that cannot be listened on.
+    #[error("cannot listen on {addr}: {reason}")]
+    Listen {
+        /// Where.
+        addr: String,
+        /// What the system said.
+        reason: String,
+    },
+    /// The peer was not reached, or broke off before the session was open.
+    #[error("no session with {node}: {reason}")]
+    Connect {
+        /// The peer.
+        node: String,
+        /// What happened.
+        reason: String,
+    },
+    /// The two nodes do not fit together.
+    #[error("{field} differs: {mine} here, {yours} there")]
+    Refused {
+        /// What differs.
+        field: String,
+        /// On this side.
+        mine: String,
+        /// On the peer's side.
+        yours: String,
+    },
+    /// The session was open and ended; it never comes back, another one may.
+    #[error("session ended: {reason}")]
+    Down {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Why a handoff could not be asked for.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HandoffError {
+    /// There is no session with the prefill node.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    /// An ask that no prefill node could answer.
+    #[error("bad ask: {field}")]
+    Ask {
+        /// What is wrong.
+        field: &'static str,
+    },
+}
+
+// === impl SessionError ===
+
+impl SessionError {
+    pub(crate) fn down(reason: impl Into<String>) -> Self {
+        Self::Down { reason: reason.into() }
+    }
+
+    /// The failure that handoffs of such a session end with.
+    pub fn to_failure(&self) -> Failure {
+        Failure::new(ErrorCode::PeerLost, self.to_string())
+    }
+}
+
+// === impl HandoffError ===
+
+impl From<HandoffError> for Failure {
+    fn from(error: HandoffError) -> Self {
+        let code = match error {
+            HandoffError::Session(_) => ErrorCode::PeerLost,
+            HandoffError::Ask { .. } => ErrorCode::Internal,
+        };
+        Self::new(code, error.to_string())
+    }
+}

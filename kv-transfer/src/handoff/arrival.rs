@@ -1,0 +1,154 @@
+//! The receiver's half that deals with frames: where they land, whether they
+//! are right, what is missing, and when everything is in.
+
+use std::time::Instant;
+
+use baton_protocol::{FrameHeader, wire, wire::control::Message};
+
+use super::{
+    HandoffEvent,
+    missing::Due,
+    receiver::{Receiver, ReceiverAction, State},
+};
+use crate::{metrics::Outcome, transport::Received};
+
+type Actions = Vec<ReceiverAction>;
+
+impl Receiver {
+    pub(super) fn arriving(&mut self, header: &FrameHeader, now: Instant, out: &mut Actions) {
+        match self.state {
+            State::Receiving => {}
+            State::Waiting => return self.distrust("frame without credit", out),
+            State::Closing { .. } | State::Closed => return,
+        }
+        if let Some(reason) = self.wrong(header) {
+            return self.distrust(reason, out);
+        }
+        let seq = header.seq;
+        if seq < self.frames.next && !self.frames.missing.contains(seq) {
+            // A repeat of something that came after all.
+            return;
+        }
+        if !self.frames.coverage.is_free(&header.span) {
+            return self.distrust("frame overlaps another one", out);
+        }
+        for gap in self.frames.next..seq {
+            self.ask_again(gap, now, out);
+            if self.state != State::Receiving {
+                return;
+            }
+        }
+        self.frames.missing.expect(seq, now);
+        self.frames.next = self.frames.next.max(seq.saturating_add(1));
+        self.frames.reading = Some(seq);
+        self.frames.began.get_or_insert(now);
+        if let Some(sink) = &self.sink {
+            out.push(ReceiverAction::Land(sink.clone()));
+        }
+    }
+
+    /// What no honest sender would send.
+    fn wrong(&self, header: &FrameHeader) -> Option<&'static str> {
+        let (span, shape) = (&header.span, &self.terms.shape);
+        if !self.frames.coverage.contains(span) {
+            return Some("frame out of bounds");
+        }
+        if (u32::from(header.heads.0), u32::from(header.heads.1)) != (0, shape.kv_heads) {
+            return Some("frame without all heads");
+        }
+        if header.bytes as usize != shape.span_bytes(span) {
+            return Some("frame of another shape");
+        }
+        let last = self.frames.fin.map_or(self.frames.granted, |(frames, _)| frames);
+        (header.seq >= last).then_some("frame beyond the credit")
+    }
+
+    pub(super) fn arrived(&mut self, received: &Received, now: Instant, out: &mut Actions) {
+        let header = &received.header;
+        if self.frames.reading != Some(header.seq) {
+            return;
+        }
+        self.frames.reading = None;
+        if self.state != State::Receiving {
+            return self.settle(out);
+        }
+        if !received.intact {
+            return self.ask_again(header.seq, now, out);
+        }
+        if !self.frames.coverage.insert(&header.span) {
+            return self.distrust("frame overlaps another one", out);
+        }
+        self.frames.missing.found(header.seq);
+        self.frames.digest.add(header.seq, header.crc);
+        self.frames.landed += 1;
+        self.frames.ended = Some(now);
+        self.stats.bytes += u64::from(header.bytes);
+        if self.frames.fin.is_none() {
+            self.frames.granted = self.frames.granted.saturating_add(1);
+            self.send_credit(1, out);
+        }
+        self.complete(now, out);
+    }
+
+    pub(super) fn fin(&mut self, fin: &wire::Fin, now: Instant, out: &mut Actions) {
+        if fin.frames < self.frames.next || fin.frames > self.frames.granted {
+            return self.distrust("FIN does not fit the frames", out);
+        }
+        if self.terms.wants_first && self.first.is_none() {
+            return self.distrust("FIN before the first token", out);
+        }
+        self.frames.fin = Some((fin.frames, fin.digest));
+        // Control may overtake data: those not seen yet get the repair timeout to come by themselves.
+        for seq in self.frames.next..fin.frames {
+            self.frames.missing.expect(seq, now);
+        }
+        self.frames.next = fin.frames;
+        self.complete(now, out);
+    }
+
+    pub(super) fn tick(&mut self, moved: Instant, now: Instant, out: &mut Actions) {
+        if self.state != State::Receiving || self.frames.reading.is_some() {
+            return;
+        }
+        for seq in self.frames.missing.overdue(self.terms.repair_timeout, moved, now) {
+            self.ask_again(seq, now, out);
+        }
+    }
+
+    fn ask_again(&mut self, seq: u32, now: Instant, out: &mut Actions) {
+        if self.state != State::Receiving {
+            return;
+        }
+        match self.frames.missing.ask(seq, self.terms.max_nacks, now) {
+            Due::Nack(seq) => {
+                self.stats.repaired_frames += 1;
+                out.push(ReceiverAction::Send(Message::Nack(wire::Nack { id: self.wire_id(), seq })));
+            }
+            Due::GiveUp(_) => self.lose("a frame could not be repaired", out),
+        }
+    }
+
+    /// Ready, if everything is in and right. Nothing else leads to Ready.
+    fn complete(&mut self, now: Instant, out: &mut Actions) {
+        let Some((frames, digest)) = self.frames.fin else { return };
+        if self.frames.landed < frames {
+            return;
+        }
+        if digest != self.frames.digest.0 {
+            return self.distrust("digest of the frames differs", out);
+        }
+        if !self.frames.coverage.is_complete() {
+            return self.distrust("frames do not cover the prompt", out);
+        }
+        let Some(sink) = self.sink.take() else { return };
+        if let (Some(began), Some(ended)) = (self.frames.began, self.frames.ended) {
+            self.stats.transfer = ended.saturating_duration_since(began);
+        }
+        self.stats.exposed = self.first.map_or_else(Default::default, |first| now.saturating_duration_since(first));
+        self.state = State::Closed;
+        let commit = wire::Commit { id: self.wire_id(), drop: false };
+        out.push(ReceiverAction::Send(Message::Commit(commit)));
+        out.push(ReceiverAction::Emit(HandoffEvent::Ready { sink, stats: self.stats }));
+        out.push(ReceiverAction::Close(Outcome::Committed));
+    }
+}

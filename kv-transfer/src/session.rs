@@ -1,0 +1,47 @@
+//! A pair of nodes: one control stream, one data path, one life.
+//!
+//! The decode node opens a session to a prefill node and keeps it until either
+//! side ends it; it never comes back under the same number. Control messages
+//! are numbered, and a gap ends the session like a lost socket does.
+//!
+//! - [`client`]: the decode node's pool of sessions; `connect` opens one, `receiving` is its state
+//! - [`server`]: the prefill node's service; `listener` takes data sockets, `sending` is a session's state
+//! - `hello`: who fits whom
+//! - `control`: numbered messages
+//! - `running`: the data thread, and the order in which a session ends
+
+pub mod client;
+mod connect;
+mod control;
+mod hello;
+mod listener;
+mod receiving;
+mod running;
+mod sending;
+pub mod server;
+#[cfg(test)]
+mod tests;
+
+use std::net::SocketAddr;
+
+use crate::SessionError;
+
+pub use client::{PrefillPeer, SessionReport, Sessions};
+pub use receiving::Handoff;
+pub use server::PrefillService;
+
+/// 256 random bits.
+pub(crate) fn secret() -> [u8; 32] {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).expect("the system has random numbers");
+    bytes
+}
+
+/// Nothing but this machine, until there are certificates.
+fn loopback(addr: &str) -> Result<SocketAddr, SessionError> {
+    let numeric = addr.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
+    match numeric.as_deref().unwrap_or(addr).parse::<SocketAddr>() {
+        Ok(parsed) if parsed.ip().is_loopback() => Ok(parsed),
+        _ => Err(SessionError::NotLoopback { addr: addr.to_owned() }),
+    }
+}

@@ -1,0 +1,216 @@
+//! The decode node's pool of sessions to prefill nodes.
+
+use std::{collections::HashMap, sync::Arc, time::Instant};
+
+use baton_protocol::{Incarnation, NodeId, wire::Control};
+use parking_lot::Mutex;
+use tokio::{
+    sync::watch,
+    task::JoinSet,
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+use tonic::Streaming;
+
+use super::{
+    connect::{Opened, open},
+    receiving::{Handoff, Receiving},
+    running::{Running, tick, write},
+};
+use crate::{
+    HandoffAsk, HandoffError, Landing, LocalNode, SessionError, TransferConfig, TransferMetrics, metrics::Side,
+};
+
+/// A prefill node to ask.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PrefillPeer {
+    /// Its name.
+    pub node: NodeId,
+    /// Its gRPC address, `host:port`.
+    pub control_addr: String,
+    /// The incarnation that is meant; another one at the address refuses.
+    pub incarnation: Incarnation,
+}
+
+/// One open session, for people.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SessionReport {
+    /// The prefill node.
+    pub peer: NodeId,
+    /// Measured when the session opened; none before the probe is in.
+    pub bandwidth_bytes_per_second: Option<f64>,
+}
+
+/// Sessions to prefill nodes: made on first use, one a peer, shared by all
+/// callers, replaced when dead or when the peer is another incarnation.
+pub struct Sessions {
+    local: LocalNode,
+    config: TransferConfig,
+    metrics: TransferMetrics,
+    slots: Mutex<HashMap<NodeId, Slot>>,
+    tasks: Mutex<JoinSet<()>>,
+    stop: CancellationToken,
+}
+
+struct Slot {
+    incarnation: Incarnation,
+    phase: watch::Receiver<Phase>,
+    stop: CancellationToken,
+}
+
+#[derive(Clone)]
+enum Phase {
+    Opening,
+    Open(Arc<Receiving>),
+    Dead(SessionError),
+}
+
+// === impl Sessions ===
+
+impl Sessions {
+    /// No sessions yet.
+    pub fn new(local: LocalNode, config: TransferConfig) -> Self {
+        Self {
+            local,
+            config,
+            metrics: TransferMetrics::new(Side::Receiving),
+            slots: Mutex::default(),
+            tasks: Mutex::default(),
+            stop: CancellationToken::new(),
+        }
+    }
+
+    /// Asks a prefill node for KV. Opens a session if there is none.
+    ///
+    /// # Errors
+    /// When there is no session with the peer, or the ask makes no sense.
+    pub async fn handoff(
+        &self,
+        peer: &PrefillPeer,
+        ask: HandoffAsk,
+        landing: Box<dyn Landing>,
+    ) -> Result<Handoff, HandoffError> {
+        ask.check()?;
+        let mut phase = self.session(peer);
+        let opened = phase.wait_for(|phase| !matches!(phase, Phase::Opening)).await.map(|phase| phase.clone());
+        match opened {
+            Ok(Phase::Open(session)) => Ok(session.open(&ask, landing)?),
+            Ok(Phase::Dead(error)) => Err(error.into()),
+            Ok(Phase::Opening) | Err(_) => Err(SessionError::down("closed here").into()),
+        }
+    }
+
+    /// The peer's session as it is, or a new one that is being opened.
+    fn session(&self, peer: &PrefillPeer) -> watch::Receiver<Phase> {
+        let mut slots = self.slots.lock();
+        if let Some(slot) = slots.get(&peer.node) {
+            let alive = match &*slot.phase.borrow() {
+                Phase::Opening => slot.phase.has_changed().is_ok(),
+                Phase::Open(session) => session.ended().is_none(),
+                Phase::Dead(_) => false,
+            };
+            if alive && slot.incarnation == peer.incarnation {
+                return slot.phase.clone();
+            }
+            // Everything of another incarnation is dead, whatever its sockets say.
+            slot.stop.cancel();
+        }
+        let (tell, phase) = watch::channel(Phase::Opening);
+        let stop = self.stop.child_token();
+        slots.insert(
+            peer.node.clone(),
+            Slot { incarnation: peer.incarnation, phase: phase.clone(), stop: stop.clone() },
+        );
+        let (local, config, metrics) = (self.local.clone(), self.config.clone(), self.metrics.clone());
+        let peer = peer.clone();
+        let mut tasks = self.tasks.lock();
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(async move {
+            let limit = config.connect_timeout();
+            let opened = tokio::select! {
+                opened = timeout(limit, open(&local, &config, &metrics, &peer)) => opened.unwrap_or_else(|_| {
+                    Err(SessionError::Connect { node: peer.node.0.clone(), reason: format!("nothing within {limit:?}") })
+                }),
+                () = stop.cancelled() => Err(SessionError::down("closed here")),
+            };
+            let ended = match opened {
+                Ok(opened) => drive(opened, &config, &tell, &stop).await,
+                Err(error) => error,
+            };
+            tell.send_replace(Phase::Dead(ended));
+        });
+        phase
+    }
+
+    /// Open sessions and their measured bandwidth.
+    pub fn reports(&self) -> Vec<SessionReport> {
+        let slots = self.slots.lock();
+        let report = |(peer, slot): (&NodeId, &Slot)| match &*slot.phase.borrow() {
+            Phase::Open(session) if session.ended().is_none() => {
+                Some(SessionReport { peer: peer.clone(), bandwidth_bytes_per_second: session.bandwidth() })
+            }
+            _ => None,
+        };
+        slots.iter().filter_map(report).collect()
+    }
+
+    /// Metrics, to be registered once.
+    pub fn metrics(&self) -> &TransferMetrics {
+        &self.metrics
+    }
+
+    /// Ends all sessions, and waits until their threads and tasks are gone.
+    /// No session can be opened any more.
+    pub async fn shutdown(&self) {
+        self.stop.cancel();
+        let mut tasks = std::mem::take(&mut *self.tasks.lock());
+        while tasks.join_next().await.is_some() {}
+    }
+}
+
+impl Drop for Sessions {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// Runs an open session to its end; why it ended.
+async fn drive(
+    opened: Opened,
+    config: &TransferConfig,
+    tell: &watch::Sender<Phase>,
+    stop: &CancellationToken,
+) -> SessionError {
+    let Opened { state, mut inbound, outbound, mut link } = opened;
+    let path = Running::start(state.clone(), link.closer.clone(), move |state: &Receiving| {
+        state.receive(&mut *link.end)
+    });
+    let mut running = match path {
+        Ok(running) => running,
+        Err(error) => return SessionError::down(format!("no data thread: {error}")),
+    };
+    tell.send_replace(Phase::Open(state.clone()));
+    let ended = tokio::select! {
+        ended = read(&state, &mut inbound) => ended,
+        ended = write(&*state, &outbound, |control| control) => ended,
+        ended = tick(&*state, config.tick()) => ended,
+        ended = running.broken() => ended,
+        () = stop.cancelled() => SessionError::down("closed here"),
+    };
+    running.finish(ended.clone()).await;
+    ended
+}
+
+async fn read(state: &Receiving, inbound: &mut Streaming<Control>) -> SessionError {
+    loop {
+        match inbound.message().await {
+            Ok(Some(control)) => {
+                if let Err(error) = state.control(control, Instant::now()) {
+                    return error;
+                }
+            }
+            Ok(None) => return SessionError::down("the prefill node closed it"),
+            Err(status) => return SessionError::down(format!("control stream: {}", status.message())),
+        }
+    }
+}

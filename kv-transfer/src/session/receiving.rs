@@ -1,0 +1,347 @@
+//! A session's state on the decode node, under one mutex that is held for a few
+//! lines: the control loop, the data thread and the callers' handles all feed
+//! events to the machines through it, so that order is the same for everybody.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use baton_protocol::{
+    ErrorCode, FrameHeader, HandoffId, NodeId, SessionId,
+    wire::{self, Control, control::Message},
+};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, mpsc};
+
+use super::{
+    control::{Inbox, Outbox, handoff_of},
+    running::SessionState,
+};
+use crate::{
+    HandoffAsk, HandoffEvent, Landing, LocalNode, SessionError, TransferConfig, TransferMetrics,
+    handoff::receiver::{Receiver, ReceiverAction, ReceiverEvent, ReceiverTerms},
+    transport::{FrameReceiver, PathError, Placement, Received, probe::PROBE},
+};
+
+/// Events of one handoff: QUEUED, START, FIRST and the end; a machine makes no more.
+const MAX_EVENTS: usize = 8;
+
+/// One session's receiving end.
+pub struct Receiving {
+    peer: NodeId,
+    local: LocalNode,
+    config: TransferConfig,
+    metrics: TransferMetrics,
+    table: Mutex<Table>,
+    /// Something waits in the outbox.
+    wake: Notify,
+}
+
+struct Table {
+    outbox: Outbox,
+    inbox: Inbox,
+    handoffs: HashMap<HandoffId, Entry>,
+    heard: Instant,
+    pinged: Instant,
+    /// When the data path last moved; now, while a frame is being read.
+    moved: Instant,
+    reading: bool,
+    bandwidth: Option<f64>,
+    ended: Option<SessionError>,
+}
+
+struct Entry {
+    machine: Receiver,
+    events: mpsc::Sender<HandoffEvent>,
+    asked: Instant,
+    /// The number of its PREFILL.
+    number: u64,
+}
+
+/// A handoff that was asked for. Dropping it cancels it; its pages are let go
+/// when the sender has fallen silent.
+pub struct Handoff {
+    id: HandoffId,
+    session: Arc<Receiving>,
+    events: mpsc::Receiver<HandoffEvent>,
+}
+
+// === impl Handoff ===
+
+impl Handoff {
+    /// Which handoff.
+    pub fn id(&self) -> HandoffId {
+        self.id
+    }
+
+    /// What happens next; none after the end.
+    pub async fn next(&mut self) -> Option<HandoffEvent> {
+        self.events.recv().await
+    }
+
+    /// The first tokens ended every choice: the KV is not needed, and nothing
+    /// went wrong.
+    pub fn decline(self) {
+        self.session.event(self.id, ReceiverEvent::Decline, Instant::now());
+    }
+}
+
+impl Drop for Handoff {
+    fn drop(&mut self) {
+        self.session.event(self.id, ReceiverEvent::Cancel, Instant::now());
+    }
+}
+
+// === impl Receiving ===
+
+impl Receiving {
+    pub fn new(
+        session: SessionId,
+        peer: NodeId,
+        local: LocalNode,
+        config: TransferConfig,
+        metrics: TransferMetrics,
+    ) -> Arc<Self> {
+        let now = Instant::now();
+        let mut outbox = Outbox::new(session);
+        if config.probe_bytes() > 0 {
+            outbox.push(Message::Probe(wire::Probe { bytes: config.probe_bytes() }));
+        }
+        let table = Table {
+            outbox,
+            inbox: Inbox::new(session),
+            handoffs: HashMap::new(),
+            heard: now,
+            pinged: now,
+            moved: now,
+            reading: false,
+            bandwidth: None,
+            ended: None,
+        };
+        metrics.session_opened();
+        let wake = Notify::new();
+        wake.notify_one();
+        Arc::new(Self { peer, local, config, metrics, table: Mutex::new(table), wake })
+    }
+
+    /// Asks for a handoff.
+    pub fn open(self: &Arc<Self>, ask: &HandoffAsk, landing: Box<dyn Landing>) -> Result<Handoff, SessionError> {
+        let terms = ReceiverTerms {
+            id: ask.id,
+            shape: self.local.kv.clone(),
+            tokens: ask.have..ask.tokens(),
+            wants_first: !ask.sample.is_empty(),
+            window_frames: self.config.window_frames(),
+            repair_timeout: self.config.repair_timeout(),
+            max_nacks: self.config.max_nacks,
+        };
+        let machine = Receiver::new(terms, landing);
+        let (sender, events) = mpsc::channel(MAX_EVENTS);
+        let mut table = self.table.lock();
+        if let Some(error) = &table.ended {
+            return Err(error.clone());
+        }
+        if table.handoffs.contains_key(&ask.id) {
+            return Err(SessionError::down(format!("handoff {} was asked for twice", ask.id)));
+        }
+        let number = table.outbox.push(Message::Prefill(ask.into()));
+        table.handoffs.insert(ask.id, Entry { machine, events: sender, asked: Instant::now(), number });
+        drop(table);
+        self.wake.notify_one();
+        Ok(Handoff { id: ask.id, session: self.clone(), events })
+    }
+
+    /// Why the session has ended, if it has.
+    pub fn ended(&self) -> Option<SessionError> {
+        self.table.lock().ended.clone()
+    }
+
+    /// Measured by the probe, in bytes a second.
+    pub fn bandwidth(&self) -> Option<f64> {
+        self.table.lock().bandwidth
+    }
+
+    /// Takes a control message.
+    pub fn control(&self, control: Control, now: Instant) -> Result<(), SessionError> {
+        let mut table = self.table.lock();
+        let message = table.inbox.take(control)?;
+        table.heard = now;
+        match handoff_of(&message)? {
+            Some(id) => {
+                self.feed(&mut table, id, ReceiverEvent::Control(message), now);
+            }
+            None => match message {
+                Message::Ping(_) => {}
+                Message::Reconcile(reconcile) => self.reconcile(&mut table, &reconcile, now)?,
+                _ => return Err(SessionError::down("a message that only a decode node sends")),
+            },
+        }
+        drop(table);
+        self.wake.notify_one();
+        Ok(())
+    }
+
+    /// Both sides' open handoffs differ: ends what only one side knows, and
+    /// nothing younger than the ping that showed it.
+    fn reconcile(&self, table: &mut Table, theirs: &wire::Reconcile, now: Instant) -> Result<(), SessionError> {
+        let mut known = HashSet::new();
+        for id in &theirs.ids {
+            let id = HandoffId::try_from(id.clone()).map_err(|error| SessionError::down(error.to_string()))?;
+            known.insert(id);
+            if !table.handoffs.contains_key(&id) {
+                self.metrics.orphan();
+                let (code, reason) = (ErrorCode::Cancelled.as_str().to_owned(), "unknown handoff".to_owned());
+                table.outbox.push(Message::Abort(wire::Abort { id: Some(id.into()), code, reason }));
+            }
+        }
+        let old = |(id, entry): (&HandoffId, &Entry)| {
+            let lost = entry.machine.is_open() && entry.number <= theirs.up_to_number && !known.contains(id);
+            lost.then_some(*id)
+        };
+        let lost: Vec<_> = table.handoffs.iter().filter_map(old).collect();
+        for id in lost {
+            self.metrics.orphan();
+            self.feed(table, id, ReceiverEvent::Orphaned, now);
+        }
+        Ok(())
+    }
+
+    /// The data thread's work: frame after frame until the path breaks.
+    pub fn receive(&self, path: &mut dyn FrameReceiver) -> PathError {
+        loop {
+            match path.recv(&mut |header| self.place(header)) {
+                Ok(received) => self.arrived(&received),
+                Err(error) => return error,
+            }
+        }
+    }
+
+    fn place(&self, header: &FrameHeader) -> Placement {
+        let now = Instant::now();
+        let mut table = self.table.lock();
+        (table.reading, table.moved) = (true, now);
+        let placed = self.feed(&mut table, header.handoff, ReceiverEvent::Arriving(header), now);
+        drop(table);
+        self.wake.notify_one();
+        placed.unwrap_or(Placement::Discard)
+    }
+
+    fn arrived(&self, received: &Received) {
+        let now = Instant::now();
+        let mut table = self.table.lock();
+        (table.reading, table.moved) = (false, now);
+        if received.header.handoff == PROBE {
+            let rate = f64::from(received.header.bytes) / received.duration.max(Duration::from_nanos(1)).as_secs_f64();
+            table.bandwidth = Some(rate);
+            self.metrics.measured(&self.peer, rate);
+        } else {
+            self.feed(&mut table, received.header.handoff, ReceiverEvent::Arrived(received), now);
+        }
+        drop(table);
+        self.wake.notify_one();
+    }
+
+    fn event(&self, id: HandoffId, event: ReceiverEvent<'_>, now: Instant) {
+        let mut table = self.table.lock();
+        if table.handoffs.contains_key(&id) {
+            self.feed(&mut table, id, event, now);
+        }
+        drop(table);
+        self.wake.notify_one();
+    }
+
+    /// Gives an event to a machine and does what it wants.
+    fn feed(&self, table: &mut Table, id: HandoffId, event: ReceiverEvent<'_>, now: Instant) -> Option<Placement> {
+        let Some(entry) = table.handoffs.get_mut(&id) else {
+            self.metrics.late(1);
+            return None;
+        };
+        let mut placement = None;
+        for action in entry.machine.on(event, now) {
+            match action {
+                ReceiverAction::Send(message) => {
+                    if table.ended.is_none() {
+                        table.outbox.push(message);
+                    }
+                }
+                ReceiverAction::Emit(event) => {
+                    if let HandoffEvent::Ready { stats, .. } = &event {
+                        self.metrics.exposed(stats.exposed);
+                    }
+                    // Fails only when the caller has gone; then so does what the event holds.
+                    let _ = entry.events.try_send(event);
+                }
+                ReceiverAction::Land(sink) => placement = Some(Placement::Land(sink)),
+                ReceiverAction::Close(outcome) => {
+                    self.metrics.ended(outcome, now.saturating_duration_since(entry.asked));
+                    self.metrics.repaired(u64::from(entry.machine.repaired()));
+                    self.metrics.late(entry.machine.late());
+                    table.handoffs.remove(&id);
+                    break;
+                }
+            }
+        }
+        placement
+    }
+
+    fn feed_all(&self, table: &mut Table, event: &dyn Fn() -> ReceiverEvent<'static>) {
+        let now = Instant::now();
+        let ids: Vec<_> = table.handoffs.keys().copied().collect();
+        for id in ids {
+            self.feed(table, id, event(), now);
+        }
+    }
+}
+
+impl SessionState for Receiving {
+    fn pop(&self) -> Option<Control> {
+        self.table.lock().outbox.pop()
+    }
+
+    fn wake(&self) -> &Notify {
+        &self.wake
+    }
+
+    /// Lets time pass: pings, repairs, and the end of a silent peer.
+    fn tick(&self, now: Instant) -> Result<(), SessionError> {
+        let mut table = self.table.lock();
+        if now.saturating_duration_since(table.heard) >= self.config.silence_limit() {
+            return Err(SessionError::down("pings unanswered"));
+        }
+        table.outbox.check()?;
+        if table.reading {
+            table.moved = now;
+        }
+        let moved = table.moved;
+        let ids: Vec<_> = table.handoffs.keys().copied().collect();
+        for id in ids {
+            self.feed(&mut table, id, ReceiverEvent::Tick { moved }, now);
+        }
+        if now.saturating_duration_since(table.pinged) >= self.config.ping_interval() {
+            table.pinged = now;
+            let open = table.handoffs.iter().filter(|(_, entry)| entry.machine.is_open());
+            let (count, xor) = open.fold((0, 0), |(count, xor), (id, _)| (count + 1, xor ^ id.fold()));
+            table.outbox.push(Message::Ping(wire::SessionPing { open: count, xor, reply: false }));
+        }
+        drop(table);
+        self.wake.notify_one();
+        Ok(())
+    }
+
+    fn end(&self, reason: SessionError) {
+        let mut table = self.table.lock();
+        if table.ended.is_none() {
+            tracing::debug!(peer = %self.peer, %reason, "session ended");
+            let failure = reason.to_failure();
+            table.ended = Some(reason);
+            self.metrics.session_ended();
+            self.feed_all(&mut table, &|| ReceiverEvent::SessionDown(failure.clone()));
+        }
+    }
+
+    fn path_closed(&self) {
+        self.feed_all(&mut self.table.lock(), &|| ReceiverEvent::PathClosed);
+    }
+}

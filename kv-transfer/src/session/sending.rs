@@ -1,0 +1,328 @@
+//! A session's state on the prefill node, under one mutex that is held for a
+//! few lines: the control loop, the engine's progress and the data thread all
+//! feed events to the machines through it.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Instant,
+};
+
+use baton_protocol::{
+    ErrorCode, Failure, FrameHeader, HandoffId, KvSource, NodeId, SessionId,
+    wire::{self, Control, control::Message},
+};
+use parking_lot::{Condvar, Mutex};
+use tokio::{
+    sync::{Notify, mpsc},
+    task::{AbortHandle, JoinSet},
+};
+
+use super::{
+    control::{Inbox, Outbox, handoff_of},
+    running::SessionState,
+};
+use crate::{
+    BusyReason, LocalNode, PrefillGuard, PrefillJob, Prefiller, Progress, SessionError, TransferConfig,
+    TransferMetrics,
+    handoff::sender::{Sender, SenderAction, SenderEvent, SenderTerms},
+    transport::{FrameSender, MAX_FRAME_BYTES, PathError, checksum, probe, probe::PROBE},
+};
+
+/// News of one prompt that may wait for this session.
+const MAX_PROGRESS: usize = 64;
+
+/// One session's sending end.
+pub struct Sending {
+    peer: NodeId,
+    local: LocalNode,
+    config: TransferConfig,
+    metrics: TransferMetrics,
+    table: Mutex<Table>,
+    /// Something waits in the outbox.
+    wake: Notify,
+    /// A frame was put in line, or the session ended.
+    in_line: Condvar,
+}
+
+struct Table {
+    outbox: Outbox,
+    inbox: Inbox,
+    handoffs: HashMap<HandoffId, Entry>,
+    /// Frames for the data thread. Bounded by the receivers' credits.
+    line: VecDeque<(FrameHeader, Arc<dyn KvSource>)>,
+    heard: Instant,
+    ended: Option<SessionError>,
+}
+
+struct Entry {
+    machine: Sender,
+    guard: Option<PrefillGuard>,
+    listener: Option<AbortHandle>,
+    asked: Instant,
+}
+
+// === impl Sending ===
+
+impl Sending {
+    pub fn new(
+        session: SessionId,
+        peer: NodeId,
+        local: LocalNode,
+        config: TransferConfig,
+        metrics: TransferMetrics,
+    ) -> Arc<Self> {
+        let table = Table {
+            outbox: Outbox::new(session),
+            inbox: Inbox::new(session),
+            handoffs: HashMap::new(),
+            line: VecDeque::new(),
+            heard: Instant::now(),
+            ended: None,
+        };
+        metrics.session_opened();
+        let (wake, in_line) = (Notify::new(), Condvar::new());
+        Arc::new(Self { peer, local, config, metrics, table: Mutex::new(table), wake, in_line })
+    }
+
+    /// Takes a control message. A new handoff comes back as a job for [`start`](Self::start).
+    pub fn control(&self, control: Control, now: Instant) -> Result<Option<PrefillJob>, SessionError> {
+        let mut table = self.table.lock();
+        let message = table.inbox.take(control)?;
+        table.heard = now;
+        let mut job = None;
+        match (handoff_of(&message)?, message) {
+            (Some(id), Message::Prefill(ask)) => job = self.prefill(&mut table, id, ask, now)?,
+            (Some(id), message) => {
+                if let Some(event) = event_of(&message)? {
+                    self.feed(&mut table, id, event);
+                } else {
+                    return Err(SessionError::down("a message that only a prefill node sends"));
+                }
+            }
+            (None, Message::Ping(ping)) => self.ping(&mut table, &ping),
+            (None, Message::Probe(ask)) => self.probe(&mut table, ask.bytes),
+            (None, _) => return Err(SessionError::down("a message that only a prefill node sends")),
+        }
+        drop(table);
+        self.wake.notify_one();
+        Ok(job)
+    }
+
+    fn prefill(
+        &self,
+        table: &mut Table,
+        id: HandoffId,
+        ask: wire::PrefillAsk,
+        now: Instant,
+    ) -> Result<Option<PrefillJob>, SessionError> {
+        let job = PrefillJob::try_from(ask).map_err(|error| SessionError::down(error.to_string()))?;
+        if table.handoffs.contains_key(&id) {
+            self.metrics.late(1);
+            return Ok(None);
+        }
+        let full = table.handoffs.len() >= self.config.max_handoffs;
+        // An empty range does no harm to a job that is refused below.
+        let tokens = job.have.min(job.tokens())..job.tokens();
+        let terms =
+            SenderTerms { id, shape: self.local.kv.clone(), frame_bytes: self.config.frame_bytes(), tokens };
+        let entry = Entry { machine: Sender::new(terms), guard: None, listener: None, asked: now };
+        table.handoffs.insert(id, entry);
+        if let Err(error) = job.check() {
+            let failure = Failure::new(ErrorCode::InvalidRequest, error.to_string());
+            self.feed(table, id, SenderEvent::Progress(Progress::Failed(failure)));
+            return Ok(None);
+        }
+        if full {
+            let busy = BusyReason { eta: self.config.ping_interval(), reason: "too many open handoffs".to_owned() };
+            self.feed(table, id, SenderEvent::Refused(busy));
+            return Ok(None);
+        }
+        Ok(Some(job))
+    }
+
+    /// Gives a job to the engine and listens to its news in a task of `tasks`.
+    pub fn start(self: &Arc<Self>, job: PrefillJob, prefiller: &dyn Prefiller, tasks: &mut JoinSet<()>) {
+        let (id, queue) = (job.id, prefiller.queue());
+        let (news, mut progress) = mpsc::channel(MAX_PROGRESS);
+        let started = prefiller.start(job, news);
+        let mut table = self.table.lock();
+        match started {
+            Err(busy) => self.feed(&mut table, id, SenderEvent::Refused(busy)),
+            Ok(guard) => {
+                // QUEUED goes out before anything the engine has to say.
+                self.feed(&mut table, id, SenderEvent::Accepted(queue));
+                if let Some(entry) = table.handoffs.get_mut(&id) {
+                    let session = self.clone();
+                    entry.guard = Some(guard);
+                    entry.listener = Some(tasks.spawn(async move {
+                        while let Some(news) = progress.recv().await {
+                            session.event(id, SenderEvent::Progress(news));
+                        }
+                        session.event(id, SenderEvent::ProgressEnded);
+                    }));
+                }
+            }
+        }
+        drop(table);
+        self.wake.notify_one();
+    }
+
+    /// The stream is ordered, so both sides' open handoffs must agree exactly here.
+    fn ping(&self, table: &mut Table, ping: &wire::SessionPing) {
+        let open = table.handoffs.iter().filter(|(_, entry)| entry.machine.is_open());
+        let (count, xor) = open.fold((0, 0), |(count, xor), (id, _)| (count + 1, xor ^ id.fold()));
+        if (count, xor) != (ping.open, ping.xor) {
+            tracing::warn!(peer = %self.peer, here = count, there = ping.open, "open handoffs differ");
+            let open = table.handoffs.iter().filter(|(_, entry)| entry.machine.is_open());
+            let ids = open.map(|(id, _)| (*id).into()).collect();
+            let up_to_number = table.inbox.number();
+            table.outbox.push(Message::Reconcile(wire::Reconcile { ids, up_to_number }));
+        }
+        table.outbox.push(Message::Ping(wire::SessionPing { open: count, xor, reply: true }));
+    }
+
+    fn probe(&self, table: &mut Table, bytes: u32) {
+        let waiting = table.line.iter().any(|(header, _)| header.handoff == PROBE);
+        if !waiting && (1..=MAX_FRAME_BYTES).contains(&bytes) {
+            table.line.push_back(probe::frame(bytes));
+            self.in_line.notify_one();
+        }
+    }
+
+    /// The data thread's work: frame after frame until the path breaks or the session ends.
+    pub fn send(&self, path: &mut dyn FrameSender) -> PathError {
+        while let Some((mut header, source)) = self.next_frame() {
+            match checksum(&*source, &header.span) {
+                Ok(crc) => header.crc = crc,
+                Err(error) => {
+                    tracing::warn!(handoff = %header.handoff, %error, "computed pages could not be read");
+                    drop(source);
+                    self.event(header.handoff, SenderEvent::Unreadable);
+                    continue;
+                }
+            }
+            let sent = path.send(&header, &source);
+            // The machine must not hear of it before this guard is gone.
+            drop(source);
+            if let Err(error) = sent {
+                return error;
+            }
+            if header.handoff != PROBE {
+                self.event(header.handoff, SenderEvent::Sent { seq: header.seq, crc: header.crc });
+            }
+        }
+        PathError::Closed
+    }
+
+    fn next_frame(&self) -> Option<(FrameHeader, Arc<dyn KvSource>)> {
+        let mut table = self.table.lock();
+        self.in_line.wait_while(&mut table, |table| table.ended.is_none() && table.line.is_empty());
+        if table.ended.is_some() { None } else { table.line.pop_front() }
+    }
+
+    fn event(&self, id: HandoffId, event: SenderEvent) {
+        let mut table = self.table.lock();
+        if table.handoffs.contains_key(&id) {
+            self.feed(&mut table, id, event);
+        }
+        drop(table);
+        self.wake.notify_one();
+    }
+
+    /// Gives an event to a machine and does what it wants.
+    fn feed(&self, table: &mut Table, id: HandoffId, event: SenderEvent) {
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            let Some(entry) = table.handoffs.get_mut(&id) else {
+                return self.unknown(table, id, &event);
+            };
+            for action in entry.machine.on(event) {
+                match action {
+                    SenderAction::Send(message) => {
+                        if table.ended.is_none() {
+                            table.outbox.push(message);
+                        }
+                    }
+                    SenderAction::Frame(header, source) => {
+                        table.line.push_back((header, source));
+                        self.in_line.notify_one();
+                    }
+                    SenderAction::Unqueue => {
+                        let before = table.line.len();
+                        table.line.retain(|(header, _)| header.handoff != id);
+                        events.extend((table.line.len()..before).map(|_| SenderEvent::Skipped));
+                    }
+                    SenderAction::Cancel => {
+                        entry.guard = None;
+                        entry.listener.take().inspect(AbortHandle::abort);
+                    }
+                    SenderAction::Close(outcome) => {
+                        self.metrics.ended(outcome, entry.asked.elapsed());
+                        self.metrics.repaired(entry.machine.repaired());
+                        self.metrics.late(entry.machine.late());
+                        table.handoffs.remove(&id);
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// ABORT is valid in every state, that of being forgotten included.
+    fn unknown(&self, table: &mut Table, id: HandoffId, event: &SenderEvent) {
+        self.metrics.late(1);
+        if matches!(event, SenderEvent::Abort | SenderEvent::Commit { drop: true }) && table.ended.is_none() {
+            table.outbox.push(Message::Quiesced(wire::Quiesced { id: Some(id.into()), frames: 0 }));
+        }
+    }
+}
+
+fn event_of(message: &Message) -> Result<Option<SenderEvent>, SessionError> {
+    Ok(Some(match message {
+        Message::Credit(credit) => SenderEvent::Credit(credit.frames),
+        Message::Later(_) => SenderEvent::Later,
+        Message::Commit(commit) => SenderEvent::Commit { drop: commit.drop },
+        Message::Nack(nack) => SenderEvent::Nack(nack.seq),
+        Message::Abort(_) => SenderEvent::Abort,
+        _ => return Ok(None),
+    }))
+}
+
+impl SessionState for Sending {
+    fn pop(&self) -> Option<Control> {
+        self.table.lock().outbox.pop()
+    }
+
+    fn wake(&self) -> &Notify {
+        &self.wake
+    }
+
+    /// Ends the session of a silent peer.
+    fn tick(&self, now: Instant) -> Result<(), SessionError> {
+        let table = self.table.lock();
+        if now.saturating_duration_since(table.heard) >= self.config.silence_limit() {
+            return Err(SessionError::down("no pings"));
+        }
+        table.outbox.check()
+    }
+
+    fn end(&self, reason: SessionError) {
+        let mut table = self.table.lock();
+        if table.ended.is_none() {
+            tracing::debug!(peer = %self.peer, %reason, "session ended");
+            table.ended = Some(reason);
+            self.metrics.session_ended();
+            let ids: Vec<_> = table.handoffs.keys().copied().collect();
+            for id in ids {
+                self.feed(&mut table, id, SenderEvent::SessionDown);
+            }
+            table.line.clear();
+        }
+        drop(table);
+        self.in_line.notify_all();
+    }
+
+    /// Pages being sent were let go when the session ended; the thread has dropped its own guard.
+    fn path_closed(&self) {}
+}

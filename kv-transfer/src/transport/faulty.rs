@@ -1,0 +1,134 @@
+//! Disturbs a path by a seeded schedule, on the sending side: what a bad
+//! network, a bad memory or a stopped process would do to frames.
+
+use std::{
+    io::{self, IoSlice},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use baton_protocol::{FrameHeader, KvSource, KvSpan};
+
+use super::{Closer, FrameSender, Link, PathError, probe::PROBE};
+use crate::FaultsConfig;
+
+/// How long a silence goes on before somebody looks whether the path was closed.
+const NAP: Duration = Duration::from_millis(5);
+
+struct Faulty {
+    end: Box<dyn FrameSender>,
+    config: FaultsConfig,
+    random: fastrand::Rng,
+    frames: u64,
+    /// A frame that waits for the next one to overtake it.
+    held: Option<(FrameHeader, Arc<dyn KvSource>)>,
+    closed: Arc<AtomicBool>,
+}
+
+/// What the schedule has for one frame.
+struct Fate {
+    delay: Duration,
+    drop: bool,
+    corrupt: Option<u64>,
+    hold: bool,
+}
+
+/// A source one bit of which is wrong.
+struct Corrupt {
+    source: Arc<dyn KvSource>,
+    place: u64,
+}
+
+/// Disturbs the frames sent over `link`.
+pub fn sender(link: Link<dyn FrameSender>, config: FaultsConfig) -> Link<dyn FrameSender> {
+    let closed = Arc::new(AtomicBool::new(false));
+    let random = fastrand::Rng::with_seed(config.seed);
+    let faulty = Faulty { end: link.end, config, random, frames: 0, held: None, closed: closed.clone() };
+    let inner = link.closer;
+    let closer = Closer::new(move || {
+        closed.store(true, Ordering::SeqCst);
+        inner.close();
+    });
+    Link { end: Box::new(faulty), closer }
+}
+
+// === impl Faulty ===
+
+impl FrameSender for Faulty {
+    fn send(&mut self, header: &FrameHeader, source: &Arc<dyn KvSource>) -> Result<(), PathError> {
+        if header.handoff == PROBE {
+            return self.end.send(header, source);
+        }
+        self.frames += 1;
+        if self.config.cut_after_frames.is_some_and(|limit| self.frames > limit) {
+            return Err(PathError::Closed);
+        }
+        if self.config.stall_at_frame == Some(self.frames) {
+            self.sleep(Duration::from_millis(self.config.stall_ms))?;
+        }
+        let fate = self.draw();
+        self.sleep(fate.delay)?;
+        let mut source = source.clone();
+        if let Some(place) = fate.corrupt {
+            source = Arc::new(Corrupt { source, place });
+        }
+        if fate.hold && self.held.is_none() {
+            self.held = Some((header.clone(), source));
+            return Ok(());
+        }
+        if !fate.drop {
+            self.end.send(header, &source)?;
+        }
+        match self.held.take() {
+            Some((header, source)) => self.end.send(&header, &source),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Faulty {
+    /// Draws as often for every frame, so that a fate does not depend on the ones before.
+    fn draw(&mut self) -> Fate {
+        let mut hit = |probability: f64| self.random.f64() < probability;
+        let (delay, drop) = (hit(self.config.delay_probability), hit(self.config.drop_probability));
+        let (corrupt, hold) = (hit(self.config.corrupt_probability), hit(self.config.reorder_probability));
+        let delay_ms = self.random.u64(0..=self.config.max_delay_ms.min(60_000));
+        let place = self.random.u64(..);
+        Fate {
+            delay: if delay { Duration::from_millis(delay_ms) } else { Duration::ZERO },
+            drop,
+            corrupt: corrupt.then_some(place),
+            hold,
+        }
+    }
+
+    fn sleep(&self, duration: Duration) -> Result<(), PathError> {
+        let until = Instant::now() + duration;
+        while !self.closed.load(Ordering::SeqCst) {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            std::thread::sleep(left.min(NAP));
+        }
+        Err(PathError::Closed)
+    }
+}
+
+// === impl Corrupt ===
+
+impl KvSource for Corrupt {
+    fn read(&self, span: &KvSpan, use_bytes: &mut dyn FnMut(&[IoSlice<'_>]) -> io::Result<()>) -> io::Result<()> {
+        self.source.read(span, &mut |pieces| {
+            let mut bytes: Vec<u8> = pieces.iter().flat_map(|piece| piece.iter().copied()).collect();
+            let bit = self.place % (bytes.len() as u64 * 8).max(1);
+            if let Some(byte) = bytes.get_mut((bit / 8) as usize) {
+                *byte ^= 1 << (bit % 8);
+            }
+            use_bytes(&[IoSlice::new(&bytes)])
+        })
+    }
+}

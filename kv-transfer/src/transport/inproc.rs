@@ -1,0 +1,152 @@
+//! Both nodes live in one process: a frame is copied once, from page to page.
+//!
+//! The sender hands over the header and a guard of its pages through a bounded
+//! queue; the receiver's thread copies. An address is a random name in a table
+//! of this process: whoever knows it and takes it first has the receiving end.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, LazyLock},
+    time::Instant,
+};
+
+use baton_protocol::{FrameHeader, KvSink, KvSource};
+use parking_lot::{Condvar, Mutex};
+
+use super::{Closer, Crc, FrameReceiver, FrameSender, Link, PathError, Placement, Received, check_size, copy_pieces};
+
+/// Frames in the queue at once.
+const QUEUED_FRAMES: usize = 2;
+
+/// Receiving ends that nobody has taken yet. Global because "in this process"
+/// is what it stands for; entries leave when taken or when their sender goes.
+static ENDPOINTS: LazyLock<Mutex<HashMap<String, Arc<Queue>>>> = LazyLock::new(Mutex::default);
+
+/// Tells this process from every other one.
+static PROCESS: LazyLock<String> = LazyLock::new(|| hex(&crate::session::secret()));
+
+struct Queue {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    frames: VecDeque<(FrameHeader, Arc<dyn KvSource>)>,
+    closed: bool,
+}
+
+struct Sender {
+    queue: Arc<Queue>,
+    addr: String,
+}
+
+struct Receiver {
+    queue: Arc<Queue>,
+}
+
+/// What a node says to be recognized by nodes of the same process.
+pub fn process_name() -> &'static str {
+    &PROCESS
+}
+
+/// A new path: the sending end, and the address under which the other end waits.
+pub fn listen() -> (String, Link<dyn FrameSender>) {
+    let queue = Arc::new(Queue { state: Mutex::default(), changed: Condvar::new() });
+    let addr = hex(&crate::session::secret());
+    ENDPOINTS.lock().insert(addr.clone(), queue.clone());
+    let closer = queue.closer();
+    (addr.clone(), Link { end: Box::new(Sender { queue, addr }), closer })
+}
+
+/// Takes the receiving end that waits at `addr`.
+pub fn connect(addr: &str) -> Option<Link<dyn FrameReceiver>> {
+    let queue = ENDPOINTS.lock().remove(addr)?;
+    let closer = queue.closer();
+    Some(Link { end: Box::new(Receiver { queue }), closer })
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+// === impl Queue ===
+
+impl Queue {
+    fn close(&self) {
+        let mut state = self.state.lock();
+        state.closed = true;
+        // Guards of frames that nobody will take; dropped after the lock is gone.
+        let dead = std::mem::take(&mut state.frames);
+        self.changed.notify_all();
+        drop(state);
+        drop(dead);
+    }
+
+    fn closer(self: &Arc<Self>) -> Closer {
+        let queue = self.clone();
+        Closer::new(move || queue.close())
+    }
+}
+
+// === impl Sender ===
+
+impl FrameSender for Sender {
+    fn send(&mut self, header: &FrameHeader, source: &Arc<dyn KvSource>) -> Result<(), PathError> {
+        let mut state = self.queue.state.lock();
+        self.queue.changed.wait_while(&mut state, |state| !state.closed && state.frames.len() >= QUEUED_FRAMES);
+        if state.closed {
+            return Err(PathError::Closed);
+        }
+        state.frames.push_back((header.clone(), source.clone()));
+        self.queue.changed.notify_all();
+        Ok(())
+    }
+}
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        ENDPOINTS.lock().remove(&self.addr);
+        self.queue.close();
+    }
+}
+
+// === impl Receiver ===
+
+impl FrameReceiver for Receiver {
+    fn recv(&mut self, place: &mut dyn FnMut(&FrameHeader) -> Placement) -> Result<Received, PathError> {
+        let mut state = self.queue.state.lock();
+        self.queue.changed.wait_while(&mut state, |state| !state.closed && state.frames.is_empty());
+        let (header, source) = state.frames.pop_front().ok_or(PathError::Closed)?;
+        self.queue.changed.notify_all();
+        drop(state);
+        if header.bytes > super::MAX_FRAME_BYTES {
+            return Err(PathError::TooLarge { bytes: header.bytes });
+        }
+        let begun = Instant::now();
+        let crc = match place(&header) {
+            Placement::Land(sink) => copy(&header, &*source, &*sink),
+            Placement::Discard => super::checksum(&*source, &header.span),
+        };
+        let intact = crc.is_ok_and(|crc| crc == header.crc);
+        Ok(Received { header, intact, duration: begun.elapsed() })
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        self.queue.close();
+    }
+}
+
+/// Copies a frame and returns the checksum of what arrived.
+fn copy(header: &FrameHeader, source: &dyn KvSource, sink: &dyn KvSink) -> std::io::Result<u32> {
+    let mut crc = Crc::new();
+    sink.write(&header.span, &mut |to| {
+        check_size(to, header)?;
+        source.read(&header.span, &mut |from| copy_pieces(from, to))?;
+        to.iter().for_each(|piece| crc.update(piece));
+        Ok(())
+    })?;
+    Ok(crc.value())
+}

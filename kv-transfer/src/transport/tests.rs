@@ -1,0 +1,236 @@
+//! The same tests for every transport, plain and disturbed.
+
+use std::{
+    io::Write,
+    net::{TcpListener, TcpStream},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use baton_protocol::{FrameHeader, KvSource, KvSpan, SessionId};
+
+use super::{FrameReceiver, FrameSender, Link, PathError, Placement, faulty, inproc, tcp};
+use crate::{
+    FaultsConfig,
+    testing::{Memory, SHAPE, header},
+};
+
+type Pair = (Link<dyn FrameSender>, Link<dyn FrameReceiver>);
+
+const TOKENS: u32 = 10;
+const PATIENT: Duration = Duration::from_secs(60);
+
+fn inproc_pair() -> Pair {
+    let (addr, sender) = inproc::listen();
+    (sender, inproc::connect(&addr).unwrap())
+}
+
+fn sockets() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    (near, listener.accept().unwrap().0)
+}
+
+fn tcp_pair() -> Pair {
+    let (near, far) = sockets();
+    (tcp::sender(near, PATIENT).unwrap(), tcp::receiver(far, PATIENT).unwrap())
+}
+
+fn each_transport(test: impl Fn(Pair)) {
+    test(inproc_pair());
+    test(tcp_pair());
+}
+
+/// One frame a token, all layers.
+fn frames(source: &Arc<Memory>) -> Vec<FrameHeader> {
+    let span = |token| KvSpan { layers: 0..SHAPE.layers, tokens: token..token + 1 };
+    (0..TOKENS).map(|token| header(&SHAPE, &**source, token, span(token))).collect()
+}
+
+/// Sends `frames` from a thread of its own; what arrived, in order, until the path closed.
+fn carry((mut near, mut far): Pair, frames: Vec<FrameHeader>, sink: &Arc<Memory>) -> Vec<(u32, bool)> {
+    let source: Arc<dyn KvSource> = Memory::computed(&SHAPE, 0..TOKENS);
+    let sending = thread::spawn(move || {
+        for header in &frames {
+            near.end.send(header, &source).unwrap();
+        }
+    });
+    let mut arrived = Vec::new();
+    // The sender's end closes the path when it is dropped.
+    while let Ok(frame) = far.end.recv(&mut |_| Placement::Land(sink.clone())) {
+        arrived.push((frame.header.seq, frame.intact));
+    }
+    sending.join().unwrap();
+    arrived
+}
+
+#[test]
+fn frames_arrive_whole_and_in_order() {
+    each_transport(|pair| {
+        let sink = Memory::empty(&SHAPE, 0..TOKENS);
+        let headers = frames(&Memory::computed(&SHAPE, 0..TOKENS));
+        let arrived = carry(pair, headers, &sink);
+        // In process, closing forgets what was not taken; nothing says that it all arrived but FIN.
+        assert!(arrived.iter().enumerate().all(|(at, &frame)| frame == (at as u32, true)));
+        assert!(sink.holds(0..arrived.len() as u32));
+    });
+}
+
+#[test]
+fn large_frames_come_through_partial_writes() {
+    let shape = baton_protocol::KvShape { head_dim: 4096, page_tokens: 1, ..SHAPE };
+    let source = Memory::computed(&shape, 0..200);
+    let span = KvSpan { layers: 0..3, tokens: 0..200 };
+    let head = header(&shape, &*source, 0, span);
+    assert!(head.bytes > 8 << 20);
+    each_transport(|(mut near, mut far)| {
+        let sink = Memory::empty(&shape, 0..200);
+        let (source, head): (Arc<dyn KvSource>, _) = (source.clone(), head.clone());
+        let sending = thread::spawn(move || near.end.send(&head, &source).map(|()| near));
+        let frame = far.end.recv(&mut |_| Placement::Land(sink.clone())).unwrap();
+        assert!(frame.intact && sink.holds(0..200));
+        sending.join().unwrap().unwrap();
+    });
+}
+
+#[test]
+fn the_bit_bucket_keeps_the_path_in_step() {
+    each_transport(|(mut near, mut far)| {
+        let memory = Memory::computed(&SHAPE, 0..TOKENS);
+        let headers = frames(&memory);
+        let source: Arc<dyn KvSource> = memory;
+        let sink = Memory::empty(&SHAPE, 1..TOKENS);
+        near.end.send(&headers[0], &source).unwrap();
+        near.end.send(&headers[1], &source).unwrap();
+        let first = far.end.recv(&mut |_| Placement::Discard).unwrap();
+        assert_eq!((first.header.seq, first.intact), (0, true));
+        let second = far.end.recv(&mut |_| Placement::Land(sink.clone())).unwrap();
+        assert!(second.intact && sink.holds(1..2));
+        // A landing without such memory: not intact, and still in step.
+        near.end.send(&headers[0], &source).unwrap();
+        near.end.send(&headers[2], &source).unwrap();
+        assert!(!far.end.recv(&mut |_| Placement::Land(sink.clone())).unwrap().intact);
+        assert!(far.end.recv(&mut |_| Placement::Land(sink.clone())).unwrap().intact);
+    });
+}
+
+#[test]
+fn closing_wakes_both_ends() {
+    each_transport(|(near, mut far)| {
+        let closer = far.closer.clone();
+        let waiting = thread::spawn(move || far.end.recv(&mut |_| Placement::Discard));
+        closer.close();
+        assert!(matches!(waiting.join().unwrap(), Err(PathError::Closed | PathError::Io(_))));
+        drop(near);
+    });
+    // A sender that waits for a receiver which does not read.
+    each_transport(|(mut near, far)| {
+        let memory = Memory::computed(&SHAPE, 0..TOKENS);
+        let (head, source): (_, Arc<dyn KvSource>) = (frames(&memory)[0].clone(), memory);
+        let closer = near.closer.clone();
+        let sending = thread::spawn(move || while near.end.send(&head, &source).is_ok() {});
+        thread::sleep(Duration::from_millis(20));
+        closer.close();
+        sending.join().unwrap();
+        drop(far);
+    });
+}
+
+#[test]
+fn a_peer_that_does_not_read_is_a_stall() {
+    let (near, _far) = sockets();
+    let mut near = tcp::sender(near, Duration::from_millis(20)).unwrap();
+    let memory = Memory::computed(&SHAPE, 0..TOKENS);
+    let (head, source): (_, Arc<dyn KvSource>) = (frames(&memory)[0].clone(), memory);
+    let error = std::iter::repeat_with(|| near.end.send(&head, &source)).find_map(Result::err).unwrap();
+    assert!(matches!(error, PathError::Stalled), "{error}");
+}
+
+#[test]
+fn a_frame_that_stops_half_way_is_a_stall() {
+    let (mut near, far) = sockets();
+    let mut far = tcp::receiver(far, Duration::from_millis(20)).unwrap();
+    let memory = Memory::computed(&SHAPE, 0..TOKENS);
+    near.write_all(&frames(&memory)[0].encode()).unwrap();
+    let error = far.end.recv(&mut |_| Placement::Discard).unwrap_err();
+    assert!(matches!(error, PathError::Stalled), "{error}");
+}
+
+#[test]
+fn bytes_that_are_no_frame_end_the_path() {
+    let memory = Memory::computed(&SHAPE, 0..TOKENS);
+    let mut large = frames(&memory)[0].clone();
+    large.bytes = u32::MAX;
+    let mut flipped = frames(&memory)[0].encode();
+    flipped[50] ^= 1;
+    for bytes in [large.encode().to_vec(), flipped.to_vec(), vec![7; 200]] {
+        let (mut near, far) = sockets();
+        let mut far = tcp::receiver(far, PATIENT).unwrap();
+        near.write_all(&bytes).unwrap();
+        let error = far.end.recv(&mut |_| panic!("placed")).unwrap_err();
+        assert!(matches!(error, PathError::Header(_) | PathError::TooLarge { .. }), "{error}");
+    }
+}
+
+#[test]
+fn an_inproc_address_is_taken_once() {
+    let (addr, sender) = inproc::listen();
+    assert!(inproc::connect(&addr).is_some());
+    assert!(inproc::connect(&addr).is_none());
+    drop(sender);
+    let (addr, sender) = inproc::listen();
+    drop(sender);
+    assert!(inproc::connect(&addr).is_none(), "a sender that is gone is not found");
+}
+
+#[test]
+fn a_data_socket_says_who_it_is() {
+    let hello = tcp::encode_hello(SessionId(9), &[3; 32]);
+    assert_eq!(tcp::decode_hello(&hello), Some((SessionId(9), [3; 32])));
+    assert_eq!(tcp::decode_hello(&[0; tcp::HELLO_BYTES]), None);
+}
+
+fn disturbed(config: FaultsConfig) -> Vec<(u32, bool)> {
+    let (near, far) = tcp_pair();
+    let headers = frames(&Memory::computed(&SHAPE, 0..TOKENS));
+    carry((faulty::sender(near, config), far), headers, &Memory::empty(&SHAPE, 0..TOKENS))
+}
+
+#[test]
+fn faults_do_what_they_say() {
+    let all = |intact| (0..TOKENS).map(|seq| (seq, intact)).collect::<Vec<_>>();
+    assert_eq!(disturbed(FaultsConfig::default()), all(true));
+    assert_eq!(disturbed(FaultsConfig { drop_probability: 1.0, ..Default::default() }), []);
+    assert_eq!(disturbed(FaultsConfig { corrupt_probability: 1.0, ..Default::default() }), all(false));
+    let swapped = disturbed(FaultsConfig { reorder_probability: 1.0, ..Default::default() });
+    assert_eq!(swapped, [1, 0, 3, 2, 5, 4, 7, 6, 9, 8].map(|seq| (seq, true)));
+    let late = FaultsConfig { delay_probability: 1.0, max_delay_ms: 2, stall_at_frame: Some(3), stall_ms: 5, ..Default::default() };
+    assert_eq!(disturbed(late), all(true));
+    let some = FaultsConfig { seed: 3, drop_probability: 0.3, corrupt_probability: 0.3, ..Default::default() };
+    assert_eq!(disturbed(some.clone()), disturbed(some.clone()), "equal seeds disturb equally");
+    assert_ne!(disturbed(some.clone()), disturbed(FaultsConfig { seed: 4, ..some }));
+}
+
+#[test]
+fn a_cut_path_is_broken_for_good() {
+    let (near, _far) = tcp_pair();
+    let mut near = faulty::sender(near, FaultsConfig { cut_after_frames: Some(2), ..Default::default() });
+    let memory = Memory::computed(&SHAPE, 0..TOKENS);
+    let (head, source): (_, Arc<dyn KvSource>) = (frames(&memory)[0].clone(), memory);
+    assert!(near.end.send(&head, &source).is_ok() && near.end.send(&head, &source).is_ok());
+    assert!(near.end.send(&head, &source).is_err() && near.end.send(&head, &source).is_err());
+}
+
+#[test]
+fn closing_ends_a_silence() {
+    let (near, _far) = tcp_pair();
+    let config = FaultsConfig { stall_at_frame: Some(1), stall_ms: 3_600_000, ..Default::default() };
+    let mut near = faulty::sender(near, config);
+    let memory = Memory::computed(&SHAPE, 0..TOKENS);
+    let (head, source): (_, Arc<dyn KvSource>) = (frames(&memory)[0].clone(), memory);
+    let closer = near.closer.clone();
+    let silent = thread::spawn(move || near.end.send(&head, &source).is_err());
+    closer.close();
+    assert!(silent.join().unwrap());
+}

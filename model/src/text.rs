@@ -1,0 +1,221 @@
+//! Everything between text and tokens: tokenizer, chat template, detokenizer.
+//!
+//! - [`document`]: what a text is made of, and its form as bytes
+//! - [`vocabulary`]: the bytes that each token stands for
+//! - [`detokenizer`]: tokens to text, one by one, never half a character
+//! - [`template`]: chat messages to text, with fuel
+//! - [`control`]: keeps control tokens that messages spell out as plain text
+//! - [`strftime`]: dates, for templates that want to know the day
+
+mod control;
+mod detokenizer;
+mod document;
+mod error;
+mod mock;
+mod strftime;
+mod template;
+mod vocabulary;
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value as Json};
+use tokenizers::Tokenizer;
+
+pub use detokenizer::Detokenizer;
+pub(crate) use document::Document;
+pub use error::TextError;
+
+use control::Control;
+use template::ChatTemplate;
+use vocabulary::Vocabulary;
+
+/// Tokenizer, chat template, special tokens and limits of a model: all that a
+/// frontend needs. Travels as bytes and is named by their digest.
+pub struct ModelText {
+    /// Finds control tokens in text.
+    parsing: Tokenizer,
+    /// Takes control tokens in text for text.
+    plain: Tokenizer,
+    vocabulary: Vocabulary,
+    template: Option<ChatTemplate>,
+    control: Control,
+    bos_token: Option<u32>,
+    adds_bos: bool,
+    eos_tokens: Vec<u32>,
+    context_tokens: usize,
+    bytes: Arc<[u8]>,
+}
+
+// === impl ModelText ===
+
+impl ModelText {
+    /// Builds a text from its parts.
+    pub(crate) fn new(mut document: Document) -> Result<Self, TextError> {
+        document.complete()?;
+        let bytes = document.to_bytes()?;
+        Self::assemble(document, bytes.into())
+    }
+
+    /// Reads what [`Self::to_bytes`] wrote.
+    ///
+    /// # Errors
+    /// If the bytes are too many, of another version, or no text of a model.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, TextError> {
+        Self::assemble(Document::from_bytes(bytes)?, bytes.into())
+    }
+
+    fn assemble(document: Document, bytes: Arc<[u8]>) -> Result<Self, TextError> {
+        let Document { tokenizer, chat_template, bos_token, eos_tokens, vocab_tokens, .. } = document;
+        let vocabulary = Vocabulary::new(&tokenizer, vocab_tokens)?;
+        let name = |token: u32| String::from_utf8_lossy(vocabulary.bytes(token)).into_owned();
+        let template = chat_template.map(|source| {
+            let eos_name = eos_tokens.first().map(|token| name(*token));
+            ChatTemplate::new(source, bos_token.map(name), eos_name)
+        });
+        let mut plain = tokenizer.clone();
+        plain.set_encode_special_tokens(true);
+        Ok(Self {
+            template: template.transpose()?,
+            control: Control::new(vocabulary.control_names()),
+            parsing: tokenizer,
+            plain,
+            vocabulary,
+            bos_token,
+            adds_bos: document.adds_bos,
+            eos_tokens,
+            context_tokens: document.context_tokens,
+            bytes,
+        })
+    }
+
+    /// A text that needs no file: a token for each byte, `<|im_start|>` (256)
+    /// and `<|im_end|>` (257, ends an answer), and the ChatML template.
+    #[must_use]
+    pub fn mock() -> Self {
+        mock::text()
+    }
+
+    /// The tokens of a text, without a token that begins it.
+    ///
+    /// With `parse_special`, control tokens spelled in the text become those
+    /// tokens; otherwise they stay text.
+    ///
+    /// # Errors
+    /// If the tokenizer cannot encode the text.
+    pub fn encode(&self, text: &str, parse_special: bool) -> Result<Vec<u32>, TextError> {
+        let tokenizer = if parse_special { &self.parsing } else { &self.plain };
+        let encoding = tokenizer.encode_fast(text, false);
+        let encoding = encoding.map_err(|error| TextError::Encode { reason: error.to_string() })?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The tokens of chat messages in the model's template, ready for an answer.
+    ///
+    /// `extra` are further variables of the template, such as `tools` or
+    /// `add_generation_prompt` (true unless given). Control tokens that
+    /// strings in `messages` or `extra` spell out stay text.
+    ///
+    /// # Errors
+    /// If there is no template, or it refuses the messages or exceeds its limits.
+    pub fn chat_tokens(&self, messages: &Json, extra: &Map<String, Json>) -> Result<Vec<u32>, TextError> {
+        if !self.control.spelled_in(messages, extra) {
+            return self.encode(&self.render(messages, extra)?, true);
+        }
+        let template = self.template.as_ref().ok_or(TextError::NoTemplate)?;
+        let marker = control::unused_marker(messages, extra, template.source())?;
+        let text = template.render(messages, extra, &|string| self.control.mark(string, marker))?;
+        let mut tokens = Vec::new();
+        for piece in control::pieces(&self.parsing, &text) {
+            match piece {
+                control::Piece::Token(token) => tokens.push(token),
+                control::Piece::Text(text) => tokens.extend(self.encode(&text.replace(marker, ""), false)?),
+            }
+        }
+        Ok(tokens)
+    }
+
+    /// Chat messages as text, in the model's template.
+    ///
+    /// # Errors
+    /// As [`Self::chat_tokens`].
+    pub fn render(&self, messages: &Json, extra: &Map<String, Json>) -> Result<String, TextError> {
+        let template = self.template.as_ref().ok_or(TextError::NoTemplate)?;
+        template.render(messages, extra, &|string| string.to_owned())
+    }
+
+    /// Turns the tokens of one answer into text, one by one.
+    #[must_use]
+    pub fn detokenizer(self: &Arc<Self>) -> Detokenizer {
+        Detokenizer::new(Arc::clone(self))
+    }
+
+    /// The text of tokens, control tokens spelled out.
+    #[must_use]
+    pub fn decode(&self, tokens: &[u32]) -> String {
+        let bytes: Vec<u8> = tokens.iter().flat_map(|token| self.vocabulary.bytes(*token)).copied().collect();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// The bytes a token stands for; none if there is no such token.
+    #[must_use]
+    pub fn token_bytes(&self, token: u32) -> Vec<u8> {
+        self.vocabulary.bytes(token).to_vec()
+    }
+
+    /// Whether a token steers the model and is no text.
+    #[must_use]
+    pub fn is_control(&self, token: u32) -> bool {
+        self.vocabulary.is_control(token)
+    }
+
+    /// Every token id is below this.
+    #[must_use]
+    pub fn vocab_tokens(&self) -> usize {
+        self.vocabulary.len()
+    }
+
+    /// Tokens that end an answer.
+    #[must_use]
+    pub fn eos_tokens(&self) -> &[u32] {
+        &self.eos_tokens
+    }
+
+    /// Token that begins a text, if the model has one.
+    #[must_use]
+    pub fn bos_token(&self) -> Option<u32> {
+        self.bos_token
+    }
+
+    /// Whether a raw prompt is to begin with [`Self::bos_token`]. Chat templates write it themselves.
+    #[must_use]
+    pub fn adds_bos(&self) -> bool {
+        self.adds_bos
+    }
+
+    /// The longest sequence the model was made for.
+    #[must_use]
+    pub fn context_tokens(&self) -> usize {
+        self.context_tokens
+    }
+
+    /// Whether there is a chat template.
+    #[must_use]
+    pub fn has_template(&self) -> bool {
+        self.template.is_some()
+    }
+
+    /// One JSON document that [`Self::from_bytes`] reads; equal texts have equal bytes.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        self.bytes.to_vec()
+    }
+
+    /// BLAKE3 hash of [`Self::to_bytes`], as hex.
+    #[must_use]
+    pub fn digest(&self) -> String {
+        blake3::hash(&self.bytes).to_hex().to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,47 @@
+//! A text that needs no file.
+
+use serde_json::{Map, Value as Json, json};
+
+use super::{Document, ModelText, vocabulary::byte_name};
+
+const IM_START: u32 = 256;
+const IM_END: u32 = 257;
+const CONTEXT_TOKENS: usize = 1 << 15;
+
+const CHATML: &str = "{% for message in messages %}<|im_start|>{{ message.role }}\n\
+    {{ message.content }}<|im_end|>\n{% endfor %}\
+    {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+
+/// Builds the text of [`ModelText::mock`].
+#[expect(clippy::expect_used, reason = "everything is constant, and a test builds it")]
+pub fn text() -> ModelText {
+    let mut vocab: Map<String, Json> =
+        (0..=u8::MAX).filter_map(|byte| Some((byte_name(byte)?.to_string(), byte.into()))).collect();
+    let mut added = Vec::new();
+    for (id, name) in [(IM_START, "<|im_start|>"), (IM_END, "<|im_end|>")] {
+        vocab.insert(name.to_owned(), id.into());
+        added.push(json!({
+            "id": id, "content": name, "special": true,
+            "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
+        }));
+    }
+    let byte_level =
+        json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false });
+    let tokenizer = json!({
+        "version": "1.0",
+        "added_tokens": added,
+        "pre_tokenizer": byte_level,
+        "decoder": byte_level,
+        "model": { "type": "BPE", "vocab": vocab, "merges": [] },
+    });
+    let document = Document {
+        tokenizer: serde_json::from_value(tokenizer).expect("the tokenizer is constant"),
+        chat_template: Some(CHATML.to_owned()),
+        bos_token: None,
+        adds_bos: false,
+        eos_tokens: vec![IM_END],
+        context_tokens: CONTEXT_TOKENS,
+        vocab_tokens: IM_END as usize + 1,
+    };
+    ModelText::new(document).expect("the document is constant")
+}

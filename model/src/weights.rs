@@ -1,0 +1,125 @@
+//! Tensors under Hugging Face names, read from their file when asked for.
+
+mod encoding;
+mod stored;
+
+use std::collections::BTreeMap;
+
+use half::bf16;
+use rayon::prelude::*;
+
+pub(crate) use encoding::Encoding;
+pub(crate) use stored::Stored;
+
+use crate::{
+    config::ModelConfig,
+    error::{FormatError, ModelError},
+};
+
+/// The tensors of a model, under Hugging Face names
+/// (`model.layers.0.self_attn.q_proj.weight`). Values are rounded to bf16.
+///
+/// Rotary embeddings always pair dimension `i` with `i + head_dim / 2`; files
+/// that order rows for another pairing are reordered on the way.
+pub struct Weights {
+    tensors: BTreeMap<String, Stored>,
+}
+
+/// A tensor of rank 2.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Matrix {
+    /// Number of outputs of a projection; number of tokens for the embedding.
+    pub rows: usize,
+    /// Number of inputs of a projection.
+    pub cols: usize,
+    /// Row after row: `[rows, cols]`.
+    pub values: Vec<bf16>,
+}
+
+// === impl Weights ===
+
+impl Weights {
+    /// Weights from memory: name, shape, and values in row-major order.
+    ///
+    /// # Errors
+    /// If a name appears twice or a shape does not fit its values.
+    pub fn from_tensors(
+        tensors: impl IntoIterator<Item = (String, Vec<usize>, Vec<f32>)>,
+    ) -> Result<Self, ModelError> {
+        let stored = tensors.into_iter().map(|(name, shape, values)| {
+            let product = shape.iter().try_fold(1usize, |product, size| product.checked_mul(*size));
+            if product != Some(values.len()) {
+                return Err(FormatError::Shape { tensor: name, found: vec![values.len()], expected: shape });
+            }
+            Ok((name, Stored::in_memory(shape, values)))
+        });
+        Self::from_stored(stored).map_err(ModelError::Tensor)
+    }
+
+    pub(crate) fn from_stored(
+        tensors: impl IntoIterator<Item = Result<(String, Stored), FormatError>>,
+    ) -> Result<Self, FormatError> {
+        let mut by_name = BTreeMap::new();
+        for tensor in tensors {
+            let (name, stored) = tensor?;
+            if by_name.contains_key(&name) {
+                return Err(FormatError::DuplicateTensor { tensor: name });
+            }
+            by_name.insert(name, stored);
+        }
+        Ok(Self { tensors: by_name })
+    }
+
+    /// Names of all tensors, in order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// Shape of a tensor, slowest dimension first.
+    #[must_use]
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.tensors.get(name).map(|tensor| tensor.shape.as_slice())
+    }
+
+    /// Reads a tensor of rank 2. May be called from several threads.
+    ///
+    /// # Errors
+    /// If there is no such tensor, it is not of rank 2, or its file cannot be read.
+    pub fn matrix(&self, name: &str) -> Result<Matrix, ModelError> {
+        let (shape, values) = self.read(name, 2).map_err(ModelError::Tensor)?;
+        Ok(Matrix { rows: shape[0], cols: shape[1], values })
+    }
+
+    /// Reads a tensor of rank 1; its values are rounded to bf16 all the same.
+    ///
+    /// # Errors
+    /// If there is no such tensor, it is not of rank 1, or its file cannot be read.
+    pub fn vector(&self, name: &str) -> Result<Vec<f32>, ModelError> {
+        let (_, values) = self.read(name, 1).map_err(ModelError::Tensor)?;
+        Ok(values.into_iter().map(bf16::to_f32).collect())
+    }
+
+    fn read(&self, name: &str, rank: usize) -> Result<(&[usize], Vec<bf16>), FormatError> {
+        let missing = || FormatError::MissingTensor { tensor: name.to_owned() };
+        let tensor = self.tensors.get(name).ok_or_else(missing)?;
+        match tensor.shape.len() {
+            found if found == rank => Ok((&tensor.shape, tensor.values(name)?)),
+            found => Err(FormatError::Rank { tensor: name.to_owned(), found, expected: rank }),
+        }
+    }
+
+    /// Hash of the configuration and of all tensors, as hex.
+    pub(crate) fn fingerprint(&self, config: &ModelConfig) -> Result<String, FormatError> {
+        let tensors: Vec<_> = self.tensors.iter().collect();
+        let hashes: Vec<_> = tensors.par_iter().map(|(_, tensor)| tensor.hash()).collect::<Result<_, _>>()?;
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(format!("{config:?}\n").as_bytes());
+        for ((name, tensor), hash) in tensors.iter().zip(hashes) {
+            hasher.update(format!("{name} {:?} {hash}\n", tensor.shape).as_bytes());
+        }
+        Ok(hasher.finalize().to_hex().to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests;

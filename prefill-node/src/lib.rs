@@ -1,0 +1,156 @@
+//! Runs prompts and streams their KV pages out.
+//!
+//! - [`PrefillNode`]: takes prompts from sessions and submits them to the engine
+//! - `passage`: one prompt's way: what the engine reports, said in the words of a handoff
+//! - [`PrefillMetrics`]: what this node took and refused
+
+mod metrics;
+mod passage;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use baton_engine::{EngineHandle, Goal, SequenceSpec, StartFrom, SubmitError};
+use baton_kv_transfer::{BusyReason, PrefillGuard, PrefillJob, Prefiller, Progress, Queue};
+use baton_protocol::Request;
+use serde::Deserialize;
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+
+use metrics::Outcome;
+pub use metrics::PrefillMetrics;
+use passage::{FirstTokens, Passage};
+
+/// What a prefill node admits.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PrefillConfig {
+    /// Prompts at once, waiting ones included. The engine's own queue is shared
+    /// with local requests of the node; this is the handoffs' part of it.
+    pub max_handoffs: usize,
+}
+
+/// One node's prefill role over its engine. Sessions call it as [`Prefiller`].
+pub struct PrefillNode {
+    engine: EngineHandle,
+    room: Arc<Semaphore>,
+    draining: AtomicBool,
+    passages: TaskTracker,
+    metrics: PrefillMetrics,
+}
+
+/// Advice to decode nodes that find no room.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+// === impl PrefillConfig ===
+
+impl Default for PrefillConfig {
+    fn default() -> Self {
+        Self { max_handoffs: 256 }
+    }
+}
+
+// === impl PrefillNode ===
+
+impl PrefillNode {
+    /// A node that takes prompts until it drains.
+    pub fn new(engine: EngineHandle, config: &PrefillConfig) -> Arc<Self> {
+        Arc::new(Self {
+            engine,
+            room: Arc::new(Semaphore::new(config.max_handoffs.clamp(1, Semaphore::MAX_PERMITS))),
+            draining: AtomicBool::new(false),
+            passages: TaskTracker::new(),
+            metrics: PrefillMetrics::default(),
+        })
+    }
+
+    /// Refuses new prompts from now on and waits until the admitted ones have
+    /// ended or were given up by their sessions. Can be called again.
+    pub async fn drain(&self) {
+        self.draining.store(true, Ordering::SeqCst);
+        self.passages.close();
+        self.passages.wait().await;
+    }
+
+    /// Takes prompts again after a drain.
+    pub fn reopen(&self) {
+        self.passages.reopen();
+        self.draining.store(false, Ordering::SeqCst);
+    }
+
+    /// Whether new prompts are refused.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::SeqCst)
+    }
+
+    /// Metrics, to be registered once.
+    pub fn metrics(&self) -> &PrefillMetrics {
+        &self.metrics
+    }
+
+    fn busy(&self, label: &'static str, reason: &str) -> BusyReason {
+        self.metrics.refuse(label);
+        BusyReason { eta: RETRY_AFTER, reason: reason.to_owned() }
+    }
+}
+
+impl Prefiller for PrefillNode {
+    fn start(&self, job: PrefillJob, progress: mpsc::Sender<Progress>) -> Result<PrefillGuard, BusyReason> {
+        if self.is_draining() {
+            return Err(self.busy("draining", "the node is draining"));
+        }
+        let Ok(room) = Arc::clone(&self.room).try_acquire_owned() else {
+            return Err(self.busy("full", "too many prompts"));
+        };
+        let first = FirstTokens::new(&job.sample);
+        let tokens = job.request.tokens.len() as u32;
+        let events = match self.engine.submit(sequence(job)) {
+            Ok(events) => events,
+            Err(SubmitError::Overloaded { .. }) => return Err(self.busy("engine", "too many sequences")),
+            Err(error @ (SubmitError::Invalid(_) | SubmitError::Stopped)) => {
+                // The channel is new and empty; if it is closed, nobody wants to know.
+                let _ = progress.try_send(Progress::Failed(error.into()));
+                return Ok(Box::new(()));
+            }
+        };
+        let passage = Passage {
+            events,
+            progress,
+            pool: Arc::clone(self.engine.pool()),
+            tokens,
+            first,
+            submitted: Instant::now(),
+            metrics: self.metrics.clone(),
+            outcome: Outcome::GivenUp,
+            _room: room,
+        };
+        Ok(Box::new(AbortOnDropHandle::new(self.passages.spawn(passage.run()))))
+    }
+
+    fn queue(&self) -> Queue {
+        Queue { position: self.engine.load().waiting as u32, eta: Duration::ZERO }
+    }
+}
+
+/// The sequence that computes a prompt and draws its next tokens.
+fn sequence(job: PrefillJob) -> SequenceSpec {
+    let Request { id, tenant, tokens, sampling, stop, logprobs, top_logprobs, .. } = job.request;
+    SequenceSpec {
+        request: id,
+        tenant,
+        tokens: tokens.into(),
+        prompt_tokens: job.prompt_tokens as usize,
+        sampling,
+        stop,
+        logprobs,
+        top_logprobs,
+        goal: Goal::Prefill { sample: job.sample },
+        start: StartFrom::Cold,
+        deadline: Instant::now().checked_add(job.deadline),
+    }
+}

@@ -1,0 +1,100 @@
+//! What a prefill node counts, for `/metrics`.
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, histogram::Histogram},
+    registry::{Registry, Unit},
+};
+
+/// Counters of one prefill node. Clones share them.
+#[derive(Clone)]
+pub struct PrefillMetrics {
+    refused: Family<Refusal, Counter>,
+    ended: Family<Ending, Counter>,
+    pub(crate) computed_tokens: Counter,
+    pub(crate) cached_tokens: Counter,
+    pub(crate) queue: Histogram,
+    pub(crate) prefill: Histogram,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Refusal {
+    /// `draining`, `full` or `engine`.
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Ending {
+    outcome: &'static str,
+}
+
+/// How a prompt that was taken ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Done,
+    Failed,
+    /// Its handoff ended first.
+    GivenUp,
+}
+
+/// Seconds, from a millisecond to a minute.
+const SECONDS: [f64; 12] = [0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.5, 1.0, 3.0, 10.0, 30.0, 60.0];
+
+// === impl PrefillMetrics ===
+
+impl Default for PrefillMetrics {
+    fn default() -> Self {
+        Self {
+            refused: Family::default(),
+            ended: Family::default(),
+            computed_tokens: Counter::default(),
+            cached_tokens: Counter::default(),
+            queue: Histogram::new(SECONDS),
+            prefill: Histogram::new(SECONDS),
+        }
+    }
+}
+
+impl PrefillMetrics {
+    /// Adds everything to a registry.
+    pub fn register(&self, registry: &mut Registry) {
+        let registry = registry.sub_registry_with_prefix("prefill");
+        registry.register("handoffs_refused", "Prompts not taken", self.refused.clone());
+        registry.register("handoffs_ended", "Prompts taken, by how they ended", self.ended.clone());
+        registry.register(
+            "computed_tokens",
+            "Prompt tokens computed for decode nodes",
+            self.computed_tokens.clone(),
+        );
+        registry.register(
+            "cached_tokens",
+            "Prompt tokens found in the prefix cache of this node",
+            self.cached_tokens.clone(),
+        );
+        registry.register_with_unit(
+            "queue",
+            "From taking a prompt to reserving its pages",
+            Unit::Seconds,
+            self.queue.clone(),
+        );
+        registry.register_with_unit(
+            "duration",
+            "From reserving a prompt's pages to its first token",
+            Unit::Seconds,
+            self.prefill.clone(),
+        );
+    }
+
+    pub(crate) fn refuse(&self, reason: &'static str) {
+        self.refused.get_or_create(&Refusal { reason }).inc();
+    }
+
+    pub(crate) fn end(&self, outcome: Outcome) {
+        let outcome = match outcome {
+            Outcome::Done => "done",
+            Outcome::Failed => "failed",
+            Outcome::GivenUp => "given_up",
+        };
+        self.ended.get_or_create(&Ending { outcome }).inc();
+    }
+}

@@ -1,0 +1,49 @@
+//! `baton bench`: the commands behind BENCHMARKS.md. Ratios are taken in one
+//! run, pairs interleaved, medians shown with every run beside them.
+
+pub mod engine;
+pub mod handoff;
+pub mod start;
+pub mod transfer;
+
+use anyhow::{Result, ensure};
+
+use crate::{args, terminal::say};
+
+/// The middle of a few runs.
+pub(crate) fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// `median [all runs]`
+pub(crate) fn shown(values: &[f64]) -> String {
+    let all: Vec<_> = values.iter().map(|value| format!("{value:.1}")).collect();
+    format!("{:.1} [{}]", median(values), all.join(", "))
+}
+
+/// Every bench once; fails when a mark of BENCHMARKS.md is missed.
+///
+/// # Errors
+/// When a bench cannot run or a mark is missed.
+pub fn check(runtime: &tokio::runtime::Runtime) -> Result<()> {
+    let engine = engine::measure(&args::BenchEngine { settings: args::Settings::default(), runs: 3 })?;
+    let transfer = transfer::measure(&args::BenchTransfer { mib: 256, runs: 5 })?;
+    let handoff = runtime.block_on(handoff::measure(&args::BenchHandoff { settings: args::Settings::default(), runs: 3 }))?;
+    let start = start::measure(&args::BenchStart { runs: 5 })?;
+    let marks = [
+        ("prefill 512 over candle's dense f32 matmul", engine.prefill_over_candle, 1.0),
+        ("tcp handoff over a plain tcp stream", transfer.over_plain, 0.5),
+        ("time to first token that is not exposed transfer, 512 tokens", 1.0 - handoff.exposed_share, 0.9),
+        ("seconds allowed for start over seconds taken", 2.0 / start.median_seconds, 1.0),
+    ];
+    let mut missed = 0;
+    for (what, found, wanted) in marks {
+        let verdict = if found >= wanted { "ok" } else { "MISSED" };
+        missed += usize::from(found < wanted);
+        say(format_args!("{verdict:>6}  {what}: {found:.2}, at least {wanted:.2}"));
+    }
+    ensure!(missed == 0, "{missed} marks missed");
+    Ok(())
+}

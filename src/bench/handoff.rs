@@ -1,0 +1,88 @@
+//! Exposed transfer as a share of time to first token: one prefill node, one
+//! decode node, TCP between them, requests through the OpenAI API.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use serde_json::json;
+
+use super::{median, shown};
+use crate::{
+    args,
+    client::Client,
+    config::ClusterConfig,
+    serve::Cluster,
+    terminal::{note, say},
+};
+
+const TOPOLOGY: &str = include_str!("../../cluster-configs/1p1d.toml");
+
+/// Words of a prompt; one is about one token.
+const PROMPT_WORDS: [usize; 3] = [128, 512, 1600];
+
+/// What came out.
+pub struct Measured {
+    /// Exposed transfer over time to first token at about 512 prompt tokens, median.
+    pub exposed_share: f64,
+}
+
+/// Prints the table.
+///
+/// # Errors
+/// When the cluster does not start or a request fails.
+pub async fn run(args: &args::BenchHandoff) -> Result<()> {
+    measure(args).await.map(drop)
+}
+
+/// Runs each prompt length a few times, every prompt a new one.
+///
+/// # Errors
+/// When the cluster does not start or a request fails.
+pub async fn measure(args: &args::BenchHandoff) -> Result<Measured> {
+    let mut config = ClusterConfig::load_over(TOPOLOGY, &args.settings)?;
+    config.frontend.listen.set_port(0);
+    tokio::task::block_in_place(|| config.make_model_available(&mut |text| note(text)))?;
+    let cluster = Cluster::start(Arc::new(config)).await?;
+    let outcome = ask(cluster.url().context("no coordinator in this process")?, args.runs).await;
+    cluster.shutdown().await;
+    outcome
+}
+
+async fn ask(url: &str, runs: usize) -> Result<Measured> {
+    let client = Client::new(url)?;
+    let model = client.model().await?;
+    let mut exposed_share = f64::NAN;
+    for words in PROMPT_WORDS {
+        let (mut first, mut exposed, mut share, mut rate, mut tokens) = (vec![], vec![], vec![], vec![], 0);
+        for run in 0..runs {
+            let prompt: String = (0..words).map(|i| format!(" {}", WORDS[(i * 7 + run * 13 + words) % WORDS.len()])).collect();
+            let body = json!({
+                "model": model, "messages": [{"role": "user", "content": format!("{run}{prompt}")}], "stream": true,
+                "max_tokens": 4, "temperature": 0, "stream_options": {"include_usage": true},
+            });
+            let answer = client.chat(&body, |_| {}).await?;
+            let bill = |name: &str| answer.usage["baton"][name].as_f64().unwrap_or(f64::NAN);
+            tokens = answer.usage["prompt_tokens"].as_u64().unwrap_or(0);
+            first.push(answer.first.as_secs_f64() * 1e3);
+            exposed.push(bill("exposed_ms"));
+            share.push(100.0 * bill("exposed_ms") / (answer.first.as_secs_f64() * 1e3));
+            rate.push(bill("transfer_bytes") / 1e3 / bill("transfer_ms"));
+        }
+        say(format_args!(
+            "{tokens:>5} prompt tokens: TTFT {} ms, exposed transfer {} ms = {} % of it, {} MB/s while computing",
+            shown(&first),
+            shown(&exposed),
+            shown(&share),
+            shown(&rate)
+        ));
+        if words == 512 {
+            exposed_share = median(&share) / 100.0;
+        }
+    }
+    Ok(Measured { exposed_share })
+}
+
+const WORDS: [&str; 16] = [
+    "river", "stone", "light", "paper", "winter", "garden", "music", "window", "train", "bread", "cloud", "forest", "letter",
+    "silver", "morning", "harbour",
+];

@@ -1,0 +1,194 @@
+//! A small client of our own OpenAI API, for `chat`, `demo` and `bench`.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use futures::StreamExt;
+use serde::Deserialize;
+use serde_json::Value;
+
+/// Talks to one base URL, for example `http://127.0.0.1:8000`.
+#[derive(Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    base: String,
+}
+
+/// A finished streamed answer and when its pieces came.
+#[derive(Clone, Debug, Default)]
+pub struct Timed {
+    /// Text of choice 0.
+    pub text: String,
+    /// From sending to the first text.
+    pub first: Duration,
+    /// Gaps between consecutive pieces of text.
+    pub gaps: Vec<Duration>,
+    /// From sending to the end.
+    pub total: Duration,
+    /// The usage object, null if the server sent none.
+    pub usage: Value,
+}
+
+/// What an SSE event of a chat stream holds, as far as we read it.
+#[derive(Deserialize)]
+struct Chunk {
+    #[serde(default)]
+    choices: Vec<ChunkChoice>,
+    #[serde(default)]
+    usage: Value,
+    #[serde(default)]
+    error: Value,
+}
+
+#[derive(Deserialize)]
+struct ChunkChoice {
+    #[serde(default)]
+    index: u32,
+    #[serde(default)]
+    delta: Delta,
+}
+
+#[derive(Default, Deserialize)]
+struct Delta {
+    #[serde(default)]
+    content: Option<String>,
+}
+
+// === impl Client ===
+
+impl Client {
+    /// A client of `base`.
+    ///
+    /// # Errors
+    /// When the HTTP client cannot be built.
+    pub fn new(base: &str) -> Result<Self> {
+        let http = reqwest::Client::builder().no_proxy().tcp_nodelay(true).build()?;
+        Ok(Self { http, base: base.trim_end_matches('/').to_owned() })
+    }
+
+    /// The first served model's name.
+    ///
+    /// # Errors
+    /// When the server cannot be reached or serves none.
+    pub async fn model(&self) -> Result<String> {
+        let url = format!("{}/v1/models", self.base);
+        let list: Value = self.http.get(&url).send().await.with_context(|| format!("no server at {}", self.base))?.json().await?;
+        let name = list["data"][0]["id"].as_str().ok_or_else(|| anyhow!("the server serves no model"))?;
+        Ok(name.to_owned())
+    }
+
+    /// Posts a streaming chat body and calls `on_text` for each piece of choice 0.
+    ///
+    /// # Errors
+    /// When the server refuses or the stream breaks; the server's words are kept.
+    pub async fn chat(&self, body: &Value, mut on_text: impl FnMut(&str)) -> Result<Timed> {
+        let sent = Instant::now();
+        let url = format!("{}/v1/chat/completions", self.base);
+        let response = self.http.post(&url).json(body).send().await?;
+        if !response.status().is_success() {
+            let status = response.status();
+            let answer: Value = response.json().await.unwrap_or_default();
+            bail!("{status}: {}", answer["error"]["message"].as_str().unwrap_or("no message"));
+        }
+        let mut timed = Timed::default();
+        let mut last = None;
+        let mut events = Events::default();
+        let mut bytes = response.bytes_stream();
+        while let Some(part) = bytes.next().await {
+            for event in events.push(&part?) {
+                if event == "[DONE]" {
+                    timed.total = sent.elapsed();
+                    return Ok(timed);
+                }
+                let chunk: Chunk = serde_json::from_str(&event).context("unexpected event")?;
+                take(&chunk, &mut timed, (sent, &mut last), &mut on_text)?;
+            }
+        }
+        bail!("the stream ended without [DONE]")
+    }
+}
+
+/// Notes one chunk's text and time.
+fn take(
+    chunk: &Chunk,
+    timed: &mut Timed,
+    (sent, last): (Instant, &mut Option<Instant>),
+    on_text: &mut impl FnMut(&str),
+) -> Result<()> {
+    if !chunk.error.is_null() {
+        bail!("{}", chunk.error["message"].as_str().unwrap_or("the server failed"));
+    }
+    if !chunk.usage.is_null() {
+        timed.usage = chunk.usage.clone();
+    }
+    for choice in chunk.choices.iter().filter(|choice| choice.index == 0) {
+        let Some(text) = choice.delta.content.as_deref().filter(|text| !text.is_empty()) else { continue };
+        let now = Instant::now();
+        match last.replace(now) {
+            None => timed.first = now - sent,
+            Some(before) => timed.gaps.push(now - before),
+        }
+        timed.text.push_str(text);
+        on_text(text);
+    }
+    Ok(())
+}
+
+/// Splits an SSE byte stream into `data:` payloads.
+#[derive(Default)]
+struct Events {
+    buffer: Vec<u8>,
+}
+
+impl Events {
+    fn push(&mut self, bytes: &[u8]) -> Vec<String> {
+        self.buffer.extend_from_slice(bytes);
+        let mut found = Vec::new();
+        while let Some(end) = self.buffer.windows(2).position(|pair| pair == b"\n\n") {
+            let event: Vec<u8> = self.buffer.drain(..end + 2).collect();
+            for line in String::from_utf8_lossy(&event).lines() {
+                if let Some(data) = line.strip_prefix("data:") {
+                    found.push(data.trim_start().to_owned());
+                }
+            }
+        }
+        found
+    }
+}
+
+/// The value below which `share` of the durations lie (nearest rank); zero when there are none.
+pub fn quantile(durations: &[Duration], share: f64) -> Duration {
+    let mut sorted = durations.to_vec();
+    sorted.sort_unstable();
+    let rank = (share * sorted.len() as f64).ceil() as usize;
+    sorted.get(rank.saturating_sub(1)).copied().unwrap_or_default()
+}
+
+/// Arithmetic mean; zero when there are none.
+pub fn mean(durations: &[Duration]) -> Duration {
+    if durations.is_empty() { Duration::ZERO } else { durations.iter().sum::<Duration>() / durations.len() as u32 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_may_be_cut_anywhere() {
+        let stream = b"data: {\"a\":1}\n\n: note\n\ndata: [DONE]\n\n";
+        for cut in 0..stream.len() {
+            let mut events = Events::default();
+            let mut found = events.push(&stream[..cut]);
+            found.extend(events.push(&stream[cut..]));
+            assert_eq!(found, ["{\"a\":1}", "[DONE]"]);
+        }
+    }
+
+    #[test]
+    fn quantiles_by_nearest_rank() {
+        let durations: Vec<_> = (1..=100).map(Duration::from_millis).collect();
+        assert_eq!(quantile(&durations, 0.5), Duration::from_millis(50));
+        assert_eq!(quantile(&durations, 0.99), Duration::from_millis(99));
+        assert_eq!(quantile(&[], 0.5), Duration::ZERO);
+    }
+}

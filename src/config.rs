@@ -1,0 +1,310 @@
+//! One cluster's settings: each room's own config, put together. The order of
+//! precedence is file, then `--set`, then `--model`.
+
+use std::{net::SocketAddr, path::Path};
+
+use anyhow::{Context, Result, bail, ensure};
+use baton_protocol::{NodeId, Role};
+use serde::Deserialize;
+
+use crate::args::Settings;
+
+/// Everything a process needs to know. Unknown keys are refused.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ClusterConfig {
+    /// Nodes of different clusters refuse each other.
+    pub cluster: String,
+    /// Model name, .gguf file, directory, or `mock`.
+    pub model: String,
+    /// The nodes of the cluster.
+    pub nodes: Vec<NodeConfig>,
+    /// Where nodes find each other.
+    pub registry: RegistryConfig,
+    /// The engine and what computes under it.
+    pub engine: EngineSection,
+    /// The OpenAI API.
+    pub frontend: baton_frontend::Config,
+    /// Routing and admission.
+    pub coordinator: baton_coordinator::CoordinatorConfig,
+    /// Sessions, frames and transports.
+    pub transfer: baton_kv_transfer::TransferConfig,
+    /// Prefill nodes.
+    pub prefill: baton_prefill_node::PrefillConfig,
+    /// Decode nodes.
+    pub decode: baton_decode_node::DecodeConfig,
+}
+
+/// One node of the cluster.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeConfig {
+    /// Its name.
+    pub id: NodeId,
+    /// What it admits.
+    pub roles: Vec<Role>,
+    /// Where its gRPC listens; port 0 lets the system choose.
+    #[serde(default = "any_loopback_port")]
+    pub listen: SocketAddr,
+}
+
+/// Where nodes find each other.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+pub enum RegistryConfig {
+    /// All nodes are in this process.
+    #[default]
+    Memory,
+    /// An etcd.
+    Etcd(baton_registry::EtcdConfig),
+}
+
+/// The engine's own settings and the choice of what computes.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EngineSection {
+    /// `cpu` or `mock`.
+    pub backend: BackendKind,
+    /// Arithmetic of the CPU backend.
+    pub precision: Precision,
+    /// Compute threads of the process; 0 means one a core.
+    pub threads: usize,
+    /// Tokens of a page.
+    pub page_tokens: u32,
+    /// Pages of each node's pool; 0 sizes it by `kv_memory_mib`.
+    pub pages: usize,
+    /// Memory of each node's pool when `pages` is 0.
+    pub kv_memory_mib: usize,
+    /// Scheduling.
+    pub scheduler: baton_engine::SchedulerConfig,
+    /// The mock backend's shape and times.
+    pub mock: baton_engine::backend::mock::MockConfig,
+}
+
+/// What computes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BackendKind {
+    /// The CPU kernels.
+    #[default]
+    Cpu,
+    /// No model: tokens are a pure function of the prompt. For tests.
+    Mock,
+}
+
+/// Arithmetic of the CPU backend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// bf16 products, f32 sums, bf16 KV.
+    #[default]
+    Fast,
+    /// f32 everywhere, on weights rounded to bf16.
+    Reference,
+}
+
+fn any_loopback_port() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 0))
+}
+
+// === defaults ===
+
+impl Default for ClusterConfig {
+    fn default() -> Self {
+        Self {
+            cluster: "baton".to_owned(),
+            model: "smollm2-135m".to_owned(),
+            nodes: Vec::new(),
+            registry: RegistryConfig::Memory,
+            engine: EngineSection::default(),
+            frontend: Default::default(),
+            coordinator: Default::default(),
+            transfer: Default::default(),
+            prefill: Default::default(),
+            decode: Default::default(),
+        }
+    }
+}
+
+impl Default for EngineSection {
+    fn default() -> Self {
+        Self {
+            backend: BackendKind::Cpu,
+            precision: Precision::Fast,
+            threads: 0,
+            page_tokens: 16,
+            pages: 0,
+            kv_memory_mib: 256,
+            scheduler: Default::default(),
+            mock: Default::default(),
+        }
+    }
+}
+
+// === impl ClusterConfig ===
+
+impl ClusterConfig {
+    /// Reads the file that `settings` names, or nothing, and applies the rest of them.
+    ///
+    /// # Errors
+    /// When a file cannot be read, or a key or value is not known.
+    pub fn load(settings: &Settings) -> Result<Self> {
+        Self::load_over("", settings)
+    }
+
+    /// As [`load`](Self::load), with `base` in place of a missing file.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_over(base: &str, settings: &Settings) -> Result<Self> {
+        let (text, name) = match &settings.config {
+            Some(path) => (read(path)?, path.display().to_string()),
+            None => (base.to_owned(), "defaults".to_owned()),
+        };
+        let mut table: toml::Table = text.parse().with_context(|| format!("{name} is not valid TOML"))?;
+        for assignment in &settings.set {
+            assign(&mut table, assignment)?;
+        }
+        if let Some(model) = &settings.model {
+            table.insert("model".to_owned(), toml::Value::String(model.clone()));
+        }
+        let config: Self = table.try_into().with_context(|| format!("in {name} or --set"))?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// The nodes that this process runs: those named, or one with `roles`, or all of the file, or one with every role.
+    ///
+    /// # Errors
+    /// When a named node is not in the file.
+    pub fn choose_nodes(&mut self, named: &[String], roles: &[Role]) -> Result<()> {
+        if !roles.is_empty() {
+            let names: Vec<_> = roles.iter().map(|role| role.as_str()).collect();
+            let id = NodeId(format!("{}-{}", names.join("-"), std::process::id()));
+            self.nodes = vec![NodeConfig { id, roles: roles.to_vec(), listen: any_loopback_port() }];
+        } else if self.nodes.is_empty() {
+            self.nodes = vec![NodeConfig { id: "local".into(), roles: Role::ALL.to_vec(), listen: any_loopback_port() }];
+        }
+        for name in named {
+            ensure!(self.nodes.iter().any(|node| node.id.0 == *name), "there is no node {name:?} in the config");
+        }
+        if !named.is_empty() {
+            self.nodes.retain(|node| named.contains(&node.id.0));
+        }
+        let alone = matches!(self.registry, RegistryConfig::Memory) && !roles.is_empty();
+        let all_roles = Role::ALL.iter().all(|role| self.nodes.iter().any(|node| node.roles.contains(role)));
+        ensure!(
+            !alone || all_roles,
+            "a node that runs apart from the others needs etcd: --set registry.kind=etcd --set 'registry.endpoints=[\"http://127.0.0.1:2379\"]'"
+        );
+        Ok(())
+    }
+
+    /// Fetches the model if it is a known name and not on this machine yet.
+    ///
+    /// # Errors
+    /// When it cannot be had.
+    pub fn make_model_available(&self, note: &mut dyn FnMut(&str)) -> Result<()> {
+        if self.engine.backend == BackendKind::Cpu && baton_model::resolve(&self.model, &baton_model::default_cache()).is_err()
+        {
+            baton_model::pull(&self.model, &baton_model::default_cache(), note)?;
+        }
+        Ok(())
+    }
+
+    /// Takes any free port when the wanted one is in use (for the demo, which prints where it is).
+    pub fn use_free_port_if_taken(&mut self) {
+        if std::net::TcpListener::bind(self.frontend.listen).is_err() {
+            self.frontend.listen.set_port(0);
+        }
+    }
+
+    fn validate(&self) -> Result<()> {
+        let mut ids: Vec<_> = self.nodes.iter().map(|node| &node.id).collect();
+        ids.sort();
+        ids.dedup();
+        ensure!(ids.len() == self.nodes.len(), "two nodes have the same id");
+        for node in &self.nodes {
+            ensure!(!node.roles.is_empty(), "node {} has no role", node.id);
+            ensure!(
+                node.listen.ip().is_loopback(),
+                "node {} would listen on {}, beyond loopback, which needs certificates: they do not exist yet",
+                node.id,
+                node.listen
+            );
+        }
+        ensure!(
+            self.frontend.listen.ip().is_loopback(),
+            "frontend.listen {} is beyond loopback, which needs API keys: they do not exist yet",
+            self.frontend.listen
+        );
+        ensure!((1..=1024).contains(&self.engine.page_tokens), "engine.page_tokens must be 1 to 1024");
+        ensure!(self.engine.pages > 0 || self.engine.kv_memory_mib > 0, "engine.pages or engine.kv_memory_mib must be above 0");
+        Ok(())
+    }
+}
+
+fn read(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// Sets `a.b=VALUE`, where VALUE is TOML or else a plain string.
+fn assign(table: &mut toml::Table, assignment: &str) -> Result<()> {
+    let Some((key, value)) = assignment.split_once('=') else {
+        bail!("--set {assignment:?} is not KEY=VALUE");
+    };
+    let parsed: Result<toml::Table, _> = format!("value = {value}").parse();
+    let value = parsed.ok().and_then(|mut table| table.remove("value")).unwrap_or_else(|| toml::Value::String(value.to_owned()));
+    let mut place = table;
+    let mut path: Vec<&str> = key.split('.').collect();
+    let Some(last) = path.pop().filter(|last| !last.is_empty()) else { bail!("--set {assignment:?} has no key") };
+    for part in path {
+        let entry = place.entry(part).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+        let Some(inner) = entry.as_table_mut() else { bail!("--set {key}: {part} is not a section") };
+        place = inner;
+    }
+    place.insert(last.to_owned(), value);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(set: &[&str]) -> Result<ClusterConfig> {
+        let set = set.iter().map(|&s| s.to_owned()).collect();
+        ClusterConfig::load(&Settings { set, ..Settings::default() })
+    }
+
+    #[test]
+    fn settings_reach_their_place() {
+        let config = with(&["engine.pages=77", "engine.precision=reference", "model=a b", "registry.kind=etcd", "registry.endpoints=[\"x\"]"]).unwrap();
+        assert_eq!(config.engine.pages, 77);
+        assert_eq!(config.engine.precision, Precision::Reference);
+        assert_eq!(config.model, "a b");
+        assert!(matches!(config.registry, RegistryConfig::Etcd { .. }));
+    }
+
+    #[test]
+    fn what_is_not_known_is_refused() {
+        for set in ["engine.pagess=1", "nonsense=1", "engine.pages=-1", "engine=3", "novalue", "=1", "engine.backend=tpu"] {
+            assert!(with(&[set]).is_err(), "{set}");
+        }
+    }
+
+    #[test]
+    fn nothing_listens_beyond_loopback() {
+        let error = with(&["frontend.listen=0.0.0.0:8000"]).unwrap_err().to_string();
+        assert!(error.contains("loopback"), "{error}");
+    }
+
+    #[test]
+    fn a_lone_role_needs_etcd() {
+        let mut config = with(&[]).unwrap();
+        assert!(config.choose_nodes(&[], &[Role::Prefill]).is_err());
+        assert!(config.choose_nodes(&["nobody".to_owned()], &[]).is_err());
+        let mut config = with(&[]).unwrap();
+        config.choose_nodes(&[], &[]).unwrap();
+        assert_eq!(config.nodes[0].roles, Role::ALL);
+    }
+}

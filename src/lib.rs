@@ -1,0 +1,19 @@
+//! The binary's parts.
+//!
+//! - [`args`]: what the user typed; [`config`]: what it means
+//! - [`serve`]: composes roles; [`compute`]: the process's one model and pool; [`worker_node`]: one prefill or decode node
+//! - [`demo`], [`chat`], [`pull`], [`bench`]: the other commands
+//! - [`client`]: the OpenAI API from the other side; [`terminal`], [`telemetry`]: words for people and logs
+
+pub mod args;
+pub mod bench;
+pub mod chat;
+pub mod client;
+pub mod compute;
+pub mod config;
+pub mod demo;
+pub mod pull;
+pub mod serve;
+pub mod telemetry;
+pub mod terminal;
+pub mod worker_node;

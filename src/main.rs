@@ -1,0 +1,36 @@
+//! The binary: parse, run, report.
+
+use std::process::ExitCode;
+
+use baton::args::{BenchKind, Cli, Command, Model};
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let quiet = matches!(cli.command, Command::Demo(_) | Command::Chat(_) | Command::Bench(_));
+    let outcome = baton::telemetry::init(quiet).and_then(|()| run(cli.command));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            baton::terminal::complain(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    match command {
+        Command::Demo(demo) => runtime.block_on(baton::demo::run(&demo)),
+        Command::Serve(serve) => runtime.block_on(baton::serve::run(&serve)),
+        Command::Chat(chat) => runtime.block_on(baton::chat::run(&chat.url, chat.system.as_deref())),
+        Command::Bench(bench) => match bench.what {
+            BenchKind::Engine(args) => baton::bench::engine::run(&args),
+            BenchKind::Transfer(args) => baton::bench::transfer::run(&args),
+            BenchKind::Handoff(args) => runtime.block_on(baton::bench::handoff::run(&args)),
+            BenchKind::Start(args) => baton::bench::start::run(&args),
+            BenchKind::Check => baton::bench::check(&runtime),
+        },
+        Command::Model(Model::Pull { name }) => baton::pull::run(&name),
+    }
+}

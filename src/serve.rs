@@ -1,0 +1,190 @@
+//! `baton serve`: composes the roles of this process and takes them down again.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::{Context, Result};
+use baton_coordinator::{Coordinator, CoordinatorTasks, Health};
+use baton_frontend::{FrontendError, HttpMetrics, Services};
+use baton_protocol::Role;
+use baton_registry::{EtcdRegistry, MemoryRegistry, Registry};
+use prometheus_client::registry::Registry as Metrics;
+use tokio::{net::TcpListener, signal::unix::SignalKind, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    args,
+    compute::Compute,
+    config::{ClusterConfig, NodeConfig, RegistryConfig},
+    terminal::{note, say},
+    worker_node::WorkerNode,
+};
+
+/// The nodes of this process, running.
+pub struct Cluster {
+    config: Arc<ClusterConfig>,
+    url: Option<String>,
+    stop: CancellationToken,
+    frontend: Option<JoinHandle<Result<(), FrontendError>>>,
+    coordinator: Option<CoordinatorTasks>,
+    workers: Vec<WorkerNode>,
+    /// Last to go: nodes withdraw from it first.
+    registry: Arc<dyn Registry>,
+}
+
+/// Prefix of every metric of this program.
+const METRICS_PREFIX: &str = "baton";
+
+/// Runs the chosen nodes until a signal.
+///
+/// # Errors
+/// When the configuration is wrong or something does not start.
+pub async fn run(args: &args::Serve) -> Result<()> {
+    let mut config = ClusterConfig::load(&args.settings)?;
+    config.choose_nodes(&args.nodes, &args.roles)?;
+    let cluster = Cluster::start(Arc::new(config)).await?;
+    if let Some(url) = cluster.url() {
+        say(format_args!("ready at {url}"));
+    }
+    shutdown_signal().await?;
+    note("stopping; running answers may end");
+    cluster.shutdown().await;
+    Ok(())
+}
+
+/// Ready at SIGINT or SIGTERM.
+///
+/// # Errors
+/// When the process cannot listen for signals.
+pub async fn shutdown_signal() -> Result<()> {
+    let mut terminate = tokio::signal::unix::signal(SignalKind::terminate())?;
+    tokio::select! {
+        interrupted = tokio::signal::ctrl_c() => interrupted?,
+        _ = terminate.recv() => {}
+    }
+    Ok(())
+}
+
+// === impl Cluster ===
+
+impl Cluster {
+    /// Starts every node of `config`.
+    ///
+    /// # Errors
+    /// When the model cannot be loaded, an address is taken, or a setting cannot work.
+    pub async fn start(config: Arc<ClusterConfig>) -> Result<Self> {
+        let registry: Arc<dyn Registry> = match &config.registry {
+            RegistryConfig::Memory => Arc::new(MemoryRegistry::new()),
+            RegistryConfig::Etcd(etcd) => Arc::new(EtcdRegistry::start(&config.cluster, etcd.clone())?),
+        };
+        let mut metrics = Metrics::with_prefix(METRICS_PREFIX);
+        let mut cluster = Self {
+            url: None,
+            stop: CancellationToken::new(),
+            frontend: None,
+            coordinator: None,
+            workers: Vec::new(),
+            registry,
+            config,
+        };
+        let started = cluster.start_nodes(&mut metrics).await;
+        let started = match started {
+            Ok(()) if cluster.routes() => cluster.start_coordinator(metrics).await,
+            other => other,
+        };
+        match started {
+            Ok(()) => Ok(cluster),
+            Err(error) => {
+                cluster.shutdown().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Base URL of the OpenAI API, if this process serves it.
+    pub fn url(&self) -> Option<&str> {
+        self.url.as_deref()
+    }
+
+    /// Lets running answers end within the grace period, leaves the registry, and joins everything.
+    pub async fn shutdown(mut self) {
+        self.stop.cancel();
+        if let Some(frontend) = self.frontend.take() {
+            match frontend.await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => note(format_args!("frontend: {error}")),
+                Err(error) => note(format_args!("frontend: {error}")),
+            }
+        }
+        if let Some(coordinator) = self.coordinator.take() {
+            coordinator.shutdown().await;
+        }
+        let grace = Duration::from_millis(self.config.frontend.grace_ms);
+        futures::future::join_all(self.workers.drain(..).map(|worker| worker.shutdown(grace))).await;
+        // A registry may own threads; they are joined where blocking is allowed.
+        let registry = self.registry;
+        drop(tokio::task::spawn_blocking(move || drop(registry)).await);
+    }
+
+    /// Whether one of this process's nodes is a coordinator.
+    fn routes(&self) -> bool {
+        self.config.nodes.iter().any(|node| node.roles.contains(&Role::Coordinator))
+    }
+
+    async fn start_nodes(&mut self, metrics: &mut Metrics) -> Result<()> {
+        let config = Arc::clone(&self.config);
+        let works = |node: &&NodeConfig| node.roles.iter().any(|role| *role != Role::Coordinator);
+        let workers: Vec<_> = config.nodes.iter().filter(works).collect();
+        if !workers.is_empty() {
+            let compute = {
+                let config = Arc::clone(&config);
+                tokio::task::spawn_blocking(move || Compute::load(&config)).await??
+            };
+            for node in workers {
+                let scope = metrics.sub_registry_with_label(("node".into(), node.id.0.clone().into()));
+                let worker = WorkerNode::start(&config, node, &compute, (&*self.registry, scope))
+                    .await
+                    .with_context(|| format!("cannot start node {}", node.id))?;
+                say(format_args!("node {} control {}", worker.id(), worker.control_addr()));
+                self.workers.push(worker);
+            }
+        }
+        for node in config.nodes.iter().filter(|node| !works(node)) {
+            say(format_args!("node {} routes", node.id));
+        }
+        Ok(())
+    }
+
+    async fn start_coordinator(&mut self, mut metrics: Metrics) -> Result<()> {
+        let (coordinator, tasks) = Coordinator::new(self.config.coordinator.clone(), Arc::clone(&self.registry));
+        self.coordinator = Some(tasks);
+        coordinator.metrics().register(&mut metrics);
+        let http = HttpMetrics::register(&mut metrics);
+        let limits = self.config.frontend.clone();
+        let listener =
+            TcpListener::bind(limits.listen).await.with_context(|| format!("cannot listen on {}", limits.listen))?;
+        self.url = Some(format!("http://{}", listener.local_addr()?));
+        let services =
+            Services { dispatch: Arc::new(coordinator.clone()), registry: Arc::new(metrics), metrics: http };
+        let stop = self.stop.clone().cancelled_owned();
+        #[expect(clippy::disallowed_methods, reason = "owned by the cluster and joined at shutdown")]
+        let frontend = tokio::spawn(baton_frontend::serve(listener, limits, services, stop));
+        self.frontend = Some(frontend);
+        wait_until_served(&coordinator, self.workers.len()).await;
+        Ok(())
+    }
+}
+
+/// "Ready" is said when the nodes of this process, at least, would be used.
+async fn wait_until_served(coordinator: &Coordinator, nodes: usize) {
+    let served = async {
+        loop {
+            let status = coordinator.status();
+            let ready = status.nodes.iter().filter(|node| node.health == Health::Ready).count();
+            if ready >= nodes && (nodes == 0 || status.ready) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    drop(tokio::time::timeout(Duration::from_secs(5), served).await);
+}

@@ -1,0 +1,183 @@
+//! One prefill or decode node (or both in one): an engine, its gRPC services,
+//! its entry in the registry.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use baton_decode_node::DecodeNode;
+use baton_engine::{EngineHandle, EngineWorker};
+use baton_kv_transfer::{LocalNode, PrefillService, Sessions};
+use baton_prefill_node::PrefillNode;
+use baton_protocol::{
+    Incarnation, NodeId, NodeInfo, NodeState, Role,
+    wire::{LoadReport, prefill_server::PrefillServer},
+};
+use baton_registry::{NodeService, Registration, Registry, node_service};
+use prometheus_client::registry::Registry as Metrics;
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Server, server::TcpIncoming};
+
+use crate::{
+    compute::Compute,
+    config::{ClusterConfig, NodeConfig},
+    terminal::note,
+};
+
+/// A running node. `shutdown` ends it in order.
+pub struct WorkerNode {
+    info: NodeInfo,
+    registration: Registration,
+    draining: Arc<AtomicBool>,
+    stop: CancellationToken,
+    server: JoinHandle<Result<(), tonic::transport::Error>>,
+    prefill: Arc<PrefillNode>,
+    prefill_service: PrefillService,
+    decode: DecodeNode,
+    sessions: Arc<Sessions>,
+    engine: EngineWorker,
+}
+
+/// Time to take the entry out of the registry before leaving anyway.
+const WITHDRAW_LIMIT: Duration = Duration::from_secs(2);
+
+// === impl WorkerNode ===
+
+impl WorkerNode {
+    /// Starts the engine, listens, then announces the node.
+    ///
+    /// # Errors
+    /// When an address is taken or not loopback.
+    pub async fn start(
+        config: &ClusterConfig,
+        node: &NodeConfig,
+        compute: &Compute,
+        (registry, metrics): (&dyn Registry, &mut Metrics),
+    ) -> Result<Self> {
+        let (worker, engine) = EngineWorker::start(compute.engine(&config.engine));
+        let listener =
+            TcpListener::bind(node.listen).await.with_context(|| format!("cannot listen on {}", node.listen))?;
+        let info = describe(node, compute, &engine, listener.local_addr()?);
+        let local = LocalNode {
+            cluster: config.cluster.clone(),
+            node: info.id.clone(),
+            incarnation: info.incarnation,
+            model_fingerprint: info.model_fingerprint.clone(),
+            kv: info.kv.clone(),
+        };
+        let prefill = PrefillNode::new(engine.clone(), &config.prefill);
+        let prefill_service = PrefillService::new(local.clone(), config.transfer.clone(), Arc::clone(&prefill) as _)?;
+        let sessions = Arc::new(Sessions::new(local, config.transfer.clone()));
+        let decode = DecodeNode::new(engine.clone(), Arc::clone(&sessions), config.decode.clone());
+        register_metrics(metrics, &engine, (&prefill, &decode), (&prefill_service, &sessions));
+
+        let (draining, stop) = (Arc::new(AtomicBool::new(false)), CancellationToken::new());
+        let service = node_service(&info, &engine, compute, (&draining, &stop));
+        let router = Server::builder()
+            .http2_keepalive_interval(Some(Duration::from_secs(10)))
+            .add_service(service.service())
+            .add_service(decode.service())
+            .add_service(PrefillServer::new(prefill_service.clone()));
+        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        let stopped = stop.clone().cancelled_owned();
+        #[expect(clippy::disallowed_methods, reason = "owned by the node and joined at shutdown")]
+        let server = tokio::spawn(router.serve_with_incoming_shutdown(incoming, stopped));
+        let registration = registry.register(info.clone());
+        Ok(Self { info, registration, draining, stop, server, prefill, prefill_service, decode, sessions, engine: worker })
+    }
+
+    /// Its name.
+    pub fn id(&self) -> &NodeId {
+        &self.info.id
+    }
+
+    /// Where its gRPC listens.
+    pub fn control_addr(&self) -> &str {
+        &self.info.control_addr
+    }
+
+    /// Takes no new work, lets what runs end within `grace`, leaves, and joins everything.
+    pub async fn shutdown(self, grace: Duration) {
+        self.draining.store(true, Ordering::SeqCst);
+        self.registration.withdraw(WITHDRAW_LIMIT).await;
+        let drained = tokio::time::timeout(grace, async { tokio::join!(self.prefill.drain(), self.decode.drain()) }).await;
+        if drained.is_err() {
+            note(format_args!("node {}: grace is over, ending what still runs", self.info.id));
+        }
+        self.sessions.shutdown().await;
+        self.prefill_service.shutdown().await;
+        self.stop.cancel();
+        if tokio::time::timeout(Duration::from_secs(2), self.server).await.is_err() {
+            note(format_args!("node {}: a caller kept its connection open", self.info.id));
+        }
+        let engine = self.engine;
+        drop(tokio::task::spawn_blocking(move || engine.shutdown()).await);
+    }
+}
+
+fn describe(node: &NodeConfig, compute: &Compute, engine: &EngineHandle, addr: SocketAddr) -> NodeInfo {
+    NodeInfo {
+        id: node.id.clone(),
+        incarnation: Incarnation(fastrand::u64(1..)),
+        roles: node.roles.iter().copied().filter(|role| *role != Role::Coordinator).collect(),
+        epoch: 0,
+        control_addr: addr.to_string(),
+        model: compute.name.clone(),
+        model_fingerprint: compute.fingerprint.clone(),
+        text_digest: compute.text.digest(),
+        context_tokens: u32::try_from(compute.context_tokens).unwrap_or(u32::MAX),
+        kv: engine.pool().shape().clone(),
+        pages: engine.pool().counts().total,
+        state: NodeState::Ready,
+    }
+}
+
+/// The node's answers about itself: state and load as they are when asked.
+fn node_service(
+    info: &NodeInfo,
+    engine: &EngineHandle,
+    compute: &Compute,
+    (draining, stop): (&Arc<AtomicBool>, &CancellationToken),
+) -> NodeService {
+    let describe: node_service::Describe = {
+        let (info, draining) = (info.clone(), Arc::clone(draining));
+        Arc::new(move || {
+            let state = if draining.load(Ordering::SeqCst) { NodeState::Draining } else { NodeState::Ready };
+            NodeInfo { state, ..info.clone() }
+        })
+    };
+    let load: node_service::Load = {
+        let (engine, draining) = (engine.clone(), Arc::clone(draining));
+        Arc::new(move || {
+            let load = engine.load();
+            LoadReport {
+                running_sequences: u32::try_from(load.running).unwrap_or(u32::MAX),
+                waiting_sequences: u32::try_from(load.waiting).unwrap_or(u32::MAX),
+                waiting_prefill_tokens: load.waiting_prefill_tokens as u64,
+                pages: Some(engine.pool().counts().into()),
+                draining: draining.load(Ordering::SeqCst),
+            }
+        })
+    };
+    NodeService::new(describe, load, [(info.text_digest.clone(), compute.text.to_bytes().into())], stop.clone())
+}
+
+fn register_metrics(
+    metrics: &mut Metrics,
+    engine: &EngineHandle,
+    (prefill, decode): (&PrefillNode, &DecodeNode),
+    (serving, sessions): (&PrefillService, &Sessions),
+) {
+    engine.metrics().register(metrics);
+    prefill.metrics().register(metrics);
+    decode.metrics().register(metrics);
+    serving.metrics().register(metrics.sub_registry_with_label(("side".into(), "sending".into())));
+    sessions.metrics().register(metrics.sub_registry_with_label(("side".into(), "receiving".into())));
+}

@@ -1,0 +1,49 @@
+//! The rooms may depend on each other only as ARCHITECTURE.md draws it.
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+/// Room and what it may use.
+const ARROWS: [(&str, &[&str]); 10] = [
+    ("protocol", &[]),
+    ("kernels", &[]),
+    ("model", &["protocol"]),
+    ("engine", &["model", "kernels", "protocol"]),
+    ("kv-transfer", &["protocol"]),
+    ("registry", &["protocol"]),
+    ("coordinator", &["registry", "protocol"]),
+    ("frontend", &["coordinator", "model", "protocol"]),
+    ("prefill-node", &["engine", "kv-transfer", "registry", "protocol"]),
+    ("decode-node", &["engine", "kv-transfer", "registry", "protocol"]),
+];
+
+fn manifest(path: &Path) -> toml::Table {
+    fs::read_to_string(path).unwrap().parse().unwrap()
+}
+
+fn rooms_used(manifest: &toml::Table, section: &str) -> BTreeSet<String> {
+    let names = manifest.get(section).and_then(toml::Value::as_table).into_iter().flat_map(toml::Table::keys);
+    names.filter_map(|name| name.strip_prefix("baton-")).map(str::to_owned).collect()
+}
+
+#[test]
+fn rooms_use_only_the_rooms_they_may() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for (room, allowed) in ARROWS {
+        let manifest = manifest(&root.join(room).join("Cargo.toml"));
+        for section in ["dependencies", "build-dependencies"] {
+            let used = rooms_used(&manifest, section);
+            let extra: Vec<_> = used.iter().filter(|name| !allowed.contains(&name.as_str())).collect();
+            assert!(extra.is_empty(), "{room} may not use {extra:?}");
+        }
+    }
+}
+
+#[test]
+fn every_room_is_listed() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let manifest = manifest(&root.join("Cargo.toml"));
+    let members = manifest["workspace"]["members"].as_array().unwrap();
+    let listed: BTreeSet<_> = ARROWS.iter().map(|(room, _)| *room).chain(["."]).collect();
+    let found: BTreeSet<_> = members.iter().map(|member| member.as_str().unwrap()).collect();
+    assert_eq!(found, listed);
+}

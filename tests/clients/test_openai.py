@@ -1,0 +1,254 @@
+"""OpenAI's own Python client against a running Baton, whatever model it serves.
+
+    baton serve &
+    pip install -r tests/clients/requirements.txt
+    BATON_URL=http://127.0.0.1:8000 pytest tests/clients
+"""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import openai
+import pytest
+
+URL = os.environ.get("BATON_URL", "http://127.0.0.1:8000").rstrip("/")
+EXAMPLE = pathlib.Path(__file__).parents[2] / "examples" / "openai_client.py"
+MESSAGES = [
+    {"role": "system", "content": "You are brief."},
+    {"role": "user", "content": "Name three colours."},
+]
+GREEDY = {"temperature": 0, "max_tokens": 24}
+
+
+@pytest.fixture(scope="session")
+def client():
+    # No retries: an error of the server shall be seen, not smoothed over.
+    with openai.OpenAI(base_url=f"{URL}/v1", api_key="none", max_retries=0, timeout=120) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def model(client):
+    return client.models.list().data[0].id
+
+
+@pytest.fixture(scope="session")
+def chat(client, model):
+    def create(**changes):
+        return client.chat.completions.create(**{"model": model, "messages": MESSAGES, **GREEDY, **changes})
+
+    return create
+
+
+@pytest.fixture(scope="session")
+def complete(client, model):
+    def create(**changes):
+        return client.completions.create(**{"model": model, "prompt": "One two three", **GREEDY, **changes})
+
+    return create
+
+
+def joined(chunks, index=0):
+    """Text of one choice of a chat stream."""
+    choices = (choice for chunk in chunks for choice in chunk.choices)
+    return "".join(choice.delta.content or "" for choice in choices if choice.index == index)
+
+
+# --- models ---
+
+
+def test_models(client, model):
+    found = client.models.retrieve(model)
+    assert found.id == model
+    assert found.object == "model"
+    assert model in [entry.id for entry in client.models.list()]
+
+
+# --- chat ---
+
+
+def test_chat(chat):
+    answer = chat()
+    assert answer.object == "chat.completion"
+    assert answer.id.startswith("chatcmpl-")
+    choice = answer.choices[0]
+    assert choice.message.role == "assistant"
+    assert isinstance(choice.message.content, str)
+    assert choice.finish_reason in ("stop", "length")
+    usage = answer.usage
+    assert usage.prompt_tokens > 0
+    assert 1 <= usage.completion_tokens <= 24
+    assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
+    assert 0 <= usage.prompt_tokens_details.cached_tokens <= usage.prompt_tokens
+
+
+def test_greedy_answers_are_equal_whole_and_streamed(chat):
+    whole = chat().choices[0].message.content
+    assert joined(chat(stream=True)) == whole
+
+
+def test_an_answer_can_be_sent_back(chat):
+    message = chat().choices[0].message
+    again = chat(messages=[*MESSAGES, message.model_dump(), {"role": "user", "content": "More."}])
+    assert again.usage.prompt_tokens > 0
+
+
+def test_text_parts(chat):
+    parts = [{"type": "text", "text": "Name three"}, {"type": "text", "text": "colours."}]
+    joined_by_hand = [{"role": "user", "content": "Name three\ncolours."}]
+    by_parts = chat(messages=[{"role": "user", "content": parts}])
+    assert by_parts.usage.prompt_tokens == chat(messages=joined_by_hand).usage.prompt_tokens
+
+
+def test_stream_order(chat):
+    chunks = list(chat(stream=True, stream_options={"include_usage": True}))
+    assert len({chunk.id for chunk in chunks}) == 1
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert [chunk.usage is not None for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
+    assert chunks[-1].choices == []
+    finishes = [choice.finish_reason for chunk in chunks for choice in chunk.choices]
+    assert finishes[-1] in ("stop", "length")
+    assert finishes[:-1] == [None] * (len(finishes) - 1)
+
+
+def test_several_choices(chat):
+    answer = chat(n=3, temperature=1, seed=7)
+    assert [choice.index for choice in answer.choices] == [0, 1, 2]
+    streamed = list(chat(n=3, temperature=1, seed=7, stream=True))
+    finished = {choice.index for chunk in streamed for choice in chunk.choices if choice.finish_reason}
+    assert finished == {0, 1, 2}
+    # Equal seeds draw equal tokens, choice by choice.
+    assert [joined(streamed, i) for i in range(3)] == [choice.message.content for choice in answer.choices]
+
+
+def test_logprobs(chat):
+    answer = chat(logprobs=True, top_logprobs=3, max_tokens=5)
+    content = answer.choices[0].logprobs.content
+    assert len(content) == answer.usage.completion_tokens
+    for token in content:
+        assert token.logprob <= 0
+        assert len(token.top_logprobs) == 3
+        best = [top.logprob for top in token.top_logprobs]
+        assert best == sorted(best, reverse=True)
+        # Greedy: the chosen token is the likeliest one.
+        assert token.bytes == token.top_logprobs[0].bytes
+    streamed = [
+        token
+        for chunk in chat(logprobs=True, top_logprobs=3, max_tokens=5, stream=True)
+        for choice in chunk.choices
+        if choice.logprobs
+        for token in choice.logprobs.content
+    ]
+    assert [token.bytes for token in streamed] == [token.bytes for token in content]
+
+
+def test_stop_string(chat):
+    text = chat().choices[0].message.content
+    middle = len(text) // 2
+    stop = text[middle : middle + 2]
+    if len(stop) < 2 or "\ufffd" in stop:
+        pytest.skip("the answer is too short to stop in its middle")
+    stopped = chat(stop=stop)
+    assert stopped.choices[0].finish_reason == "stop"
+    assert stopped.choices[0].message.content == text[: text.index(stop)]
+    assert joined(chat(stop=[stop, "never seen"], stream=True)) == text[: text.index(stop)]
+
+
+def test_limits(chat):
+    answer = chat(max_tokens=None, max_completion_tokens=3, extra_body={"ignore_eos": True})
+    assert answer.usage.completion_tokens == 3
+    assert answer.choices[0].finish_reason == "length"
+
+
+def test_the_bill(chat):
+    bill = chat().usage.model_extra["baton_bill"]
+    assert bill["queue_ms"] >= 0
+    assert bill["transfer_bytes"] >= 0
+
+
+def test_extensions_of_vllm(chat):
+    extra = {"top_k": 5, "min_p": 0.01, "repetition_penalty": 1.1, "min_tokens": 4}
+    answer = chat(temperature=1, seed=1, max_tokens=8, extra_body=extra)
+    assert 4 <= answer.usage.completion_tokens <= 8
+
+
+# --- completions ---
+
+
+def test_completions(complete):
+    answer = complete()
+    assert answer.object == "text_completion"
+    assert answer.choices[0].finish_reason in ("stop", "length")
+    streamed = "".join(choice.text for chunk in complete(stream=True) for choice in chunk.choices)
+    assert streamed == answer.choices[0].text
+
+
+def test_several_prompts(complete):
+    answer = complete(prompt=["One two three", "A B C"], n=2, max_tokens=4)
+    assert [choice.index for choice in answer.choices] == [0, 1, 2, 3]
+    assert answer.choices[0].text == answer.choices[1].text, "greedy"
+
+
+def test_token_ids_as_prompt(complete):
+    answer = complete(prompt=[[65, 66, 67], [68]], max_tokens=2)
+    assert answer.usage.prompt_tokens == 4
+    assert len(answer.choices) == 2
+
+
+def test_completions_logprobs(complete):
+    logprobs = complete(logprobs=2, max_tokens=4).choices[0].logprobs
+    assert len(logprobs.tokens) == len(logprobs.token_logprobs) == len(logprobs.top_logprobs)
+    assert logprobs.text_offset[0] == 0
+    assert all(value <= 0 for value in logprobs.token_logprobs)
+
+
+# --- errors ---
+
+
+def test_unknown_model(chat):
+    with pytest.raises(openai.NotFoundError) as caught:
+        chat(model="no-such-model")
+    assert caught.value.code == "model_not_found"
+    assert caught.value.param == "model"
+    assert caught.value.request_id
+
+
+@pytest.mark.parametrize(
+    ("changes", "param", "code"),
+    [
+        ({"temperature": 3}, "temperature", "invalid_value"),
+        ({"n": 0}, "n", "invalid_value"),
+        ({"messages": []}, "messages", "invalid_value"),
+        ({"stop": ["a"] * 5}, "stop", "invalid_value"),
+        ({"max_tokens": 10**9}, "max_tokens", "context_length_exceeded"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools", "unsupported_parameter"),
+        ({"response_format": {"type": "json_object"}}, "response_format", "unsupported_parameter"),
+        ({"extra_body": {"no_such_thing": 1}}, "no_such_thing", "unsupported_parameter"),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_refused_parameters(chat, changes, param, code, stream):
+    with pytest.raises(openai.BadRequestError) as caught:
+        chat(stream=stream, **changes)
+    assert (caught.value.param, caught.value.code) == (param, code)
+    assert caught.value.type == "invalid_request_error"
+
+
+def test_a_client_that_leaves_early(chat):
+    for _ in range(3):
+        with chat(stream=True, max_tokens=64) as stream:
+            next(iter(stream))
+    assert chat(max_tokens=1).usage.completion_tokens == 1
+
+
+# --- the example ---
+
+
+def test_the_example_runs():
+    environment = {**os.environ, "BATON_URL": URL}
+    run = subprocess.run(
+        [sys.executable, EXAMPLE, "hi"], env=environment, capture_output=True, text=True, timeout=120, check=True
+    )
+    assert "prompt tokens" in run.stdout

@@ -1,0 +1,49 @@
+//! How much each test runs: CI's share by default, an issue's whole numbers
+//! with `BATON_COUNTS=full`. One table for all tests.
+
+/// Numbers of one kind of run.
+pub struct Counts {
+    /// Random requests compared between split and local clusters.
+    pub parity_requests: usize,
+    /// Golden cases sent through a cluster of two processes.
+    pub golden_split_cases: usize,
+    /// Seconds of 32 concurrent streams on the real model.
+    pub load_seconds: u64,
+    /// Rounds of each fault on the process cluster.
+    pub chaos_rounds: usize,
+    /// Requests in flight while etcd is away.
+    pub requests_without_etcd: usize,
+    /// Seconds that etcd is away.
+    pub etcd_away_seconds: u64,
+    /// Seconds that a node is stopped.
+    pub stopped_seconds: u64,
+    /// Clients that disconnect at a random token.
+    pub disconnects: usize,
+}
+
+const CI: Counts = Counts {
+    parity_requests: 30,
+    golden_split_cases: 8,
+    load_seconds: 10,
+    chaos_rounds: 1,
+    requests_without_etcd: 8,
+    etcd_away_seconds: 6,
+    stopped_seconds: 10,
+    disconnects: 20,
+};
+
+const FULL: Counts = Counts {
+    parity_requests: 200,
+    golden_split_cases: usize::MAX,
+    load_seconds: 60,
+    chaos_rounds: 5,
+    requests_without_etcd: 40,
+    etcd_away_seconds: 20,
+    stopped_seconds: 10,
+    disconnects: 200,
+};
+
+/// The numbers of this run.
+pub fn counts() -> &'static Counts {
+    if std::env::var("BATON_COUNTS").is_ok_and(|value| value == "full") { &FULL } else { &CI }
+}

@@ -1,0 +1,192 @@
+//! The real model against reference outputs made with Transformers (see
+//! tests/golden/README.md): through the engine alone, through one process,
+//! and split over processes.
+
+use std::sync::OnceLock;
+
+use baton_engine::{
+    backend::{
+        Backend,
+        cpu::{CpuBackend, CpuModel, Precision},
+    },
+    batch::{Batch, BatchSequence},
+    kv::{KvMemory, PageId},
+};
+use baton_kernels::cpu::ComputePool;
+use baton_model::Model;
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::{
+    counts::counts,
+    sandbox::{Cluster, Outcome, Plan, complete},
+};
+
+#[derive(Deserialize)]
+struct Golden {
+    cases: Vec<Case>,
+}
+
+#[derive(Deserialize)]
+struct Case {
+    name: String,
+    prompt_text: String,
+    prompt_ids: Vec<u32>,
+    output_ids: Vec<u32>,
+    compare_until_f32: usize,
+    compare_until_fast: usize,
+    first_step_top5: Top,
+    steps: Vec<Step>,
+}
+
+#[derive(Deserialize)]
+struct Top {
+    ids: Vec<u32>,
+    logits: Vec<f32>,
+}
+
+#[derive(Deserialize)]
+struct Step {
+    top2_ids: [u32; 2],
+    top2_logits: [f32; 2],
+    gap: f32,
+}
+
+const PAGE_TOKENS: u32 = 16;
+
+fn golden() -> &'static [Case] {
+    static GOLDEN: OnceLock<Golden> = OnceLock::new();
+    let text = include_str!("golden/smollm2-135m-q4_1.json");
+    &GOLDEN.get_or_init(|| serde_json::from_str(text).unwrap()).cases
+}
+
+/// The real model; `baton model pull` makes it available.
+pub fn model() -> &'static Model {
+    static MODEL: OnceLock<Model> = OnceLock::new();
+    MODEL.get_or_init(|| {
+        let path = baton_model::resolve("smollm2-135m", &baton_model::default_cache()).unwrap();
+        baton_model::load(&path).unwrap()
+    })
+}
+
+fn backend(precision: Precision) -> CpuBackend {
+    let model = CpuModel::load(model(), precision).unwrap();
+    CpuBackend::new(model, ComputePool::new(2).unwrap(), PAGE_TOKENS)
+}
+
+/// One sequence on pages of its own.
+struct Alone<'a> {
+    backend: &'a mut CpuBackend,
+    memory: KvMemory,
+    pages: Vec<PageId>,
+    tokens: Vec<u32>,
+}
+
+impl<'a> Alone<'a> {
+    fn new(backend: &'a mut CpuBackend, capacity: usize) -> Self {
+        let pages = capacity.div_ceil(PAGE_TOKENS as usize);
+        let memory = KvMemory::new(backend.kv_shape().clone(), pages);
+        Self { backend, memory, pages: (0..pages as u32).map(PageId).collect(), tokens: Vec::new() }
+    }
+
+    /// Logits after `more` tokens.
+    fn feed(&mut self, more: &[u32]) -> Vec<f32> {
+        let start = self.tokens.len();
+        self.tokens.extend_from_slice(more);
+        let sequence =
+            BatchSequence { tokens: &self.tokens, start, end: self.tokens.len(), pages: &self.pages, wants_logits: true };
+        let batch = Batch { sequences: vec![sequence] };
+        self.backend.forward(&batch, &self.memory, &mut |_| {}).unwrap().values
+    }
+}
+
+fn argmax(logits: &[f32]) -> u32 {
+    let best = logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1).then(b.0.cmp(&a.0)));
+    best.unwrap().0 as u32
+}
+
+#[test]
+fn reference_precision_is_token_exact() {
+    let mut backend = backend(Precision::Reference);
+    for case in golden() {
+        let mut alone = Alone::new(&mut backend, case.prompt_ids.len() + case.output_ids.len());
+        let mut logits = alone.feed(&case.prompt_ids);
+        for (id, expected) in case.first_step_top5.ids.iter().zip(&case.first_step_top5.logits) {
+            let found = logits[*id as usize];
+            assert!((found - expected).abs() <= 1e-3, "{}: logit of {id} is {found}, not {expected}", case.name);
+        }
+        for (step, &expected) in case.output_ids[..case.compare_until_f32].iter().enumerate() {
+            let found = argmax(&logits);
+            assert_eq!(found, expected, "{} step {step}", case.name);
+            logits = alone.feed(&[found]);
+        }
+    }
+}
+
+#[test]
+fn default_precision_stays_close_at_every_step() {
+    let mut backend = backend(Precision::Fast);
+    for case in golden() {
+        let mut alone = Alone::new(&mut backend, case.prompt_ids.len() + case.output_ids.len());
+        let mut logits = alone.feed(&case.prompt_ids);
+        for (index, (step, &forced)) in case.steps.iter().zip(&case.output_ids).enumerate() {
+            for (id, expected) in step.top2_ids.iter().zip(step.top2_logits) {
+                let found = logits[*id as usize];
+                assert!((found - expected).abs() <= 0.3, "{} step {index}: {found}, not {expected}", case.name);
+            }
+            if step.gap >= 0.6 {
+                assert_eq!(argmax(&logits), forced, "{} step {index}", case.name);
+            }
+            logits = alone.feed(&[forced]);
+        }
+    }
+}
+
+#[test]
+fn prompts_tokenize_exactly() {
+    for case in golden() {
+        assert_eq!(model().text.encode(&case.prompt_text, true).unwrap(), case.prompt_ids, "{}", case.name);
+    }
+}
+
+fn settings(precision: &str) -> String {
+    format!(
+        "cluster = \"golden\"\nmodel = \"smollm2-135m\"\n[engine]\nprecision = \"{precision}\"\n\
+         [frontend]\nlisten = \"127.0.0.1:0\"\n[transfer]\ntransports = [\"tcp\"]\n"
+    )
+}
+
+/// Greedy through the API; text must agree up to `until(case)` tokens.
+async fn check_through(cluster: &Cluster, until: impl Fn(&Case) -> usize, split: bool) {
+    for case in golden().iter().take(counts().golden_split_cases) {
+        let body = json!({
+            "model": "smollm2-135m", "prompt": case.prompt_ids, "max_tokens": 48, "temperature": 0,
+            "ignore_eos": true, "stream": true, "stream_options": {"include_usage": true},
+        });
+        let answer = complete(&cluster.http, &cluster.url, &body).await;
+        assert_eq!(answer.outcome, Outcome::Done, "{}: {answer:?}", case.name);
+        let expected = model().text.decode(&case.output_ids[..until(case)]);
+        let whole = expected.trim_end_matches('\u{fffd}');
+        assert!(answer.texts[0].starts_with(whole), "{}: {:?} is not {expected:?}", case.name, answer.texts[0]);
+        let prefilled_by = answer.usage["baton"]["prefill_node"].as_str().unwrap_or("");
+        assert_eq!(!prefilled_by.is_empty(), split, "{}: {}", case.name, answer.usage);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_process_agrees() {
+    let cluster = Cluster::start_embedded(&settings("reference")).await;
+    check_through(&cluster, |case| case.compare_until_f32, false).await;
+    let cluster = Cluster::start_embedded(&settings("fast")).await;
+    check_through(&cluster, |case| case.compare_until_fast, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn split_over_processes_agrees() {
+    for (precision, exact) in [("reference", true), ("fast", false)] {
+        let cluster = Cluster::start(&Plan { settings: settings(precision), prefill: 1, decode: 1 }).await;
+        let until = |case: &Case| if exact { case.compare_until_f32 } else { case.compare_until_fast };
+        check_through(&cluster, until, true).await;
+        cluster.wait_until_idle(std::time::Duration::from_secs(30)).await;
+    }
+}

@@ -1,0 +1,12 @@
+//! Whole-cluster tests: one binary, so that it links once.
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, missing_docs, reason = "tests")]
+
+mod arrows;
+mod chaos;
+mod configs;
+mod counts;
+mod golden;
+mod load;
+mod malformed;
+mod parity;
+mod sandbox;

@@ -1,0 +1,170 @@
+//! Clusters of real processes for tests: `baton serve`, one process a node,
+//! and etcd, all on free loopback ports. Everything dies with its value.
+
+mod answer;
+mod process;
+
+use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
+
+use baton_protocol::{PageCounts, wire};
+use tempfile::TempDir;
+
+pub use self::{
+    answer::{Outcome, StreamedAnswer, complete, complete_until, mock_expected},
+    process::{Etcd, Process},
+};
+
+/// How long anything in a test may take before it counts as hung. Generous:
+/// reaching it means failure, not slowness.
+pub const PATIENCE: Duration = Duration::from_secs(90);
+
+/// A cluster of processes.
+pub struct Cluster {
+    /// By node id.
+    pub nodes: BTreeMap<String, Process>,
+    /// Absent for a registry in memory.
+    pub etcd: Option<Etcd>,
+    /// Base URL of the OpenAI API.
+    pub url: String,
+    /// One client for all requests.
+    pub http: reqwest::Client,
+    config: PathBuf,
+    _dir: TempDir,
+}
+
+/// Which nodes, in words of a config file.
+pub struct Plan {
+    /// TOML without `[[nodes]]` and `[registry]`.
+    pub settings: String,
+    /// Number of prefill nodes and of decode nodes.
+    pub prefill: usize,
+    /// See `prefill`.
+    pub decode: usize,
+}
+
+// === impl Cluster ===
+
+impl Cluster {
+    /// Starts every node as its own process over a fresh etcd and waits until requests are served.
+    pub async fn start(plan: &Plan) -> Self {
+        let dir = TempDir::new().unwrap();
+        let etcd = Etcd::start(dir.path());
+        let config = dir.path().join("cluster.toml");
+        fs::write(&config, plan.to_toml(&etcd.client_url)).unwrap();
+        let mut cluster = Self {
+            nodes: BTreeMap::new(),
+            etcd: Some(etcd),
+            url: String::new(),
+            http: reqwest::Client::builder().no_proxy().tcp_nodelay(true).build().unwrap(),
+            config,
+            _dir: dir,
+        };
+        for node in plan.workers() {
+            cluster.start_node(&node);
+        }
+        cluster.start_node("coordinator");
+        let line = cluster.nodes["coordinator"].wait_for("ready at ", PATIENCE);
+        cluster.url = line.split("ready at ").nth(1).unwrap().trim().to_owned();
+        cluster.wait_for_members(plan.prefill + plan.decode).await;
+        cluster
+    }
+
+    /// Everything in one process, as `baton serve` does without roles, with a file of `settings`.
+    pub async fn start_embedded(settings: &str) -> Self {
+        let dir = TempDir::new().unwrap();
+        let config = dir.path().join("cluster.toml");
+        fs::write(&config, settings).unwrap();
+        let args = ["serve", "--config", config.to_str().unwrap()];
+        let process = Process::start("local", env!("CARGO_BIN_EXE_baton"), &args);
+        let line = process.wait_for("ready at ", PATIENCE);
+        Self {
+            nodes: BTreeMap::from([("local".to_owned(), process)]),
+            etcd: None,
+            url: line.split("ready at ").nth(1).unwrap().trim().to_owned(),
+            http: reqwest::Client::builder().no_proxy().tcp_nodelay(true).build().unwrap(),
+            config,
+            _dir: dir,
+        }
+    }
+
+    /// Starts (or starts again) one node of the plan.
+    pub fn start_node(&mut self, node: &str) {
+        let config = self.config.to_str().unwrap();
+        let args = ["serve", "--config", config, "--node", node];
+        let process = Process::start(node, env!("CARGO_BIN_EXE_baton"), &args);
+        process.wait_for(&format!("node {node} "), PATIENCE);
+        self.nodes.insert(node.to_owned(), process);
+    }
+
+    /// Sends SIGKILL to a node and forgets it.
+    pub fn kill(&mut self, node: &str) {
+        drop(self.nodes.remove(node).unwrap_or_else(|| panic!("no node {node}")));
+    }
+
+    /// Waits until the coordinator sees `wanted` ready worker nodes.
+    pub async fn wait_for_members(&self, wanted: usize) {
+        eventually("members", || async {
+            let answer = self.http.get(format!("{}/ready", self.url)).send().await.ok()?;
+            let body: serde_json::Value = answer.json().await.ok()?;
+            (body["ready_nodes"].as_u64() == Some(wanted as u64)).then_some(())
+        })
+        .await;
+    }
+
+    /// Page counts of one worker node, asked directly.
+    pub async fn pages(&self, node: &str) -> Option<PageCounts> {
+        let addr = self.nodes.get(node)?.control_addr()?;
+        let mut client = wire::node_client::NodeClient::connect(format!("http://{addr}")).await.ok()?;
+        let mut reports = client.load(wire::LoadRequest { interval_ms: 1000 }).await.ok()?.into_inner();
+        let report = tokio::time::timeout(Duration::from_secs(5), reports.message()).await.ok()?.ok()??;
+        Some(report.pages?.into())
+    }
+
+    /// Waits until every living worker holds nothing but cache; sums must hold in every look.
+    pub async fn wait_until_idle(&self, within: Duration) {
+        let deadline = tokio::time::Instant::now() + within;
+        for node in self.nodes.keys().filter(|node| *node != "coordinator") {
+            loop {
+                let counts = self.pages(node).await;
+                if let Some(counts) = counts {
+                    assert!(counts.sums_to_total(), "{node}: {counts:?}");
+                    if counts.is_idle() {
+                        break;
+                    }
+                }
+                assert!(tokio::time::Instant::now() < deadline, "{node} still holds pages: {counts:?}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+/// Asks again until there is an answer, at most [`PATIENCE`].
+pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut ask: impl FnMut() -> F) -> T {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        if let Some(answer) = ask().await {
+            return answer;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "gave up waiting for {what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+// === impl Plan ===
+
+impl Plan {
+    fn workers(&self) -> Vec<String> {
+        let names = |role: &'static str, count| (1..=count).map(move |i| format!("{role}-{i}"));
+        names("prefill", self.prefill).chain(names("decode", self.decode)).collect()
+    }
+
+    fn to_toml(&self, etcd: &str) -> String {
+        let mut text = self.settings.clone();
+        for node in self.workers().iter().chain([&"coordinator".to_owned()]) {
+            let role = node.split('-').next().unwrap();
+            text += &format!("\n[[nodes]]\nid = \"{node}\"\nroles = [\"{role}\"]\n");
+        }
+        text + &format!("\n[registry]\nkind = \"etcd\"\nendpoints = [\"{etcd}\"]\n")
+    }
+}

@@ -1,0 +1,145 @@
+//! Child processes: killed when dropped, their output kept.
+
+use std::{
+    io::{BufRead, BufReader, Read},
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex},
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+/// A child with its output lines.
+pub struct Process {
+    name: String,
+    child: Child,
+    lines: Arc<Mutex<Vec<String>>>,
+    readers: Vec<JoinHandle<()>>,
+}
+
+/// A single-member etcd on free ports.
+pub struct Etcd {
+    /// Its client URL.
+    pub client_url: String,
+    process: Option<Process>,
+    data: PathBuf,
+    peer_url: String,
+}
+
+// === impl Process ===
+
+impl Process {
+    /// Starts `program`; panics when it cannot be started.
+    pub fn start(name: &str, program: &str, args: &[&str]) -> Self {
+        let mut child = Command::new(program)
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot start {program}: {error}"));
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let outputs: [Box<dyn Read + Send>; 2] =
+            [Box::new(child.stdout.take().unwrap()), Box::new(child.stderr.take().unwrap())];
+        let readers = outputs.map(|output| {
+            let lines = Arc::clone(&lines);
+            std::thread::spawn(move || {
+                for line in BufReader::new(output).lines().map_while(Result::ok) {
+                    lines.lock().unwrap().push(line);
+                }
+            })
+        });
+        Self { name: name.to_owned(), child, lines, readers: readers.into() }
+    }
+
+    /// The first line that contains `text`; panics with the output when it does not come.
+    pub fn wait_for(&self, text: &str, patience: Duration) -> String {
+        let deadline = Instant::now() + patience;
+        loop {
+            if let Some(line) = self.line_with(text) {
+                return line;
+            }
+            assert!(Instant::now() < deadline, "{}: no line with {text:?} in:\n{}", self.name, self.output());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Where its gRPC listens, from its first words.
+    pub fn control_addr(&self) -> Option<String> {
+        Some(self.line_with(" control ")?.split(" control ").nth(1)?.trim().to_owned())
+    }
+
+    /// All output so far.
+    pub fn output(&self) -> String {
+        self.lines.lock().unwrap().join("\n")
+    }
+
+    /// Sends a signal by name, for example `STOP`.
+    pub fn signal(&self, signal: &str) {
+        let status = Command::new("kill").arg(format!("-{signal}")).arg(self.child.id().to_string()).status();
+        assert!(status.is_ok_and(|status| status.success()), "cannot send SIG{signal} to {}", self.name);
+    }
+
+    /// Waits for the end; its exit code, none when a signal ended it.
+    pub fn wait(&mut self) -> Option<i32> {
+        self.child.wait().unwrap().code()
+    }
+
+    fn line_with(&self, text: &str) -> Option<String> {
+        self.lines.lock().unwrap().iter().find(|line| line.contains(text)).cloned()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+        for reader in self.readers.drain(..) {
+            drop(reader.join());
+        }
+        if std::thread::panicking() {
+            eprintln!("--- {} ---\n{}", self.name, self.output());
+        }
+    }
+}
+
+// === impl Etcd ===
+
+impl Etcd {
+    /// Starts etcd with its data under `dir`.
+    pub fn start(dir: &Path) -> Self {
+        let url = || format!("http://127.0.0.1:{}", free_port());
+        let mut etcd = Self { client_url: url(), process: None, data: dir.join("etcd"), peer_url: url() };
+        etcd.resume();
+        etcd
+    }
+
+    /// Kills it; its data stays.
+    pub fn kill(&mut self) {
+        self.process = None;
+    }
+
+    /// Starts it (again) on the same ports and data.
+    pub fn resume(&mut self) {
+        let program = std::env::var("BATON_ETCD").unwrap_or_else(|_| "etcd".to_owned());
+        let cluster = format!("default={}", self.peer_url);
+        let data = self.data.to_str().unwrap();
+        let args = [
+            ("--data-dir", data),
+            ("--listen-client-urls", self.client_url.as_str()),
+            ("--advertise-client-urls", self.client_url.as_str()),
+            ("--listen-peer-urls", self.peer_url.as_str()),
+            ("--initial-advertise-peer-urls", self.peer_url.as_str()),
+            ("--initial-cluster", cluster.as_str()),
+        ];
+        let args: Vec<&str> = args.iter().flat_map(|(flag, value)| [*flag, *value]).collect();
+        let process = Process::start("etcd", &program, &args);
+        process.wait_for("ready to serve client requests", Duration::from_secs(30));
+        self.process = Some(process);
+    }
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
