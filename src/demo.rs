@@ -92,7 +92,7 @@ async fn ask_all(url: &str) -> Result<()> {
 
 /// One answer's bill in two lines.
 fn bill(answer: &Timed) -> String {
-    let bill = &answer.usage["baton"];
+    let bill = &answer.usage["baton_bill"];
     let ms = |name: &str| bill[name].as_f64().unwrap_or(0.0);
     let bytes = ms("transfer_bytes");
     let rate = if ms("transfer_ms") > 0.0 { bytes / 1e6 / (ms("transfer_ms") / 1e3) } else { 0.0 };

@@ -1,5 +1,7 @@
 //! Logs: to stderr, filtered by `RUST_LOG` (default `warn`, and `info` for Baton's own rooms).
 
+use std::io::IsTerminal;
+
 use tracing_subscriber::EnvFilter;
 
 /// Installs the process's one subscriber. Prompt text is never logged.
@@ -13,6 +15,7 @@ pub fn init(quiet: bool) -> anyhow::Result<()> {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_target(false)
+        .with_ansi(std::io::stderr().is_terminal())
         .try_init()
         .map_err(|error| anyhow::anyhow!("{error}"))
 }

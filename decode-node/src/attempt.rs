@@ -75,6 +75,11 @@ impl<S: Stream<Item = Result<GenerateUp, Status>> + Unpin> Attempt<S> {
         for (leg, peer) in (0u32..).zip(&candidates) {
             match self.handoff(leg, peer).await? {
                 Leg::Ready(pages) => return Ok(Some(pages)),
+                // Another prefill node would not find more room here.
+                Leg::NoRoom => {
+                    refusals.add(Failure::new(ErrorCode::Overloaded, "no memory on the decode node"));
+                    break;
+                }
                 Leg::Broken { has_begun, reason } => {
                     tracing::info!(request = %self.opened.request.id, node = %peer.node, %reason, "no prefill");
                     refusals.add(reason);
@@ -109,8 +114,10 @@ impl<S: Stream<Item = Result<GenerateUp, Status>> + Unpin> Attempt<S> {
                 biased;
                 choice = self.caller.stopped() => {
                     let choice = choice?;
-                    events.stop_choice(choice);
-                    self.caller.finish(choice, FinishReason::Stop).await?;
+                    if !self.caller.has_finished(choice) {
+                        events.stop_choice(choice);
+                        self.caller.finish(choice, FinishReason::Stop).await?;
+                    }
                 }
                 event = events.recv() => {
                     let Some(event) = event else {

@@ -22,11 +22,13 @@ use crate::{
 pub(crate) enum Leg {
     /// KV of all tokens is in these pages; behind them, pages to grow into.
     Ready(Vec<PageRef>),
+    /// It was not asked: there is no memory here for what it would send.
+    NoRoom,
     /// It is not, or not all of it. What was complete is in the prefix cache.
     Broken {
         /// Whether the prefill node had begun.
         has_begun: bool,
-        /// `Overloaded` when it, or this node, had no room.
+        /// `Overloaded` when it had no room.
         reason: Failure,
     },
 }
@@ -48,8 +50,7 @@ impl<S: Stream<Item = Result<GenerateUp, Status>> + Unpin> Attempt<S> {
         let node = Arc::clone(&self.node);
         let Some(Room { held, promise }) = self.caller.during(node.room(&self.opened)).await? else {
             node.metrics.leg(LegOutcome::NoRoom);
-            let reason = Failure::new(ErrorCode::Overloaded, "no memory on the decode node");
-            return Ok(Leg::Broken { has_begun: false, reason });
+            return Ok(Leg::NoRoom);
         };
         let have = (held.len() * node.page_tokens()) as u32;
         let tokens = have..self.opened.tokens.len() as u32;

@@ -31,7 +31,9 @@ pub trait Backend: Send {
     /// is in the batch.
     ///
     /// # Errors
-    /// [`BackendError`] names the sequence at fault, if it is one sequence's.
+    /// [`BackendError`] names the sequence at fault, if it is one sequence's;
+    /// such an error comes before the first `layer_done`, because the others'
+    /// rows are computed and reported again in the next step.
     fn forward(
         &mut self,
         batch: &Batch<'_>,

@@ -75,3 +75,25 @@ impl Default for SchedulerConfig {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_have_defaults_and_unknown_ones_are_refused() {
+        let read = |text: &str| serde_json::from_str::<SchedulerConfig>(text);
+        assert_eq!(read("{}").unwrap(), SchedulerConfig::default());
+        assert_eq!(read(r#"{"max_sequences": 3}"#).unwrap().max_sequences, 3);
+        assert!(read(r#"{"max_sequence": 3}"#).is_err());
+    }
+
+    #[test]
+    fn shares_are_of_the_pool() {
+        let mut config = EngineConfig::new(10, 100);
+        config.scheduler.promised_share = 0.5;
+        config.scheduler.prefill_share = 7.0;
+        config.scheduler.decode_share = -1.0;
+        assert_eq!(config.pool(), PoolConfig { pages: 10, max_promised: 5, max_prefill: 10, max_decode: 0 });
+    }
+}

@@ -51,7 +51,10 @@ struct Rules {
 
 /// What came of a draw.
 enum Drawn {
-    Token { token: Token, end: Option<FinishReason> },
+    Token {
+        token: Token,
+        end: Option<FinishReason>,
+    },
     /// A stop token, which is not emitted.
     Stop,
     /// The model returned nothing to draw from.
@@ -124,7 +127,10 @@ impl Engine {
         if !std::mem::replace(&mut self.is_checked, true)
             && let Err(error) = self.pool.check_integrity()
         {
-            self.stop(&Failure::new(ErrorCode::Internal, "the engine stopped: its page pool is inconsistent"));
+            self.stop(&Failure::new(
+                ErrorCode::Internal,
+                "the engine stopped: its page pool is inconsistent",
+            ));
             return Err(EngineError::Integrity(error));
         }
         Ok(StepOutcome::Idle)
@@ -137,7 +143,9 @@ impl Engine {
         let planned: Vec<(&Chunk, &Sequence, Vec<PageId>)> = plan
             .chunks
             .iter()
-            .filter_map(|chunk| self.scheduler.get(chunk.key).map(|sequence| (chunk, sequence, sequence.page_ids())))
+            .filter_map(|chunk| {
+                self.scheduler.get(chunk.key).map(|sequence| (chunk, sequence, sequence.page_ids()))
+            })
             .collect();
         let sequences = planned.iter().map(|(chunk, sequence, pages)| BatchSequence {
             tokens: &sequence.tokens,

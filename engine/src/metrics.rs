@@ -60,13 +60,21 @@ impl EngineMetrics {
     /// Adds everything to a registry.
     pub fn register(&self, registry: &mut Registry) {
         registry.register("num_requests_running", "Answers being computed", self.running.clone());
-        registry.register("num_requests_waiting", "Requests waiting for pages or a place", self.waiting.clone());
+        registry.register(
+            "num_requests_waiting",
+            "Requests waiting for pages or a place",
+            self.waiting.clone(),
+        );
         registry.register(
             "waiting_prefill_tokens",
             "Known tokens whose KV is still to be computed",
             self.waiting_prefill_tokens.clone(),
         );
-        registry.register("num_preemptions", "Sequences whose pages were taken back", self.preemptions.clone());
+        registry.register(
+            "num_preemptions",
+            "Sequences whose pages were taken back",
+            self.preemptions.clone(),
+        );
         registry.register("prompt_tokens", "Known tokens computed", self.prompt_tokens.clone());
         registry.register("generation_tokens", "Tokens drawn", self.generation_tokens.clone());
         registry.register(
@@ -74,7 +82,11 @@ impl EngineMetrics {
             "Tokens looked for in the prefix cache",
             self.prefix_cache_queries.clone(),
         );
-        registry.register("prefix_cache_hits", "Tokens found in the prefix cache", self.prefix_cache_hits.clone());
+        registry.register(
+            "prefix_cache_hits",
+            "Tokens found in the prefix cache",
+            self.prefix_cache_hits.clone(),
+        );
         registry.register_with_unit("step_duration", "Time of a step", Unit::Seconds, self.step.clone());
         registry.register_collector(Box::new(self.pages.clone()));
     }
@@ -133,7 +145,10 @@ mod tests {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
         let of = |name: &str| {
-            text.lines().filter(|line| line.starts_with(name)).map(|line| line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap()).sum::<u64>()
+            text.lines()
+                .filter(|line| line.starts_with(name))
+                .map(|line| line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap())
+                .sum::<u64>()
         };
         assert_eq!(of("kv_pages{"), of("kv_pages_total "));
         assert_eq!((of("kv_pages{state=\"running\"}"), of("kv_pages_promised ")), (2, 3));

@@ -91,13 +91,18 @@ fn shape(logits: &mut [f32], draw: &Draw<'_>) {
 fn penalize(logits: &mut [f32], draw: &Draw<'_>) {
     let sampling = draw.sampling;
     // How often each token seen so far is in the answer.
-    let mut seen: HashMap<u32, u32> = draw.tokens[..draw.prompt_tokens].iter().map(|&token| (token, 0)).collect();
+    let mut seen: HashMap<u32, u32> =
+        draw.tokens[..draw.prompt_tokens].iter().map(|&token| (token, 0)).collect();
     for &token in &draw.tokens[draw.prompt_tokens..] {
         *seen.entry(token).or_default() += 1;
     }
     for (token, times) in seen {
         let Some(logit) = logits.get_mut(token as usize) else { continue };
-        *logit = if *logit > 0.0 { *logit / sampling.repetition_penalty } else { *logit * sampling.repetition_penalty };
+        *logit = if *logit > 0.0 {
+            *logit / sampling.repetition_penalty
+        } else {
+            *logit * sampling.repetition_penalty
+        };
         if times > 0 {
             *logit -= sampling.presence_penalty + sampling.frequency_penalty * times as f32;
         }
@@ -117,7 +122,8 @@ fn greatest(logits: &[f32]) -> Option<u32> {
 
 /// What top-k, top-p and min-p leave, with weights relative to the likeliest (1).
 fn candidates(weights: &[f64], sampling: &Sampling) -> Vec<(u32, f64)> {
-    let mut kept: Vec<(u32, f64)> = (0..).zip(weights.iter().copied()).filter(|(_, weight)| *weight > 0.0).collect();
+    let mut kept: Vec<(u32, f64)> =
+        (0..).zip(weights.iter().copied()).filter(|(_, weight)| *weight > 0.0).collect();
     let by_rank = |a: &(u32, f64), b: &(u32, f64)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
     let top_k = sampling.top_k as usize;
     if top_k > 0 && top_k < kept.len() {

@@ -127,14 +127,16 @@ impl Scheduler {
     }
 
     fn plan_decodes(&mut self, plan: &mut Plan) {
-        let generating = self.running.values().filter(|sequence| sequence.remaining() == 1);
+        let may_go_on = |sequence: &&Sequence| sequence.remaining() == 1 && sequence.origin.has_room();
+        let generating = self.running.values().filter(may_go_on);
         for key in generating.map(|sequence| sequence.key).collect::<Vec<_>>() {
             self.plan_chunk(plan, key, 1);
         }
     }
 
     fn plan_prefills(&mut self, plan: &mut Plan, budget: &mut usize) {
-        let prompts = self.running.values().filter(|sequence| sequence.remaining() > 1);
+        let may_go_on = |sequence: &&Sequence| sequence.remaining() > 1 && sequence.origin.has_room();
+        let prompts = self.running.values().filter(may_go_on);
         for key in prompts.map(|sequence| sequence.key).collect::<Vec<_>>() {
             *budget -= self.plan_chunk(plan, key, *budget);
         }
@@ -147,7 +149,7 @@ impl Scheduler {
         let Some(sequence) = self.running.get(&key) else { return 0 };
         let (start, known) = (sequence.computed, sequence.tokens.len());
         let end = if known - start <= budget { known } else { (start + budget) / page_tokens * page_tokens };
-        if end <= start || !sequence.origin.has_room() {
+        if end <= start {
             return 0;
         }
         let wants_logits = end == known && sequence.wants_draw();
@@ -201,7 +203,9 @@ impl Scheduler {
 
     fn fail_too_large(&mut self, key: SequenceKey) {
         if let Some(sequence) = self.running.remove(&key) {
-            sequence.origin.fail(Failure::new(ErrorCode::Overloaded, "the request needs more kv pages than there are"));
+            sequence
+                .origin
+                .fail(Failure::new(ErrorCode::Overloaded, "the request needs more kv pages than there are"));
         }
     }
 
@@ -251,8 +255,11 @@ impl Scheduler {
         let PageCounts { sending, running, .. } = self.pool.counts();
         let needed = self.pool.shape().pages_for(sequence.tokens.len()) as u64;
         let config = self.pool.config();
-        let (used, quota) =
-            if sequence.origin.is_prefill { (sending, config.max_prefill) } else { (running, config.max_decode) };
+        let (used, quota) = if sequence.origin.is_prefill {
+            (sending, config.max_prefill)
+        } else {
+            (running, config.max_decode)
+        };
         used > 0 && used + needed > quota as u64
     }
 

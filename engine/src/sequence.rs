@@ -113,7 +113,8 @@ impl Origin {
 impl Sequence {
     pub(crate) fn new(arrival: u64, spec: SequenceSpec, origin: Arc<Origin>) -> Self {
         let choices = spec.goal.choices();
-        let choices = choices.map(|(choice, known)| ChoiceSpec { choice, generated: known.to_vec() }).collect();
+        let choices =
+            choices.map(|(choice, known)| ChoiceSpec { choice, generated: known.to_vec() }).collect();
         let (pages, adopted) = match spec.start {
             StartFrom::Cold => (Vec::new(), 0),
             StartFrom::Adopted { pages, tokens } => {

@@ -159,7 +159,12 @@ impl EngineHandle {
 // === impl Shared ===
 
 impl Shared {
-    pub(crate) fn new(pool: Arc<KvPool>, metrics: EngineMetrics, limits: Limits, config: &SchedulerConfig) -> Self {
+    pub(crate) fn new(
+        pool: Arc<KvPool>,
+        metrics: EngineMetrics,
+        limits: Limits,
+        config: &SchedulerConfig,
+    ) -> Self {
         let layer_groups = config.layer_groups.min(pool.shape().layers).max(1) as usize;
         Self {
             pool,

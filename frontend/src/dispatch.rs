@@ -20,11 +20,11 @@ pub trait Dispatch: Send + Sync + 'static {
     /// Serialized tokenizer, template and limits of a model.
     fn model_text<'a>(&'a self, model: &'a str) -> BoxFuture<'a, Result<Arc<[u8]>, Failure>>;
 
-    /// Whether a request could be served.
+    /// Whether a request could be served: how many nodes take work.
     ///
     /// # Errors
     /// Every reason why not.
-    fn ready(&self) -> Result<(), Vec<String>>;
+    fn ready(&self) -> Result<usize, Vec<String>>;
 }
 
 /// Events of one request, as they come: tokens, one `Finished` a choice, one
@@ -56,10 +56,10 @@ impl Dispatch for Coordinator {
         Box::pin(self.model_text(model))
     }
 
-    fn ready(&self) -> Result<(), Vec<String>> {
+    fn ready(&self) -> Result<usize, Vec<String>> {
         let status = self.status();
         if status.ready {
-            return Ok(());
+            return Ok(status.nodes.iter().filter(|node| node.health == Health::Ready).count());
         }
         let decoding = status.nodes.iter().filter(|node| node.roles.contains(&Role::Decode));
         let reasons: Vec<_> =

@@ -135,7 +135,7 @@ async fn health() -> Response {
 
 async fn ready(State(room): State<Arc<Room>>) -> Response {
     match room.desk.dispatch.ready() {
-        Ok(()) => Json(json!({ "status": "ready" })).into_response(),
+        Ok(nodes) => Json(json!({ "status": "ready", "ready_nodes": nodes })).into_response(),
         Err(reasons) => {
             (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "status": "not ready", "reasons": reasons })))
                 .into_response()

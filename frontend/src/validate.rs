@@ -71,7 +71,7 @@ pub fn completions(call: &CompletionsCall, terms: &Terms<'_>) -> Result<Vec<Requ
             Prompt::Text(text) => {
                 terms.check_bytes(&param, text.len())?;
                 let text_tokens =
-                    terms.text.encode(text, false).map_err(|error| text_error(&param, &error))?;
+                    terms.text.encode(text, true).map_err(|error| text_error(&param, &error))?;
                 let bos = terms.text.bos_token().filter(|_| terms.text.adds_bos());
                 bos.into_iter().chain(text_tokens).collect()
             }

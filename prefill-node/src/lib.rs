@@ -154,3 +154,6 @@ fn sequence(job: PrefillJob) -> SequenceSpec {
         deadline: Instant::now().checked_add(job.deadline),
     }
 }
+
+#[cfg(test)]
+mod tests;

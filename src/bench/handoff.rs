@@ -61,7 +61,7 @@ async fn ask(url: &str, runs: usize) -> Result<Measured> {
                 "max_tokens": 4, "temperature": 0, "stream_options": {"include_usage": true},
             });
             let answer = client.chat(&body, |_| {}).await?;
-            let bill = |name: &str| answer.usage["baton"][name].as_f64().unwrap_or(f64::NAN);
+            let bill = |name: &str| answer.usage["baton_bill"][name].as_f64().unwrap_or(f64::NAN);
             tokens = answer.usage["prompt_tokens"].as_u64().unwrap_or(0);
             first.push(answer.first.as_secs_f64() * 1e3);
             exposed.push(bill("exposed_ms"));

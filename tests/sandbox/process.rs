@@ -81,11 +81,6 @@ impl Process {
         assert!(status.is_ok_and(|status| status.success()), "cannot send SIG{signal} to {}", self.name);
     }
 
-    /// Waits for the end; its exit code, none when a signal ended it.
-    pub fn wait(&mut self) -> Option<i32> {
-        self.child.wait().unwrap().code()
-    }
-
     fn line_with(&self, text: &str) -> Option<String> {
         self.lines.lock().unwrap().iter().find(|line| line.contains(text)).cloned()
     }

@@ -5,6 +5,8 @@
 //! - `call`: one attempt as a coordinator makes it; every event is checked
 //! - the other files: what must hold
 
+#![expect(clippy::unwrap_used, reason = "tests, and what only tests use")]
+
 mod call;
 mod loss;
 mod pressure;

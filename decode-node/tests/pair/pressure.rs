@@ -5,6 +5,7 @@ use std::time::Duration;
 use baton_engine::backend::mock::MockConfig;
 use baton_protocol::{ErrorCode, wire::ChoiceJournal};
 use futures::future::join_all;
+use prometheus_client::{encoding::text::encode, registry::Registry};
 
 use crate::{
     call::{Call, answer, open, request},
@@ -68,6 +69,53 @@ async fn when_all_prefill_nodes_are_busy_the_decode_node_prefills_or_says_so() {
         }
         let split = answer(&cluster.decode, open(&request, cluster.candidates())).await;
         assert_eq!(split.bill().prefill_node.as_ref(), Some(&cluster.prefills[0].id));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_memory_and_not_allowed_to_prefill_the_node_says_so_at_once() {
+    let mut settings = Settings { prefills: 2, decode_pages: 20, ..Settings::default() };
+    settings.decode.allow_local = false;
+    settings.decode.promise_wait_ms = 50;
+    let cluster = Sandbox::start(settings).await;
+    let pages = cluster.decode.engine.pool().allocate(15).unwrap();
+    let request = request(prompt(46, 100), 46, 1, 5);
+    let refused = answer(&cluster.decode, open(&request, cluster.candidates())).await;
+    assert_eq!(refused.failure.as_ref().map(|failure| failure.code), Some(ErrorCode::Overloaded));
+    assert!(refused.failure.unwrap().retry_after.is_some());
+    // Memory that comes back while it waits is taken.
+    let call = Call::open(&cluster.decode, open(&request, cluster.candidates())).await;
+    drop(pages);
+    let split = call.finish().await;
+    assert_eq!(split.choices, cluster.local(&request).await.choices);
+    assert_eq!(split.bill().prefill_node.as_ref(), Some(&cluster.prefills[0].id));
+    cluster.settles().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn attempts_are_counted_by_how_they_end() {
+    let mock = MockConfig { decode_us_per_sequence: 1_000, ..MockConfig::default() };
+    let cluster = Sandbox::start(Settings { mock, ..Settings::default() }).await;
+    let short = request(prompt(47, 20), 47, 1, 3);
+    answer(&cluster.decode, open(&short, cluster.candidates())).await;
+    answer(&cluster.decode, open(&short, Vec::new())).await;
+    let long = request(prompt(48, 20), 48, 1, 4000);
+    let mut call = Call::open(&cluster.decode, open(&long, cluster.candidates())).await;
+    call.next().await;
+    drop(call);
+    cluster.decode.node.drain().await;
+    answer(&cluster.decode, open(&short, Vec::new())).await;
+    let (mut registry, mut text) = (Registry::default(), String::new());
+    cluster.decode.node.metrics().register(&mut registry);
+    encode(&mut text, &registry).unwrap();
+    for line in [
+        "decode_attempts_running 0",
+        "decode_attempts_total{outcome=\"answered\"} 2",
+        "decode_attempts_total{outcome=\"cancelled\"} 1",
+        "decode_attempts_total{outcome=\"unavailable\"} 1",
+        "decode_local_prefills_total 1",
+    ] {
+        assert!(text.contains(line), "{line} is not in\n{text}");
     }
 }
 

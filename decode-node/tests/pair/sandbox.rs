@@ -165,7 +165,7 @@ impl Sandbox {
             match event {
                 SequenceEvent::Token(token) => answer.choices[token.choice as usize].push(token),
                 SequenceEvent::Finished { choice, reason } => {
-                    answer.choices[choice as usize].end = Some(reason)
+                    answer.choices[choice as usize].end = Some(reason);
                 }
                 SequenceEvent::Failed(failure) => panic!("{failure}"),
                 _ => {}

@@ -95,12 +95,20 @@ impl MockBackend {
     }
 
     /// Whether the rows of all tokens before the new ones are this sequence's.
-    fn check(&self, index: usize, sequence: &BatchSequence<'_>, chain: &[u64], memory: &KvMemory) -> Result<(), BackendError> {
+    fn check(
+        &self,
+        index: usize,
+        sequence: &BatchSequence<'_>,
+        chain: &[u64],
+        memory: &KvMemory,
+    ) -> Result<(), BackendError> {
         if let Some(&token) = sequence.tokens.iter().find(|token| **token as usize >= VOCAB_TOKENS) {
             return Err(BackendError::Token { sequence: index, token, vocab: VOCAB_TOKENS });
         }
         let (page_tokens, row_bytes) = (self.shape.page_tokens as usize, self.shape.row_bytes());
-        for (page, chain) in sequence.pages.iter().zip(chain[..sequence.start].chunks(page_tokens)).enumerate() {
+        for (page, chain) in
+            sequence.pages.iter().zip(chain[..sequence.start].chunks(page_tokens)).enumerate()
+        {
             let ((page, chain), first) = (chain, page * page_tokens);
             for layer in 0..self.shape.layers as usize {
                 let piece = memory.read(*page, layer);
@@ -166,7 +174,9 @@ impl Backend for MockBackend {
             layer_done(layer);
         }
         let wanted = batch.sequences.iter().zip(&chains).filter(|(sequence, _)| sequence.wants_logits);
-        let values = wanted.flat_map(|(_, chain)| logits(chain[chain.len() - 1], self.config.eos_probability)).collect();
+        let values = wanted
+            .flat_map(|(_, chain)| logits(chain[chain.len() - 1], self.config.eos_probability))
+            .collect();
         Ok(Logits { values, vocab_tokens: VOCAB_TOKENS })
     }
 }
@@ -246,7 +256,8 @@ mod tests {
         let mut mock = MockBackend::new(MockConfig::default(), 4);
         let sequence = BatchSequence { tokens, start, end: tokens.len(), pages: &PAGES, wants_logits: true };
         let mut layers = Vec::new();
-        let logits = mock.forward(&Batch { sequences: vec![sequence] }, memory, &mut |layer| layers.push(layer))?;
+        let logits =
+            mock.forward(&Batch { sequences: vec![sequence] }, memory, &mut |layer| layers.push(layer))?;
         assert_eq!(layers, [0, 1, 2, 3]);
         Ok(logits)
     }

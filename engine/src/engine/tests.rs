@@ -56,7 +56,10 @@ fn a_cached_prefix_is_used_and_changes_nothing() {
     other.tenant = "other".to_owned();
     assert_eq!(fixture.answer(other).cached_tokens, 0);
     let metrics = &fixture.engine.shared.metrics;
-    assert_eq!((metrics.prefix_cache_queries.get(), metrics.prefix_cache_hits.get()), (32 + 32 + 28 + 32, 60));
+    assert_eq!(
+        (metrics.prefix_cache_queries.get(), metrics.prefix_cache_hits.get()),
+        (32 + 32 + 28 + 32, 60)
+    );
 }
 
 #[test]
@@ -96,13 +99,17 @@ fn answers_end_at_stop_tokens_and_limits() {
     // The context ends with the pool: 8 pages of 4 tokens.
     let answer = fixture.answer(generate(&prompt(2, 30), 2, 10));
     assert_eq!((answer.tokens[&0].len(), answer.finished[&0]), (2, FinishReason::Length));
-    assert!(matches!(fixture.handle.submit(generate(&prompt(2, 33), 2, 10)), Err(crate::SubmitError::Invalid(_))));
+    assert!(matches!(
+        fixture.handle.submit(generate(&prompt(2, 33), 2, 10)),
+        Err(crate::SubmitError::Invalid(_))
+    ));
 }
 
 #[test]
 fn the_models_end_token_ends_an_answer_unless_ignored() {
     let mock = mock::MockConfig { eos_probability: 1.0, ..Default::default() };
-    let mut fixture = Fixture::over(fixture::mock(mock), 16, |config| config.eos_tokens = vec![mock::EOS_TOKEN]);
+    let mut fixture =
+        Fixture::over(fixture::mock(mock), 16, |config| config.eos_tokens = vec![mock::EOS_TOKEN]);
     let mut spec = generate(&prompt(1, 6), 1, 4);
     spec.stop.ignore_eos = false;
     let answer = fixture.answer(spec.clone());
@@ -112,7 +119,10 @@ fn the_models_end_token_ends_an_answer_unless_ignored() {
     assert_eq!((answer.tokens[&0].len(), answer.finished[&0]), (2, FinishReason::Stop));
     spec.stop = baton_protocol::Stop { ignore_eos: true, min_tokens: 0, ..spec.stop };
     let answer = fixture.answer(spec);
-    assert_eq!((&answer.tokens[&0][..], answer.finished[&0]), (&[mock::EOS_TOKEN; 4][..], FinishReason::Length));
+    assert_eq!(
+        (&answer.tokens[&0][..], answer.finished[&0]),
+        (&[mock::EOS_TOKEN; 4][..], FinishReason::Length)
+    );
 }
 
 #[test]
@@ -128,7 +138,10 @@ fn log_probabilities_come_on_request() {
         if let SequenceEvent::Token(token) = event {
             tokens += 1;
             assert!(token.logprob.unwrap() < 0.0 && token.top.len() == 2);
-            assert!(token.top[0].logprob >= token.top[1].logprob && token.top[0].logprob >= token.logprob.unwrap());
+            assert!(
+                token.top[0].logprob >= token.top[1].logprob
+                    && token.top[0].logprob >= token.logprob.unwrap()
+            );
         }
     }
     assert_eq!(tokens, 3);
@@ -145,7 +158,8 @@ fn greedy_answers_are_the_mocks_too() {
 #[test]
 fn layer_groups_cover_the_layers() {
     for (layers, groups) in [(30, 4), (4, 4), (5, 3), (7, 1)] {
-        let ranges: Vec<_> = (0..layers).filter_map(|layer| group_ending_with(layer, layers, groups)).collect();
+        let ranges: Vec<_> =
+            (0..layers).filter_map(|layer| group_ending_with(layer, layers, groups)).collect();
         assert_eq!(ranges.len() as u32, groups);
         assert!(ranges.iter().flat_map(Clone::clone).eq(0..layers), "{ranges:?}");
     }

@@ -58,9 +58,9 @@ pub enum IntegrityError {
     #[error("pages counted as {counted:?} are {found:?}")]
     Counts {
         /// As kept.
-        counted: PageCounts,
+        counted: Box<PageCounts>,
         /// As found page by page.
-        found: PageCounts,
+        found: Box<PageCounts>,
     },
     /// One page's books contradict each other.
     #[error("page {page}: {fault}")]
@@ -282,26 +282,39 @@ impl Ledger {
     }
 
     fn check(&self) -> Result<(), IntegrityError> {
-        let mut found = PageCounts { total: self.slots.len() as u64, promised: self.counts.promised, ..Default::default() };
+        let mut found = PageCounts {
+            total: self.slots.len() as u64,
+            promised: self.counts.promised,
+            ..Default::default()
+        };
         let in_free: HashSet<PageId> = self.free.iter().copied().collect();
         for (index, slot) in self.slots.iter().enumerate() {
             *count(&mut found, slot.state()) += 1;
             if in_free.contains(&PageId(index as u32)) != (slot.state() == PageState::Free) {
-                return Err(IntegrityError::Page { page: index as u32, fault: "the list of free pages is wrong" });
+                return Err(IntegrityError::Page {
+                    page: index as u32,
+                    fault: "the list of free pages is wrong",
+                });
             }
         }
         if found != self.counts || !found.sums_to_total() || in_free.len() != self.free.len() {
-            return Err(IntegrityError::Counts { counted: self.counts, found });
+            return Err(IntegrityError::Counts { counted: Box::new(self.counts), found: Box::new(found) });
         }
         let mut entries = 0;
         for (hash, page, is_idle) in self.tree.entries() {
             entries += 1;
             let slot = self.slot(page);
             if slot.cached_as != Some(hash) {
-                return Err(IntegrityError::Page { page: page.0, fault: "the prefix cache names it wrongly" });
+                return Err(IntegrityError::Page {
+                    page: page.0,
+                    fault: "the prefix cache names it wrongly",
+                });
             }
             if is_idle != (slot.state() == PageState::Cached) {
-                return Err(IntegrityError::Page { page: page.0, fault: "idle in the prefix cache and held" });
+                return Err(IntegrityError::Page {
+                    page: page.0,
+                    fault: "idle in the prefix cache and held",
+                });
             }
         }
         if entries != self.slots.iter().filter(|slot| slot.cached_as.is_some()).count() {

@@ -59,7 +59,8 @@ impl PageSpan {
         let covered = span.tokens.start >= self.tokens.start && span.tokens.end <= self.tokens.end;
         let known = span.layers.start < span.layers.end && span.layers.end <= shape.layers;
         if !covered || !known || span.tokens.is_empty() {
-            let message = format!("{span:?} is not within layers 0..{} and tokens {:?}", shape.layers, self.tokens);
+            let message =
+                format!("{span:?} is not within layers 0..{} and tokens {:?}", shape.layers, self.tokens);
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
         let (page_tokens, row) = (shape.page_tokens as usize, shape.row_bytes());
@@ -78,18 +79,27 @@ impl PageSpan {
 }
 
 impl KvSource for PageSpan {
-    fn read(&self, span: &KvSpan, use_bytes: &mut dyn FnMut(&[IoSlice<'_>]) -> io::Result<()>) -> io::Result<()> {
+    fn read(
+        &self,
+        span: &KvSpan,
+        use_bytes: &mut dyn FnMut(&[IoSlice<'_>]) -> io::Result<()>,
+    ) -> io::Result<()> {
         let pieces = self.pieces(span)?;
         let memory = self.pool.memory();
         let guards: Vec<_> = pieces.iter().map(|piece| memory.read(piece.page, piece.layer)).collect();
-        let slice = |(guard, piece): (_, &Piece)| IoSlice::new(&super::PageRead::bytes(guard)[piece.bytes.clone()]);
+        let slice =
+            |(guard, piece): (_, &Piece)| IoSlice::new(&super::PageRead::bytes(guard)[piece.bytes.clone()]);
         let slices: Vec<_> = guards.iter().zip(&pieces).map(slice).collect();
         use_bytes(&slices)
     }
 }
 
 impl KvSink for PageSpan {
-    fn write(&self, span: &KvSpan, fill: &mut dyn FnMut(&mut [IoSliceMut<'_>]) -> io::Result<()>) -> io::Result<()> {
+    fn write(
+        &self,
+        span: &KvSpan,
+        fill: &mut dyn FnMut(&mut [IoSliceMut<'_>]) -> io::Result<()>,
+    ) -> io::Result<()> {
         let pieces = self.pieces(span)?;
         let memory = self.pool.memory();
         // Every writer of these pages takes the locks in this order: by layer, then by token.

@@ -65,7 +65,9 @@ fn filters_keep_what_they_say() {
 
 #[test]
 fn bias_penalties_and_bans_change_the_best() {
-    let best = |sampling: &Sampling, tokens: &[u32], prompt| draw(&[1.0, 0.9, 0.5], &with(sampling, tokens, prompt)).unwrap();
+    let best = |sampling: &Sampling, tokens: &[u32], prompt| {
+        draw(&[1.0, 0.9, 0.5], &with(sampling, tokens, prompt)).unwrap()
+    };
     let plain = Sampling::greedy();
     assert_eq!(best(&plain, &[0, 0], 1), 0);
     let bias = Sampling { logit_bias: vec![LogitBias { token: 2, bias: 0.6 }], ..plain.clone() };
@@ -84,7 +86,8 @@ fn bias_penalties_and_bans_change_the_best() {
 fn draws_differ_by_choice_and_position_and_not_by_history() {
     let logits = [0.0; 64];
     let sampling = Sampling { seed: 3, ..Sampling::default() };
-    let one = |choice, tokens: &[u32], prompt| draw(&logits, &Draw { choice, ..with(&sampling, tokens, prompt) });
+    let one =
+        |choice, tokens: &[u32], prompt| draw(&logits, &Draw { choice, ..with(&sampling, tokens, prompt) });
     let row = |choice| (1..30).map(|len| one(choice, &vec![0; len], 1)).collect::<Vec<_>>();
     assert_ne!(row(0), row(1));
     let mut distinct = row(0);

@@ -17,7 +17,8 @@ struct Fixture {
 }
 
 fn fixture(pages: usize, max_batch_tokens: usize) -> Fixture {
-    let shape = KvShape { layers: 1, kv_heads: 1, head_dim: 1, dtype: KvDtype::F32, page_tokens: PAGE as u32 };
+    let shape =
+        KvShape { layers: 1, kv_heads: 1, head_dim: 1, dtype: KvDtype::F32, page_tokens: PAGE as u32 };
     let config = PoolConfig { pages, max_promised: pages, max_prefill: pages / 2, max_decode: pages };
     let pool = KvPool::new(shape, config);
     let config = SchedulerConfig { max_batch_tokens, max_sequences: 4, ..SchedulerConfig::default() };

@@ -67,7 +67,10 @@ type StopList = Mutex<Vec<u32>>;
 pub(crate) fn channel(room: usize, buffer: usize) -> (Outbox, SequenceEvents) {
     let (sender, receiver) = mpsc::channel(room + buffer);
     let stopped = Arc::<StopList>::default();
-    (Outbox { events: sender, stopped: Arc::clone(&stopped), room }, SequenceEvents { events: receiver, stopped })
+    (
+        Outbox { events: sender, stopped: Arc::clone(&stopped), room },
+        SequenceEvents { events: receiver, stopped },
+    )
 }
 
 // === impl SequenceEvents ===

@@ -90,7 +90,8 @@ impl SequenceSpec {
         if self.prompt_tokens == 0 || self.prompt_tokens > known {
             return invalid(format!("{} prompt tokens of {known} tokens", self.prompt_tokens));
         }
-        let longest = self.goal.choices().map(|(_, generated)| known + generated.len()).max().unwrap_or(known);
+        let longest =
+            self.goal.choices().map(|(_, generated)| known + generated.len()).max().unwrap_or(known);
         if longest > limits.context_tokens {
             return invalid(format!("{longest} tokens, at most {}", limits.context_tokens));
         }
@@ -108,7 +109,9 @@ impl SequenceSpec {
             StartFrom::Adopted { .. } if self.goal.is_prefill() => {
                 invalid("a prefill for another node starts from this node's cache".to_owned())
             }
-            StartFrom::Adopted { pages, tokens } if *tokens > known || pages.len() < shape.pages_for(*tokens) => {
+            StartFrom::Adopted { pages, tokens }
+                if *tokens > known || pages.len() < shape.pages_for(*tokens) =>
+            {
                 invalid(format!("{tokens} of {known} tokens in {} pages", pages.len()))
             }
             StartFrom::Adopted { .. } | StartFrom::Cold => Ok(()),

@@ -10,7 +10,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use super::script::{Cluster, Script, TestServer, bytes, says, token};
+use super::script::{Cluster, Script, TestServer, bytes, says, soon, token, until};
 use crate::{Config, FrontendError, HttpMetrics, Services, serve};
 
 const CHAT: &str = "/v1/chat/completions";
@@ -37,7 +37,7 @@ fn whole(body: &Value) -> String {
 async fn read_all(mut connection: TcpStream) -> String {
     let mut bytes = Vec::new();
     // A reset after the answer is as good as an end.
-    let _ = connection.read_to_end(&mut bytes).await;
+    let _ = soon(connection.read_to_end(&mut bytes)).await;
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
@@ -131,7 +131,7 @@ async fn a_connection_serves_one_call_after_another() {
         let mut answer = Vec::new();
         // The last chunk of a chunked body.
         while !answer.ends_with(b"0\r\n\r\n") {
-            assert!(connection.read_buf(&mut answer).await.unwrap() > 0);
+            assert!(soon(connection.read_buf(&mut answer)).await.unwrap() > 0);
         }
         assert_eq!(server.script.asked.lock().len(), call);
     }
@@ -154,12 +154,10 @@ async fn a_client_that_leaves_before_the_first_token_drops_the_answer() {
         let server = TestServer::start(Script::holding(vec![Event::Accepted { cached_tokens: 0 }])).await;
         let mut connection = connect(&server).await;
         connection.write_all(whole(&body(stream)).as_bytes()).await.unwrap();
-        while server.script.open.lock().is_empty() {
-            tokio::task::yield_now().await;
-        }
+        until(|| !server.script.open.lock().is_empty()).await;
         drop(connection);
         server.script.dropped(1).await;
-        let text = metrics_with(&server, "status=\"499\"} 1").await;
+        let text = soon(metrics_with(&server, "status=\"499\"} 1")).await;
         assert!(text.contains("baton_http_requests_total{route=\"chat\",status=\"499\"} 1"), "{text}");
     }
 }
@@ -188,9 +186,7 @@ async fn shutdown_lets_an_answer_end() {
     let mut server = TestServer::start(Script::holding(bytes(0, "a"))).await;
     let response = server.chat(&body(true)).await;
     server.begin_shutdown();
-    while TcpStream::connect(server.address()).await.is_ok() {
-        tokio::task::yield_now().await;
-    }
+    soon(async { while TcpStream::connect(server.address()).await.is_ok() {} }).await;
     let open = server.script.open.lock().pop().unwrap();
     open.try_send(token(0, 1, u32::from(b'b'))).unwrap();
     open.try_send(Event::Finished { choice: 0, reason: FinishReason::Stop }).unwrap();

@@ -62,7 +62,7 @@ async fn check_all(server: &TestServer, path: &str, good: &Value, table: &[(Valu
 }
 
 #[tokio::test]
-async fn values_out_of_type_or_range() {
+async fn messages_out_of_type_or_range() {
     let server = server().await;
     let table = [
         (json!({"model": 7}), "model"),
@@ -78,6 +78,15 @@ async fn values_out_of_type_or_range() {
             json!({"messages": [{"role": "user", "content": [{"type": "text", "text": 1}]}]}),
             "messages[0].content[0].text",
         ),
+    ];
+    check_all(&server, CHAT, &good_chat(), &table.map(|(change, param)| (change, param, "invalid_value")))
+        .await;
+}
+
+#[tokio::test]
+async fn parameters_out_of_type_or_range() {
+    let server = server().await;
+    let table = [
         (json!({"temperature": -0.1}), "temperature"),
         (json!({"temperature": 2.1}), "temperature"),
         (json!({"temperature": "1"}), "temperature"),

@@ -6,6 +6,7 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll},
+    time::Duration,
 };
 
 use baton_coordinator::ServedModel;
@@ -27,6 +28,9 @@ use crate::{Answer, Config, Dispatch, FrontendError, HttpMetrics, Services, serv
 pub const CONTEXT: u32 = 128;
 
 static TEXT: LazyLock<ModelText> = LazyLock::new(ModelText::mock);
+
+/// Far longer than anything here takes.
+const LIMIT: Duration = Duration::from_secs(30);
 
 type Play = Box<dyn Fn(&Request) -> Result<Vec<Event>, Failure> + Send + Sync>;
 
@@ -125,7 +129,7 @@ impl Script {
 
     /// Waits until this many answers were dropped.
     pub async fn dropped(&self, answers: usize) {
-        self.dropped.subscribe().wait_for(|&dropped| dropped >= answers).await.unwrap();
+        soon(self.dropped.subscribe().wait_for(|&dropped| dropped >= answers)).await.unwrap();
     }
 }
 
@@ -188,9 +192,9 @@ impl Dispatch for Cluster {
         futures::future::ready(text).boxed()
     }
 
-    fn ready(&self) -> Result<(), Vec<String>> {
+    fn ready(&self) -> Result<usize, Vec<String>> {
         let reasons = self.0.ready.lock().clone();
-        if reasons.is_empty() { Ok(()) } else { Err(reasons) }
+        if reasons.is_empty() { Ok(1) } else { Err(reasons) }
     }
 }
 
@@ -214,7 +218,7 @@ impl TestServer {
         task.spawn(serve(listener, config, services, async {
             let _ = stopped.await;
         }));
-        let client = reqwest::Client::builder().no_proxy().tcp_nodelay(true).build().unwrap();
+        let client = reqwest::Client::builder().no_proxy().tcp_nodelay(true).timeout(LIMIT).build().unwrap();
         Self { base, script, client, stop: Some(stop), task }
     }
 
@@ -254,13 +258,28 @@ impl TestServer {
     /// Asks for shutdown and waits for its end.
     pub async fn shut_down(mut self) {
         drop(self.stop.take());
-        self.task.join_next().await.unwrap().unwrap().unwrap();
+        soon(self.task.join_next()).await.unwrap().unwrap().unwrap();
     }
 
     /// Asks for shutdown without waiting.
     pub fn begin_shutdown(&mut self) {
         drop(self.stop.take());
     }
+}
+
+/// What must happen, but nobody knows when. The limit only ends a test that has failed.
+pub async fn soon<T>(happens: impl Future<Output = T>) -> T {
+    tokio::time::timeout(LIMIT, happens).await.expect("it did not happen")
+}
+
+/// Waits until `holds`.
+pub async fn until(mut holds: impl FnMut() -> bool) {
+    let held = async {
+        while !holds() {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon(held).await;
 }
 
 /// The payloads of a complete event stream.

@@ -27,6 +27,9 @@ use buffers::{Buffers, with_scratch};
 /// Key positions of a tile.
 const TILE_KEYS: usize = 64;
 
+/// Bytes that memory is read by.
+const LINE_BYTES: usize = 64;
+
 /// Query positions of a task.
 const TASK_POSITIONS: usize = 32;
 
@@ -76,7 +79,15 @@ pub fn attention<E: Element>(
         for first in (0..sequence.rows).step_by(TASK_POSITIONS) {
             let rows = first..sequence.rows.min(first + TASK_POSITIONS);
             for kv_head in 0..shape.kv_heads {
-                tasks.push(Task { shape, sequence, kv_head, rows: rows.clone(), no_key: &no_key, q, out: &out });
+                tasks.push(Task {
+                    shape,
+                    sequence,
+                    kv_head,
+                    rows: rows.clone(),
+                    no_key: &no_key,
+                    q,
+                    out: &out,
+                });
             }
         }
     }
@@ -152,7 +163,8 @@ impl<'a, E: Element> Task<'a, E> {
 
     /// Element of `q` and `out` where the group's heads at new token `row` begin.
     fn heads_at(&self, row: usize) -> usize {
-        (self.sequence.first_row + row) * self.shape.q_row() + self.kv_head * self.shape.group() * self.shape.head_dim
+        (self.sequence.first_row + row) * self.shape.q_row()
+            + self.kv_head * self.shape.group() * self.shape.head_dim
     }
 
     /// Key and value rows of the tile at `base`, zeros from position `end` on.
@@ -160,7 +172,7 @@ impl<'a, E: Element> Task<'a, E> {
         let (tokens, len) = (self.shape.page_tokens, self.shape.kv_row());
         let (mut page, mut token) = (base / tokens, base % tokens);
         let mut rows = [self.no_key; TILE_KEYS];
-        for row in &mut rows[..TILE_KEYS.min(end - base)] {
+        for row in &mut rows[..TILE_KEYS.min(end.saturating_sub(base))] {
             *row = &self.sequence.pages[page][token * len..][..len];
             token += 1;
             if token == tokens {
@@ -168,6 +180,29 @@ impl<'a, E: Element> Task<'a, E> {
             }
         }
         rows
+    }
+
+    /// Rows of a page lie apart too far for the processor to foresee the next one.
+    #[inline(always)]
+    fn prefetch<S: Simd>(&self, s: S, kv: &[&[E]; TILE_KEYS]) {
+        let dim = self.shape.head_dim;
+        if self.rows.len() == 1 {
+            if self.kv_head == 0 {
+                for row in kv {
+                    for line in row.chunks(LINE_BYTES / size_of::<E>()) {
+                        s.prefetch(line.as_ptr());
+                    }
+                }
+            }
+            return;
+        }
+        for row in kv {
+            for head in [self.kv_head, self.shape.kv_heads + self.kv_head] {
+                for line in row[head * dim..][..dim].chunks(LINE_BYTES / size_of::<E>()) {
+                    s.prefetch(line.as_ptr());
+                }
+            }
+        }
     }
 }
 
@@ -181,8 +216,11 @@ impl<E: Element> Work for Run<'_, E> {
         let first = self.task.sequence.start + self.task.rows.start;
         let end = self.task.sequence.start + self.task.rows.end;
         self.load_queries();
+        let mut next = self.task.tile(0, end);
         for base in (0..end).step_by(TILE_KEYS) {
-            let kv = self.task.tile(base, end);
+            let kv = next;
+            next = self.task.tile(base + TILE_KEYS, end);
+            self.task.prefetch(s, &next);
             self.lay_out_keys(s, &kv);
             self.lay_out_values(&kv);
             // Rows of earlier positions do not see this tile.

@@ -30,7 +30,6 @@ impl<'a, T> Disjoint<'a, T> {
     /// # Safety
     /// No two parts that live at the same time may overlap.
     #[inline(always)]
-    #[expect(clippy::mut_from_ref, reason = "the point of the type; see the safety section")]
     pub unsafe fn part(&self, at: usize, len: usize) -> &'a mut [T] {
         assert!(at <= self.len && len <= self.len - at);
         // SAFETY: within the slice that is borrowed for 'a; not aliased, as the caller promises.

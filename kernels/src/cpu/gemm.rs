@@ -97,7 +97,7 @@ impl<A: Element> Gemm<'_, A> {
         let rows = self.a.len() / self.weights.cols();
         let fitting = RECTANGLE_BYTES / (self.weights.cols() * size_of::<A>());
         let bands = rows.div_ceil(fitting.max(MAX_TILE_ROWS)).max(1);
-        let height = rows.div_ceil(bands).next_multiple_of(MAX_TILE_ROWS);
+        let height = rows.div_ceil(bands).next_multiple_of(MAX_TILE_ROWS).max(MAX_TILE_ROWS);
         let stacks = (threads * RECTANGLES_PER_THREAD).div_ceil(bands);
         let width = (self.weights.panels() / stacks).max(1);
         let mut rectangles = Vec::new();

@@ -8,7 +8,10 @@
 //! `[k / 2][32][2]`, of f32 `[k][32]`. One accumulator takes all of `k` in
 //! order, so a sum does not depend on how many rows are computed along.
 
-#![expect(unsafe_code, reason = "unchecked reads in the innermost loop; `Product::multiply` checks all bounds")]
+#![expect(
+    unsafe_code,
+    reason = "unchecked reads in the innermost loop; `Product::multiply` checks all bounds"
+)]
 
 use half::bf16;
 
@@ -77,12 +80,13 @@ unsafe fn multiply<S: Simd, A: Product<B>, B: Copy, const R: usize>(
     c: Tile<'_>,
 ) {
     let mut acc = [[simd.splat(0.0); 2]; R];
-    let out = c.values.as_mut_ptr();
-    if c.accumulate {
+    let Tile { values, stride, accumulate } = c;
+    let out = values.as_mut_ptr();
+    if accumulate {
         for (r, acc) in acc.iter_mut().enumerate() {
             for (v, acc) in acc.iter_mut().enumerate() {
                 // SAFETY: in row `r` of `c`.
-                *acc = simd.load(unsafe { &*out.add(r * c.stride + v * LANES).cast() });
+                *acc = simd.load(unsafe { &*out.add(r * stride + v * LANES).cast() });
             }
         }
     }
@@ -102,7 +106,7 @@ unsafe fn multiply<S: Simd, A: Product<B>, B: Copy, const R: usize>(
     for (r, acc) in acc.iter().enumerate() {
         for (v, acc) in acc.iter().enumerate() {
             // SAFETY: in row `r` of `c`.
-            simd.store(*acc, unsafe { &mut *out.add(r * c.stride + v * LANES).cast() });
+            simd.store(*acc, unsafe { &mut *out.add(r * stride + v * LANES).cast() });
         }
     }
 }

@@ -48,32 +48,22 @@ fn frames(source: &Arc<Memory>) -> Vec<FrameHeader> {
     (0..TOKENS).map(|token| header(&SHAPE, &**source, token, span(token))).collect()
 }
 
-/// Sends `frames` from a thread of its own; what arrived, in order, until the path closed.
-fn carry((mut near, mut far): Pair, frames: Vec<FrameHeader>, sink: &Arc<Memory>) -> Vec<(u32, bool)> {
-    let source: Arc<dyn KvSource> = Memory::computed(&SHAPE, 0..TOKENS);
-    let sending = thread::spawn(move || {
-        for header in &frames {
-            near.end.send(header, &source).unwrap();
-        }
-    });
-    let mut arrived = Vec::new();
-    // The sender's end closes the path when it is dropped.
-    while let Ok(frame) = far.end.recv(&mut |_| Placement::Land(sink.clone())) {
-        arrived.push((frame.header.seq, frame.intact));
-    }
-    sending.join().unwrap();
-    arrived
-}
-
 #[test]
 fn frames_arrive_whole_and_in_order() {
-    each_transport(|pair| {
+    each_transport(|(mut near, mut far)| {
         let sink = Memory::empty(&SHAPE, 0..TOKENS);
-        let headers = frames(&Memory::computed(&SHAPE, 0..TOKENS));
-        let arrived = carry(pair, headers, &sink);
-        // In process, closing forgets what was not taken; nothing says that it all arrived but FIN.
-        assert!(arrived.iter().enumerate().all(|(at, &frame)| frame == (at as u32, true)));
-        assert!(sink.holds(0..arrived.len() as u32));
+        let memory = Memory::computed(&SHAPE, 0..TOKENS);
+        let (headers, source): (_, Arc<dyn KvSource>) = (frames(&memory), memory.clone());
+        let sending = thread::spawn(move || {
+            let sent = headers.iter().all(|header| near.end.send(header, &source).is_ok());
+            (sent, near)
+        });
+        for seq in 0..TOKENS {
+            let frame = far.end.recv(&mut |_| Placement::Land(sink.clone())).unwrap();
+            assert_eq!((frame.header.seq, frame.intact), (seq, true));
+        }
+        assert!(sending.join().unwrap().0 && sink.holds(0..TOKENS));
+        assert_eq!(Arc::strong_count(&memory), 1, "no frame is left in the path");
     });
 }
 
@@ -191,10 +181,23 @@ fn a_data_socket_says_who_it_is() {
     assert_eq!(tcp::decode_hello(&[0; tcp::HELLO_BYTES]), None);
 }
 
+/// Sends all frames over a disturbed socket; what arrived, in order, until it closed.
 fn disturbed(config: FaultsConfig) -> Vec<(u32, bool)> {
-    let (near, far) = tcp_pair();
-    let headers = frames(&Memory::computed(&SHAPE, 0..TOKENS));
-    carry((faulty::sender(near, config), far), headers, &Memory::empty(&SHAPE, 0..TOKENS))
+    let (near, mut far) = tcp_pair();
+    let mut near = faulty::sender(near, config);
+    let memory = Memory::computed(&SHAPE, 0..TOKENS);
+    let (headers, source): (_, Arc<dyn KvSource>) = (frames(&memory), memory);
+    for header in &headers {
+        near.end.send(header, &source).unwrap();
+    }
+    // Both handles of the socket go, so the other end sees its end.
+    drop(near);
+    let sink = Memory::empty(&SHAPE, 0..TOKENS);
+    let mut arrived = Vec::new();
+    while let Ok(frame) = far.end.recv(&mut |_| Placement::Land(sink.clone())) {
+        arrived.push((frame.header.seq, frame.intact));
+    }
+    arrived
 }
 
 #[test]

@@ -103,7 +103,8 @@ impl<'a, E: Cached> Pass<'a, E> {
         let positions = spans.iter().flat_map(|span| span.start..span.start + span.rows);
         let rotation = Rotation::new(positions, config.head_dim, config.rope_theta);
         let mut x = vec![0.0; rows * config.hidden];
-        let tokens = batch.sequences.iter().flat_map(|sequence| &sequence.tokens[sequence.start..sequence.end]);
+        let tokens =
+            batch.sequences.iter().flat_map(|sequence| &sequence.tokens[sequence.start..sequence.end]);
         let lookups = tokens.zip(x.chunks_mut(config.hidden)).collect();
         for_each(pool, rows, lookups, |(token, x)| model.embedding.read_row(*token as usize, x));
         let q_width = config.heads * config.head_dim;

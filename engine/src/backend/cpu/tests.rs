@@ -170,7 +170,8 @@ fn reference_precision_is_the_model_in_plain_rust() {
         let config = config(tied);
         let tokens = some_tokens(70, 1);
         let expected = expected_logits(&config, &tokens);
-        let found = Harness::new(&model(&config, Precision::Reference), 2).chunked(&tokens, &pages(0..18), 70);
+        let found =
+            Harness::new(&model(&config, Precision::Reference), 2).chunked(&tokens, &pages(0..18), 70);
         let scale = expected.iter().fold(0.0_f32, |scale, x| scale.max(x.abs()));
         for (found, expected) in found.iter().zip(&expected) {
             assert!((found - expected).abs() < 1e-3 * scale, "{found} is not {expected}");
@@ -230,7 +231,8 @@ fn layers_are_reported_in_order_with_their_rows_in_memory() {
     let (tokens, pages) = (some_tokens(5, 1), pages(0..2));
     let mut seen = Vec::new();
     let memory = &harness.memory;
-    let batch = Batch { sequences: vec![BatchSequence { wants_logits: false, ..part(&tokens, &pages, 0..5) }] };
+    let batch =
+        Batch { sequences: vec![BatchSequence { wants_logits: false, ..part(&tokens, &pages, 0..5) }] };
     let logits = harness
         .backend
         .forward(&batch, memory, &mut |layer| {

@@ -9,7 +9,7 @@ use super::{
     fixture::{Answer, Fixture, choices, generate, prompt, text},
     *,
 };
-use crate::{Goal, StartFrom, StepOutcome, SubmitError};
+use crate::{Goal, SequenceSpec, StartFrom, StepOutcome, SubmitError};
 
 #[test]
 fn a_deadline_ends_a_request_with_all_its_choices() {
@@ -19,7 +19,8 @@ fn a_deadline_ends_a_request_with_all_its_choices() {
     spec.goal = Goal::Generate { choices: choices(&[&[], &[]]) };
     spec.deadline = Some(begin + Duration::from_secs(5));
     let other = generate(&prompt(2, 6), 2, 8);
-    let (mut late, mut events) = (fixture.handle.submit(spec).unwrap(), fixture.handle.submit(other.clone()).unwrap());
+    let (mut late, mut events) =
+        (fixture.handle.submit(spec).unwrap(), fixture.handle.submit(other.clone()).unwrap());
     for second in [1, 2, 5, 5] {
         fixture.engine.step_at(begin + Duration::from_secs(second)).unwrap();
     }
@@ -97,7 +98,7 @@ fn too_many_waiting_are_refused() {
 fn what_could_never_run_is_refused() {
     let fixture = Fixture::new(16);
     let spec = generate(&prompt(1, 6), 1, 6);
-    let refused = |change: &dyn Fn(&mut crate::SequenceSpec)| {
+    let refused = |change: &dyn Fn(&mut SequenceSpec)| {
         let mut spec = spec.clone();
         change(&mut spec);
         matches!(fixture.handle.submit(spec), Err(SubmitError::Invalid(_)))
@@ -114,16 +115,15 @@ fn what_could_never_run_is_refused() {
 #[test]
 fn those_who_wait_with_pages_do_not_block_each_other() {
     let mut fixture = Fixture::new(8);
-    let specs: Vec<_> = (0..2)
-        .map(|seed| {
-            let mut spec = generate(&prompt(seed, 22), seed, 4);
-            // Four pages each are all there is, and each needs six.
-            spec.start = StartFrom::Adopted { pages: fixture.handle.pool().allocate(4).unwrap(), tokens: 0 };
-            spec
-        })
-        .collect();
-    for (spec, answer) in specs.iter().zip(fixture.answers(specs.clone())) {
-        assert_eq!(answer.tokens[&0], text(spec, 0, 4));
+    let spec = |seed| generate(&prompt(seed, 22), seed, 4);
+    // Four pages each are all there is, and each needs six.
+    let adopt = |seed| {
+        let pages = fixture.handle.pool().allocate(4).unwrap();
+        SequenceSpec { start: StartFrom::Adopted { pages, tokens: 0 }, ..spec(seed) }
+    };
+    let adopting = (0..2).map(adopt).collect();
+    for (seed, answer) in (0..2).zip(fixture.answers(adopting)) {
+        assert_eq!(answer.tokens[&0], text(&spec(seed), 0, 4));
     }
     fixture.assert_idle();
 }

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use baton_protocol::{Failure, FinishReason, RequestId, Sampling, Stop};
 
 use crate::{
-    ChoiceSpec, Engine, EngineConfig, EngineHandle, Goal, SequenceEvent, SequenceEvents, SequenceSpec, StartFrom,
-    StepOutcome,
+    ChoiceSpec, Engine, EngineConfig, EngineHandle, Goal, SequenceEvent, SequenceEvents, SequenceSpec,
+    StartFrom, StepOutcome,
     backend::{
         Backend,
         mock::{self, MockBackend, MockConfig},
@@ -23,6 +23,7 @@ pub struct Fixture {
 /// What came back for one request.
 #[derive(Debug, Default)]
 pub struct Answer {
+    pub is_started: bool,
     pub cached_tokens: usize,
     pub tokens: BTreeMap<u32, Vec<u32>>,
     /// Position of each choice's first token.
@@ -91,7 +92,11 @@ impl Fixture {
                 return;
             }
         }
-        panic!("the engine does not come to rest: {:?} {:?}", self.handle.load(), self.handle.pool().counts());
+        panic!(
+            "the engine does not come to rest: {:?} {:?}",
+            self.handle.load(),
+            self.handle.pool().counts()
+        );
     }
 
     pub fn answers(&mut self, specs: Vec<SequenceSpec>) -> Vec<Answer> {
@@ -107,7 +112,11 @@ impl Fixture {
                 return answers;
             }
         }
-        panic!("the engine does not come to rest: {:?} {:?}", self.handle.load(), self.handle.pool().counts());
+        panic!(
+            "the engine does not come to rest: {:?} {:?}",
+            self.handle.load(),
+            self.handle.pool().counts()
+        );
     }
 
     pub fn answer(&mut self, spec: SequenceSpec) -> Answer {
@@ -125,7 +134,10 @@ impl Answer {
     pub fn read(&mut self, events: &mut SequenceEvents) {
         while let Ok(event) = events.try_recv() {
             match event {
-                SequenceEvent::Started { cached_tokens, .. } => self.cached_tokens = cached_tokens,
+                SequenceEvent::Started { cached_tokens, .. } => {
+                    assert!(!std::mem::replace(&mut self.is_started, true), "started twice");
+                    self.cached_tokens = cached_tokens;
+                }
                 SequenceEvent::Token(token) => {
                     assert!(!self.finished.contains_key(&token.choice), "a token after its choice's end");
                     let first = *self.first.entry(token.choice).or_insert(token.position);

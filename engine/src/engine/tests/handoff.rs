@@ -67,8 +67,10 @@ fn copy(from: &PageSpan, to: &PageSpan, spans: &[KvSpan]) {
         };
         from.read(span, &mut take).unwrap();
         let mut rest = bytes.as_slice();
-        to.write(span, &mut |slices| slices.iter_mut().try_for_each(|slice| io::Read::read_exact(&mut rest, slice)))
-            .unwrap();
+        to.write(span, &mut |slices| {
+            slices.iter_mut().try_for_each(|slice| io::Read::read_exact(&mut rest, slice))
+        })
+        .unwrap();
     }
 }
 
@@ -78,7 +80,10 @@ fn a_handed_off_answer_is_the_local_one() {
         let spec = generate(&prompt(4, tokens), 4, 9);
         let mut from = Fixture::with(32, |config| config.scheduler.max_batch_tokens = 16);
         let heard = run(&mut from, prefill(spec.clone(), &[0, 1]));
-        assert_eq!(heard.first.iter().map(|token| (token.choice, token.position)).collect::<Vec<_>>(), [(0, 0), (1, 0)]);
+        assert_eq!(
+            heard.first.iter().map(|token| (token.choice, token.position)).collect::<Vec<_>>(),
+            [(0, 0), (1, 0)]
+        );
 
         let mut to = Fixture::over(Box::new(MockBackend::new(MockConfig::default(), 8)), 32, |_| {});
         let pool = Arc::clone(to.handle.pool());
@@ -96,7 +101,11 @@ fn a_handed_off_answer_is_the_local_one() {
             let whole = [known[choice as usize], &answer.tokens[&choice]].concat();
             assert_eq!(whole, text(&spec, choice, 9), "prompt of {tokens}, choice {choice}");
         }
-        assert_eq!(to.engine.shared.metrics.prompt_tokens.get(), 0, "nothing of the prompt was computed again");
+        assert_eq!(
+            to.engine.shared.metrics.prompt_tokens.get(),
+            0,
+            "nothing of the prompt was computed again"
+        );
         // The pages outlive the sequence as long as the handoff reads them, then they are cache.
         assert_eq!(from.handle.pool().counts().sending as usize, tokens.div_ceil(4));
         drop(heard);
@@ -133,7 +142,7 @@ fn layers_are_reported_while_later_ones_compute() {
     let (inside, log) = (Arc::clone(&events), Arc::clone(&reported));
     let watch = move |layer| {
         let mut events = inside.lock();
-        let Some(events): &mut Option<crate::SequenceEvents> = &mut *events else { return };
+        let Some(events): &mut Option<crate::SequenceEvents> = &mut events else { return };
         while let Ok(event) = events.try_recv() {
             if let SequenceEvent::Computed { layers, .. } = event {
                 log.lock().push((layer, layers));
@@ -184,7 +193,8 @@ fn an_incomplete_handoff_is_finished_here() {
 fn prompts_for_others_survive_a_full_pool() {
     let mut fixture = Fixture::new(12);
     let answers: Vec<_> = (0..3).map(|seed| generate(&prompt(seed, 6), seed, 20)).collect();
-    let mut events: Vec<_> = answers.iter().map(|spec| fixture.handle.submit(spec.clone()).unwrap()).collect();
+    let mut events: Vec<_> =
+        answers.iter().map(|spec| fixture.handle.submit(spec.clone()).unwrap()).collect();
     let mut read: Vec<_> = events.iter().map(|_| Answer::default()).collect();
     let heard = {
         let spec = generate(&prompt(9, 14), 9, 4);

@@ -18,7 +18,11 @@ fn choices_share_the_prompt_and_part() {
         let spec = with_choices(generate(&prompt(3, tokens), 3, 10), &[&[], &[], &[]]);
         let answer = fixture.answer(spec.clone());
         for choice in 0..3 {
-            assert_eq!(answer.tokens[&choice], text(&spec, choice, 10), "prompt of {tokens}, choice {choice}");
+            assert_eq!(
+                answer.tokens[&choice],
+                text(&spec, choice, 10),
+                "prompt of {tokens}, choice {choice}"
+            );
         }
         assert_ne!(answer.tokens[&0], answer.tokens[&1]);
         fixture.assert_idle();

@@ -27,9 +27,10 @@ fn promises_are_kept_against_allocation_and_pins() {
     let held = pool.allocate(3).unwrap();
     // One page is left beside the promise, so of three cached ones a single one may be pinned.
     assert_eq!(pool.match_prefix(&hashes).len(), 1);
-    assert_eq!(promise.bind().len(), 4);
-    assert_eq!(pool.counts().receiving, 4);
-    drop(held);
+    let bound = promise.bind();
+    assert_eq!((bound.len(), pool.counts().receiving, pool.counts().promised), (4, 4, 0));
+    drop((held, bound));
+    assert_eq!(pool.counts().free + pool.counts().cached, 8);
     pool.check_integrity().unwrap();
 }
 
@@ -64,7 +65,7 @@ fn cached_pages_are_evicted_and_held_ones_are_not() {
     assert_eq!(pool.counts().free, 4);
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 enum Op {
     Sequence { family: u32, pages: usize },
     Insert(usize),

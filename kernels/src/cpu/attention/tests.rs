@@ -55,7 +55,8 @@ impl<E: Element> Sample<E> {
             for (head, q) in q.chunks(dim).enumerate() {
                 let q: Vec<f32> = q.iter().map(|value| value.to_f32()).collect();
                 let kv_head = head / self.shape.group();
-                let part = |at: usize| kv[..=position].iter().map(|row| &row[at * dim..(at + 1) * dim]).collect();
+                let part =
+                    |at: usize| kv[..=position].iter().map(|row| &row[at * dim..(at + 1) * dim]).collect();
                 let (keys, values): (Vec<_>, Vec<_>) = (part(kv_head), part(kv_heads + kv_head));
                 out.extend(reference::attention(&q, &keys, &values));
             }

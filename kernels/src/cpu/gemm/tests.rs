@@ -105,3 +105,9 @@ fn output_of_another_shape_is_refused() {
     let packed = PackedMatrix::pack(&[&[bf16::ONE; 64]], 2).unwrap();
     gemm(&pools()[0], &[bf16::ONE; 4], &packed, &mut [0.0; 63]);
 }
+
+#[test]
+fn no_rows_are_no_work() {
+    let packed = PackedMatrix::pack(&[&[bf16::ONE; 64]], 2).unwrap();
+    gemm::<bf16>(&pools()[0], &[], &packed, &mut []);
+}

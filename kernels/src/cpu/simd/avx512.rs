@@ -2,10 +2,7 @@
 
 #![expect(unsafe_code, reason = "intrinsics; a value of `Avx512` proves that the processor has them")]
 
-use std::{
-    arch::x86_64::*,
-    mem::transmute,
-};
+use std::{arch::x86_64::*, mem::transmute};
 
 use half::bf16;
 

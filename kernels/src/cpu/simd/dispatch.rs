@@ -2,9 +2,9 @@
 
 #![expect(unsafe_code, reason = "calls of functions compiled for instructions that were detected first")]
 
+use super::{Isa, Simd, Work, portable::Portable};
 #[cfg(target_arch = "x86_64")]
 use super::{avx2::Avx2, avx512::Avx512};
-use super::{Isa, Simd, Work, portable::Portable};
 
 // === impl Isa ===
 

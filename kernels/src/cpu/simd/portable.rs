@@ -99,8 +99,7 @@ impl Simd for Portable {
 
     #[inline(always)]
     fn load_split(self, from: &[bf16; 2 * LANES]) -> [Lanes; 2] {
-        [0, 1].map(|odd| {
-            std::array::from_fn(|i| f32::from_bits(u32::from(from[2 * i + odd].to_bits()) << 16))
-        })
+        [0, 1]
+            .map(|odd| std::array::from_fn(|i| f32::from_bits(u32::from(from[2 * i + odd].to_bits()) << 16)))
     }
 }
