@@ -96,7 +96,7 @@ pub enum BackendKind {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
-    /// bf16 products, f32 sums, bf16 KV.
+    /// bf16 KV and attention, f32 sums.
     #[default]
     Fast,
     /// f32 everywhere, on weights rounded to bf16.

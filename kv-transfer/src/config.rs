@@ -137,6 +137,12 @@ impl TransferConfig {
         self.window_frames.clamp(1, 1024)
     }
 
+    /// The receiver asks `max_nacks` times for what it knows to be missing, and
+    /// may have inquired as often before it knew.
+    pub(crate) fn max_repeats(&self) -> u32 {
+        self.max_nacks.saturating_mul(2).saturating_add(2)
+    }
+
     pub(crate) fn probe_bytes(&self) -> u32 {
         self.probe_bytes.min(MAX_FRAME_BYTES)
     }
@@ -169,5 +175,20 @@ impl TransferConfig {
 
     pub(crate) fn stall_timeout(&self) -> Duration {
         Duration::from_millis(self.stall_timeout_ms.max(1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_section_names_only_what_differs() {
+        let config: TransferConfig =
+            toml::from_str("transports = ['tcp']\nwindow_frames = 0\n[faults]\ndrop_probability = 0.5")
+                .unwrap();
+        assert_eq!((config.transports.as_slice(), config.window_frames()), (&[TransportKind::Tcp][..], 1));
+        assert_eq!(config.faults.map(|faults| faults.drop_probability), Some(0.5));
+        assert!(toml::from_str::<TransferConfig>("windows = 3").is_err());
     }
 }

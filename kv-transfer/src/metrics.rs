@@ -109,7 +109,12 @@ impl TransferMetrics {
         });
         let unit = Unit::Seconds;
         registry.register("handoffs", "handoffs by how they ended", self.handoffs.clone());
-        registry.register_with_unit("duration", "from PREFILL to the end", unit.clone(), self.duration.clone());
+        registry.register_with_unit(
+            "duration",
+            "from PREFILL to the end",
+            unit.clone(),
+            self.duration.clone(),
+        );
         if self.side == Side::Receiving {
             let help = "from the first token to complete KV";
             registry.register_with_unit("exposed", help, unit.clone(), self.exposed.clone());
@@ -176,5 +181,26 @@ impl TransferMetrics {
     /// Handoffs that only one side knew of, so far.
     pub fn orphans(&self) -> u64 {
         self.orphans.get()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_sides_fit_into_one_registry() {
+        let mut registry = Registry::default();
+        let sides = [Side::Sending, Side::Receiving].map(TransferMetrics::new);
+        sides.iter().for_each(|metrics| metrics.register(&mut registry));
+        sides[0].ended(Outcome::Busy, Duration::from_millis(5));
+        sides[1].measured(&"p".into(), 7.0);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        assert!(text.contains("baton_transfer_sending_handoffs_total{outcome=\"busy\"} 1"), "{text}");
+        assert!(
+            text.contains("baton_transfer_receiving_bandwidth_per_second_bytes{peer=\"p\"} 7.0"),
+            "{text}"
+        );
     }
 }

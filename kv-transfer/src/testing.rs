@@ -18,7 +18,8 @@ use parking_lot::Mutex;
 use crate::{HandoffAsk, Landing, transport::checksum};
 
 /// A row has 16 bytes, a token 48.
-pub const SHAPE: KvShape = KvShape { layers: 3, kv_heads: 2, head_dim: 2, dtype: KvDtype::Bf16, page_tokens: 4 };
+pub const SHAPE: KvShape =
+    KvShape { layers: 3, kv_heads: 2, head_dim: 2, dtype: KvDtype::Bf16, page_tokens: 4 };
 
 /// KV of some tokens, `[layer][token][row]`, seen in pieces of a page each.
 pub struct Memory {
@@ -101,7 +102,11 @@ fn row(shape: &KvShape, layer: u32, token: u32) -> Vec<u8> {
 }
 
 impl KvSource for Memory {
-    fn read(&self, span: &KvSpan, use_bytes: &mut dyn FnMut(&[IoSlice<'_>]) -> io::Result<()>) -> io::Result<()> {
+    fn read(
+        &self,
+        span: &KvSpan,
+        use_bytes: &mut dyn FnMut(&[IoSlice<'_>]) -> io::Result<()>,
+    ) -> io::Result<()> {
         let pieces = self.pieces(span)?;
         let bytes = self.bytes.lock();
         let slices: Vec<_> = pieces.into_iter().map(|range| IoSlice::new(&bytes[range])).collect();
@@ -110,7 +115,11 @@ impl KvSource for Memory {
 }
 
 impl KvSink for Memory {
-    fn write(&self, span: &KvSpan, fill: &mut dyn FnMut(&mut [IoSliceMut<'_>]) -> io::Result<()>) -> io::Result<()> {
+    fn write(
+        &self,
+        span: &KvSpan,
+        fill: &mut dyn FnMut(&mut [IoSliceMut<'_>]) -> io::Result<()>,
+    ) -> io::Result<()> {
         if self.sealed.load(Ordering::SeqCst) {
             self.violations.fetch_add(1, Ordering::SeqCst);
         }

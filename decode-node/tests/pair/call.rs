@@ -87,6 +87,14 @@ impl Call {
         Some(event)
     }
 
+    /// Goes on until the answer is as wanted, which it must be before it ends.
+    pub async fn until(&mut self, is_enough: impl Fn(&Answer) -> bool) {
+        while !is_enough(&self.answer) {
+            let event = self.next().await;
+            assert!(event.is_some() && self.answer.failure.is_none(), "ended too early: {:?}", self.answer);
+        }
+    }
+
     pub async fn stop(&self, choice: u32) {
         self.up.send(GenerateUp { message: Some(Message::StopChoice(StopChoice { choice })) }).await.unwrap();
     }

@@ -11,7 +11,8 @@ use crate::{
     sandbox::{Sandbox, Settings, prompt},
 };
 
-/// The first prefill node's data path breaks after so many frames; four frames are 64 tokens.
+/// The first prefill node's data path breaks after so many frames; four frames are 64 tokens. What
+/// was sent last may never be read.
 fn cut_after(frames: u64) -> Settings {
     let faults = FaultsConfig { cut_after_frames: Some(frames), ..FaultsConfig::default() };
     Settings { prefills: 2, faults_of_first: Some(faults), ..Settings::default() }
@@ -35,9 +36,9 @@ async fn after_a_loss_the_next_prefill_node_sends_only_the_rest() {
             assert_eq!(split.choices, cluster.local(&request).await.choices);
             let bill = split.bill();
             assert_eq!(bill.prefill_node.as_ref(), Some(&cluster.prefills[1].id));
-            // Eight frames of the ten are 128 whole tokens; nothing of those is sent again.
-            assert!(bill.transfer_bytes <= cluster.token_bytes() * (400 - 128), "{bill:?}");
-            assert!(bill.cached_tokens >= 128);
+            // With a window of four frames, six of the ten have landed: 64 whole tokens at least.
+            assert!(bill.cached_tokens >= 64, "{bill:?}");
+            assert_eq!(bill.transfer_bytes, cluster.token_bytes() * u64::from(400 - bill.cached_tokens));
         }
         cluster.settles().await;
     }
@@ -47,14 +48,14 @@ async fn after_a_loss_the_next_prefill_node_sends_only_the_rest() {
 async fn after_a_loss_a_short_rest_is_computed_here() {
     for settings in [cut_after(10), cut_after_first_token(10)] {
         let mut settings = settings;
-        settings.decode.local_finish_below_tokens = 300;
+        settings.decode.local_finish_below_tokens = 350;
         let cluster = Sandbox::start(settings).await;
         for choices in [1, 3] {
             let request = request(prompt(u64::from(choices), 400), 32, choices, 9);
             let split = answer(&cluster.decode, open(&request, cluster.candidates())).await;
             assert_eq!(split.choices, cluster.local(&request).await.choices);
             assert_eq!(split.bill().prefill_node, None);
-            assert!(split.bill().cached_tokens >= 128);
+            assert!(split.bill().cached_tokens >= 64);
         }
         cluster.settles().await;
     }

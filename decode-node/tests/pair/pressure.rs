@@ -157,9 +157,7 @@ async fn a_draining_node_ends_what_it_has_and_takes_no_more() {
     let cluster = Sandbox::start(Settings { mock, ..Settings::default() }).await;
     let request = request(prompt(45, 50), 45, 1, 20);
     let mut call = Call::open(&cluster.decode, open(&request, cluster.candidates())).await;
-    while call.answer.choices[0].tokens.is_empty() {
-        call.next().await;
-    }
+    call.until(|answer| !answer.choices[0].tokens.is_empty()).await;
     let late = async {
         while !cluster.decode.node.is_draining() {
             tokio::time::sleep(Duration::from_millis(1)).await;

@@ -132,17 +132,11 @@ async fn a_choice_that_the_reader_stops_ends_and_the_others_go_on() {
         let request = request(prompt(6, 90), 6, 3, 4000);
         let mut call = Call::open(&cluster.decode, open(&request, cluster.candidates())).await;
         // Early: while the handoff may still be running.
-        while !is_early && call.answer.choices[1].tokens.len() < 2 {
-            call.next().await;
-        }
+        call.until(|answer| is_early || answer.choices[1].tokens.len() >= 2).await;
         call.stop(1).await;
-        while call.answer.choices[1].end.is_none() {
-            call.next().await;
-        }
+        call.until(|answer| answer.choices[1].end.is_some()).await;
         let before = call.answer.choices[0].tokens.len();
-        while call.answer.choices[0].tokens.len() < before + 3 {
-            call.next().await;
-        }
+        call.until(|answer| answer.choices[0].tokens.len() >= before + 3).await;
         call.stop(0).await;
         call.stop(2).await;
         let split = call.finish().await;

@@ -30,10 +30,11 @@ use pass::Pass;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
-    /// Activations, softmax weights and cached rows are rounded to bf16.
+    /// What attention reads and returns is rounded to bf16: queries, cached
+    /// rows, softmax weights, its output.
     #[default]
     Fast,
-    /// Everything but the weights is f32. Two to four times slower.
+    /// Everything but the weights is f32.
     Reference,
 }
 

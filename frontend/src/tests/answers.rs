@@ -83,12 +83,13 @@ async fn control_tokens_in_content_stay_text() {
     let spelled = json!({"model": "mock", "messages": messages("<|im_end|>hi<|im_start|>")});
     server.answered(CHAT, &plain).await;
     server.answered(CHAT, &spelled).await;
+    // A raw prompt is the caller's own template: there they are control tokens.
     server.answered(COMPLETIONS, &json!({"model": "mock", "prompt": "<|im_end|>"})).await;
     let asked = server.script.asked.lock();
     let controls = |i: usize| asked[i].tokens.iter().filter(|&&id| id >= 256).count();
     assert!(controls(0) > 0, "the template itself has control tokens");
     assert_eq!(controls(0), controls(1));
-    assert_eq!(controls(2), 0);
+    assert_eq!(controls(2), 1);
 }
 
 #[tokio::test]

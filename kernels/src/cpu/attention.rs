@@ -118,6 +118,7 @@ struct Run<'a, E> {
 // === impl AttentionShape ===
 
 impl AttentionShape {
+    #[inline]
     fn q_row(&self) -> usize {
         self.heads * self.head_dim
     }
@@ -127,11 +128,13 @@ impl AttentionShape {
     }
 
     /// Query heads of a key/value head.
+    #[inline]
     fn group(&self) -> usize {
         self.heads / self.kv_heads
     }
 
     /// Columns of values and output in whole panels.
+    #[inline]
     fn padded_dim(&self) -> usize {
         self.head_dim.next_multiple_of(PANEL)
     }
@@ -186,16 +189,6 @@ impl<'a, E: Element> Task<'a, E> {
     #[inline(always)]
     fn prefetch<S: Simd>(&self, s: S, kv: &[&[E]; TILE_KEYS]) {
         let dim = self.shape.head_dim;
-        if self.rows.len() == 1 {
-            if self.kv_head == 0 {
-                for row in kv {
-                    for line in row.chunks(LINE_BYTES / size_of::<E>()) {
-                        s.prefetch(line.as_ptr());
-                    }
-                }
-            }
-            return;
-        }
         for row in kv {
             for head in [self.kv_head, self.shape.kv_heads + self.kv_head] {
                 for line in row[head * dim..][..dim].chunks(LINE_BYTES / size_of::<E>()) {

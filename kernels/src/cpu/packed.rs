@@ -93,11 +93,13 @@ impl PackedMatrix {
     }
 
     /// Outputs.
+    #[inline]
     pub fn rows(&self) -> usize {
         self.rows
     }
 
     /// Inputs.
+    #[inline]
     pub fn cols(&self) -> usize {
         self.cols
     }

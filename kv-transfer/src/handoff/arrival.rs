@@ -7,7 +7,7 @@ use baton_protocol::{FrameHeader, wire, wire::control::Message};
 
 use super::{
     HandoffEvent,
-    missing::Due,
+    missing::{Due, is_silent},
     receiver::{Receiver, ReceiverAction, State},
 };
 use crate::{metrics::Outcome, transport::Received};
@@ -113,6 +113,21 @@ impl Receiver {
         for seq in self.frames.missing.overdue(self.terms.repair_timeout, moved, now) {
             self.ask_again(seq, now, out);
         }
+        self.inquire(moved, now, out);
+    }
+
+    /// If every frame of a window is lost, no later one shows the gap. So in a
+    /// long silence the next frame is asked for: a sender that has not sent it
+    /// yet ignores that, and one that sends in vain gives up.
+    fn inquire(&mut self, moved: Instant, now: Instant, out: &mut Actions) {
+        let known = self.frames.fin.is_some() || !self.frames.missing.is_empty();
+        let since = *self.frames.inquired.get_or_insert(now);
+        if self.state == State::Receiving && !known && is_silent(since, self.terms.repair_timeout, moved, now)
+        {
+            self.frames.inquired = Some(now);
+            let nack = wire::Nack { id: self.wire_id(), seq: self.frames.next };
+            out.push(ReceiverAction::Send(Message::Nack(nack)));
+        }
     }
 
     fn ask_again(&mut self, seq: u32, now: Instant, out: &mut Actions) {
@@ -144,7 +159,8 @@ impl Receiver {
         if let (Some(began), Some(ended)) = (self.frames.began, self.frames.ended) {
             self.stats.transfer = ended.saturating_duration_since(began);
         }
-        self.stats.exposed = self.first.map_or_else(Default::default, |first| now.saturating_duration_since(first));
+        self.stats.exposed =
+            self.first.map_or_else(Default::default, |first| now.saturating_duration_since(first));
         self.state = State::Closed;
         let commit = wire::Commit { id: self.wire_id(), drop: false };
         out.push(ReceiverAction::Send(Message::Commit(commit)));

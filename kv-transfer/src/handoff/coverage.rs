@@ -33,7 +33,8 @@ impl Coverage {
             let at = row.partition_point(|range| range.end <= span.tokens.start);
             row.get(at).is_none_or(|range| span.tokens.end <= range.start)
         };
-        self.contains(span) && self.layers[span.layers.start as usize..span.layers.end as usize].iter().all(clear)
+        self.contains(span)
+            && self.layers[span.layers.start as usize..span.layers.end as usize].iter().all(clear)
     }
 
     /// Adds a span. False, and nothing happens, when it is not wholly inside and out.

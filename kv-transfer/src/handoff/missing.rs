@@ -30,6 +30,11 @@ pub enum Due {
     GiveUp(u32),
 }
 
+/// Whether the path has been silent for `timeout` since `since`, or that was very long ago.
+pub fn is_silent(since: Instant, timeout: Duration, moved: Instant, now: Instant) -> bool {
+    now >= since.max(moved) + timeout || now >= since + timeout * PATIENCE
+}
+
 // === impl Missing ===
 
 impl Missing {
@@ -61,9 +66,12 @@ impl Missing {
     /// Frames whose time has come: the path has been silent for `timeout` since
     /// they were expected or last asked for. `moved` is when it last was not.
     pub fn overdue(&self, timeout: Duration, moved: Instant, now: Instant) -> Vec<u32> {
-        let due = |absence: &Absence| {
-            now >= absence.since.max(moved) + timeout || now >= absence.since + timeout * PATIENCE
-        };
+        let due = |absence: &Absence| is_silent(absence.since, timeout, moved, now);
         self.frames.iter().filter(|(_, absence)| due(absence)).map(|(&seq, _)| seq).collect()
+    }
+
+    /// Whether nothing is known to be out.
+    pub fn is_empty(&self) -> bool {
+        self.frames.is_empty()
     }
 }

@@ -36,7 +36,8 @@ mod tests {
     use super::*;
     use crate::handoff::coverage::Coverage;
 
-    const SHAPE: KvShape = KvShape { layers: 6, kv_heads: 2, head_dim: 4, dtype: KvDtype::Bf16, page_tokens: 16 };
+    const SHAPE: KvShape =
+        KvShape { layers: 6, kv_heads: 2, head_dim: 4, dtype: KvDtype::Bf16, page_tokens: 16 };
 
     #[test]
     fn frames_are_whole_layers_when_a_layer_fits() {

@@ -43,6 +43,7 @@ pub struct ReceiverTerms {
 }
 
 /// What can happen to a receiver.
+#[expect(clippy::large_enum_variant, reason = "lives for one call; a box a message would cost more")]
 pub enum ReceiverEvent<'a> {
     /// A control message of this handoff.
     Control(Message),
@@ -68,6 +69,7 @@ pub enum ReceiverEvent<'a> {
 }
 
 /// What a receiver wants done, in order.
+#[expect(clippy::large_enum_variant, reason = "lives for one call; a box a message would cost more")]
 pub enum ReceiverAction {
     /// Say this to the sender.
     Send(Message),
@@ -108,6 +110,8 @@ pub(super) struct Frames {
     pub landed: u32,
     /// Frames the sender may number.
     pub granted: u32,
+    /// When the next frame was last asked for, not knowing whether it was sent.
+    pub inquired: Option<Instant>,
     pub digest: Digest,
     pub fin: Option<(u32, u64)>,
     pub began: Option<Instant>,
@@ -134,6 +138,7 @@ impl Receiver {
             reading: None,
             landed: 0,
             granted: 0,
+            inquired: None,
             digest: Digest::default(),
             fin: None,
             began: None,

@@ -29,6 +29,8 @@ pub struct SenderTerms {
     pub shape: KvShape,
     /// Largest frame.
     pub frame_bytes: usize,
+    /// How often one frame is sent again.
+    pub max_repeats: u32,
     /// Tokens to be sent.
     pub tokens: Range<u32>,
 }
@@ -72,6 +74,7 @@ pub enum SenderEvent {
 }
 
 /// What a sender wants done, in order.
+#[expect(clippy::large_enum_variant, reason = "lives for one call; a box a message would cost more")]
 pub enum SenderAction {
     /// Say this to the receiver.
     Send(Message),
@@ -111,6 +114,7 @@ struct Frame {
     under_way: bool,
     /// Asked for again while under way.
     again: bool,
+    repeats: u32,
 }
 
 enum State {
@@ -190,12 +194,20 @@ impl Sender {
 
     fn queued(&self, queue: Queue) -> SenderAction {
         let eta_ms = u64::try_from(queue.eta.as_millis()).unwrap_or(u64::MAX);
-        SenderAction::Send(Message::Queued(wire::Queued { id: self.wire_id(), position: queue.position, eta_ms }))
+        SenderAction::Send(Message::Queued(wire::Queued {
+            id: self.wire_id(),
+            position: queue.position,
+            eta_ms,
+        }))
     }
 
     fn refuse(&mut self, busy: BusyReason, out: &mut Vec<SenderAction>) {
         let eta_ms = u64::try_from(busy.eta.as_millis()).unwrap_or(u64::MAX);
-        out.push(SenderAction::Send(Message::Busy(wire::Busy { id: self.wire_id(), eta_ms, reason: busy.reason })));
+        out.push(SenderAction::Send(Message::Busy(wire::Busy {
+            id: self.wire_id(),
+            eta_ms,
+            reason: busy.reason,
+        })));
         self.stop(Outcome::Busy, out);
     }
 
@@ -227,7 +239,11 @@ impl Sender {
             (Progress::Sampled { tokens, prefill }, State::Sending { .. }) => {
                 let prefill_us = u64::try_from(prefill.as_micros()).unwrap_or(u64::MAX);
                 let tokens = tokens.into_iter().map(Into::into).collect();
-                out.push(SenderAction::Send(Message::First(wire::First { id: self.wire_id(), tokens, prefill_us })));
+                out.push(SenderAction::Send(Message::First(wire::First {
+                    id: self.wire_id(),
+                    tokens,
+                    prefill_us,
+                })));
             }
             (Progress::Done, State::Sending { computed_all, .. }) => {
                 *computed_all = true;
@@ -255,7 +271,7 @@ impl Sender {
         while self.credit > 0 {
             let Some(span) = self.waiting.pop_front() else { break };
             self.credit -= 1;
-            self.frames.push(Frame { span, written: false, under_way: false, again: false });
+            self.frames.push(Frame { span, written: false, under_way: false, again: false, repeats: 0 });
             self.put_in_line(self.frames.len() - 1, out);
         }
     }
@@ -309,10 +325,16 @@ impl Sender {
         match self.frames.get_mut(seq as usize) {
             // The receiver can be faster than the word that the frame has left.
             Some(frame) if sending && frame.under_way => frame.again = true,
-            Some(_) if sending => {
+            Some(frame) if sending && frame.repeats >= self.terms.max_repeats => {
+                self.abort(Failure::new(ErrorCode::PeerLost, "a frame does not get through"), out);
+            }
+            Some(frame) if sending => {
+                frame.repeats += 1;
                 self.repaired += 1;
                 self.put_in_line(seq as usize, out);
             }
+            // An inquiry in a long silence: it has not been sent yet.
+            None if sending => {}
             _ => self.late += 1,
         }
     }

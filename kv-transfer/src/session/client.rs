@@ -4,11 +4,7 @@ use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use baton_protocol::{Incarnation, NodeId, wire::Control};
 use parking_lot::Mutex;
-use tokio::{
-    sync::watch,
-    task::JoinSet,
-    time::timeout,
-};
+use tokio::{sync::watch, task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 
@@ -18,7 +14,8 @@ use super::{
     running::{Running, tick, write},
 };
 use crate::{
-    HandoffAsk, HandoffError, Landing, LocalNode, SessionError, TransferConfig, TransferMetrics, metrics::Side,
+    HandoffAsk, HandoffError, Landing, LocalNode, SessionError, TransferConfig, TransferMetrics,
+    metrics::Side,
 };
 
 /// A prefill node to ask.
@@ -92,7 +89,8 @@ impl Sessions {
     ) -> Result<Handoff, HandoffError> {
         ask.check()?;
         let mut phase = self.session(peer);
-        let opened = phase.wait_for(|phase| !matches!(phase, Phase::Opening)).await.map(|phase| phase.clone());
+        let opened =
+            phase.wait_for(|phase| !matches!(phase, Phase::Opening)).await.map(|phase| phase.clone());
         match opened {
             Ok(Phase::Open(session)) => Ok(session.open(&ask, landing)?),
             Ok(Phase::Dead(error)) => Err(error.into()),

@@ -43,7 +43,8 @@ pub async fn open(
 ) -> Result<Opened, SessionError> {
     let failed = |reason: String| SessionError::Connect { node: peer.node.0.clone(), reason };
     let addr = loopback(&peer.control_addr)?;
-    let endpoint = Endpoint::from_shared(format!("http://{addr}")).map_err(|error| failed(error.to_string()))?;
+    let endpoint =
+        Endpoint::from_shared(format!("http://{addr}")).map_err(|error| failed(error.to_string()))?;
     let channel = endpoint.tcp_nodelay(true).connect().await.map_err(|error| failed(describe(&error)))?;
     let (outbound, messages) = mpsc::channel(STREAM_MESSAGES);
     let greeting = opening(Message::Hello(hello(local, config, peer)));
@@ -84,7 +85,10 @@ impl From<std::io::Error> for DataError {
     }
 }
 
-async fn connect_tcp(config: &TransferConfig, welcome: &Welcome) -> Result<Link<dyn FrameReceiver>, DataError> {
+async fn connect_tcp(
+    config: &TransferConfig,
+    welcome: &Welcome,
+) -> Result<Link<dyn FrameReceiver>, DataError> {
     let addr = loopback(&welcome.data_addr).map_err(DataError::Session)?;
     let secret: [u8; 32] =
         welcome.data_secret[..].try_into().map_err(|_| std::io::Error::other("secret of another size"))?;

@@ -105,7 +105,9 @@ impl Inbox {
             return Err(SessionError::down(format!("message {found} instead of {expected}")));
         }
         self.number += 1;
-        control.message.ok_or_else(|| SessionError::down("a message of a kind that this version does not know"))
+        control
+            .message
+            .ok_or_else(|| SessionError::down("a message of a kind that this version does not know"))
     }
 
     /// The number of the latest message.

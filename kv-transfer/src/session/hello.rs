@@ -91,13 +91,18 @@ pub fn check_welcome(
     welcome: &Welcome,
 ) -> Result<(SessionId, Chosen), SessionError> {
     let same = |field: &str, mine: String, yours: String| {
-        if mine == yours { Ok(()) } else { Err(SessionError::Refused { field: field.to_owned(), mine, yours }) }
+        if mine == yours {
+            Ok(())
+        } else {
+            Err(SessionError::Refused { field: field.to_owned(), mine, yours })
+        }
     };
     same("node", peer.node.0.clone(), welcome.node.clone())?;
     same("incarnation", peer.incarnation.0.to_string(), welcome.incarnation.to_string())?;
     let theirs = welcome.kv.as_ref().and_then(|kv| KvShape::try_from(kv).ok());
     same("kv shape", describe(&local.kv), theirs.as_ref().map_or_else(|| "none".to_owned(), describe))?;
-    let broken = |reason: &str| SessionError::Connect { node: peer.node.0.clone(), reason: reason.to_owned() };
+    let broken =
+        |reason: &str| SessionError::Connect { node: peer.node.0.clone(), reason: reason.to_owned() };
     if welcome.session == 0 {
         return Err(broken("session without a number"));
     }

@@ -127,7 +127,11 @@ impl Receiving {
     }
 
     /// Asks for a handoff.
-    pub fn open(self: &Arc<Self>, ask: &HandoffAsk, landing: Box<dyn Landing>) -> Result<Handoff, SessionError> {
+    pub fn open(
+        self: &Arc<Self>,
+        ask: &HandoffAsk,
+        landing: Box<dyn Landing>,
+    ) -> Result<Handoff, SessionError> {
         let terms = ReceiverTerms {
             id: ask.id,
             shape: self.local.kv.clone(),
@@ -185,10 +189,16 @@ impl Receiving {
 
     /// Both sides' open handoffs differ: ends what only one side knows, and
     /// nothing younger than the ping that showed it.
-    fn reconcile(&self, table: &mut Table, theirs: &wire::Reconcile, now: Instant) -> Result<(), SessionError> {
+    fn reconcile(
+        &self,
+        table: &mut Table,
+        theirs: &wire::Reconcile,
+        now: Instant,
+    ) -> Result<(), SessionError> {
         let mut known = HashSet::new();
         for id in &theirs.ids {
-            let id = HandoffId::try_from(id.clone()).map_err(|error| SessionError::down(error.to_string()))?;
+            let id =
+                HandoffId::try_from(id.clone()).map_err(|error| SessionError::down(error.to_string()))?;
             known.insert(id);
             if !table.handoffs.contains_key(&id) {
                 self.metrics.orphan();
@@ -233,7 +243,8 @@ impl Receiving {
         let mut table = self.table.lock();
         (table.reading, table.moved) = (false, now);
         if received.header.handoff == PROBE {
-            let rate = f64::from(received.header.bytes) / received.duration.max(Duration::from_nanos(1)).as_secs_f64();
+            let rate = f64::from(received.header.bytes)
+                / received.duration.max(Duration::from_nanos(1)).as_secs_f64();
             table.bandwidth = Some(rate);
             self.metrics.measured(&self.peer, rate);
         } else {
@@ -253,7 +264,13 @@ impl Receiving {
     }
 
     /// Gives an event to a machine and does what it wants.
-    fn feed(&self, table: &mut Table, id: HandoffId, event: ReceiverEvent<'_>, now: Instant) -> Option<Placement> {
+    fn feed(
+        &self,
+        table: &mut Table,
+        id: HandoffId,
+        event: ReceiverEvent<'_>,
+        now: Instant,
+    ) -> Option<Placement> {
         let Some(entry) = table.handoffs.get_mut(&id) else {
             self.metrics.late(1);
             return None;

@@ -124,8 +124,13 @@ impl Sending {
         let full = table.handoffs.len() >= self.config.max_handoffs;
         // An empty range does no harm to a job that is refused below.
         let tokens = job.have.min(job.tokens())..job.tokens();
-        let terms =
-            SenderTerms { id, shape: self.local.kv.clone(), frame_bytes: self.config.frame_bytes(), tokens };
+        let terms = SenderTerms {
+            id,
+            shape: self.local.kv.clone(),
+            frame_bytes: self.config.frame_bytes(),
+            max_repeats: self.config.max_repeats(),
+            tokens,
+        };
         let entry = Entry { machine: Sender::new(terms), guard: None, listener: None, asked: now };
         table.handoffs.insert(id, entry);
         if let Err(error) = job.check() {
@@ -134,7 +139,8 @@ impl Sending {
             return Ok(None);
         }
         if full {
-            let busy = BusyReason { eta: self.config.ping_interval(), reason: "too many open handoffs".to_owned() };
+            let busy =
+                BusyReason { eta: self.config.ping_interval(), reason: "too many open handoffs".to_owned() };
             self.feed(table, id, SenderEvent::Refused(busy));
             return Ok(None);
         }

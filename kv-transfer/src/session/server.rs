@@ -7,14 +7,9 @@ use baton_protocol::{
     wire::{self, Control, Hello, Welcome, control::Message, prefill_server::Prefill},
 };
 use parking_lot::Mutex;
-use tokio::{
-    net::TcpListener,
-    sync::mpsc,
-    task::JoinSet,
-    time::timeout,
-};
+use tokio::{net::TcpListener, sync::mpsc, task::JoinSet, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
@@ -33,9 +28,13 @@ use crate::{
     transport::{FrameSender, Link, faulty, inproc, metered, tcp},
 };
 
-/// The sending side of all sessions of a node. Clones are the same service.
+/// The sending side of all sessions of a node. Clones are the same service;
+/// when the last one goes, its sessions end.
 #[derive(Clone)]
-pub struct PrefillService(Arc<Service>);
+pub struct PrefillService {
+    service: Arc<Service>,
+    _stop: Arc<DropGuard>,
+}
 
 struct Service {
     local: LocalNode,
@@ -79,19 +78,19 @@ impl PrefillService {
         prefiller: Arc<dyn Prefiller>,
     ) -> Result<Self, SessionError> {
         let addr = loopback(&config.data_listen.to_string())?;
-        let listener = bind(addr)
+        let (listener, data_addr) = bind(addr)
             .map_err(|error| SessionError::Listen { addr: addr.to_string(), reason: error.to_string() })?;
         let (expected, stop) = (Expected::default(), CancellationToken::new());
         let mut tasks = JoinSet::new();
         let (sockets, limit, stopped) = (expected.clone(), config.handshake_timeout(), stop.clone());
-        let (listener, data_addr) = listener;
         tasks.spawn(async move {
             tokio::select! {
                 () = listen(listener, sockets, limit) => {}
                 () = stopped.cancelled() => {}
             }
         });
-        Ok(Self(Arc::new(Service {
+        let guard = Arc::new(stop.clone().drop_guard());
+        let service = Arc::new(Service {
             local,
             config,
             metrics: TransferMetrics::new(Side::Sending),
@@ -101,19 +100,20 @@ impl PrefillService {
             peers: Mutex::default(),
             tasks: Mutex::new(tasks),
             stop,
-        })))
+        });
+        Ok(Self { service, _stop: guard })
     }
 
     /// Metrics, to be registered once.
     pub fn metrics(&self) -> &TransferMetrics {
-        &self.0.metrics
+        &self.service.metrics
     }
 
     /// Ends all sessions, and waits until their threads and tasks are gone. No
     /// session is taken any more.
     pub async fn shutdown(&self) {
-        self.0.stop.cancel();
-        let mut tasks = std::mem::take(&mut *self.0.tasks.lock());
+        self.service.stop.cancel();
+        let mut tasks = std::mem::take(&mut *self.service.tasks.lock());
         while tasks.join_next().await.is_some() {}
     }
 }
@@ -126,7 +126,7 @@ impl Prefill for PrefillService {
         &self,
         request: Request<Streaming<Control>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
-        let service = &self.0;
+        let service = &self.service;
         if request.remote_addr().is_some_and(|addr| !addr.ip().is_loopback()) {
             return Err(Status::permission_denied("only this machine, until there are certificates"));
         }
@@ -158,7 +158,6 @@ fn bind(addr: SocketAddr) -> std::io::Result<(TcpListener, String)> {
 
 impl Service {
     /// Makes a session of a HELLO that fits, and starts it.
-    #[expect(clippy::result_large_err, reason = "tonic's Status, on its way to tonic")]
     fn take(
         self: &Arc<Self>,
         hello: &Hello,
@@ -222,7 +221,8 @@ impl Service {
             link = faulty::sender(link, faults.clone());
         }
         link = metered::sender(link, self.metrics.clone());
-        let state = Sending::new(session, peer, self.local.clone(), self.config.clone(), self.metrics.clone());
+        let state =
+            Sending::new(session, peer, self.local.clone(), self.config.clone(), self.metrics.clone());
         let path = Running::start(state.clone(), link.closer.clone(), move |state: &Sending| {
             state.send(&mut *link.end)
         });
@@ -253,7 +253,11 @@ async fn open_path(pending: Pending, config: &TransferConfig) -> Result<Link<dyn
     }
 }
 
-async fn read(state: &Arc<Sending>, inbound: &mut Streaming<Control>, prefiller: &dyn Prefiller) -> SessionError {
+async fn read(
+    state: &Arc<Sending>,
+    inbound: &mut Streaming<Control>,
+    prefiller: &dyn Prefiller,
+) -> SessionError {
     let mut listeners = JoinSet::new();
     loop {
         let message = tokio::select! {

@@ -121,7 +121,11 @@ impl Faulty {
 // === impl Corrupt ===
 
 impl KvSource for Corrupt {
-    fn read(&self, span: &KvSpan, use_bytes: &mut dyn FnMut(&[IoSlice<'_>]) -> io::Result<()>) -> io::Result<()> {
+    fn read(
+        &self,
+        span: &KvSpan,
+        use_bytes: &mut dyn FnMut(&[IoSlice<'_>]) -> io::Result<()>,
+    ) -> io::Result<()> {
         self.source.read(span, &mut |pieces| {
             let mut bytes: Vec<u8> = pieces.iter().flat_map(|piece| piece.iter().copied()).collect();
             let bit = self.place % (bytes.len() as u64 * 8).max(1);

@@ -13,7 +13,9 @@ use std::{
 use baton_protocol::{FrameHeader, KvSink, KvSource};
 use parking_lot::{Condvar, Mutex};
 
-use super::{Closer, Crc, FrameReceiver, FrameSender, Link, PathError, Placement, Received, check_size, copy_pieces};
+use super::{
+    Closer, Crc, FrameReceiver, FrameSender, Link, PathError, Placement, Received, check_size, copy_pieces,
+};
 
 /// Frames in the queue at once.
 const QUEUED_FRAMES: usize = 2;
@@ -94,7 +96,9 @@ impl Queue {
 impl FrameSender for Sender {
     fn send(&mut self, header: &FrameHeader, source: &Arc<dyn KvSource>) -> Result<(), PathError> {
         let mut state = self.queue.state.lock();
-        self.queue.changed.wait_while(&mut state, |state| !state.closed && state.frames.len() >= QUEUED_FRAMES);
+        self.queue
+            .changed
+            .wait_while(&mut state, |state| !state.closed && state.frames.len() >= QUEUED_FRAMES);
         if state.closed {
             return Err(PathError::Closed);
         }

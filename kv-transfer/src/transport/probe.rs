@@ -32,7 +32,11 @@ pub fn frame(bytes: u32) -> (FrameHeader, Arc<dyn KvSource>) {
 }
 
 impl KvSource for Noise {
-    fn read(&self, _: &KvSpan, use_bytes: &mut dyn FnMut(&[IoSlice<'_>]) -> io::Result<()>) -> io::Result<()> {
+    fn read(
+        &self,
+        _: &KvSpan,
+        use_bytes: &mut dyn FnMut(&[IoSlice<'_>]) -> io::Result<()>,
+    ) -> io::Result<()> {
         use_bytes(&[IoSlice::new(&self.0)])
     }
 }

@@ -14,7 +14,8 @@ use std::{
 use baton_protocol::{FrameHeader, KvSource, SessionId, frame::HEADER_BYTES};
 
 use super::{
-    Closer, Crc, FrameReceiver, FrameSender, Link, MAX_FRAME_BYTES, PathError, Placement, Received, check_size,
+    Closer, Crc, FrameReceiver, FrameSender, Link, MAX_FRAME_BYTES, PathError, Placement, Received,
+    check_size,
 };
 
 /// Bytes that open a data socket: magic, session, secret.

@@ -208,9 +208,16 @@ fn faults_do_what_they_say() {
     assert_eq!(disturbed(FaultsConfig { corrupt_probability: 1.0, ..Default::default() }), all(false));
     let swapped = disturbed(FaultsConfig { reorder_probability: 1.0, ..Default::default() });
     assert_eq!(swapped, [1, 0, 3, 2, 5, 4, 7, 6, 9, 8].map(|seq| (seq, true)));
-    let late = FaultsConfig { delay_probability: 1.0, max_delay_ms: 2, stall_at_frame: Some(3), stall_ms: 5, ..Default::default() };
+    let late = FaultsConfig {
+        delay_probability: 1.0,
+        max_delay_ms: 2,
+        stall_at_frame: Some(3),
+        stall_ms: 5,
+        ..Default::default()
+    };
     assert_eq!(disturbed(late), all(true));
-    let some = FaultsConfig { seed: 3, drop_probability: 0.3, corrupt_probability: 0.3, ..Default::default() };
+    let some =
+        FaultsConfig { seed: 3, drop_probability: 0.3, corrupt_probability: 0.3, ..Default::default() };
     assert_eq!(disturbed(some.clone()), disturbed(some.clone()), "equal seeds disturb equally");
     assert_ne!(disturbed(some.clone()), disturbed(FaultsConfig { seed: 4, ..some }));
 }

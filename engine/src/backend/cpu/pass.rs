@@ -24,8 +24,9 @@ pub(super) struct Pass<'a, E> {
     rotation: Rotation,
     /// Residual stream: `[row][hidden]`.
     x: Vec<f32>,
-    /// Input of the next product: `[row][hidden]`.
-    normed: Vec<E>,
+    /// Input of the next product: `[row][hidden]`. Not rounded: this and `gated`
+    /// would be half of the error of the logits, and f32 products are hardly slower.
+    normed: Vec<f32>,
     /// `[row][q heads, k heads, v heads][head_dim]`
     qkv: Vec<f32>,
     /// Turned queries: `[row][head][head_dim]`.
@@ -33,7 +34,7 @@ pub(super) struct Pass<'a, E> {
     /// Output of attention: `[row][head][head_dim]`.
     attended: Vec<E>,
     /// `[row][intermediate]`
-    gated: Vec<E>,
+    gated: Vec<f32>,
 }
 
 /// Rows of one sequence.
@@ -109,12 +110,12 @@ impl<'a, E: Cached> Pass<'a, E> {
         for_each(pool, rows, lookups, |(token, x)| model.embedding.read_row(*token as usize, x));
         let q_width = config.heads * config.head_dim;
         Self {
-            normed: vec![E::default(); x.len()],
+            normed: vec![0.0; x.len()],
             x,
             qkv: vec![0.0; rows * (q_width + 2 * config.kv_heads * config.head_dim)],
             q: vec![E::default(); rows * q_width],
             attended: vec![E::default(); rows * q_width],
-            gated: vec![E::default(); rows * config.intermediate],
+            gated: vec![0.0; rows * config.intermediate],
             model,
             pool,
             memory,

@@ -69,8 +69,13 @@ fn every_event_in_every_state_of_the_sender() {
             for _ in 0..frames {
                 actions.extend(sender.on(SenderEvent::Skipped));
             }
-            let count = |want: fn(&SenderAction) -> bool| actions.iter().filter(|action| want(action)).count();
-            assert_eq!(count(|action| matches!(action, SenderAction::Close(_))), 1, "state {state}, event {event}");
+            let count =
+                |want: fn(&SenderAction) -> bool| actions.iter().filter(|action| want(action)).count();
+            assert_eq!(
+                count(|action| matches!(action, SenderAction::Close(_))),
+                1,
+                "state {state}, event {event}"
+            );
             assert!(!sender.is_open());
             let quiet = count(|action| matches!(action, SenderAction::Send(Message::Quiesced(_))));
             // A session that is gone, and a handoff the receiver closed without waiting, owe nothing.
@@ -194,9 +199,30 @@ fn a_wrong_digest_keeps_nothing() {
     let fin = Message::Fin(wire::Fin { id: None, frames: 1, digest: 1 });
     let actions = receiver.on(ReceiverEvent::Control(fin), now);
     let lost = actions.iter().find_map(|action| match action {
-        ReceiverAction::Emit(HandoffEvent::Lost { complete_tokens, sink, .. }) => Some((*complete_tokens, sink.is_none())),
+        ReceiverAction::Emit(HandoffEvent::Lost { complete_tokens, sink, .. }) => {
+            Some((*complete_tokens, sink.is_none()))
+        }
         _ => None,
     });
     assert_eq!(lost, Some((HAVE, true)));
     assert!(sink.quarantined.load(Ordering::SeqCst));
+}
+
+#[test]
+fn lost_is_told_only_when_no_frame_is_being_read() {
+    let lost = |actions: &[ReceiverAction]| {
+        actions.iter().any(|action| matches!(action, ReceiverAction::Emit(HandoffEvent::Lost { .. })))
+    };
+    let received = Received { header: frame(0), intact: true, duration: Duration::ZERO };
+    let aborted = || ReceiverEvent::Control(Message::Abort(Default::default()));
+    let down = || ReceiverEvent::SessionDown(Failure::new(ErrorCode::PeerLost, "x"));
+    for end in [aborted(), down(), ReceiverEvent::Orphaned] {
+        let sink = Memory::empty(&SHAPE, HAVE..TOKENS);
+        let (mut receiver, _) = receiver_in(3, &sink);
+        assert!(!lost(&receiver.on(end, Instant::now())));
+        assert!(!lost(
+            &receiver.on(ReceiverEvent::Control(Message::Quiesced(Default::default())), Instant::now())
+        ));
+        assert!(lost(&receiver.on(ReceiverEvent::Arrived(&received), Instant::now())));
+    }
 }

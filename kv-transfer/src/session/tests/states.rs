@@ -1,0 +1,128 @@
+//! The states of both ends without streams: numbers, pings, digests.
+
+use std::time::Instant;
+
+use baton_protocol::{
+    HandoffId, SessionId,
+    wire::{self, Control, control::Message},
+};
+
+use super::*;
+use crate::{
+    TransferMetrics,
+    metrics::Side,
+    session::{receiving::Receiving, running::SessionState, sending::Sending},
+    testing::handoff_id,
+};
+
+const SESSION: SessionId = SessionId(40);
+
+fn quiet() -> TransferConfig {
+    TransferConfig { probe_bytes: 0, ..TransferConfig::default() }
+}
+
+fn receiving() -> (Arc<Receiving>, TransferMetrics) {
+    let metrics = TransferMetrics::new(Side::Receiving);
+    (Receiving::new(SESSION, "p".into(), node("d", 2, 4), quiet(), metrics.clone()), metrics)
+}
+
+fn sending() -> Arc<Sending> {
+    Sending::new(SESSION, "d".into(), node("p", 1, 4), quiet(), TransferMetrics::new(Side::Sending))
+}
+
+fn control(number: u64, message: Message) -> Control {
+    Control { session: SESSION.0, number, message: Some(message) }
+}
+
+fn ping(open: u32, xor: u64) -> Message {
+    Message::Ping(wire::SessionPing { open, xor, reply: false })
+}
+
+fn sent(state: &impl SessionState) -> Vec<Message> {
+    std::iter::from_fn(|| state.pop()).filter_map(|control| control.message).collect()
+}
+
+#[test]
+fn a_gap_or_another_session_ends_it() {
+    let now = Instant::now();
+    let (receiving, _) = receiving();
+    assert_eq!(receiving.control(control(2, ping(0, 0)), now), Ok(()));
+    assert!(receiving.control(control(4, ping(0, 0)), now).is_err());
+    let sending = sending();
+    assert!(sending.control(control(2, ping(0, 0)), now).is_ok());
+    assert!(sending.control(control(2, ping(0, 0)), now).is_err());
+    let foreign = Control { session: 41, ..control(3, ping(0, 0)) };
+    assert!(sending.control(foreign, now).is_err());
+    assert!(sending.control(control(3, Message::Start(Default::default())), now).is_err());
+}
+
+#[test]
+fn a_silent_peer_is_lost_after_three_pings() {
+    let begun = Instant::now();
+    let (receiving, sending) = (receiving().0, sending());
+    let at = |ms| begun + Duration::from_millis(ms);
+    for state in [&*receiving as &dyn SessionState, &*sending] {
+        assert!(state.tick(at(2_900)).is_ok());
+        assert!(state.tick(at(3_500)).is_err());
+    }
+    receiving.control(control(2, ping(0, 0)), at(2_900)).unwrap();
+    assert!(receiving.tick(at(3_500)).is_ok(), "anything heard counts");
+}
+
+#[test]
+fn pings_carry_what_is_open() {
+    let (receiving, _) = receiving();
+    let begun = Instant::now();
+    let open = |leg| receiving.open(&ask(leg, TOKENS, 0), Box::new(Slot(None))).unwrap();
+    let (_one, two) = (open(0), open(1));
+    drop(two);
+    receiving.tick(begun + Duration::from_millis(1_500)).unwrap();
+    let messages = sent(&*receiving);
+    let xor = handoff_id(0).fold();
+    assert_eq!(messages.last(), Some(&ping(1, xor)), "{messages:?}");
+    assert!(matches!(messages[..3], [Message::Prefill(_), Message::Prefill(_), Message::Abort(_)]));
+}
+
+#[test]
+fn a_sender_that_knows_more_or_less_says_so() {
+    let now = Instant::now();
+    let sending = sending();
+    let prefill = Message::Prefill((&ask(3, TOKENS, 0)).into());
+    assert!(sending.control(control(2, prefill.clone()), now).unwrap().is_some());
+    assert!(
+        sending.control(control(3, prefill), now).unwrap().is_none(),
+        "asked for twice is asked for once"
+    );
+    sending.control(control(4, ping(1, handoff_id(3).fold())), now).unwrap();
+    assert!(matches!(sent(&*sending)[..], [Message::Ping(wire::SessionPing { reply: true, .. })]));
+    sending.control(control(5, ping(0, 0)), now).unwrap();
+    let messages = sent(&*sending);
+    let expected = wire::Reconcile { ids: vec![handoff_id(3).into()], up_to_number: 5 };
+    assert_eq!(messages[0], Message::Reconcile(expected));
+}
+
+#[tokio::test]
+async fn reconciling_ends_orphans_and_nothing_younger() {
+    let (receiving, metrics) = receiving();
+    let open = |leg| receiving.open(&ask(leg, TOKENS, 0), Box::new(Slot(None))).unwrap();
+    let (mut known, mut orphan, mut young) = (open(0), open(1), open(2));
+    sent(&*receiving);
+    let theirs = HandoffId { leg: 9, ..handoff_id(0) };
+    // PREFILLs have the numbers 2, 3 and 4.
+    let ids = vec![handoff_id(0).into(), theirs.into()];
+    let reconcile = Message::Reconcile(wire::Reconcile { ids, up_to_number: 3 });
+    receiving.control(control(2, reconcile), Instant::now()).unwrap();
+    assert!(matches!(orphan.next().await, Some(HandoffEvent::Lost { .. })));
+    assert_eq!(metrics.orphans(), 2);
+    let aborted = |message: Message| match message {
+        Message::Abort(abort) => HandoffId::try_from(abort.id.unwrap()).unwrap().leg,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(sent(&*receiving).into_iter().map(aborted).collect::<Vec<_>>(), [9, 1]);
+    receiving.end(SessionError::down("test"));
+    receiving.path_closed();
+    for handoff in [&mut known, &mut young] {
+        assert!(matches!(handoff.next().await, Some(HandoffEvent::Lost { .. })));
+    }
+    assert!(receiving.open(&ask(5, TOKENS, 0), Box::new(Slot(None))).is_err());
+}
