@@ -30,7 +30,8 @@ pub(crate) fn shown(values: &[f64]) -> String {
 pub fn check(runtime: &tokio::runtime::Runtime) -> Result<()> {
     let engine = engine::measure(&args::BenchEngine { settings: args::Settings::default(), runs: 3 })?;
     let transfer = transfer::measure(&args::BenchTransfer { mib: 256, runs: 5 })?;
-    let handoff = runtime.block_on(handoff::measure(&args::BenchHandoff { settings: args::Settings::default(), runs: 3 }))?;
+    let handoff = runtime
+        .block_on(handoff::measure(&args::BenchHandoff { settings: args::Settings::default(), runs: 3 }))?;
     let start = start::measure(&args::BenchStart { runs: 5 })?;
     let marks = [
         ("prefill 512 over candle's dense f32 matmul", engine.prefill_over_candle, 1.0),

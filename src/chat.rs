@@ -1,6 +1,5 @@
 //! `baton chat`: a terminal client of the OpenAI API.
 
-
 use std::io::{self, BufRead, IsTerminal};
 
 use anyhow::Result;
@@ -19,7 +18,8 @@ pub async fn run(url: &str, system: Option<&str>) -> Result<()> {
     if interactive {
         terminal::say(format_args!("{model} at {url} · /reset forgets, /exit leaves"));
     }
-    let opening: Vec<Value> = system.map(|text| json!({"role": "system", "content": text})).into_iter().collect();
+    let opening: Vec<Value> =
+        system.map(|text| json!({"role": "system", "content": text})).into_iter().collect();
     let mut messages = opening.clone();
     while let Some(line) = read_line(interactive)? {
         match line.trim() {

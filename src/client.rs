@@ -72,7 +72,14 @@ impl Client {
     /// When the server cannot be reached or serves none.
     pub async fn model(&self) -> Result<String> {
         let url = format!("{}/v1/models", self.base);
-        let list: Value = self.http.get(&url).send().await.with_context(|| format!("no server at {}", self.base))?.json().await?;
+        let list: Value = self
+            .http
+            .get(&url)
+            .send()
+            .await
+            .with_context(|| format!("no server at {}", self.base))?
+            .json()
+            .await?;
         let name = list["data"][0]["id"].as_str().ok_or_else(|| anyhow!("the server serves no model"))?;
         Ok(name.to_owned())
     }
@@ -166,7 +173,11 @@ pub fn quantile(durations: &[Duration], share: f64) -> Duration {
 
 /// Arithmetic mean; zero when there are none.
 pub fn mean(durations: &[Duration]) -> Duration {
-    if durations.is_empty() { Duration::ZERO } else { durations.iter().sum::<Duration>() / durations.len() as u32 }
+    if durations.is_empty() {
+        Duration::ZERO
+    } else {
+        durations.iter().sum::<Duration>() / durations.len() as u32
+    }
 }
 
 #[cfg(test)]

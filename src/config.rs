@@ -183,10 +183,17 @@ impl ClusterConfig {
             let id = NodeId(format!("{}-{}", names.join("-"), std::process::id()));
             self.nodes = vec![NodeConfig { id, roles: roles.to_vec(), listen: any_loopback_port() }];
         } else if self.nodes.is_empty() {
-            self.nodes = vec![NodeConfig { id: "local".into(), roles: Role::ALL.to_vec(), listen: any_loopback_port() }];
+            self.nodes = vec![NodeConfig {
+                id: "local".into(),
+                roles: Role::ALL.to_vec(),
+                listen: any_loopback_port(),
+            }];
         }
         for name in named {
-            ensure!(self.nodes.iter().any(|node| node.id.0 == *name), "there is no node {name:?} in the config");
+            ensure!(
+                self.nodes.iter().any(|node| node.id.0 == *name),
+                "there is no node {name:?} in the config"
+            );
         }
         if !named.is_empty() {
             self.nodes.retain(|node| named.contains(&node.id.0));
@@ -205,7 +212,8 @@ impl ClusterConfig {
     /// # Errors
     /// When it cannot be had.
     pub fn make_model_available(&self, note: &mut dyn FnMut(&str)) -> Result<()> {
-        if self.engine.backend == BackendKind::Cpu && baton_model::resolve(&self.model, &baton_model::default_cache()).is_err()
+        if self.engine.backend == BackendKind::Cpu
+            && baton_model::resolve(&self.model, &baton_model::default_cache()).is_err()
         {
             baton_model::pull(&self.model, &baton_model::default_cache(), note)?;
         }
@@ -239,7 +247,10 @@ impl ClusterConfig {
             self.frontend.listen
         );
         ensure!((1..=1024).contains(&self.engine.page_tokens), "engine.page_tokens must be 1 to 1024");
-        ensure!(self.engine.pages > 0 || self.engine.kv_memory_mib > 0, "engine.pages or engine.kv_memory_mib must be above 0");
+        ensure!(
+            self.engine.pages > 0 || self.engine.kv_memory_mib > 0,
+            "engine.pages or engine.kv_memory_mib must be above 0"
+        );
         Ok(())
     }
 }
@@ -254,10 +265,15 @@ fn assign(table: &mut toml::Table, assignment: &str) -> Result<()> {
         bail!("--set {assignment:?} is not KEY=VALUE");
     };
     let parsed: Result<toml::Table, _> = format!("value = {value}").parse();
-    let value = parsed.ok().and_then(|mut table| table.remove("value")).unwrap_or_else(|| toml::Value::String(value.to_owned()));
+    let value = parsed
+        .ok()
+        .and_then(|mut table| table.remove("value"))
+        .unwrap_or_else(|| toml::Value::String(value.to_owned()));
     let mut place = table;
     let mut path: Vec<&str> = key.split('.').collect();
-    let Some(last) = path.pop().filter(|last| !last.is_empty()) else { bail!("--set {assignment:?} has no key") };
+    let Some(last) = path.pop().filter(|last| !last.is_empty()) else {
+        bail!("--set {assignment:?} has no key")
+    };
     for part in path {
         let entry = place.entry(part).or_insert_with(|| toml::Value::Table(toml::Table::new()));
         let Some(inner) = entry.as_table_mut() else { bail!("--set {key}: {part} is not a section") };
@@ -278,7 +294,14 @@ mod tests {
 
     #[test]
     fn settings_reach_their_place() {
-        let config = with(&["engine.pages=77", "engine.precision=reference", "model=a b", "registry.kind=etcd", "registry.endpoints=[\"x\"]"]).unwrap();
+        let config = with(&[
+            "engine.pages=77",
+            "engine.precision=reference",
+            "model=a b",
+            "registry.kind=etcd",
+            "registry.endpoints=[\"x\"]",
+        ])
+        .unwrap();
         assert_eq!(config.engine.pages, 77);
         assert_eq!(config.engine.precision, Precision::Reference);
         assert_eq!(config.model, "a b");
@@ -287,7 +310,15 @@ mod tests {
 
     #[test]
     fn what_is_not_known_is_refused() {
-        for set in ["engine.pagess=1", "nonsense=1", "engine.pages=-1", "engine=3", "novalue", "=1", "engine.backend=tpu"] {
+        for set in [
+            "engine.pagess=1",
+            "nonsense=1",
+            "engine.pages=-1",
+            "engine=3",
+            "novalue",
+            "=1",
+            "engine.backend=tpu",
+        ] {
             assert!(with(&[set]).is_err(), "{set}");
         }
     }

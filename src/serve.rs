@@ -155,13 +155,15 @@ impl Cluster {
     }
 
     async fn start_coordinator(&mut self, mut metrics: Metrics) -> Result<()> {
-        let (coordinator, tasks) = Coordinator::new(self.config.coordinator.clone(), Arc::clone(&self.registry));
+        let (coordinator, tasks) =
+            Coordinator::new(self.config.coordinator.clone(), Arc::clone(&self.registry));
         self.coordinator = Some(tasks);
         coordinator.metrics().register(&mut metrics);
         let http = HttpMetrics::register(&mut metrics);
         let limits = self.config.frontend.clone();
-        let listener =
-            TcpListener::bind(limits.listen).await.with_context(|| format!("cannot listen on {}", limits.listen))?;
+        let listener = TcpListener::bind(limits.listen)
+            .await
+            .with_context(|| format!("cannot listen on {}", limits.listen))?;
         self.url = Some(format!("http://{}", listener.local_addr()?));
         let services =
             Services { dispatch: Arc::new(coordinator.clone()), registry: Arc::new(metrics), metrics: http };

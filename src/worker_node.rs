@@ -62,8 +62,9 @@ impl WorkerNode {
         (registry, metrics): (&dyn Registry, &mut Metrics),
     ) -> Result<Self> {
         let (worker, engine) = EngineWorker::start(compute.engine(&config.engine));
-        let listener =
-            TcpListener::bind(node.listen).await.with_context(|| format!("cannot listen on {}", node.listen))?;
+        let listener = TcpListener::bind(node.listen)
+            .await
+            .with_context(|| format!("cannot listen on {}", node.listen))?;
         let info = describe(node, compute, &engine, listener.local_addr()?);
         let local = LocalNode {
             cluster: config.cluster.clone(),
@@ -73,7 +74,8 @@ impl WorkerNode {
             kv: info.kv.clone(),
         };
         let prefill = PrefillNode::new(engine.clone(), &config.prefill);
-        let prefill_service = PrefillService::new(local.clone(), config.transfer.clone(), Arc::clone(&prefill) as _)?;
+        let prefill_service =
+            PrefillService::new(local.clone(), config.transfer.clone(), Arc::clone(&prefill) as _)?;
         let sessions = Arc::new(Sessions::new(local, config.transfer.clone()));
         let decode = DecodeNode::new(engine.clone(), Arc::clone(&sessions), config.decode.clone());
         register_metrics(metrics, &engine, (&prefill, &decode), (&prefill_service, &sessions));
@@ -90,7 +92,18 @@ impl WorkerNode {
         #[expect(clippy::disallowed_methods, reason = "owned by the node and joined at shutdown")]
         let server = tokio::spawn(router.serve_with_incoming_shutdown(incoming, stopped));
         let registration = registry.register(info.clone());
-        Ok(Self { info, registration, draining, stop, server, prefill, prefill_service, decode, sessions, engine: worker })
+        Ok(Self {
+            info,
+            registration,
+            draining,
+            stop,
+            server,
+            prefill,
+            prefill_service,
+            decode,
+            sessions,
+            engine: worker,
+        })
     }
 
     /// Its name.
@@ -107,7 +120,9 @@ impl WorkerNode {
     pub async fn shutdown(self, grace: Duration) {
         self.draining.store(true, Ordering::SeqCst);
         self.registration.withdraw(WITHDRAW_LIMIT).await;
-        let drained = tokio::time::timeout(grace, async { tokio::join!(self.prefill.drain(), self.decode.drain()) }).await;
+        let drained =
+            tokio::time::timeout(grace, async { tokio::join!(self.prefill.drain(), self.decode.drain()) })
+                .await;
         if drained.is_err() {
             note(format_args!("node {}: grace is over, ending what still runs", self.info.id));
         }
@@ -166,7 +181,12 @@ fn node_service(
             }
         })
     };
-    NodeService::new(describe, load, [(info.text_digest.clone(), compute.text.to_bytes().into())], stop.clone())
+    NodeService::new(
+        describe,
+        load,
+        [(info.text_digest.clone(), compute.text.to_bytes().into())],
+        stop.clone(),
+    )
 }
 
 fn register_metrics(
@@ -178,6 +198,6 @@ fn register_metrics(
     engine.metrics().register(metrics);
     prefill.metrics().register(metrics);
     decode.metrics().register(metrics);
-    serving.metrics().register(metrics.sub_registry_with_label(("side".into(), "sending".into())));
-    sessions.metrics().register(metrics.sub_registry_with_label(("side".into(), "receiving".into())));
+    serving.metrics().register(metrics);
+    sessions.metrics().register(metrics);
 }

@@ -48,7 +48,8 @@ fn plan() -> Plan {
 }
 
 fn case(seed: u64, prompt_tokens: usize, max_tokens: usize, choices: u32) -> Case {
-    let prompt: Vec<u32> = (0..prompt_tokens).map(|i| 32 + ((seed as usize * 31 + i * 7) % 90) as u32).collect();
+    let prompt: Vec<u32> =
+        (0..prompt_tokens).map(|i| 32 + ((seed as usize * 31 + i * 7) % 90) as u32).collect();
     let body = json!({
         "model": "mock", "prompt": prompt, "max_tokens": max_tokens, "n": choices, "seed": seed,
         "temperature": 1.0, "stream": true, "ignore_eos": true, "stream_options": {"include_usage": true},
@@ -62,7 +63,11 @@ impl Case {
     fn assert_whole(&self, answer: &StreamedAnswer) {
         assert_eq!(answer.outcome, Outcome::Done, "{answer:?}");
         assert_eq!(answer.texts, self.expected);
-        assert!(answer.reasons.iter().all(|reason| reason.as_deref() == Some("length")), "{:?}", answer.reasons);
+        assert!(
+            answer.reasons.iter().all(|reason| reason.as_deref() == Some("length")),
+            "{:?}",
+            answer.reasons
+        );
         let tokens = self.body["max_tokens"].as_u64().unwrap() * self.body["n"].as_u64().unwrap();
         assert_eq!(answer.usage["completion_tokens"].as_u64(), Some(tokens), "{}", answer.usage);
     }
@@ -76,7 +81,12 @@ impl Case {
 }
 
 /// Starts `cases` and does `fault` once `when` holds for the first of them.
-async fn under_fault(cluster: &mut Cluster, cases: &[Case], settle: Duration, fault: impl FnOnce(&mut Cluster)) -> Vec<StreamedAnswer> {
+async fn under_fault(
+    cluster: &mut Cluster,
+    cases: &[Case],
+    settle: Duration,
+    fault: impl FnOnce(&mut Cluster),
+) -> Vec<StreamedAnswer> {
     let (http, url) = (cluster.http.clone(), cluster.url.clone());
     let streams = futures::future::join_all(cases.iter().map(|case| complete(&http, &url, &case.body)));
     let breaking = async {
@@ -91,7 +101,10 @@ async fn a_prefill_node_killed_mid_prefill_costs_no_answer() {
     let mut cluster = Cluster::start(&plan()).await;
     for round in 0..counts().chaos_rounds as u64 {
         let cases: Vec<_> = (0..8).map(|i| case(round * 100 + i, 150 + 20 * i as usize, 24, 1)).collect();
-        let answers = under_fault(&mut cluster, &cases, Duration::from_millis(150), |cluster| cluster.kill("prefill-1")).await;
+        let answers = under_fault(&mut cluster, &cases, Duration::from_millis(150), |cluster| {
+            cluster.kill("prefill-1");
+        })
+        .await;
         for (case, answer) in cases.iter().zip(&answers) {
             case.assert_whole(answer);
         }
@@ -105,8 +118,11 @@ async fn a_prefill_node_killed_mid_prefill_costs_no_answer() {
 async fn a_decode_node_killed_mid_stream_is_resumed_by_another() {
     let mut cluster = Cluster::start(&plan()).await;
     for round in 0..counts().chaos_rounds as u64 {
-        let cases: Vec<_> = (0..6).map(|i| case(round * 100 + i, 60, 60, if i % 2 == 0 { 1 } else { 3 })).collect();
-        let answers = under_fault(&mut cluster, &cases, Duration::from_millis(700), |cluster| cluster.kill("decode-1")).await;
+        let cases: Vec<_> =
+            (0..6).map(|i| case(round * 100 + i, 60, 60, if i % 2 == 0 { 1 } else { 3 })).collect();
+        let answers =
+            under_fault(&mut cluster, &cases, Duration::from_millis(700), |cluster| cluster.kill("decode-1"))
+                .await;
         for (case, answer) in cases.iter().zip(&answers) {
             case.assert_whole(answer);
         }
@@ -120,7 +136,8 @@ async fn a_decode_node_killed_mid_stream_is_resumed_by_another() {
 async fn a_decode_node_killed_between_first_token_and_commit_is_resumed() {
     // Each frame is held back, so that the first token is long out before the KV is in.
     let faults = "\n[transfer.faults]\nseed = 1\ndelay_probability = 1.0\nmax_delay_ms = 60\n";
-    let mut cluster = Cluster::start(&Plan { settings: SETTINGS.to_owned() + faults, prefill: 2, decode: 2 }).await;
+    let mut cluster =
+        Cluster::start(&Plan { settings: SETTINGS.to_owned() + faults, prefill: 2, decode: 2 }).await;
     for round in 0..counts().chaos_rounds as u64 {
         let cases: Vec<_> = (0..4).map(|i| case(round * 100 + i, 120, 30, 3)).collect();
         let (http, url) = (cluster.http.clone(), cluster.url.clone());
@@ -172,8 +189,10 @@ async fn a_stopped_node_hangs_nobody_and_says_nothing_after_it_wakes() {
     for node in ["decode-1", "prefill-1"] {
         let mut cluster = Cluster::start(&plan()).await;
         let cases: Vec<_> = (0..6).map(|i| case(i, 80, 40, 1)).collect();
-        let answers =
-            under_fault(&mut cluster, &cases, Duration::from_millis(400), |cluster| cluster.nodes[node].signal("STOP")).await;
+        let answers = under_fault(&mut cluster, &cases, Duration::from_millis(400), |cluster| {
+            cluster.nodes[node].signal("STOP");
+        })
+        .await;
         for (case, answer) in cases.iter().zip(&answers) {
             case.assert_whole(answer);
         }
@@ -189,12 +208,15 @@ async fn a_stopped_node_hangs_nobody_and_says_nothing_after_it_wakes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_that_leave_leave_nothing_behind() {
     let cluster = Cluster::start(&plan()).await;
-    let cases: Vec<_> = (0..counts().disconnects as u64).map(|i| case(i, 20 + (i as usize * 37) % 200, 60, 1 + (i % 3) as u32)).collect();
+    let cases: Vec<_> = (0..counts().disconnects as u64)
+        .map(|i| case(i, 20 + (i as usize * 37) % 200, 60, 1 + (i % 3) as u32))
+        .collect();
     for wave in cases.chunks(8) {
         let (http, url) = (&cluster.http, &cluster.url);
         let streams = wave.iter().enumerate().map(|(i, case)| async move {
             let leave_after = (i * 13) % 50;
-            let answer = complete_until(http, url, &case.body, |answer| answer.texts[0].len() > leave_after).await;
+            let answer =
+                complete_until(http, url, &case.body, |answer| answer.texts[0].len() > leave_after).await;
             case.assert_prefix(&answer);
         });
         futures::future::join_all(streams).await;

@@ -13,9 +13,14 @@ fn every_cluster_config_loads() {
         let path = entry.unwrap().path();
         found.push(path.file_name().unwrap().to_str().unwrap().to_owned());
         let settings = Settings { config: Some(path.clone()), ..Settings::default() };
-        let mut config = ClusterConfig::load(&settings).unwrap_or_else(|error| panic!("{}: {error:#}", path.display()));
+        let mut config =
+            ClusterConfig::load(&settings).unwrap_or_else(|error| panic!("{}: {error:#}", path.display()));
         for role in Role::ALL {
-            assert!(config.nodes.iter().any(|node| node.roles.contains(&role)), "{}: no {role}", path.display());
+            assert!(
+                config.nodes.iter().any(|node| node.roles.contains(&role)),
+                "{}: no {role}",
+                path.display()
+            );
         }
         config.choose_nodes(&[], &[]).unwrap();
     }

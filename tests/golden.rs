@@ -93,8 +93,13 @@ impl<'a> Alone<'a> {
     fn feed(&mut self, more: &[u32]) -> Vec<f32> {
         let start = self.tokens.len();
         self.tokens.extend_from_slice(more);
-        let sequence =
-            BatchSequence { tokens: &self.tokens, start, end: self.tokens.len(), pages: &self.pages, wants_logits: true };
+        let sequence = BatchSequence {
+            tokens: &self.tokens,
+            start,
+            end: self.tokens.len(),
+            pages: &self.pages,
+            wants_logits: true,
+        };
         let batch = Batch { sequences: vec![sequence] };
         self.backend.forward(&batch, &self.memory, &mut |_| {}).unwrap().values
     }
@@ -113,7 +118,11 @@ fn reference_precision_is_token_exact() {
         let mut logits = alone.feed(&case.prompt_ids);
         for (id, expected) in case.first_step_top5.ids.iter().zip(&case.first_step_top5.logits) {
             let found = logits[*id as usize];
-            assert!((found - expected).abs() <= 1e-3, "{}: logit of {id} is {found}, not {expected}", case.name);
+            assert!(
+                (found - expected).abs() <= 1e-3,
+                "{}: logit of {id} is {found}, not {expected}",
+                case.name
+            );
         }
         for (step, &expected) in case.output_ids[..case.compare_until_f32].iter().enumerate() {
             let found = argmax(&logits);
@@ -132,7 +141,11 @@ fn default_precision_stays_close_at_every_step() {
         for (index, (step, &forced)) in case.steps.iter().zip(&case.output_ids).enumerate() {
             for (id, expected) in step.top2_ids.iter().zip(step.top2_logits) {
                 let found = logits[*id as usize];
-                assert!((found - expected).abs() <= 0.3, "{} step {index}: {found}, not {expected}", case.name);
+                assert!(
+                    (found - expected).abs() <= 0.3,
+                    "{} step {index}: {found}, not {expected}",
+                    case.name
+                );
             }
             if step.gap >= 0.6 {
                 assert_eq!(argmax(&logits), forced, "{} step {index}", case.name);
@@ -167,7 +180,12 @@ async fn check_through(cluster: &Cluster, until: impl Fn(&Case) -> usize, split:
         assert_eq!(answer.outcome, Outcome::Done, "{}: {answer:?}", case.name);
         let mut text = model().text.detokenizer();
         let expected: String = case.output_ids[..until(case)].iter().map(|&token| text.push(token)).collect();
-        assert!(answer.texts[0].starts_with(&expected), "{}: {:?} is not {expected:?}", case.name, answer.texts[0]);
+        assert!(
+            answer.texts[0].starts_with(&expected),
+            "{}: {:?} is not {expected:?}",
+            case.name,
+            answer.texts[0]
+        );
         let prefilled_by = answer.usage["baton_bill"]["prefill_node"].as_str().unwrap_or("");
         assert_eq!(!prefilled_by.is_empty(), split, "{}: {}", case.name, answer.usage);
     }

@@ -27,10 +27,11 @@ fn chat(change: &Value) -> Value {
 
 /// Bodies and the statuses they may get.
 fn bodies() -> Vec<(String, u16)> {
-    let mut bodies: Vec<(String, u16)> = ["", "{", "null", "[]", "1", "\"x\"", "{\"model\":\"mock\"", "{\"a\":1,\"a\":2}", "\u{feff}{}"]
-        .iter()
-        .map(|text| ((*text).to_owned(), 400))
-        .collect();
+    let mut bodies: Vec<(String, u16)> =
+        ["", "{", "null", "[]", "1", "\"x\"", "{\"model\":\"mock\"", "{\"a\":1,\"a\":2}", "\u{feff}{}"]
+            .iter()
+            .map(|text| ((*text).to_owned(), 400))
+            .collect();
     bodies.push(("[".repeat(100_000), 400));
     bodies.push((chat(&json!({"model": "nobody"})).to_string(), 404));
     let changes = [

@@ -95,7 +95,8 @@ impl FrameHeader {
         if bytes[60..76].iter().any(|&byte| byte != 0) {
             return Err(FrameError::Malformed { field: "reserved" });
         }
-        let request = RequestId::from_bytes(&bytes[4..20]).ok_or(FrameError::Malformed { field: "request" })?;
+        let request =
+            RequestId::from_bytes(&bytes[4..20]).ok_or(FrameError::Malformed { field: "request" })?;
         let span = KvSpan { layers: word(32)..word(36), tokens: word(40)..word(44) };
         let heads = ((word(48) & 0xffff) as u16, (word(48) >> 16) as u16);
         if span.layers.is_empty() {
@@ -141,7 +142,16 @@ mod tests {
     use super::*;
 
     fn header() -> impl Strategy<Value = FrameHeader> {
-        (any::<u128>(), any::<[u32; 5]>(), 0..100u32, 1..100u32, 0..100_000u32, 1..4096u32, 0..64u16, 1..64u16)
+        (
+            any::<u128>(),
+            any::<[u32; 5]>(),
+            0..100u32,
+            1..100u32,
+            0..100_000u32,
+            1..4096u32,
+            0..64u16,
+            1..64u16,
+        )
             .prop_map(|(request, w, l, ln, t, tn, h, hn)| FrameHeader {
                 handoff: HandoffId { request: RequestId(request), attempt: w[0], leg: w[1] },
                 seq: w[2],

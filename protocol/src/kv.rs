@@ -55,7 +55,11 @@ pub trait KvSource: Send + Sync {
     ///
     /// # Errors
     /// Whatever `use_bytes` returns; `InvalidInput` when the span is not covered.
-    fn read(&self, span: &KvSpan, use_bytes: &mut dyn FnMut(&[IoSlice<'_>]) -> io::Result<()>) -> io::Result<()>;
+    fn read(
+        &self,
+        span: &KvSpan,
+        use_bytes: &mut dyn FnMut(&[IoSlice<'_>]) -> io::Result<()>,
+    ) -> io::Result<()>;
 }
 
 /// Pages that a handoff fills. Holding it keeps the pages bound (state
@@ -65,7 +69,11 @@ pub trait KvSink: Send + Sync {
     ///
     /// # Errors
     /// Whatever `fill` returns; `InvalidInput` when the span is not covered.
-    fn write(&self, span: &KvSpan, fill: &mut dyn FnMut(&mut [IoSliceMut<'_>]) -> io::Result<()>) -> io::Result<()>;
+    fn write(
+        &self,
+        span: &KvSpan,
+        fill: &mut dyn FnMut(&mut [IoSliceMut<'_>]) -> io::Result<()>,
+    ) -> io::Result<()>;
 
     /// Token positions the sink's pages cover: spans must lie within.
     fn tokens(&self) -> Range<u32>;
@@ -189,7 +197,8 @@ impl KvShape {
 impl PageCounts {
     /// Whether every page is accounted for.
     pub const fn sums_to_total(&self) -> bool {
-        self.free + self.cached + self.running + self.receiving + self.sending + self.quarantined == self.total
+        self.free + self.cached + self.running + self.receiving + self.sending + self.quarantined
+            == self.total
     }
 
     /// Whether nothing but cache is held.

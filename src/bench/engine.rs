@@ -12,7 +12,12 @@ use baton_engine::{
 use candle_core::{Device, Tensor};
 
 use super::{median, shown};
-use crate::{args, compute::Compute, config::ClusterConfig, terminal::{note, say}};
+use crate::{
+    args,
+    compute::Compute,
+    config::ClusterConfig,
+    terminal::{note, say},
+};
 
 /// What came out.
 pub struct Measured {

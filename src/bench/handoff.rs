@@ -55,7 +55,8 @@ async fn ask(url: &str, runs: usize) -> Result<Measured> {
     for words in PROMPT_WORDS {
         let (mut first, mut exposed, mut share, mut rate, mut tokens) = (vec![], vec![], vec![], vec![], 0);
         for run in 0..runs {
-            let prompt: String = (0..words).map(|i| format!(" {}", WORDS[(i * 7 + run * 13 + words) % WORDS.len()])).collect();
+            let prompt: String =
+                (0..words).map(|i| format!(" {}", WORDS[(i * 7 + run * 13 + words) % WORDS.len()])).collect();
             let body = json!({
                 "model": model, "messages": [{"role": "user", "content": format!("{run}{prompt}")}], "stream": true,
                 "max_tokens": 4, "temperature": 0, "stream_options": {"include_usage": true},
@@ -83,6 +84,6 @@ async fn ask(url: &str, runs: usize) -> Result<Measured> {
 }
 
 const WORDS: [&str; 16] = [
-    "river", "stone", "light", "paper", "winter", "garden", "music", "window", "train", "bread", "cloud", "forest", "letter",
-    "silver", "morning", "harbour",
+    "river", "stone", "light", "paper", "winter", "garden", "music", "window", "train", "bread", "cloud",
+    "forest", "letter", "silver", "morning", "harbour",
 ];

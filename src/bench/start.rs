@@ -52,7 +52,9 @@ fn once() -> Result<f64> {
 
 fn until_ready(output: impl Read, started: Instant) -> Result<f64> {
     let lines = BufReader::new(output).lines();
-    let mut ready = lines.map_while(Result::ok).filter_map(|line| line.split("ready at http://").nth(1).map(str::to_owned));
+    let mut ready = lines
+        .map_while(Result::ok)
+        .filter_map(|line| line.split("ready at http://").nth(1).map(str::to_owned));
     let addr = ready.next().context("the server ended before it was ready")?;
     while !answers_ready(addr.trim())? {
         ensure!(started.elapsed() < Duration::from_secs(60), "not ready after a minute");

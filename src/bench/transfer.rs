@@ -24,7 +24,8 @@ pub struct Measured {
 }
 
 /// SmolLM2-135M's KV in bf16.
-const SHAPE: KvShape = KvShape { layers: 30, kv_heads: 3, head_dim: 64, dtype: KvDtype::Bf16, page_tokens: 16 };
+const SHAPE: KvShape =
+    KvShape { layers: 30, kv_heads: 3, head_dim: 64, dtype: KvDtype::Bf16, page_tokens: 16 };
 /// Tokens of one handoff: 1,024 are 23.6 MB.
 const TOKENS: u32 = 1024;
 /// Layers of a frame: five are 3.9 MB.

@@ -116,7 +116,5 @@ fn take(event: &Value, answer: &mut StreamedAnswer) {
 /// What the mock backend must answer, by choice.
 pub fn mock_expected(prompt: &[u32], sampling: &Sampling, choices: u32, tokens: usize) -> Vec<String> {
     let text = baton_model::ModelText::mock();
-    (0..choices)
-        .map(|choice| text.decode(&mock::expected(prompt, sampling, choice, tokens)))
-        .collect()
+    (0..choices).map(|choice| text.decode(&mock::expected(prompt, sampling, choice, tokens))).collect()
 }
