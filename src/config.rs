@@ -25,6 +25,8 @@ pub struct ClusterConfig {
     pub engine: EngineSection,
     /// The OpenAI API.
     pub frontend: baton_frontend::Config,
+    /// Where a process without the API serves `/metrics` and `/health`.
+    pub metrics_listen: SocketAddr,
     /// Routing and admission.
     pub coordinator: baton_coordinator::CoordinatorConfig,
     /// Sessions, frames and transports.
@@ -118,6 +120,7 @@ impl Default for ClusterConfig {
             registry: RegistryConfig::Memory,
             engine: EngineSection::default(),
             frontend: Default::default(),
+            metrics_listen: any_loopback_port(),
             coordinator: Default::default(),
             transfer: Default::default(),
             prefill: Default::default(),
@@ -245,6 +248,11 @@ impl ClusterConfig {
             self.frontend.listen.ip().is_loopback(),
             "frontend.listen {} is beyond loopback, which needs API keys: they do not exist yet",
             self.frontend.listen
+        );
+        ensure!(
+            self.metrics_listen.ip().is_loopback(),
+            "metrics_listen {} is beyond loopback",
+            self.metrics_listen
         );
         ensure!((1..=1024).contains(&self.engine.page_tokens), "engine.page_tokens must be 1 to 1024");
         ensure!(

@@ -89,6 +89,7 @@ impl Cluster {
         let started = cluster.start_nodes(&mut metrics).await;
         let started = match started {
             Ok(()) if cluster.routes() => cluster.start_coordinator(metrics).await,
+            Ok(()) => cluster.start_metrics(metrics).await,
             other => other,
         };
         match started {
@@ -151,6 +152,19 @@ impl Cluster {
         for node in config.nodes.iter().filter(|node| !works(node)) {
             say(format_args!("node {} routes", node.id));
         }
+        Ok(())
+    }
+
+    /// A process without the API still shows its metrics, on a port of the system's choice.
+    async fn start_metrics(&mut self, metrics: Metrics) -> Result<()> {
+        let listener = TcpListener::bind(self.config.metrics_listen)
+            .await
+            .with_context(|| format!("cannot listen on {}", self.config.metrics_listen))?;
+        say(format_args!("metrics at http://{}/metrics", listener.local_addr()?));
+        let (limits, stop) = (self.config.frontend.clone(), self.stop.clone().cancelled_owned());
+        #[expect(clippy::disallowed_methods, reason = "owned by the cluster and joined at shutdown")]
+        let serving = tokio::spawn(baton_frontend::serve_metrics(listener, limits, Arc::new(metrics), stop));
+        self.frontend = Some(serving);
         Ok(())
     }
 

@@ -96,6 +96,16 @@ async fn under_fault(
     tokio::join!(streams, breaking).0
 }
 
+/// Every answer is whole, every page comes back, and the lost node can join again.
+async fn assert_recovered(cluster: &mut Cluster, lost: &str, cases: &[Case], answers: &[StreamedAnswer]) {
+    for (case, answer) in cases.iter().zip(answers) {
+        case.assert_whole(answer);
+    }
+    cluster.wait_until_idle(AFTER_LOSS).await;
+    cluster.start_node(lost);
+    cluster.wait_for_members(4).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_prefill_node_killed_mid_prefill_costs_no_answer() {
     let mut cluster = Cluster::start(&plan()).await;
@@ -105,12 +115,7 @@ async fn a_prefill_node_killed_mid_prefill_costs_no_answer() {
             cluster.kill("prefill-1");
         })
         .await;
-        for (case, answer) in cases.iter().zip(&answers) {
-            case.assert_whole(answer);
-        }
-        cluster.wait_until_idle(AFTER_LOSS).await;
-        cluster.start_node("prefill-1");
-        cluster.wait_for_members(4).await;
+        assert_recovered(&mut cluster, "prefill-1", &cases, &answers).await;
     }
 }
 
@@ -123,12 +128,7 @@ async fn a_decode_node_killed_mid_stream_is_resumed_by_another() {
         let answers =
             under_fault(&mut cluster, &cases, Duration::from_millis(700), |cluster| cluster.kill("decode-1"))
                 .await;
-        for (case, answer) in cases.iter().zip(&answers) {
-            case.assert_whole(answer);
-        }
-        cluster.wait_until_idle(AFTER_LOSS).await;
-        cluster.start_node("decode-1");
-        cluster.wait_for_members(4).await;
+        assert_recovered(&mut cluster, "decode-1", &cases, &answers).await;
     }
 }
 
@@ -158,12 +158,7 @@ async fn a_decode_node_killed_between_first_token_and_commit_is_resumed() {
             cluster.kill("decode-1");
         };
         let (answers, ()) = tokio::join!(answers, breaking);
-        for (case, answer) in cases.iter().zip(&answers) {
-            case.assert_whole(answer);
-        }
-        cluster.wait_until_idle(AFTER_LOSS).await;
-        cluster.start_node("decode-1");
-        cluster.wait_for_members(4).await;
+        assert_recovered(&mut cluster, "decode-1", &cases, &answers).await;
     }
 }
 

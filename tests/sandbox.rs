@@ -120,6 +120,17 @@ impl Cluster {
         Some(report.pages?.into())
     }
 
+    /// Pages by state and in all, as a node's `/metrics` has them in one scrape.
+    pub async fn scrape_pages(&self, node: &str) -> (u64, u64) {
+        let url = self.nodes[node].metrics_url().expect("a worker says where its metrics are");
+        let text = self.http.get(url).send().await.unwrap().text().await.unwrap();
+        let value =
+            |line: &str| line.rsplit(' ').next().and_then(|value| value.parse::<f64>().ok()).unwrap() as u64;
+        let sum = text.lines().filter(|line| line.starts_with("baton_kv_pages{")).map(value).sum();
+        let total = text.lines().find(|line| line.starts_with("baton_kv_pool_pages{"));
+        (sum, value(total.expect("the pool's size is a metric")))
+    }
+
     /// Waits until every living worker holds nothing but cache; sums must hold in every look.
     pub async fn wait_until_idle(&self, within: Duration) {
         let deadline = tokio::time::Instant::now() + within;

@@ -110,12 +110,17 @@ impl Collector for Pages {
             ConstGauge::new(count as i64).encode(pages.encode_family(&labels)?)?;
         }
         for (name, help, count) in [
-            ("kv_pages_total", "Pages of the pool", counts.total),
+            ("kv_pool_pages", "Pages of the pool", counts.total),
             ("kv_pages_promised", "Pages promised to handoffs that have not started", counts.promised),
         ] {
             let gauge = ConstGauge::new(count as i64);
             gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
         }
+        // vLLM's name and unit (0 to 1); cached pages can be had back at once.
+        let used = counts.total - counts.free - counts.cached;
+        let usage = ConstGauge::new(used as f64 / counts.total.max(1) as f64);
+        let help = "Share of the pool in use";
+        usage.encode(encoder.encode_descriptor("kv_cache_usage_perc", help, None, usage.metric_type())?)?;
         Ok(())
     }
 }
@@ -150,7 +155,7 @@ mod tests {
                 .map(|line| line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap())
                 .sum::<u64>()
         };
-        assert_eq!(of("kv_pages{"), of("kv_pages_total "));
+        assert_eq!(of("kv_pages{"), of("kv_pool_pages "));
         assert_eq!((of("kv_pages{state=\"running\"}"), of("kv_pages_promised ")), (2, 3));
         for name in ["num_requests_running 0", "num_preemptions_total 0", "step_duration_seconds_count 0"] {
             assert!(text.contains(name), "{name} is not in\n{text}");

@@ -41,4 +41,4 @@ mod write_timeout;
 pub use config::{Config, ConfigError};
 pub use dispatch::{Answer, Dispatch};
 pub use metrics::HttpMetrics;
-pub use serve::{FrontendError, Services, serve};
+pub use serve::{FrontendError, Services, serve, serve_metrics};

@@ -99,6 +99,15 @@ async fn around(State(room): State<Arc<Room>>, mut request: Request, next: Next)
     response
 }
 
+/// The routes of a process that has no API to serve.
+pub fn metrics_router(registry: Arc<Registry>) -> Router {
+    Router::new()
+        .route("/health", get(health))
+        .route("/metrics", get(|State(registry): State<Arc<Registry>>| async move { scrape(&registry) }))
+        .fallback(|| async { ApiError::NoRoute })
+        .with_state(registry)
+}
+
 async fn chat(
     State(room): State<Arc<Room>>,
     Extension(ticket): Extension<Ticket>,
@@ -144,8 +153,12 @@ async fn ready(State(room): State<Arc<Room>>) -> Response {
 }
 
 async fn metrics_text(State(room): State<Arc<Room>>) -> Result<Response, ApiError> {
+    scrape(&room.registry)
+}
+
+fn scrape(registry: &Registry) -> Result<Response, ApiError> {
     let mut text = String::new();
-    prometheus_client::encoding::text::encode(&mut text, &room.registry)
+    prometheus_client::encoding::text::encode(&mut text, registry)
         .map_err(|_| ApiError::internal("metrics cannot be written"))?;
     Ok(([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response())
 }

@@ -60,16 +60,39 @@ pub async fn serve(
     services: Services,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), FrontendError> {
+    let router = routes::router(config.clone(), services);
+    converse_with_all(listener, &config, router, shutdown).await
+}
+
+/// `/health` and `/metrics` alone, for a process without the API.
+///
+/// # Errors
+/// As [`serve`].
+pub async fn serve_metrics(
+    listener: TcpListener,
+    config: Config,
+    registry: Arc<Registry>,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), FrontendError> {
+    converse_with_all(listener, &config, routes::metrics_router(registry), shutdown).await
+}
+
+/// Accepts connections until `shutdown`, then lets them end.
+async fn converse_with_all(
+    listener: TcpListener,
+    config: &Config,
+    router: Router,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), FrontendError> {
     config.validate()?;
     let addr = listener.local_addr().map_err(FrontendError::Listener)?;
     if !addr.ip().is_loopback() {
         return Err(FrontendError::NotLoopback { addr });
     }
-    info!(%addr, "serving the OpenAI API");
+    info!(%addr, "serving HTTP");
     let (grace, write_timeout) = (config.grace(), config.write_timeout());
     let places = Arc::new(Semaphore::new(config.max_connections));
-    let http = connection_settings(&config);
-    let router = routes::router(config, services);
+    let http = connection_settings(config);
     let stop = CancellationToken::new();
     let mut connections = JoinSet::new();
     let mut shutdown = pin!(shutdown);

@@ -70,6 +70,11 @@ impl Process {
         Some(self.line_with(" control ")?.split(" control ").nth(1)?.trim().to_owned())
     }
 
+    /// Where its metrics are, if it serves no API.
+    pub fn metrics_url(&self) -> Option<String> {
+        Some(self.line_with("metrics at ")?.split("metrics at ").nth(1)?.trim().to_owned())
+    }
+
     /// All output so far.
     pub fn output(&self) -> String {
         self.lines.lock().unwrap().join("\n")
