@@ -7,6 +7,8 @@ pub struct Counts {
     pub parity_requests: usize,
     /// Golden cases sent through a cluster of two processes.
     pub golden_split_cases: usize,
+    /// Of the golden cases' 48 steps, each so-manieth is compared through the API.
+    pub golden_forced_stride: usize,
     /// Seconds of 32 concurrent streams on the real model.
     pub load_seconds: u64,
     /// Rounds of each fault on the process cluster.
@@ -24,6 +26,7 @@ pub struct Counts {
 const CI: Counts = Counts {
     parity_requests: 30,
     golden_split_cases: 8,
+    golden_forced_stride: 6,
     load_seconds: 10,
     chaos_rounds: 1,
     requests_without_etcd: 8,
@@ -35,6 +38,7 @@ const CI: Counts = Counts {
 const FULL: Counts = Counts {
     parity_requests: 200,
     golden_split_cases: usize::MAX,
+    golden_forced_stride: 1,
     load_seconds: 60,
     chaos_rounds: 5,
     requests_without_etcd: 40,

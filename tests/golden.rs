@@ -15,7 +15,7 @@ use baton_engine::{
 use baton_kernels::cpu::ComputePool;
 use baton_model::Model;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     counts::counts,
@@ -191,12 +191,54 @@ async fn check_through(cluster: &Cluster, until: impl Fn(&Case) -> usize, split:
     }
 }
 
+/// The default precision through the API, made to follow the reference: the
+/// gap of the likeliest two tokens stays near, and the likeliest is the
+/// reference's wherever it is clear.
+async fn check_forced(cluster: &Cluster) {
+    for case in golden() {
+        let steps =
+            case.steps.iter().zip(&case.output_ids).enumerate().step_by(counts().golden_forced_stride);
+        for (index, (step, &token)) in steps {
+            let prompt = [&case.prompt_ids[..], &case.output_ids[..index]].concat();
+            let body = json!({
+                "model": "smollm2-135m", "prompt": prompt, "max_tokens": 1, "temperature": 0, "ignore_eos": true,
+                "logprobs": 5,
+            });
+            let url = format!("{}/v1/completions", cluster.url);
+            let answer = cluster.http.post(url).json(&body).send().await.unwrap();
+            assert_eq!(answer.status(), 200, "{} step {index}", case.name);
+            let answer: Value = answer.json().await.unwrap();
+            let found = &answer["choices"][0]["logprobs"];
+            let mut top: Vec<f64> =
+                found["top_logprobs"][0].as_object().unwrap().values().filter_map(Value::as_f64).collect();
+            top.sort_by(|a, b| b.total_cmp(a));
+            let gap = top[0] - top[1];
+            assert!(
+                (gap - f64::from(step.gap)).abs() <= 0.6,
+                "{} step {index}: gap {gap}, not {}",
+                case.name,
+                step.gap
+            );
+            if step.gap >= 0.6 {
+                let bytes = model().text.token_bytes(token);
+                assert_eq!(
+                    found["tokens"][0],
+                    *String::from_utf8_lossy(&bytes),
+                    "{} step {index}",
+                    case.name
+                );
+            }
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn one_process_agrees() {
     let cluster = Cluster::start_embedded(&settings("reference")).await;
     check_through(&cluster, |case| case.compare_until_f32, false).await;
     let cluster = Cluster::start_embedded(&settings("fast")).await;
     check_through(&cluster, |case| case.compare_until_fast, false).await;
+    check_forced(&cluster).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -205,6 +247,9 @@ async fn split_over_processes_agrees() {
         let cluster = Cluster::start(&Plan { settings: settings(precision), prefill: 1, decode: 1 }).await;
         let until = |case: &Case| if exact { case.compare_until_f32 } else { case.compare_until_fast };
         check_through(&cluster, until, true).await;
+        if !exact {
+            check_forced(&cluster).await;
+        }
         cluster.wait_until_idle(std::time::Duration::from_secs(30)).await;
     }
 }

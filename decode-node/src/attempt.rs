@@ -82,7 +82,6 @@ impl<S: Stream<Item = Result<GenerateUp, Status>> + Unpin> Attempt<S> {
                 }
                 Leg::Broken { has_begun, reason } => {
                     tracing::info!(request = %self.opened.request.id, node = %peer.node, %reason, "no prefill");
-                    eprintln!("DEBUG {} {reason:?} {has_begun}", peer.node);
                     refusals.add(reason);
                     if has_begun && self.is_almost_done() {
                         break;

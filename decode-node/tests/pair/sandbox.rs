@@ -119,6 +119,8 @@ impl Settings {
 
 impl Sandbox {
     pub async fn start(settings: Settings) -> Self {
+        // Shown when a test fails. Other tests of the process may have set it already.
+        let _ = tracing_subscriber::fmt().with_test_writer().with_max_level(tracing::Level::DEBUG).try_init();
         let mut prefills = Vec::new();
         for index in 0..settings.prefills {
             let mut settings = settings.clone();
