@@ -59,7 +59,7 @@ async fn ask(url: &str, runs: usize) -> Result<Measured> {
                 (0..words).map(|i| format!(" {}", WORDS[(i * 7 + run * 13 + words) % WORDS.len()])).collect();
             let body = json!({
                 "model": model, "messages": [{"role": "user", "content": format!("{run}{prompt}")}], "stream": true,
-                "max_tokens": 4, "temperature": 0, "stream_options": {"include_usage": true},
+                "max_tokens": 4, "temperature": 0, "ignore_eos": true, "stream_options": {"include_usage": true},
             });
             let answer = client.chat(&body, |_| {}).await?;
             let bill = |name: &str| answer.usage["baton_bill"][name].as_f64().unwrap_or(f64::NAN);
