@@ -106,7 +106,7 @@ impl HttpMetrics {
             duration: Family::new_with_constructor(seconds),
             broken_streams: Counter::default(),
         };
-        let http = registry.sub_registry_with_prefix("baton_http");
+        let http = registry.sub_registry_with_prefix("http");
         http.register("requests", "calls by route and status", metrics.calls.clone());
         http.register("requests_running", "calls not yet answered to the end", metrics.running.clone());
         http.register_with_unit(

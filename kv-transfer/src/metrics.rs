@@ -104,8 +104,8 @@ impl TransferMetrics {
     /// Adds the metrics to a registry, once, under a prefix that names the side.
     pub fn register(&self, registry: &mut Registry) {
         let registry = registry.sub_registry_with_prefix(match self.side {
-            Side::Sending => "baton_transfer_sending",
-            Side::Receiving => "baton_transfer_receiving",
+            Side::Sending => "transfer_sending",
+            Side::Receiving => "transfer_receiving",
         });
         let unit = Unit::Seconds;
         registry.register("handoffs", "handoffs by how they ended", self.handoffs.clone());
@@ -197,10 +197,7 @@ mod tests {
         sides[1].measured(&"p".into(), 7.0);
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
-        assert!(text.contains("baton_transfer_sending_handoffs_total{outcome=\"busy\"} 1"), "{text}");
-        assert!(
-            text.contains("baton_transfer_receiving_bandwidth_per_second_bytes{peer=\"p\"} 7.0"),
-            "{text}"
-        );
+        assert!(text.contains("transfer_sending_handoffs_total{outcome=\"busy\"} 1"), "{text}");
+        assert!(text.contains("transfer_receiving_bandwidth_per_second_bytes{peer=\"p\"} 7.0"), "{text}");
     }
 }

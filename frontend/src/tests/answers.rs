@@ -242,12 +242,12 @@ async fn metrics_count_calls_by_route_and_status() {
     assert_eq!(server.get("/anything").await.status(), 404);
     let text = server.get("/metrics").await.text().await.unwrap();
     for line in [
-        "baton_http_requests_total{route=\"chat\",status=\"200\"} 2",
-        "baton_http_requests_total{route=\"chat\",status=\"400\"} 1",
-        "baton_http_requests_total{route=\"other\",status=\"404\"} 1",
-        "baton_http_requests_running 1",
-        "baton_http_time_to_first_token_seconds_count{route=\"chat\"} 2",
-        "baton_http_broken_streams_total 0",
+        "http_requests_total{route=\"chat\",status=\"200\"} 2",
+        "http_requests_total{route=\"chat\",status=\"400\"} 1",
+        "http_requests_total{route=\"other\",status=\"404\"} 1",
+        "http_requests_running 1",
+        "http_time_to_first_token_seconds_count{route=\"chat\"} 2",
+        "http_broken_streams_total 0",
     ] {
         assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
     }

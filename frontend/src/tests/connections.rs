@@ -158,7 +158,7 @@ async fn a_client_that_leaves_before_the_first_token_drops_the_answer() {
         drop(connection);
         server.script.dropped(1).await;
         let text = soon(metrics_with(&server, "status=\"499\"} 1")).await;
-        assert!(text.contains("baton_http_requests_total{route=\"chat\",status=\"499\"} 1"), "{text}");
+        assert!(text.contains("http_requests_total{route=\"chat\",status=\"499\"} 1"), "{text}");
     }
 }
 

@@ -135,7 +135,7 @@ async fn a_failure_in_the_middle_ends_the_stream_without_done() {
     assert_eq!(last["error"]["type"], "service_unavailable_error");
     assert!(events.iter().all(|event| event != "[DONE]"));
     let metrics = server.get("/metrics").await.text().await.unwrap();
-    assert!(metrics.contains("baton_http_broken_streams_total 1"));
+    assert!(metrics.contains("http_broken_streams_total 1"));
 }
 
 #[tokio::test]
