@@ -216,6 +216,5 @@ async fn clients_that_leave_leave_nothing_behind() {
         });
         futures::future::join_all(streams).await;
     }
-    // The promise is 2 s for a clean cancel; the rest is room for a busy machine.
-    cluster.wait_until_idle(Duration::from_secs(10)).await;
+    cluster.wait_until_idle(Duration::from_secs(counts().clean_cancel_seconds)).await;
 }
