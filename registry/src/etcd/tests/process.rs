@@ -1,6 +1,7 @@
 //! An etcd of its own for each test.
 
 use std::{
+    io::{self, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     path::PathBuf,
     process::{Child, Command, Stdio},
@@ -20,10 +21,14 @@ pub(super) struct Etcd {
 
 impl Etcd {
     pub(super) fn start() -> Self {
-        let (client, peer) = (free_address(), free_address());
         let data = tempfile::tempdir().unwrap();
-        let child = spawn(client, peer, data.path().join("first"));
-        Self { child, client, peer, data }
+        for attempt in 0..TRIES {
+            let (client, peer) = (free_address(), free_address());
+            if let Some(child) = spawn(client, peer, data.path().join(format!("first-{attempt}"))) {
+                return Self { child, client, peer, data };
+            }
+        }
+        panic!("etcd did not start in {TRIES} tries");
     }
 
     pub(super) fn endpoint(&self) -> String {
@@ -44,7 +49,10 @@ impl Etcd {
     pub(super) fn restart_empty(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
-        self.child = spawn(self.client, self.peer, self.data.path().join("second"));
+        let mut children = (0..TRIES).filter_map(|attempt| {
+            spawn(self.client, self.peer, self.data.path().join(format!("second-{attempt}")))
+        });
+        self.child = children.next().expect("etcd starts again at its address");
     }
 }
 
@@ -55,11 +63,15 @@ impl Drop for Etcd {
     }
 }
 
+/// Starts before a test gives up on finding free ports.
+const TRIES: usize = 5;
+
 fn free_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
-fn spawn(client: SocketAddr, peer: SocketAddr, data: PathBuf) -> Child {
+/// None when etcd ended at once: another program was faster to take a port.
+fn spawn(client: SocketAddr, peer: SocketAddr, data: PathBuf) -> Option<Child> {
     let (client_url, peer_url) = (format!("http://{client}"), format!("http://{peer}"));
     let mut command = Command::new("etcd");
     command.arg("--data-dir").arg(data).args(["--name", "test", "--unsafe-no-fsync"]);
@@ -71,10 +83,26 @@ fn spawn(client: SocketAddr, peer: SocketAddr, data: PathBuf) -> Child {
         .spawn()
         .expect("these tests need the program etcd in PATH (Debian: apt-get install etcd-server)");
     let deadline = Instant::now() + Duration::from_secs(60);
-    while TcpStream::connect(client).is_err() {
-        assert!(child.try_wait().unwrap().is_none(), "etcd exited at once");
-        assert!(Instant::now() < deadline, "etcd does not listen");
+    while !is_healthy(client) {
+        if child.try_wait().unwrap().is_some() {
+            return None;
+        }
+        assert!(Instant::now() < deadline, "etcd does not become healthy");
         thread::sleep(Duration::from_millis(20));
     }
-    child
+    Some(child)
+}
+
+/// Whether etcd itself answers there. A connection alone says nothing: one to
+/// a port that nobody listens on may meet its own other end.
+fn is_healthy(client: SocketAddr) -> bool {
+    let ask = || -> io::Result<String> {
+        let mut stream = TcpStream::connect(client)?;
+        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+        write!(stream, "GET /health HTTP/1.1\r\nhost: {client}\r\nconnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    ask().is_ok_and(|answer| answer.contains("\"true\""))
 }
