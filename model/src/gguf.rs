@@ -3,23 +3,25 @@
 //! - [`cursor`]: reads numbers and strings, never past the end
 //! - [`header`]: metadata and tensor table, every field checked
 //! - [`metadata`]: metadata by key and type
+//! - [`settings`]: the configuration that the metadata describes
 //! - [`vocabulary`]: the tokenizer that the metadata describes
 
 mod cursor;
 mod header;
 mod metadata;
+mod settings;
 mod vocabulary;
 
 use std::{fs::File, io::BufReader, path::Path, sync::Arc};
 
 use header::{Header, TensorInfo};
-use metadata::Metadata;
+use settings::RopeFactors;
 
 use crate::{
     Parts,
     config::ModelConfig,
     error::FormatError,
-    llama,
+    families::{self, Family},
     weights::{Stored, Weights},
 };
 
@@ -27,82 +29,58 @@ use crate::{
 pub fn read(path: &Path) -> Result<Parts, FormatError> {
     let file = File::open(path)?;
     let bytes = file.metadata()?.len();
-    let Header { metadata, tensors } = header::parse(BufReader::with_capacity(1 << 18, &file), bytes)?;
-    let mut config = config(&metadata, &tensors)?;
-    let text = vocabulary::read(&metadata, &config)?;
+    let Header { metadata, mut tensors } = header::parse(BufReader::with_capacity(1 << 18, &file), bytes)?;
+    let file = Arc::new(file);
+    let factors = rope_factors(&mut tensors, &file)?;
+    let (family, mut config) = settings::read(&metadata, &tensors, factors)?;
+    let text = vocabulary::read(&metadata, family, &config)?;
     config.eos_tokens = text.eos_tokens().to_vec();
-    let weights = weights(&config, tensors, &Arc::new(file))?;
-    llama::check(&config, &weights)?;
+    let mut weights = weights(family, &config, tensors, &file)?;
+    families::arrange(family, &config, &mut weights)?;
     Ok(Parts { config, weights, text })
 }
 
-fn config(metadata: &Metadata, tensors: &[TensorInfo]) -> Result<ModelConfig, FormatError> {
-    let architecture = metadata.text("general.architecture")?;
-    if architecture != llama::NAME {
-        let found = architecture.to_owned();
-        return Err(FormatError::Unsupported { what: "architecture", found, supported: llama::NAME });
+/// Takes out the tensors that are configuration.
+fn rope_factors(tensors: &mut Vec<TensorInfo>, file: &Arc<File>) -> Result<RopeFactors, FormatError> {
+    let mut factors = RopeFactors::default();
+    for (name, place) in [
+        ("rope_freqs.weight", &mut factors.always),
+        ("rope_factors_short.weight", &mut factors.short),
+        ("rope_factors_long.weight", &mut factors.long),
+    ] {
+        let Some(index) = tensors.iter().position(|tensor| tensor.name == name) else { continue };
+        let tensor = tensors.remove(index);
+        if tensor.shape.len() != 1 {
+            let found = tensor.shape.len();
+            return Err(FormatError::Rank { tensor: tensor.name, found, expected: 1 });
+        }
+        *place = Some(stored(&tensor, file).vector(name)?);
     }
-    refuse_variants(metadata)?;
-    let heads = metadata.size("llama.attention.head_count")?;
-    let hidden = metadata.size("llama.embedding_length")?;
-    let head_dim = match metadata.optional_size("llama.attention.key_length")? {
-        Some(head_dim) => head_dim,
-        None => hidden.checked_div(heads).unwrap_or(0),
-    };
-    let vocab = metadata.texts("tokenizer.ggml.tokens")?.len();
-    metadata.expect_size("llama.vocab_size", vocab, "the number of tokens")?;
-    let config = ModelConfig {
-        architecture: architecture.to_owned(),
-        layers: metadata.size("llama.block_count")?,
-        hidden,
-        heads,
-        kv_heads: metadata.optional_size("llama.attention.head_count_kv")?.unwrap_or(heads),
-        head_dim,
-        intermediate: metadata.size("llama.feed_forward_length")?,
-        vocab,
-        context_tokens: metadata.size("llama.context_length")?,
-        rope_theta: metadata.optional_float("llama.rope.freq_base")?.unwrap_or(10_000.0),
-        rms_eps: metadata.float("llama.attention.layer_norm_rms_epsilon")?,
-        tied_embeddings: !tensors.iter().any(|tensor| tensor.name == llama::GGUF_OUTPUT),
-        eos_tokens: metadata.token("tokenizer.ggml.eos_token_id")?.into_iter().collect(),
-        bos_token: metadata.token("tokenizer.ggml.bos_token_id")?,
-    };
-    config.check()?;
-    for key in ["llama.rope.dimension_count", "llama.attention.value_length"] {
-        metadata.expect_size(key, head_dim, "the size of a head")?;
-    }
-    Ok(config)
+    Ok(factors)
 }
 
-/// What llama files may ask for and this engine does not do.
-fn refuse_variants(metadata: &Metadata) -> Result<(), FormatError> {
-    if let Some(found) = metadata.optional_text("llama.rope.scaling.type")?.filter(|kind| *kind != "none") {
-        let found = found.to_owned();
-        return Err(FormatError::Unsupported { what: "rope scaling", found, supported: "none" });
-    }
-    for key in ["llama.expert_count", "llama.attention.sliding_window"] {
-        metadata.expect_size(
-            key,
-            0,
-            "0, because mixtures of experts and sliding windows are not supported",
-        )?;
-    }
-    Ok(())
-}
-
-fn weights(config: &ModelConfig, tensors: Vec<TensorInfo>, file: &Arc<File>) -> Result<Weights, FormatError> {
+fn weights(
+    family: &'static Family,
+    config: &ModelConfig,
+    tensors: Vec<TensorInfo>,
+    file: &Arc<File>,
+) -> Result<Weights, FormatError> {
     Weights::from_stored(tensors.into_iter().map(|tensor| {
-        let unknown =
-            || FormatError::UnknownTensor { tensor: tensor.name.clone(), architecture: llama::NAME };
-        let name = llama::hugging_face_name(&tensor.name).ok_or_else(unknown)?;
-        let stored = Stored::in_file(tensor.shape, Arc::clone(file), tensor.start, tensor.encoding);
+        let architecture = family.gguf.unwrap_or_default();
+        let unknown = || FormatError::UnknownTensor { tensor: tensor.name.clone(), architecture };
+        let name = families::hugging_face_name(family, config, &tensor.name).ok_or_else(unknown)?;
+        let stored = stored(&tensor, file);
         let stored = match name.rsplit('.').nth(1) {
-            Some("q_proj") => stored.with_interleaved_heads(config.heads),
-            Some("k_proj") => stored.with_interleaved_heads(config.kv_heads),
+            Some("q_proj") if family.interleaved_gguf => stored.with_interleaved_heads(config.heads),
+            Some("k_proj") if family.interleaved_gguf => stored.with_interleaved_heads(config.kv_heads),
             _ => stored,
         };
         Ok((name, stored))
     }))
+}
+
+fn stored(tensor: &TensorInfo, file: &Arc<File>) -> Stored {
+    Stored::in_file(tensor.shape.clone(), Arc::clone(file), tensor.start, tensor.encoding)
 }
 
 #[cfg(test)]

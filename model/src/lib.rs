@@ -1,12 +1,12 @@
 //! What a model is on disk and as text: weights, configuration, tokenizer, chat template.
 //!
-//! - [`catalog`]: models known by name, where they lie on this machine, and how they get there
+//! - [`catalog`]: models by name, where they lie on this machine, and how they get there
 //! - [`config`]: what the engine must know of a model
 //! - [`weights`]: tensors under Hugging Face names, read when asked for
 //! - [`text`]: tokenizer, chat template, detokenizer; travels between nodes as bytes
 //! - `gguf`: models in one `.gguf` file
 //! - `directory`: models as Hugging Face publishes them
-//! - `llama`: the one architecture: names and shapes of its tensors
+//! - `families`: one row for each family of decoders; names and shapes of their tensors
 //! - [`error`]: everything that can be wrong with a model
 //!
 //! Model files are data from strangers. Every count, length and offset in them
@@ -17,18 +17,18 @@ pub mod catalog;
 pub mod config;
 mod directory;
 pub mod error;
+mod families;
 mod gguf;
-mod llama;
 pub mod text;
 pub mod weights;
 
 use std::{io::Read, path::Path, sync::Arc};
 
-pub use catalog::{default_cache, pull, resolve};
-pub use config::ModelConfig;
+pub use catalog::{Progress, default_cache, list, pull, resolve};
+pub use config::{Activation, LayerAttention, ModelConfig, Norms, QkNorm, Rotary};
 pub use error::{FormatError, ModelError, PullError};
 pub use text::{Detokenizer, ModelText, TextError};
-pub use weights::{Matrix, Weights};
+pub use weights::{Blocks, Matrix, Rows, Weights};
 
 /// A model, ready to be given to an engine.
 pub struct Model {
@@ -64,6 +64,14 @@ pub fn load(path: &Path) -> Result<Model, ModelError> {
         if metadata.is_dir() { directory::read(path)? } else { gguf::read(path).map_err(invalid)? };
     let fingerprint = weights.fingerprint(&config).map_err(invalid)?;
     Ok(Model { name: catalog::name_of(path), config, weights, text: Arc::new(text), fingerprint })
+}
+
+/// Reads the shape alone of a model from `config.json` in `directory`.
+///
+/// # Errors
+/// Names the thing in it that cannot be used.
+pub fn shape(directory: &Path) -> Result<ModelConfig, ModelError> {
+    directory::shape(directory)
 }
 
 /// Reads a file that must not be larger than `limit_bytes`.

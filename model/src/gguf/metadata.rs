@@ -13,14 +13,22 @@ pub enum Value {
     Bool(bool),
     Text(String),
     Texts(Vec<String>),
-    /// Whole numbers of an array of numbers; empty if they are not whole.
+    /// Whole numbers, or booleans as 0 and 1.
     Ints(Vec<i128>),
+    Floats(Vec<f32>),
 }
 
 /// All values, asked for by key; errors name the key.
 #[derive(Debug)]
 pub struct Metadata {
     values: BTreeMap<String, Value>,
+}
+
+/// Which layers do something.
+pub enum Pattern {
+    /// All but every n-th.
+    Interval(usize),
+    Listed(Vec<bool>),
 }
 
 // === impl Metadata ===
@@ -63,6 +71,22 @@ impl Metadata {
     pub fn optional_ints(&self, key: &str) -> Result<Option<&[i128]>, FormatError> {
         self.optional(key, "an array of whole numbers", |value| match value {
             Value::Ints(ints) => Some(ints.as_slice()),
+            _ => None,
+        })
+    }
+
+    pub fn optional_floats(&self, key: &str) -> Result<Option<&[f32]>, FormatError> {
+        self.optional(key, "an array of numbers", |value| match value {
+            Value::Floats(floats) => Some(floats.as_slice()),
+            _ => None,
+        })
+    }
+
+    /// A size, or a list of yes and no.
+    pub fn optional_pattern(&self, key: &str) -> Result<Option<Pattern>, FormatError> {
+        self.optional(key, "a size or an array of booleans", |value| match value {
+            Value::Int(int) => usize::try_from(*int).ok().map(Pattern::Interval),
+            Value::Ints(ints) => Some(Pattern::Listed(ints.iter().map(|int| *int != 0).collect())),
             _ => None,
         })
     }
@@ -130,6 +154,7 @@ impl Value {
             Self::Text(text) => format!("{:?}", text.chars().take(40).collect::<String>()),
             Self::Texts(texts) => format!("an array of {} strings", texts.len()),
             Self::Ints(ints) => format!("an array of {} numbers", ints.len()),
+            Self::Floats(floats) => format!("an array of {} numbers", floats.len()),
         }
     }
 }

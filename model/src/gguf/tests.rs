@@ -3,7 +3,10 @@ use std::io::Write;
 use proptest::prelude::*;
 
 use super::*;
-use crate::fixture::{Gguf, HIDDEN, array, string};
+use crate::{
+    Rotary,
+    fixture::{Gguf, HIDDEN, array, string},
+};
 
 fn load(bytes: &[u8]) -> Result<Parts, FormatError> {
     let mut file = tempfile::NamedTempFile::new().unwrap();
@@ -15,7 +18,8 @@ fn load(bytes: &[u8]) -> Result<Parts, FormatError> {
 fn a_tiny_model_loads() {
     let Parts { config, weights, text } = load(&Gguf::tiny().bytes()).unwrap();
     assert_eq!((config.layers, config.hidden, config.head_dim, config.vocab), (1, 64, 32, 6));
-    assert_eq!((config.context_tokens, config.rope_theta, config.tied_embeddings), (128, 500.0, true));
+    assert_eq!((config.context_tokens, config.tied_embeddings), (128, true));
+    assert_eq!(config.rotaries, [Rotary::plain(32, 500.0)]);
     assert_eq!(config.eos_tokens, [1]);
     assert_eq!(text.encode("ab a<|im_end|>", true).unwrap(), [4, 5, 2, 1]);
     assert_eq!(weights.names().count(), 11);
@@ -116,17 +120,20 @@ const METADATA: &[Break] = &[
     ("`kv heads` is 0", |file| file.set("llama.attention.head_count_kv", 4, vec![0; 4])),
     ("`kv heads` is 3", |file| file.set("llama.attention.head_count_kv", 4, vec![3, 0, 0, 0])),
     ("`heads` is 0", |file| file.set("llama.attention.head_count", 4, vec![0; 4])),
-    ("`rope theta` is NaN", |file| file.set("llama.rope.freq_base", 6, f32::NAN.to_le_bytes().to_vec())),
+    ("`rope frequency` is NaN", |file| file.set("llama.rope.freq_base", 6, f32::NAN.to_le_bytes().to_vec())),
     ("`llama.rope.dimension_count` is 16", |file| {
         file.set("llama.rope.dimension_count", 4, vec![16, 0, 0, 0]);
     }),
-    ("rope scaling `yarn` is not supported", |file| file.set_text("llama.rope.scaling.type", "yarn")),
+    ("rope scaling `mystery` is not supported", |file| file.set_text("llama.rope.scaling.type", "mystery")),
+    ("`llama.rope.scaling.factor` is missing", |file| file.set_text("llama.rope.scaling.type", "yarn")),
+    ("architecture `qwen2moe` is not supported", |file| file.set_text("general.architecture", "qwen2moe")),
     ("`llama.expert_count` is 8", |file| file.set("llama.expert_count", 4, vec![8, 0, 0, 0])),
     ("`eos or bos token` is 6", |file| file.set("tokenizer.ggml.eos_token_id", 4, vec![6, 0, 0, 0])),
 ];
 
 const VOCABULARY: &[Break] = &[
-    ("tokenizer `llama` is not supported", |file| file.set_text("tokenizer.ggml.model", "llama")),
+    ("tokenizer `bert` is not supported", |file| file.set_text("tokenizer.ggml.model", "bert")),
+    ("`tokenizer.ggml.scores` is missing", |file| file.set_text("tokenizer.ggml.model", "llama")),
     ("pre-tokenizer `mystery` is not supported", |file| file.set_text("tokenizer.ggml.pre", "mystery")),
     ("`tokenizer.ggml.tokens` is missing", |file| file.remove("tokenizer.ggml.tokens")),
     ("a list with \"a\" in it twice", |file| {
@@ -151,8 +158,11 @@ const TENSORS: &[Break] = &[
     }),
     ("of a file of", |file| file.tensors[3].dims = vec![1 << 32, 2]),
     ("rows of 16 values, which blocks of 32", |file| file.tensors[4].dims = vec![16, 128]),
-    ("`blk.0.attn_q.weight` has type 12, which is not supported", |file| file.tensors[3].code = 12),
-    ("has type 4294967295", |file| file.tensors[3].code = u32::MAX),
+    ("`blk.0.attn_q.weight` has type IQ4_XS, which is not supported", |file| file.tensors[3].code = 23),
+    ("has type number 4294967295", |file| file.tensors[3].code = u32::MAX),
+    ("`blk.0.attn_q.weight` has rows of 64 values, which blocks of 256 cannot hold", |file| {
+        file.tensors[3].code = 12;
+    }),
     ("offset 1, which is no multiple of 32", |file| file.tensors[3].claimed_offset = Some(1)),
     ("ends at byte", |file| file.tensors[3].claimed_offset = Some(1 << 40)),
     ("is larger than any memory", |file| file.tensors[3].claimed_offset = Some(u64::MAX - 31)),
@@ -164,7 +174,7 @@ const TENSORS: &[Break] = &[
         file.tensors[4].name = "blk.0.attn_q.weight".into();
     }),
     ("tensor `blk.00.attn_q.weight` is no part", |file| file.tensors[3].name = "blk.00.attn_q.weight".into()),
-    ("tensor `rope_freqs.weight` is no part", |file| file.tensors[3].name = "rope_freqs.weight".into()),
+    ("tensor `rope_freqs.weight` has rank 2", |file| file.tensors[3].name = "rope_freqs.weight".into()),
     ("tensor `model.layers.0.self_attn.q_proj.weight` is missing", |file| {
         file.tensors[3].name = "blk.7.attn_q.weight".into();
     }),

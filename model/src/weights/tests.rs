@@ -5,9 +5,10 @@ fn weights(shape: &[usize], values: &[f32]) -> Result<Weights, ModelError> {
 }
 
 #[test]
-fn values_are_rounded_to_bf16() {
-    let weights = weights(&[2], &[1.0, 1.001]).unwrap();
-    assert_eq!(weights.vector("x").unwrap(), [1.0, 1.0]);
+fn matrices_are_rounded_to_bf16_and_vectors_are_not() {
+    let matrix = weights(&[1, 2], &[1.0, 1.001]).unwrap().matrix("x").unwrap();
+    assert_eq!(matrix.values, [bf16::ONE; 2]);
+    assert_eq!(weights(&[2], &[1.0, 1.001]).unwrap().vector("x").unwrap(), [1.0, 1.001]);
 }
 
 #[test]

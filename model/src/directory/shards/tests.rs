@@ -108,6 +108,29 @@ fn shards_stay_in_their_directory() {
 }
 
 #[test]
+fn shards_of_every_type_are_read_together() {
+    let directory = tempfile::tempdir().unwrap();
+    let write = |file: &str, dtype: &str, values: &[u8]| {
+        let name = file.replace(".safetensors", "");
+        let header = header(&[tensor(&name, "[2]", (0, values.len() as u64)).replace("F32", dtype)]);
+        let mut bytes = safetensors(&header, values.len());
+        let start = bytes.len() - values.len();
+        bytes[start..].copy_from_slice(values);
+        fs::write(directory.path().join(file), bytes).unwrap();
+    };
+    write("a.safetensors", "F16", &[0x00, 0x3c, 0x01, 0x00]);
+    write("b.safetensors", "BF16", &[0x80, 0x3f, 0x00, 0xc0]);
+    write("c.safetensors", "F32", &[0, 0, 0x80, 0x3f, 0, 0, 0x40, 0xc0]);
+    let map = ["a", "b", "c"].map(|name| (name.to_owned(), format!("{name}.safetensors").into()));
+    let index = serde_json::json!({ "weight_map": serde_json::Map::from_iter(map) });
+    fs::write(directory.path().join(INDEX), index.to_string()).unwrap();
+    let weights = read(directory.path()).unwrap();
+    assert_eq!(weights.vector("a").unwrap(), [1.0, 2.0_f32.powi(-24)]);
+    assert_eq!(weights.vector("b").unwrap(), [1.0, -2.0]);
+    assert_eq!(weights.vector("c").unwrap(), [1.0, -3.0]);
+}
+
+#[test]
 fn pickles_are_refused() {
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join("pytorch_model.bin"), b"\x80\x04").unwrap();

