@@ -1,18 +1,23 @@
 //! What computes: trait [`Backend`], plain data in, logits out. Sync.
 
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod mock;
+
+use std::sync::Arc;
 
 use baton_protocol::KvShape;
 
 use crate::{
     batch::{Batch, Logits},
-    kv::KvMemory,
+    kv::KvStore,
+    sampler,
 };
 
 /// One model on one device. Owned by one engine, called from its thread.
 pub trait Backend: Send {
-    /// Its name in config: `cpu`, `mock`.
+    /// Its name in config: `cpu`, `cuda`, `mock`.
     fn name(&self) -> &'static str;
 
     /// Shape of the KV rows it reads and writes (page size included).
@@ -20,6 +25,17 @@ pub trait Backend: Send {
 
     /// Size of the vocabulary: the length of a row of logits.
     fn vocab_tokens(&self) -> usize;
+
+    /// Makes the memory of its pages, zeroed, in place of what it had.
+    ///
+    /// # Errors
+    /// [`BackendError::Device`] when the device has not so much.
+    fn allocate(&mut self, pages: usize) -> Result<Arc<dyn KvStore>, BackendError>;
+
+    /// Pages that fit into what its device has left; none when its pages are in the machine's memory.
+    fn pages_left(&self) -> Option<usize> {
+        None
+    }
 
     /// Runs the new tokens of every sequence through all layers: writes their
     /// KV rows into their pages and returns one row of logits for each
@@ -37,9 +53,21 @@ pub trait Backend: Send {
     fn forward(
         &mut self,
         batch: &Batch<'_>,
-        memory: &KvMemory,
         layer_done: &mut dyn FnMut(usize),
     ) -> Result<Logits, BackendError>;
+
+    /// As [`forward`](Self::forward), with the likeliest token in place of each
+    /// row of logits: the lowest id of the greatest, none if none is usable.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    fn greedy(
+        &mut self,
+        batch: &Batch<'_>,
+        layer_done: &mut dyn FnMut(usize),
+    ) -> Result<Vec<Option<u32>>, BackendError> {
+        Ok(self.forward(batch, layer_done)?.rows().map(sampler::greatest).collect())
+    }
 }
 
 /// A step that could not be computed.

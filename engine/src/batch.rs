@@ -1,6 +1,8 @@
 //! Input and output of one step, plain data.
 
-use crate::kv::PageId;
+use baton_protocol::KvShape;
+
+use crate::{backend::BackendError, kv::PageId};
 
 /// What one step computes.
 #[derive(Debug, Default)]
@@ -25,6 +27,13 @@ pub struct BatchSequence<'a> {
     pub wants_logits: bool,
 }
 
+/// In place of a token: what the step before draws for its `row`-th sequence
+/// that wants a token. For steps that are enqueued before that one has ended.
+#[must_use]
+pub const fn pending(row: usize) -> u32 {
+    u32::MAX - row as u32
+}
+
 /// Rows of logits, one for each sequence that wanted them, in batch order.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Logits {
@@ -35,6 +44,48 @@ pub struct Logits {
 }
 
 impl Batch<'_> {
+    /// Refuses what cannot be computed in `pages` pages of `shape`, before anything is.
+    ///
+    /// # Errors
+    /// [`BackendError`] names the sequence.
+    pub(crate) fn check(&self, shape: &KvShape, pages: usize, vocab: usize) -> Result<(), BackendError> {
+        self.check_ahead(shape, pages, vocab, 0)
+    }
+
+    /// As [`check`](Self::check), when tokens of `pending_rows` rows of a step before may be [`pending`].
+    ///
+    /// # Errors
+    /// As [`check`](Self::check).
+    pub(crate) fn check_ahead(
+        &self,
+        shape: &KvShape,
+        pages: usize,
+        vocab: usize,
+        pending_rows: usize,
+    ) -> Result<(), BackendError> {
+        for (index, sequence) in self.sequences.iter().enumerate() {
+            let &BatchSequence { tokens, start, end, pages: own, .. } = sequence;
+            let is_there = |page: &PageId| (page.0 as usize) < pages;
+            if start >= end
+                || end > tokens.len()
+                || own.len() < shape.pages_for(end)
+                || !own.iter().all(is_there)
+            {
+                return Err(BackendError::Device(format!(
+                    "sequence {index}: cannot compute {start}..{end} of {} tokens in {} of {pages} pages",
+                    tokens.len(),
+                    own.len()
+                )));
+            }
+            let is_known =
+                |token: u32| (token as usize) < vocab || ((u32::MAX - token) as usize) < pending_rows;
+            if let Some(&token) = tokens[start..end].iter().find(|token| !is_known(**token)) {
+                return Err(BackendError::Token { sequence: index, token, vocab });
+            }
+        }
+        Ok(())
+    }
+
     /// New tokens in all.
     pub fn num_tokens(&self) -> usize {
         self.sequences.iter().map(|sequence| sequence.end - sequence.start).sum()

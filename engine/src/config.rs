@@ -24,6 +24,11 @@ pub struct SchedulerConfig {
     /// New tokens of a step. Generating sequences take theirs first, prompts
     /// share the rest, of which there is always one page at least.
     pub max_batch_tokens: usize,
+    /// How long a step may take in which answers go on and prompts are
+    /// computed, in milliseconds: the prompts get the tokens that fit, by the
+    /// pace of steps before, but four for each answer, and a page, at least.
+    /// 0: no limit.
+    pub mixed_step_ms: u64,
     /// Answers computed at the same time.
     pub max_sequences: usize,
     /// Requests that may wait; more are refused.
@@ -65,6 +70,7 @@ impl Default for SchedulerConfig {
     fn default() -> Self {
         Self {
             max_batch_tokens: 512,
+            mixed_step_ms: 45,
             max_sequences: 256,
             max_waiting: 1024,
             promised_share: 0.8,

@@ -49,6 +49,20 @@ struct Rules {
     eos_tokens: Vec<u32>,
 }
 
+/// What a step gave for each sequence that draws, in batch order.
+enum Rows {
+    Logits(Logits),
+    /// All of them draw nothing but the likeliest token.
+    Likeliest(Vec<Option<u32>>),
+}
+
+/// What one sequence draws from.
+#[derive(Clone, Copy)]
+enum Row<'a> {
+    Logits(&'a [f32]),
+    Likeliest(Option<u32>),
+}
+
 /// What came of a draw.
 enum Drawn {
     Token {
@@ -65,8 +79,11 @@ enum Drawn {
 
 impl Engine {
     /// An engine with an empty pool and no sequences.
-    pub fn new(backend: Box<dyn Backend>, config: EngineConfig) -> Self {
-        let pool = KvPool::new(backend.kv_shape().clone(), config.pool());
+    ///
+    /// # Errors
+    /// When the backend has no memory for the pool.
+    pub fn new(mut backend: Box<dyn Backend>, config: EngineConfig) -> Result<Self, BackendError> {
+        let pool = KvPool::over(backend.allocate(config.pages)?, config.pool());
         let shape = pool.shape();
         let context_tokens = config.context_tokens.min(config.pages * shape.page_tokens as usize);
         let limits = Limits { vocab_tokens: backend.vocab_tokens(), context_tokens };
@@ -75,7 +92,7 @@ impl Engine {
         let scheduler = Scheduler::new(config.scheduler.clone(), Arc::clone(&pool), metrics.clone());
         let shared = Arc::new(Shared::new(Arc::clone(&pool), metrics, limits, &config.scheduler));
         let rules = Rules { eos_tokens: config.eos_tokens };
-        Self { backend, pool, scheduler, rules, layer_groups, shared, is_checked: false }
+        Ok(Self { backend, pool, scheduler, rules, layer_groups, shared, is_checked: false })
     }
 
     /// How others reach it.
@@ -104,7 +121,10 @@ impl Engine {
         }
         let began = Instant::now();
         match self.forward(&plan) {
-            Ok(logits) => self.commit(plan, &logits),
+            Ok(rows) => {
+                self.scheduler.learn(&plan, began.elapsed());
+                self.commit(plan, &rows);
+            }
             Err(error) => self.blame(&plan, error)?,
         }
         self.shared.metrics.step.observe(began.elapsed().as_secs_f64());
@@ -138,7 +158,7 @@ impl Engine {
 
     /// Runs the plan's tokens through the backend; reports prompts of handoffs
     /// layer group by layer group while later ones compute.
-    fn forward(&mut self, plan: &Plan) -> Result<Logits, BackendError> {
+    fn forward(&mut self, plan: &Plan) -> Result<Rows, BackendError> {
         self.is_checked = false;
         let planned: Vec<(&Chunk, &Sequence, Vec<PageId>)> = plan
             .chunks
@@ -164,12 +184,16 @@ impl Engine {
                 sequence.origin.emit(SequenceEvent::Computed { layers: layers.clone(), tokens });
             }
         };
-        self.backend.forward(&batch, self.pool.memory(), &mut layer_done)
+        let draws = planned.iter().filter(|(chunk, ..)| chunk.wants_logits);
+        if draws.map(|(_, sequence, _)| sequence).all(|sequence| self.rules.is_plain(sequence)) {
+            return self.backend.greedy(&batch, &mut layer_done).map(Rows::Likeliest);
+        }
+        self.backend.forward(&batch, &mut layer_done).map(Rows::Logits)
     }
 
     /// Books what was computed, draws tokens, and lets sequences part or end.
-    fn commit(&mut self, plan: Plan, logits: &Logits) {
-        let mut rows = logits.rows();
+    fn commit(&mut self, plan: Plan, rows: &Rows) {
+        let mut rows = rows.iter();
         for chunk in plan.chunks {
             let row = if chunk.wants_logits { rows.next() } else { None };
             let Some(mut sequence) = self.scheduler.take(chunk.key) else { continue };
@@ -187,7 +211,7 @@ impl Engine {
     }
 
     /// Every known token is computed: each choice replays what it knows, or draws.
-    fn go_on(&mut self, sequence: Sequence, row: Option<&[f32]>) {
+    fn go_on(&mut self, sequence: Sequence, row: Option<Row<'_>>) {
         let mut left = Some(sequence);
         while let Some(sequence) = left {
             let (mut one, rest) = sequence.part(self.pool.shape());
@@ -199,7 +223,7 @@ impl Engine {
     }
 
     /// Draws a sequence's next token. False when it ends.
-    fn draw(&self, sequence: &mut Sequence, row: Option<&[f32]>) -> bool {
+    fn draw(&self, sequence: &mut Sequence, row: Option<Row<'_>>) -> bool {
         let choice = sequence.choices[0].choice;
         match self.rules.draw(sequence, choice, row) {
             Drawn::Token { token, end } => {
@@ -223,7 +247,7 @@ impl Engine {
     }
 
     /// A prompt for another node is computed: draws one token for each choice.
-    fn finish_prefill(&self, sequence: &Sequence, row: Option<&[f32]>) {
+    fn finish_prefill(&self, sequence: &Sequence, row: Option<Row<'_>>) {
         let origin = &sequence.origin;
         for choice in sequence.choices.iter().map(|choice| choice.choice) {
             match self.rules.draw(sequence, choice, row) {
@@ -287,11 +311,34 @@ fn fail_without_logits(origin: &Origin) {
     origin.fail(Failure::new(ErrorCode::Internal, "the model returned no usable logits"));
 }
 
+// === impl Rows ===
+
+impl Rows {
+    fn iter(&self) -> Box<dyn Iterator<Item = Row<'_>> + '_> {
+        match self {
+            Self::Logits(logits) => Box::new(logits.rows().map(Row::Logits)),
+            Self::Likeliest(tokens) => Box::new(tokens.iter().copied().map(Row::Likeliest)),
+        }
+    }
+}
+
 // === impl Rules ===
 
 impl Rules {
+    /// Whether the next token is the model's likeliest, whatever came before, and nothing else is asked of it.
+    fn is_plain(&self, sequence: &Sequence) -> bool {
+        let Origin { sampling, stop, logprobs, .. } = &*sequence.origin;
+        sampling.temperature <= 0.0
+            && sampling.logit_bias.is_empty()
+            && sampling.repetition_penalty == 1.0
+            && sampling.presence_penalty == 0.0
+            && sampling.frequency_penalty == 0.0
+            && !logprobs
+            && sequence.output_tokens() >= stop.min_tokens as usize
+    }
+
     /// Draws the token after all known ones for one choice.
-    fn draw(&self, sequence: &Sequence, choice: u32, row: Option<&[f32]>) -> Drawn {
+    fn draw(&self, sequence: &Sequence, choice: u32, row: Option<Row<'_>>) -> Drawn {
         let Some(row) = row else { return Drawn::Nothing };
         let origin = &sequence.origin;
         let position = sequence.output_tokens();
@@ -300,15 +347,20 @@ impl Rules {
         let banned = if position < origin.stop.min_tokens as usize { stops.as_slice() } else { &[] };
         let (tokens, prompt_tokens) = (sequence.tokens.as_slice(), origin.prompt_tokens);
         let draw = sampler::Draw { sampling: &origin.sampling, choice, tokens, prompt_tokens, banned };
-        let Some(id) = sampler::draw(row, &draw) else { return Drawn::Nothing };
+        let drawn = match row {
+            Row::Logits(row) => sampler::draw(row, &draw),
+            Row::Likeliest(token) => token,
+        };
+        let Some(id) = drawn else { return Drawn::Nothing };
         if stops.contains(&id) {
             return Drawn::Stop;
         }
-        let (logprob, top) = if origin.logprobs {
-            let (logprob, top) = sampler::logprobs(row, id, origin.top_logprobs as usize);
-            (Some(logprob), top)
-        } else {
-            (None, Vec::new())
+        let (logprob, top) = match row {
+            Row::Logits(row) if origin.logprobs => {
+                let (logprob, top) = sampler::logprobs(row, id, origin.top_logprobs as usize);
+                (Some(logprob), top)
+            }
+            _ => (None, Vec::new()),
         };
         let is_last = tokens.len() + 1 >= origin.end_tokens;
         let token = Token { choice, position: position as u32, id, logprob, top };

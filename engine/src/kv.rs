@@ -1,6 +1,6 @@
 //! Paged KV cache.
 //!
-//! - [`KvMemory`]: the bytes, one lock a page and layer
+//! - [`KvStore`]: where the bytes are; [`KvMemory`]: in the machine's memory, one lock a page and layer
 //! - [`KvPool`]: who holds which page and how; promises; the prefix cache
 //! - [`PageRef`], [`Promise`]: holds that let go when dropped
 //! - [`PageSpan`]: pages of consecutive tokens as a handoff sees them
@@ -10,8 +10,10 @@ mod page;
 mod pool;
 mod prefix;
 mod span;
+mod store;
 
-pub use memory::{KvMemory, PageId, PageRead, PageWrite};
+pub use memory::{KvMemory, PageRead, PageWrite};
 pub use page::{Hold, PageRef, Promise};
 pub use pool::{IntegrityError, KvPool, PoolConfig};
 pub use span::PageSpan;
+pub use store::{FillBytes, KvStore, PageId, Piece, UseBytes};

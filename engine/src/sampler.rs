@@ -1,9 +1,13 @@
 //! Logits to a token. Pure: the same logits, history, seed, choice and
 //! position give the same token on every node.
 
-use std::collections::HashMap;
+use std::{cmp::Ordering, collections::HashMap};
 
 use baton_protocol::{Sampling, TopLogprob};
+
+/// Logits that are compared or added at a time, and those of which the best is searched.
+const LANES: usize = 16;
+const BLOCK: usize = 1024;
 
 /// Everything a draw depends on besides the logits.
 #[derive(Clone, Copy, Debug)]
@@ -27,18 +31,19 @@ pub struct Draw<'a> {
 /// go to the lowest id.
 pub fn draw(logits: &[f32], draw: &Draw<'_>) -> Option<u32> {
     let sampling = draw.sampling;
-    let mut logits: Vec<f32> = logits.iter().map(|&logit| usable(logit)).collect();
-    shape(&mut logits, draw);
-    let best = greatest(&logits)?;
+    let shaped = is_shaped(draw).then(|| shaped(logits, draw));
+    let logits = shaped.as_deref().unwrap_or(logits);
+    let best = greatest(logits)?;
     if sampling.temperature <= 0.0 {
         return Some(best);
     }
-    let peak = logits[best as usize];
-    let weight = |&logit: &f32| f64::from((logit - peak) / sampling.temperature).exp();
-    let weights: Vec<f64> = logits.iter().map(weight).collect();
+    let peak = usable(logits[best as usize]);
+    let weight = |&logit: &f32| exp((usable(logit) - peak) / sampling.temperature);
+    let weights: Vec<f32> = logits.iter().map(weight).collect();
     let position = (draw.tokens.len() - draw.prompt_tokens) as u64;
     let uniform = uniform(sampling.seed, draw.choice, position);
-    pick(candidates(&weights, sampling), uniform)
+    let is_filtered = sampling.top_k > 0 || sampling.top_p < 1.0 || sampling.min_p > 0.0;
+    if is_filtered { pick(&candidates(&weights, sampling), uniform) } else { pick_any(&weights, uniform) }
 }
 
 /// Natural log-probabilities under the model, before everything in `Sampling`:
@@ -65,9 +70,21 @@ fn usable(logit: f32) -> f32 {
     if logit.is_nan() { f32::NEG_INFINITY } else { logit.min(f32::MAX) }
 }
 
-/// Applies bias, bans and penalties.
-fn shape(logits: &mut [f32], draw: &Draw<'_>) {
+fn has_penalties(sampling: &Sampling) -> bool {
+    sampling.repetition_penalty != 1.0
+        || sampling.presence_penalty != 0.0
+        || sampling.frequency_penalty != 0.0
+}
+
+/// Whether the draw is not from the logits as they are.
+fn is_shaped(draw: &Draw<'_>) -> bool {
+    !draw.sampling.logit_bias.is_empty() || !draw.banned.is_empty() || has_penalties(draw.sampling)
+}
+
+/// The logits after bias, bans and penalties.
+fn shaped(logits: &[f32], draw: &Draw<'_>) -> Vec<f32> {
     let sampling = draw.sampling;
+    let mut logits: Vec<f32> = logits.iter().map(|&logit| usable(logit)).collect();
     for entry in &sampling.logit_bias {
         if let Some(logit) = logits.get_mut(entry.token as usize) {
             *logit += entry.bias;
@@ -78,13 +95,10 @@ fn shape(logits: &mut [f32], draw: &Draw<'_>) {
             *logit = f32::NEG_INFINITY;
         }
     }
-    let is_on = sampling.repetition_penalty != 1.0
-        || sampling.presence_penalty != 0.0
-        || sampling.frequency_penalty != 0.0;
-    if is_on {
-        penalize(logits, draw);
+    if has_penalties(sampling) {
+        penalize(&mut logits, draw);
     }
-    logits.iter_mut().for_each(|logit| *logit = usable(*logit));
+    logits
 }
 
 /// Makes tokens that were there before less likely.
@@ -109,39 +123,77 @@ fn penalize(logits: &mut [f32], draw: &Draw<'_>) {
     }
 }
 
-/// The lowest id of the greatest logit, if any is finite.
-fn greatest(logits: &[f32]) -> Option<u32> {
-    let mut best: Option<usize> = None;
-    for (id, &logit) in logits.iter().enumerate() {
-        if logit > best.map_or(f32::NEG_INFINITY, |best| logits[best]) {
-            best = Some(id);
+/// The lowest id of the greatest logit that is [`usable`]. A row is read once,
+/// a few lanes at a time, and of its blocks only the best is searched.
+pub(crate) fn greatest(logits: &[f32]) -> Option<u32> {
+    let (mut best, mut place) = (f32::NEG_INFINITY, None);
+    for (index, block) in logits.chunks(BLOCK).enumerate() {
+        let peak = usable(peak(block));
+        if peak > best {
+            (best, place) = (peak, Some(index * BLOCK));
         }
     }
-    best.map(|id| id as u32)
+    let start = place?;
+    let offset = logits[start..].iter().position(|logit| *logit >= best)?;
+    Some((start + offset) as u32)
 }
 
-/// What top-k, top-p and min-p leave, with weights relative to the likeliest (1).
-fn candidates(weights: &[f64], sampling: &Sampling) -> Vec<(u32, f64)> {
-    let mut kept: Vec<(u32, f64)> =
-        (0..).zip(weights.iter().copied()).filter(|(_, weight)| *weight > 0.0).collect();
-    let by_rank = |a: &(u32, f64), b: &(u32, f64)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
-    let top_k = sampling.top_k as usize;
-    if top_k > 0 && top_k < kept.len() {
-        kept.select_nth_unstable_by(top_k, by_rank);
-        kept.truncate(top_k);
-        // Sums below must not depend on how the selection left them.
-        kept.sort_unstable_by_key(|(id, _)| *id);
+/// The greatest of a block, NaN left out.
+fn peak(block: &[f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    for part in block.chunks(LANES) {
+        for (lane, &logit) in lanes.iter_mut().zip(part) {
+            *lane = if logit > *lane { logit } else { *lane };
+        }
     }
-    if sampling.top_p < 1.0 {
-        let sum: f64 = kept.iter().map(|(_, weight)| weight).sum();
-        let enough = f64::from(sampling.top_p.max(0.0)) * sum;
+    lanes.into_iter().fold(f32::NEG_INFINITY, f32::max)
+}
+
+/// e to the power of `x`, which is not above 0; exactly 1 for 0, and 0 below
+/// -87. Our own, so that every machine draws the same: within 1e-5 of the value.
+fn exp(x: f32) -> f32 {
+    /// Adding it leaves an integer in the last bits.
+    const ROUND: f32 = 12_582_912.0;
+    let power = (x * std::f32::consts::LOG2_E).max(-126.0);
+    let rounded = power + ROUND;
+    let rest = (power - (rounded - ROUND)) * std::f32::consts::LN_2;
+    let whole = rounded.to_bits().wrapping_sub(ROUND.to_bits());
+    let scale = f32::from_bits(whole.wrapping_add(127) << 23);
+    // Taylor's, for |rest| below 0.35.
+    let series = [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0];
+    let value = series.into_iter().fold(1.0 / 5040.0, |sum, factor| sum * rest + factor) * scale;
+    if x < -87.0 { 0.0 } else { value }
+}
+
+/// In one order on every machine, which may be several lanes at a time.
+fn sum(weights: &[f32]) -> f64 {
+    let mut lanes = [0f64; LANES];
+    for part in weights.chunks(LANES) {
+        for (lane, &weight) in lanes.iter_mut().zip(part) {
+            *lane += f64::from(weight);
+        }
+    }
+    lanes.into_iter().sum()
+}
+
+/// What top-k, top-p and min-p leave, in order of id, with weights relative to the likeliest (1).
+fn candidates(weights: &[f32], sampling: &Sampling) -> Vec<(u32, f64)> {
+    let (top_k, top_p) = (sampling.top_k as usize, f64::from(sampling.top_p.max(0.0)));
+    let (mut kept, whole) = if (1..weights.len()).contains(&top_k) {
+        let kept = likeliest(at_least(weights, 0.0), top_k);
+        let whole = kept.iter().map(|(_, weight)| weight).sum();
+        (kept, whole)
+    } else {
+        let whole: f64 = weights.chunks(BLOCK).map(sum).sum();
         // Tokens so unlikely that all of them together are not needed: saves most of the sort.
-        let negligible = (sum - enough) / kept.len() as f64 * 0.5;
-        kept.retain(|(_, weight)| *weight >= negligible);
+        let negligible = (whole - top_p.min(1.0) * whole) / weights.len() as f64 * 0.5;
+        (at_least(weights, negligible), whole)
+    };
+    if top_p < 1.0 {
         kept.sort_unstable_by(by_rank);
         let mut reached = 0.0;
         let needed = kept.iter().take_while(|(_, weight)| {
-            let is_needed = reached < enough;
+            let is_needed = reached < top_p * whole;
             reached += weight;
             is_needed
         });
@@ -156,16 +208,60 @@ fn candidates(weights: &[f64], sampling: &Sampling) -> Vec<(u32, f64)> {
     kept
 }
 
-/// Inverts the cumulative distribution, in order of id.
-fn pick(kept: Vec<(u32, f64)>, uniform: f64) -> Option<u32> {
+/// Tokens of some weight, and of this at least.
+fn at_least(weights: &[f32], least: f64) -> Vec<(u32, f64)> {
+    let all = (0..).zip(weights).map(|(id, weight)| (id, f64::from(*weight)));
+    all.filter(|(_, weight)| *weight > 0.0 && *weight >= least).collect()
+}
+
+/// The `count` likeliest, in order of id: sums must not depend on how the selection left them.
+fn likeliest(mut tokens: Vec<(u32, f64)>, count: usize) -> Vec<(u32, f64)> {
+    if count < tokens.len() {
+        tokens.select_nth_unstable_by(count, by_rank);
+        tokens.truncate(count);
+        tokens.sort_unstable_by_key(|(id, _)| *id);
+    }
+    tokens
+}
+
+fn by_rank(a: &(u32, f64), b: &(u32, f64)) -> Ordering {
+    b.1.total_cmp(&a.1).then(a.0.cmp(&b.0))
+}
+
+/// Inverts the cumulative distribution of the candidates.
+fn pick(kept: &[(u32, f64)], uniform: f64) -> Option<u32> {
     let sum: f64 = kept.iter().map(|(_, weight)| weight).sum();
-    let mut left = uniform * sum;
-    let last = kept.last().map(|(id, _)| *id);
-    let found = kept.into_iter().find(|(_, weight)| {
+    use_up(kept.iter().copied(), uniform * sum)
+}
+
+/// As [`pick`], of all tokens: first the block, then the token in it.
+fn pick_any(weights: &[f32], uniform: f64) -> Option<u32> {
+    let sums: Vec<f64> = weights.chunks(BLOCK).map(sum).collect();
+    let mut left = uniform * sums.iter().sum::<f64>();
+    let mut place = 0;
+    for (index, sum) in sums.iter().enumerate().filter(|(_, sum)| **sum > 0.0) {
+        place = index;
+        if left < *sum {
+            break;
+        }
+        left -= sum;
+    }
+    let start = place * BLOCK;
+    let block = (start as u32..).zip(weights[start..].iter().take(BLOCK).map(|weight| f64::from(*weight)));
+    use_up(block.filter(|(_, weight)| *weight > 0.0), left)
+}
+
+/// The first token whose weight uses up what is left, or the last one.
+fn use_up(weights: impl Iterator<Item = (u32, f64)>, mut left: f64) -> Option<u32> {
+    let mut last = None;
+    for (id, weight) in weights {
+        last = Some(id);
         left -= weight;
-        left < 0.0
-    });
-    found.map(|(id, _)| id).or(last)
+        if left < 0.0 {
+            break;
+        }
+    }
+    last
 }
 
 /// A number in [0, 1) that depends on nothing but its key.

@@ -8,7 +8,14 @@
 //! When pages run out the youngest goes back to waiting without its pages and
 //! is computed again later. The oldest always goes on, so all end.
 
-use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Instant};
+mod pace;
+
+use std::{
+    collections::BTreeMap,
+    ops::Range,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use baton_protocol::{ErrorCode, Failure, PageCounts};
 
@@ -18,6 +25,7 @@ use crate::{
     metrics::EngineMetrics,
     sequence::{Sequence, SequenceKey},
 };
+use pace::Pace;
 
 /// All sequences of an engine.
 pub(crate) struct Scheduler {
@@ -26,7 +34,11 @@ pub(crate) struct Scheduler {
     metrics: EngineMetrics,
     running: BTreeMap<SequenceKey, Sequence>,
     waiting: BTreeMap<SequenceKey, Sequence>,
+    pace: Pace,
 }
+
+/// Prompt tokens of a step for each answer that goes on, at least.
+const PROMPT_TOKENS_BESIDE: usize = 4;
 
 /// What the next step computes.
 #[derive(Debug, Default)]
@@ -47,7 +59,14 @@ pub(crate) struct Chunk {
 
 impl Scheduler {
     pub(crate) fn new(config: SchedulerConfig, pool: Arc<KvPool>, metrics: EngineMetrics) -> Self {
-        Self { config, pool, metrics, running: BTreeMap::new(), waiting: BTreeMap::new() }
+        Self {
+            config,
+            pool,
+            metrics,
+            running: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            pace: Pace::default(),
+        }
     }
 
     /// Takes a new sequence.
@@ -102,8 +121,7 @@ impl Scheduler {
     pub(crate) fn plan(&mut self) -> Plan {
         let mut plan = Plan::default();
         self.plan_decodes(&mut plan);
-        let page_tokens = self.pool.shape().page_tokens as usize;
-        let mut budget = self.config.max_batch_tokens.saturating_sub(plan.chunks.len()).max(page_tokens);
+        let mut budget = self.prompt_budget(plan.chunks.len());
         self.plan_prefills(&mut plan, &mut budget);
         self.admit(&mut plan, &mut budget);
         if plan.chunks.is_empty() && self.running.is_empty() {
@@ -111,6 +129,27 @@ impl Scheduler {
         }
         self.count();
         plan
+    }
+
+    /// Notes how long the plan's step took.
+    pub(crate) fn learn(&mut self, plan: &Plan, time: Duration) {
+        if plan.chunks.iter().any(|chunk| chunk.tokens.len() > 1) {
+            self.pace.learn(plan.chunks.iter().map(|chunk| chunk.tokens.len()).sum(), time);
+        }
+    }
+
+    /// Prompt tokens of a step in which so many answers go on: their readers
+    /// shall not wait for a whole prompt of someone else, and prompts shall
+    /// come in as fast as answers end.
+    fn prompt_budget(&self, generating: usize) -> usize {
+        let page_tokens = self.pool.shape().page_tokens as usize;
+        let most = self.config.max_batch_tokens.saturating_sub(generating).max(page_tokens);
+        let limit = Duration::from_millis(self.config.mixed_step_ms);
+        if generating == 0 || limit.is_zero() {
+            return most;
+        }
+        let fair = (PROMPT_TOKENS_BESIDE * generating).max(page_tokens);
+        self.pace.tokens_within(limit).saturating_sub(generating).clamp(fair.min(most), most)
     }
 
     /// Publishes how much there is to do.

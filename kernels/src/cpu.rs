@@ -3,11 +3,12 @@
 //! - [`pool`]: the threads ([`ComputePool`]) and how work is dealt to them.
 //! - `simd`: instruction sets ([`Isa`]) behind one trait of sixteen lanes.
 //! - [`element`]: [`Element`], what activations and cached keys and values are stored as.
-//! - [`packed`]: [`PackedMatrix`], weights laid out for the tile kernel.
+//! - [`packed`]: [`PackedMatrix`], weights laid out for the tile kernel, of bf16, four or eight bits.
 //! - `tile`: the innermost product, a few rows by 32 columns in registers.
 //! - [`gemm`](mod@gemm): activations times weights.
+//! - [`activation`]: nonlinearities of a gate.
 //! - [`attention`](mod@attention): paged causal attention, of prompts and of single tokens alike.
-//! - [`norm`], [`rope`]: the small ops.
+//! - [`norm`], [`rope`], [`softcap`]: the small ops.
 //! - `disjoint`: one output, written by many threads.
 //!
 //! The numerics, which all instruction sets share to the bit (subnormal
@@ -15,6 +16,7 @@
 //! first to the last pair of elements in one accumulator, the odd element of a
 //! pair before the even one. That is the order of `vdpbf16ps`.
 
+pub mod activation;
 pub mod attention;
 mod disjoint;
 pub mod element;
@@ -24,13 +26,16 @@ pub mod packed;
 pub mod pool;
 pub mod rope;
 mod simd;
+pub mod softcap;
 mod tile;
 
+pub use activation::Activation;
 pub use attention::{AttentionSequence, AttentionShape, attention};
 pub use element::{Element, round_into};
 pub use gemm::{gemm, gemm_add, gemm_gated};
-pub use norm::{RmsNorm, rms_norm};
-pub use packed::{PackedMatrix, ShapeError};
+pub use norm::{RmsNorm, rms_norm, rms_norm_add, rms_norm_in_place};
+pub use packed::{PackedMatrix, Part, Q4_1, Q8_0, ReadRows, ShapeError, Unit, quantise_q4_1, quantise_q8_0};
 pub use pool::{ComputePool, PoolError};
 pub use rope::Rotation;
 pub use simd::Isa;
+pub use softcap::soft_cap;

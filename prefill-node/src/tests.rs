@@ -21,7 +21,7 @@ fn room(prefill_us_per_token: u64, config: &PrefillConfig) -> (EngineWorker, Eng
     engine.eos_tokens = vec![EOS_TOKEN];
     engine.scheduler.max_batch_tokens = 8;
     let (worker, handle) =
-        EngineWorker::start(Engine::new(Box::new(MockBackend::new(mock, PAGE_TOKENS)), engine));
+        EngineWorker::start(Engine::new(Box::new(MockBackend::new(mock, PAGE_TOKENS)), engine).unwrap());
     let node = PrefillNode::new(handle.clone(), config);
     (worker, handle, node)
 }

@@ -111,7 +111,9 @@ impl Settings {
         let mut config = EngineConfig::new(pages, self.context_tokens);
         config.eos_tokens = vec![EOS_TOKEN];
         config.scheduler.max_batch_tokens = self.max_batch_tokens;
-        EngineWorker::start(Engine::new(Box::new(MockBackend::new(self.mock.clone(), page_tokens)), config))
+        EngineWorker::start(
+            Engine::new(Box::new(MockBackend::new(self.mock.clone(), page_tokens)), config).unwrap(),
+        )
     }
 }
 

@@ -1,10 +1,12 @@
 //! The CPU backend: Llama-shaped models on the kernels of `baton-kernels`.
 //!
 //! - [`weights`]: [`CpuModel`], packed once and shared by the backends of a process
+//! - `loading`: matrices on their way from their files into panels
 //! - `pass`: one step through all layers
 //! - `cached`: rows of the KV cache as elements
 
 mod cached;
+mod loading;
 mod pass;
 #[cfg(test)]
 mod tests;
@@ -17,12 +19,13 @@ use baton_protocol::{KvDtype, KvShape};
 use half::bf16;
 use serde::{Deserialize, Serialize};
 
+pub use loading::{Loading, Progress, WeightForm};
 pub use weights::CpuModel;
 
 use super::{Backend, BackendError};
 use crate::{
     batch::{Batch, Logits},
-    kv::KvMemory,
+    kv::{KvMemory, KvStore},
 };
 use pass::Pass;
 
@@ -43,6 +46,7 @@ pub struct CpuBackend {
     model: Arc<CpuModel>,
     pool: Arc<ComputePool>,
     shape: KvShape,
+    memory: Arc<KvMemory>,
 }
 
 // === impl Precision ===
@@ -63,7 +67,8 @@ impl CpuBackend {
     /// A backend that caches rows in pages of `page_tokens` tokens.
     pub fn new(model: Arc<CpuModel>, pool: Arc<ComputePool>, page_tokens: u32) -> Self {
         let shape = model.kv_shape(page_tokens);
-        Self { model, pool, shape }
+        let memory = Arc::new(KvMemory::new(shape.clone(), 0));
+        Self { model, pool, shape, memory }
     }
 }
 
@@ -80,14 +85,18 @@ impl Backend for CpuBackend {
         self.model.config().vocab
     }
 
+    fn allocate(&mut self, pages: usize) -> Result<Arc<dyn KvStore>, BackendError> {
+        self.memory = Arc::new(KvMemory::new(self.shape.clone(), pages));
+        Ok(Arc::<KvMemory>::clone(&self.memory))
+    }
+
     fn forward(
         &mut self,
         batch: &Batch<'_>,
-        memory: &KvMemory,
         layer_done: &mut dyn FnMut(usize),
     ) -> Result<Logits, BackendError> {
-        pass::check(batch, memory, &self.shape, self.vocab_tokens())?;
-        let (model, pool) = (&*self.model, &*self.pool);
+        batch.check(&self.shape, self.memory.pages(), self.vocab_tokens())?;
+        let (model, pool, memory) = (&*self.model, &*self.pool, &*self.memory);
         let compute = |report: &mut dyn FnMut(usize)| match model.precision() {
             Precision::Fast => Pass::<bf16>::new(model, pool, memory, batch).run(report),
             Precision::Reference => Pass::<f32>::new(model, pool, memory, batch).run(report),

@@ -3,7 +3,7 @@
 //! to a prompt is known beforehand ([`expected`]), and a page with anything
 //! else than the right rows is found out.
 
-use std::{thread, time::Duration};
+use std::{sync::Arc, thread, time::Duration};
 
 use baton_protocol::{KvDtype, KvShape, Sampling};
 use serde::Deserialize;
@@ -11,7 +11,7 @@ use serde::Deserialize;
 use super::{Backend, BackendError};
 use crate::{
     batch::{Batch, BatchSequence, Logits},
-    kv::KvMemory,
+    kv::{KvMemory, KvStore},
     sampler::{self, Draw},
 };
 
@@ -47,6 +47,7 @@ pub struct MockConfig {
 pub struct MockBackend {
     config: MockConfig,
     shape: KvShape,
+    memory: Arc<KvMemory>,
 }
 
 /// Bytes of a row that say what it is; repeated to the row's end.
@@ -81,7 +82,8 @@ impl MockBackend {
         let least = MARK_BYTES.div_ceil(2 * kv_heads as usize * dtype.bytes()) as u32;
         let head_dim = config.head_dim.max(least);
         let shape = KvShape { layers, kv_heads, head_dim, dtype, page_tokens };
-        Self { config, shape }
+        let memory = Arc::new(KvMemory::new(shape.clone(), 0));
+        Self { config, shape, memory }
     }
 
     /// What a layer costs of a step's time.
@@ -95,13 +97,7 @@ impl MockBackend {
     }
 
     /// Whether the rows of all tokens before the new ones are this sequence's.
-    fn check(
-        &self,
-        index: usize,
-        sequence: &BatchSequence<'_>,
-        chain: &[u64],
-        memory: &KvMemory,
-    ) -> Result<(), BackendError> {
+    fn check(&self, index: usize, sequence: &BatchSequence<'_>, chain: &[u64]) -> Result<(), BackendError> {
         if let Some(&token) = sequence.tokens.iter().find(|token| **token as usize >= VOCAB_TOKENS) {
             return Err(BackendError::Token { sequence: index, token, vocab: VOCAB_TOKENS });
         }
@@ -111,7 +107,7 @@ impl MockBackend {
         {
             let ((page, chain), first) = (chain, page * page_tokens);
             for layer in 0..self.shape.layers as usize {
-                let piece = memory.read(*page, layer);
+                let piece = self.memory.read(*page, layer);
                 for (offset, (row, &chain)) in piece.bytes().chunks_exact(row_bytes).zip(chain).enumerate() {
                     if !is_row(row, mark(chain, first + offset, layer)) {
                         return Err(BackendError::ForeignKv { sequence: index, position: first + offset });
@@ -122,13 +118,13 @@ impl MockBackend {
         Ok(())
     }
 
-    fn write(&self, layer: usize, sequence: &BatchSequence<'_>, chain: &[u64], memory: &KvMemory) {
+    fn write(&self, layer: usize, sequence: &BatchSequence<'_>, chain: &[u64]) {
         let (page_tokens, row_bytes) = (self.shape.page_tokens as usize, self.shape.row_bytes());
         let mut position = sequence.start;
         while position < sequence.end {
             let page = position / page_tokens;
             let end = sequence.end.min((page + 1) * page_tokens);
-            let mut piece = memory.write(sequence.pages[page], layer);
+            let mut piece = self.memory.write(sequence.pages[page], layer);
             let rows = piece.bytes().chunks_exact_mut(row_bytes).skip(position % page_tokens);
             for (row, position) in rows.zip(position..end) {
                 let mark = mark(chain[position], position, layer);
@@ -152,21 +148,25 @@ impl Backend for MockBackend {
         VOCAB_TOKENS
     }
 
+    fn allocate(&mut self, pages: usize) -> Result<Arc<dyn KvStore>, BackendError> {
+        self.memory = Arc::new(KvMemory::new(self.shape.clone(), pages));
+        Ok(Arc::<KvMemory>::clone(&self.memory))
+    }
+
     fn forward(
         &mut self,
         batch: &Batch<'_>,
-        memory: &KvMemory,
         layer_done: &mut dyn FnMut(usize),
     ) -> Result<Logits, BackendError> {
         let chains: Vec<Vec<u64>> =
             batch.sequences.iter().map(|sequence| chain(&sequence.tokens[..sequence.end])).collect();
         for (index, (sequence, chain)) in batch.sequences.iter().zip(&chains).enumerate() {
-            self.check(index, sequence, chain, memory)?;
+            self.check(index, sequence, chain)?;
         }
         let layer_time = self.layer_time(batch);
         for layer in 0..self.shape.layers as usize {
             for (sequence, chain) in batch.sequences.iter().zip(&chains) {
-                self.write(layer, sequence, chain, memory);
+                self.write(layer, sequence, chain);
             }
             if !layer_time.is_zero() {
                 thread::sleep(layer_time);
@@ -252,27 +252,27 @@ mod tests {
 
     const PAGES: [PageId; 2] = [PageId(1), PageId(0)];
 
-    fn forward(memory: &KvMemory, tokens: &[u32], start: usize) -> Result<Logits, BackendError> {
+    fn mock() -> MockBackend {
         let mut mock = MockBackend::new(MockConfig::default(), 4);
-        let sequence = BatchSequence { tokens, start, end: tokens.len(), pages: &PAGES, wants_logits: true };
-        let mut layers = Vec::new();
-        let logits =
-            mock.forward(&Batch { sequences: vec![sequence] }, memory, &mut |layer| layers.push(layer))?;
-        assert_eq!(layers, [0, 1, 2, 3]);
-        Ok(logits)
+        mock.allocate(2).unwrap();
+        mock
     }
 
-    fn memory() -> KvMemory {
-        KvMemory::new(MockBackend::new(MockConfig::default(), 4).kv_shape().clone(), 2)
+    fn forward(mock: &mut MockBackend, tokens: &[u32], start: usize) -> Result<Logits, BackendError> {
+        let sequence = BatchSequence { tokens, start, end: tokens.len(), pages: &PAGES, wants_logits: true };
+        let mut layers = Vec::new();
+        let logits = mock.forward(&Batch { sequences: vec![sequence] }, &mut |layer| layers.push(layer))?;
+        assert_eq!(layers, [0, 1, 2, 3]);
+        Ok(logits)
     }
 
     #[test]
     fn chunks_and_the_whole_give_the_same() {
         let tokens = [5, 6, 7, 8, 9, 10];
-        let whole = forward(&memory(), &tokens, 0).unwrap();
-        let chunked = memory();
-        forward(&chunked, &tokens[..4], 0).unwrap();
-        assert_eq!(forward(&chunked, &tokens, 4).unwrap(), whole);
+        let whole = forward(&mut mock(), &tokens, 0).unwrap();
+        let mut chunked = mock();
+        forward(&mut chunked, &tokens[..4], 0).unwrap();
+        assert_eq!(forward(&mut chunked, &tokens, 4).unwrap(), whole);
         assert_eq!(whole.values.iter().filter(|logit| **logit >= 0.0).count(), 8);
     }
 
@@ -280,18 +280,19 @@ mod tests {
     fn foreign_rows_are_found_wherever_they_are() {
         let tokens = [5, 6, 7, 8, 9, 10];
         for (page, layer, byte) in [(1, 0, 0), (1, 3, 64), (0, 2, 31)] {
-            let memory = memory();
-            forward(&memory, &tokens[..5], 0).unwrap();
-            memory.write(PageId(page), layer).bytes()[byte] ^= 1;
+            let mut mock = mock();
+            forward(&mut mock, &tokens[..5], 0).unwrap();
+            mock.memory.write(PageId(page), layer).bytes()[byte] ^= 1;
             let position = if page == 1 { byte / 32 } else { 4 + byte / 32 };
-            match forward(&memory, &tokens, 5) {
+            match forward(&mut mock, &tokens, 5) {
                 Err(BackendError::ForeignKv { sequence: 0, position: found }) => assert_eq!(found, position),
                 other => panic!("{other:?}"),
             }
         }
-        let other = memory();
-        forward(&other, &[5, 6, 7, 99, 9], 0).unwrap();
-        assert!(matches!(forward(&other, &tokens, 5), Err(BackendError::ForeignKv { position: 3, .. })));
+        let mut other = mock();
+        forward(&mut other, &[5, 6, 7, 99, 9], 0).unwrap();
+        let error = forward(&mut other, &tokens, 5);
+        assert!(matches!(error, Err(BackendError::ForeignKv { position: 3, .. })));
     }
 
     #[test]

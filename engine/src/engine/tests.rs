@@ -13,6 +13,33 @@ use fixture::{Fixture, generate, prompt, text};
 use super::*;
 use crate::backend::mock;
 
+/// Only what needs logits asks the device for them; the tokens are the same.
+#[test]
+fn plain_greedy_answers_need_no_logits() {
+    let backend = || Box::new(backends::Likeliest(fixture::mock(mock::MockConfig::default())));
+    let mut greedy = generate(&prompt(3, 9), 3, 8);
+    greedy.sampling.temperature = 0.0;
+    let answer = Fixture::over(backend(), 32, |_| {}).answer(greedy.clone());
+    assert_eq!(answer.tokens[&0], text(&greedy, 0, 8));
+    let changes: [fn(&mut crate::SequenceSpec); 7] = [
+        |spec| spec.sampling.temperature = 0.5,
+        |spec| spec.sampling.repetition_penalty = 1.1,
+        |spec| spec.sampling.presence_penalty = 0.1,
+        |spec| spec.sampling.frequency_penalty = 0.1,
+        |spec| spec.sampling.logit_bias.push(baton_protocol::LogitBias { token: 40, bias: 1.0 }),
+        |spec| spec.logprobs = true,
+        |spec| spec.stop.min_tokens = 3,
+    ];
+    for change in changes {
+        let mut spec = greedy.clone();
+        change(&mut spec);
+        let mut fixture = Fixture::over(backend(), 32, |_| {});
+        let events = fixture.handle.submit(spec).unwrap();
+        assert!(matches!(fixture.engine.step(), Err(EngineError::Backend(_))));
+        drop(events);
+    }
+}
+
 #[test]
 fn answers_are_those_of_the_mock_alone_and_batched() {
     let mut fixture = Fixture::new(64);

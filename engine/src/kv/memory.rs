@@ -1,22 +1,25 @@
-//! The memory behind pages: one lock a page and layer, so that a handoff can
-//! read finished layers of a page while the engine writes later ones.
+//! Pages in the machine's memory: one lock a page and layer, so that a handoff
+//! can read finished layers of a page while the engine writes later ones.
 //!
 //! Who may write what is the pool's business (a page being written belongs to
 //! one sequence or one handoff). The locks make a mistake a wait, not a data
 //! race; in correct operation none is ever contended for writing.
 
+use std::io::{self, IoSlice, IoSliceMut};
+
 use baton_protocol::KvShape;
 use half::bf16;
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-/// Index of a page in its pool.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct PageId(pub u32);
+use super::{FillBytes, KvStore, PageId, Piece, UseBytes};
 
 /// KV rows of all pages: `[page][layer]` pieces of `[token][K|V][kv_head][head_dim]`.
 pub struct KvMemory {
     shape: KvShape,
-    /// Words keep the pieces aligned for both element types.
+    /// Length of a piece.
+    words: usize,
+    /// Words keep the pieces aligned for both element types. Empty until its page is
+    /// used for the first time: a pool takes the memory that was ever needed at once.
     pieces: Vec<RwLock<Box<[u32]>>>,
 }
 
@@ -32,10 +35,8 @@ impl KvMemory {
     /// Zeroed memory for `pages` pages.
     pub fn new(shape: KvShape, pages: usize) -> Self {
         let words = (shape.row_bytes() * shape.page_tokens as usize).div_ceil(4);
-        let pieces = (0..pages * shape.layers as usize)
-            .map(|_| RwLock::new(vec![0u32; words].into_boxed_slice()))
-            .collect();
-        Self { shape, pieces }
+        let pieces = (0..pages * shape.layers as usize).map(|_| RwLock::default()).collect();
+        Self { shape, words, pieces }
     }
 
     /// Shape of the rows.
@@ -43,27 +44,66 @@ impl KvMemory {
         &self.shape
     }
 
+    /// How many pages there are.
+    pub fn pages(&self) -> usize {
+        self.pieces.len() / (self.shape.layers as usize).max(1)
+    }
+
     /// One layer of one page for reading.
     pub fn read(&self, page: PageId, layer: usize) -> PageRead<'_> {
-        PageRead(self.piece(page, layer).read())
+        let guard = self.piece(page, layer).read();
+        if !guard.is_empty() {
+            return PageRead(guard);
+        }
+        drop(guard);
+        PageRead(RwLockWriteGuard::downgrade(self.write(page, layer).0))
     }
 
     /// One layer of one page for writing.
     pub fn write(&self, page: PageId, layer: usize) -> PageWrite<'_> {
-        PageWrite(self.piece(page, layer).write())
-    }
-
-    /// Copies all layers of a page (copy-on-write of a shared tail).
-    pub fn copy_page(&self, from: PageId, to: PageId) {
-        for layer in 0..self.shape.layers as usize {
-            let source = self.piece(from, layer).read();
-            self.piece(to, layer).write().copy_from_slice(&source);
+        let mut guard = self.piece(page, layer).write();
+        if guard.is_empty() {
+            *guard = vec![0; self.words].into_boxed_slice();
         }
+        PageWrite(guard)
     }
 
     fn piece(&self, page: PageId, layer: usize) -> &RwLock<Box<[u32]>> {
         debug_assert!(layer < self.shape.layers as usize);
         &self.pieces[page.0 as usize * self.shape.layers as usize + layer]
+    }
+}
+
+impl KvStore for KvMemory {
+    fn shape(&self) -> &KvShape {
+        &self.shape
+    }
+
+    fn pages(&self) -> usize {
+        self.pages()
+    }
+
+    fn read(&self, pieces: &[Piece], use_bytes: &mut UseBytes<'_>) -> io::Result<()> {
+        let guards: Vec<_> = pieces.iter().map(|piece| self.read(piece.page, piece.layer)).collect();
+        let slice = |(guard, piece): (_, &Piece)| IoSlice::new(&PageRead::bytes(guard)[piece.bytes.clone()]);
+        let slices: Vec<_> = guards.iter().zip(pieces).map(slice).collect();
+        use_bytes(&slices)
+    }
+
+    fn write(&self, pieces: &[Piece], fill: &mut FillBytes<'_>) -> io::Result<()> {
+        // Every writer of these pages takes the locks in the same order: by layer, then by token.
+        let mut guards: Vec<_> = pieces.iter().map(|piece| self.write(piece.page, piece.layer)).collect();
+        let slice =
+            |(guard, piece): (_, &Piece)| IoSliceMut::new(&mut PageWrite::bytes(guard)[piece.bytes.clone()]);
+        let mut slices: Vec<_> = guards.iter_mut().zip(pieces).map(slice).collect();
+        fill(&mut slices)
+    }
+
+    fn copy_page(&self, from: PageId, to: PageId) {
+        for layer in 0..self.shape.layers as usize {
+            let source = self.read(from, layer);
+            self.write(to, layer).0.copy_from_slice(&source.0);
+        }
     }
 }
 

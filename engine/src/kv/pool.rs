@@ -13,7 +13,7 @@ use std::{collections::HashSet, sync::Arc};
 use baton_protocol::{BlockHash, KvShape, PageCounts, PageState};
 use parking_lot::Mutex;
 
-use super::{Hold, KvMemory, PageId, PageRef, Promise, prefix::PrefixTree};
+use super::{Hold, KvMemory, KvStore, PageId, PageRef, Promise, prefix::PrefixTree};
 
 /// Sizes of a pool, in pages.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,7 +31,7 @@ pub struct PoolConfig {
 /// All pages of a node, and the prefix cache over them.
 pub struct KvPool {
     config: PoolConfig,
-    memory: KvMemory,
+    memory: Arc<dyn KvStore>,
     ledger: Mutex<Ledger>,
 }
 
@@ -86,9 +86,18 @@ pub enum IntegrityError {
 // === impl KvPool ===
 
 impl KvPool {
-    /// A pool of zeroed pages, all free.
+    /// A pool of zeroed pages in the machine's memory, all free.
     pub fn new(shape: KvShape, config: PoolConfig) -> Arc<Self> {
-        let memory = KvMemory::new(shape, config.pages);
+        let memory = Arc::new(KvMemory::new(shape, config.pages));
+        Self::over(memory, config)
+    }
+
+    /// A pool of the pages of `memory`, all free.
+    ///
+    /// # Panics
+    /// When `memory` has fewer pages than `config` says.
+    pub fn over(memory: Arc<dyn KvStore>, config: PoolConfig) -> Arc<Self> {
+        assert!(memory.pages() >= config.pages, "{} pages of memory for {config:?}", memory.pages());
         let total = config.pages as u64;
         let ledger = Ledger {
             slots: vec![Slot::default(); config.pages],
@@ -105,8 +114,8 @@ impl KvPool {
     }
 
     /// The bytes.
-    pub fn memory(&self) -> &KvMemory {
-        &self.memory
+    pub fn memory(&self) -> &dyn KvStore {
+        &*self.memory
     }
 
     /// Its sizes.

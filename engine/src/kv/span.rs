@@ -9,7 +9,7 @@ use std::{
 use baton_protocol::{KvSink, KvSource, KvSpan};
 use parking_lot::Mutex;
 
-use super::{Hold, KvPool, PageId, PageRef};
+use super::{Hold, KvPool, PageRef, Piece};
 
 /// KV of `first_token..tokens_end` in pages of one pool. Holds the pages as
 /// they came; a handoff sees them through [`KvSource`] and [`KvSink`].
@@ -19,13 +19,6 @@ pub struct PageSpan {
     tokens: Range<u32>,
     /// One more hold on every page once the handoff has ended in doubt.
     quarantine: Mutex<Vec<PageRef>>,
-}
-
-/// A run of rows within one layer of one page.
-struct Piece {
-    layer: usize,
-    page: PageId,
-    bytes: Range<usize>,
 }
 
 // === impl PageSpan ===
@@ -84,13 +77,7 @@ impl KvSource for PageSpan {
         span: &KvSpan,
         use_bytes: &mut dyn FnMut(&[IoSlice<'_>]) -> io::Result<()>,
     ) -> io::Result<()> {
-        let pieces = self.pieces(span)?;
-        let memory = self.pool.memory();
-        let guards: Vec<_> = pieces.iter().map(|piece| memory.read(piece.page, piece.layer)).collect();
-        let slice =
-            |(guard, piece): (_, &Piece)| IoSlice::new(&super::PageRead::bytes(guard)[piece.bytes.clone()]);
-        let slices: Vec<_> = guards.iter().zip(&pieces).map(slice).collect();
-        use_bytes(&slices)
+        self.pool.memory().read(&self.pieces(span)?, use_bytes)
     }
 }
 
@@ -100,15 +87,7 @@ impl KvSink for PageSpan {
         span: &KvSpan,
         fill: &mut dyn FnMut(&mut [IoSliceMut<'_>]) -> io::Result<()>,
     ) -> io::Result<()> {
-        let pieces = self.pieces(span)?;
-        let memory = self.pool.memory();
-        // Every writer of these pages takes the locks in this order: by layer, then by token.
-        let mut guards: Vec<_> = pieces.iter().map(|piece| memory.write(piece.page, piece.layer)).collect();
-        let slice = |(guard, piece): (_, &Piece)| {
-            IoSliceMut::new(&mut super::PageWrite::bytes(guard)[piece.bytes.clone()])
-        };
-        let mut slices: Vec<_> = guards.iter_mut().zip(&pieces).map(slice).collect();
-        fill(&mut slices)
+        self.pool.memory().write(&self.pieces(span)?, fill)
     }
 
     fn tokens(&self) -> Range<u32> {

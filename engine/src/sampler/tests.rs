@@ -106,11 +106,20 @@ fn logprobs_are_of_the_raw_logits() {
     assert_eq!(logprobs(&[1.0, 1.0], 0, 20).1.len(), 2);
 }
 
+#[test]
+fn exp_is_close_and_exact_where_it_matters() {
+    assert_eq!((exp(0.0), exp(-0.0), exp(f32::NEG_INFINITY), exp(f32::MIN)), (1.0, 1.0, 0.0, 0.0));
+    for x in (0..87_000).map(|i| i as f32 / -1000.0) {
+        let expected = f64::from(x).exp();
+        assert!((f64::from(exp(x)) - expected).abs() <= 1e-5 * expected, "{x}: {}", exp(x));
+    }
+}
+
 /// The nucleus by its definition: a full sort, then the shortest prefix that reaches `top_p`.
-fn nucleus(weights: &[f64], top_p: f32) -> Vec<u32> {
-    let mut sorted: Vec<(u32, f64)> = (0..).zip(weights.iter().copied()).collect();
+fn nucleus(weights: &[f32], top_p: f32) -> Vec<u32> {
+    let mut sorted: Vec<(u32, f64)> = (0..).zip(weights.iter().map(|weight| f64::from(*weight))).collect();
     sorted.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-    let enough = f64::from(top_p) * weights.iter().sum::<f64>();
+    let enough = f64::from(top_p) * sorted.iter().map(|(_, weight)| weight).sum::<f64>();
     let mut reached = 0.0;
     let needed = sorted.into_iter().take_while(|(_, weight)| {
         let is_needed = reached < enough;
@@ -124,10 +133,44 @@ fn nucleus(weights: &[f64], top_p: f32) -> Vec<u32> {
 
 proptest! {
     #[test]
-    fn top_p_keeps_the_nucleus(weights in prop::collection::vec(1e-6..1.0f64, 1..200), top_p in 0.05..0.999f32) {
+    fn top_p_keeps_the_nucleus(weights in prop::collection::vec(1e-6..1.0f32, 1..200), top_p in 0.05..0.999f32) {
         let sampling = Sampling { top_p, ..Sampling::default() };
         let kept: Vec<u32> = candidates(&weights, &sampling).into_iter().map(|(id, _)| id).collect();
         prop_assert_eq!(kept, nucleus(&weights, top_p));
+    }
+
+    #[test]
+    fn the_greatest_is_found_wherever_it_is(
+        mut logits in prop::collection::vec(prop_oneof![-1.0..1.0f32, Just(f32::NAN), Just(f32::NEG_INFINITY)], 1..3000),
+        places in prop::collection::vec(any::<prop::sample::Index>(), 0..3), huge: bool,
+    ) {
+        for place in places {
+            *place.get_mut(&mut logits) = if huge { f32::INFINITY } else { 2.0 };
+        }
+        let mut expected: Option<usize> = None;
+        for (id, &logit) in logits.iter().enumerate() {
+            if usable(logit) > expected.map_or(f32::NEG_INFINITY, |best| usable(logits[best])) {
+                expected = Some(id);
+            }
+        }
+        prop_assert_eq!(greatest(&logits), expected.map(|id| id as u32));
+    }
+
+    /// Blocks are only a faster way to the same token, rounding of sums apart.
+    #[test]
+    fn a_draw_by_blocks_is_a_draw(
+        weights in prop::collection::vec(prop_oneof![Just(0.0f32), 1e-6..1.0f32], 1..5000), uniform in 0.0..1.0f64,
+    ) {
+        let kept = at_least(&weights, 0.0);
+        let sum: f64 = kept.iter().map(|(_, weight)| weight).sum();
+        let picked = pick_any(&weights, uniform);
+        prop_assert_eq!(picked.is_some(), !kept.is_empty());
+        if let Some(id) = picked {
+            let before: f64 = kept.iter().take_while(|(other, _)| *other < id).map(|(_, weight)| weight).sum();
+            let after = before + f64::from(weights[id as usize]);
+            prop_assert!(weights[id as usize] > 0.0);
+            prop_assert!((before - 1e-9 * sum..=after + 1e-9 * sum).contains(&(uniform * sum)));
+        }
     }
 
     #[test]

@@ -89,6 +89,20 @@ fn chunks_end_with_a_page_and_share_the_budget() {
 }
 
 #[test]
+fn beside_answers_a_prompt_gets_what_fits_the_time() {
+    let mut f = fixture(100, 100);
+    let chunk = Chunk { key: (9, 0), tokens: 0..100, wants_logits: false };
+    f.scheduler.learn(&Plan { chunks: vec![chunk] }, Duration::from_millis(300));
+    let a = f.answer(40);
+    assert_eq!(f.step(), [(a, 0..40)]);
+    let b = f.answer(60);
+    // 45 ms are 15 tokens of 3 ms; one is the answer's, and chunks end with a page.
+    assert_eq!(f.step(), [(a, 40..41), (b, 0..12)]);
+    f.scheduler.take((a, 0));
+    assert_eq!(f.step(), [(b, 12..60)]);
+}
+
+#[test]
 fn a_prompt_gets_a_page_however_many_generate() {
     let mut f = fixture(100, 2);
     let (a, b) = (f.answer(3), f.answer(3));

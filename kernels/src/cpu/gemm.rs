@@ -5,16 +5,17 @@
 
 #![expect(unsafe_code, reason = "tasks write different columns of the same rows")]
 
-use std::ops::Range;
+use std::{cell::RefCell, ops::Range};
 
 use half::bf16;
 
 use super::{
+    activation::Activation,
     disjoint::Disjoint,
     element::Element,
-    packed::PackedMatrix,
+    packed::{GROUP, Group, PackedMatrix, Panel},
     pool::ComputePool,
-    simd::{LANES, Simd, Work, exp2},
+    simd::{LANES, Simd, Work},
     tile::{PANEL, Product, Rows, Tile},
 };
 
@@ -26,6 +27,16 @@ const RECTANGLES_PER_THREAD: usize = 8;
 
 /// No instruction set has taller tiles; rectangles are multiples of it.
 const MAX_TILE_ROWS: usize = 12;
+
+/// Groups that are unpacked at a time: 16 KiB of bf16.
+const GROUPS_AT_ONCE: usize = 8;
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch {
+        sums: Vec::new(),
+        unpacked: Box::new([[bf16::ZERO; GROUP * PANEL]; GROUPS_AT_ONCE]),
+    });
+}
 
 /// `out = a * weights`, where `a` is `[m][cols]` and `out` is `[m][rows]`.
 ///
@@ -45,20 +56,27 @@ pub fn gemm_add<A: Element>(pool: &ComputePool, a: &[A], weights: &PackedMatrix,
     run(pool, a, weights, Finish::Add(Disjoint::checked(out, a, weights, weights.rows())));
 }
 
-/// `out = silu(a * gate) * (a * up)`, rounded to elements. `out` is `[m][rows / 2]`.
+/// `out = activation(a * gate) * (a * up)`, rounded to elements. `out` is `[m][rows / 2]`.
 ///
 /// # Panics
 /// When the shapes do not fit together or the weights are not gated.
-pub fn gemm_gated<A: Element>(pool: &ComputePool, a: &[A], weights: &PackedMatrix, out: &mut [A]) {
+pub fn gemm_gated<A: Element>(
+    pool: &ComputePool,
+    a: &[A],
+    weights: &PackedMatrix,
+    activation: Activation,
+    out: &mut [A],
+) {
     assert!(weights.gated(), "weights are not gated");
-    run(pool, a, weights, Finish::Gate(Disjoint::checked(out, a, weights, weights.rows() / 2)));
+    let out = Disjoint::checked(out, a, weights, weights.rows() / 2);
+    run(pool, a, weights, Finish::Gate(out, activation));
 }
 
 /// What happens to a finished tile.
 enum Finish<'a, A> {
     Store(Disjoint<'a, f32>),
     Add(Disjoint<'a, f32>),
-    Gate(Disjoint<'a, A>),
+    Gate(Disjoint<'a, A>, Activation),
 }
 
 /// One product, cut into rectangles.
@@ -75,6 +93,29 @@ struct Rectangle<'a, A> {
     panels: Range<usize>,
 }
 
+/// A rectangle and what it is computed in.
+struct Run<'a, A> {
+    rectangle: Rectangle<'a, A>,
+    scratch: &'a mut Scratch,
+}
+
+/// Activations of a rectangle.
+struct Band<'a, A> {
+    /// From the first row on.
+    values: &'a [A],
+    stride: usize,
+    first: usize,
+    count: usize,
+}
+
+/// Memory of a thread.
+struct Scratch {
+    /// `[row][32]` of one panel.
+    sums: Vec<f32>,
+    /// A part of a panel as bf16.
+    unpacked: Box<[[bf16; GROUP * PANEL]; GROUPS_AT_ONCE]>,
+}
+
 impl<'a, T> Disjoint<'a, T> {
     /// `out` as rows of `width`, one for each row of `a`.
     fn checked<A>(out: &'a mut [T], a: &[A], weights: &PackedMatrix, width: usize) -> Self {
@@ -87,7 +128,9 @@ impl<'a, T> Disjoint<'a, T> {
 
 fn run<A: Element>(pool: &ComputePool, a: &[A], weights: &PackedMatrix, finish: Finish<'_, A>) {
     let gemm = Gemm { a, weights, finish };
-    pool.for_each(gemm.rectangles(pool.threads()), |rectangle| pool.isa().run(rectangle));
+    pool.for_each(gemm.rectangles(pool.threads()), |rectangle| {
+        SCRATCH.with_borrow_mut(|scratch| pool.isa().run(Run { rectangle, scratch }));
+    });
 }
 
 // === impl Gemm ===
@@ -114,35 +157,73 @@ impl<A: Element> Gemm<'_, A> {
     }
 }
 
-// === impl Rectangle ===
+// === impl Run ===
 
-impl<A: Element> Work for Rectangle<'_, A> {
+impl<A: Element> Work for Run<'_, A> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let cols = self.gemm.weights.cols();
-        let mut tile = [0.0; MAX_TILE_ROWS * PANEL];
-        for panel in self.panels {
-            let weights = self.gemm.weights.panel(panel);
-            let mut row = self.rows.start;
-            while row < self.rows.end {
-                // Tiles of about equal height: a rest of one row would be slow.
-                let left = self.rows.end - row;
-                let rows = left.div_ceil(left.div_ceil(S::TILE_ROWS));
-                let a = Rows { values: &self.gemm.a[row * cols..], stride: cols, rows };
-                let c = Tile { values: &mut tile, stride: PANEL, accumulate: false };
-                <A as Product<bf16>>::multiply(s, a, weights, c);
-                for (r, values) in tile.as_chunks::<PANEL>().0[..rows].iter().enumerate() {
-                    self.gemm.finish(s, row + r, panel, values);
-                }
-                row += rows;
+        let Rectangle { gemm, rows, panels } = self.rectangle;
+        let Scratch { sums, unpacked } = self.scratch;
+        let rows = gemm.band(rows);
+        sums.resize(rows.count * PANEL, 0.0);
+        for panel in panels {
+            match gemm.weights.panel(panel) {
+                Panel::Bf16(values) => rows.multiply(s, 0, values, sums),
+                Panel::Int4(groups) => rows.multiply_groups(s, groups, unpacked, sums),
+                Panel::Int8(groups) => rows.multiply_groups(s, groups, unpacked, sums),
+            }
+            for (r, values) in sums.as_chunks::<PANEL>().0.iter().enumerate() {
+                gemm.finish(s, rows.first + r, panel, values);
             }
         }
     }
 }
 
+// === impl Band ===
+
+impl<A: Element> Band<'_, A> {
+    /// The sums over inputs from `input` on, as many as `values` has pairs for: `[input / 2][32][2]`.
+    #[inline(always)]
+    fn multiply<S: Simd>(&self, s: S, input: usize, values: &[bf16], sums: &mut [f32]) {
+        let mut row = 0;
+        while row < self.count {
+            // Tiles of about equal height: a rest of one row would be slow.
+            let left = self.count - row;
+            let rows = left.div_ceil(left.div_ceil(S::TILE_ROWS));
+            let a = Rows { values: &self.values[row * self.stride + input..], stride: self.stride, rows };
+            let c = Tile { values: &mut sums[row * PANEL..], stride: PANEL, accumulate: input > 0 };
+            <A as Product<bf16>>::multiply(s, a, values, c);
+            row += rows;
+        }
+    }
+
+    /// The same over all inputs, unpacking some groups at a time into the first-level cache.
+    #[inline(always)]
+    fn multiply_groups<S: Simd, G: Group>(
+        &self,
+        s: S,
+        groups: &[G],
+        unpacked: &mut [[bf16; GROUP * PANEL]; GROUPS_AT_ONCE],
+        sums: &mut [f32],
+    ) {
+        for (i, groups) in groups.chunks(GROUPS_AT_ONCE).enumerate() {
+            for (group, to) in groups.iter().zip(&mut *unpacked) {
+                group.unpack(s, to);
+            }
+            let values = unpacked[..groups.len()].as_flattened();
+            self.multiply(s, i * GROUPS_AT_ONCE * GROUP, values, sums);
+        }
+    }
+}
+
 impl<A: Element> Gemm<'_, A> {
+    fn band(&self, rows: Range<usize>) -> Band<'_, A> {
+        let stride = self.weights.cols();
+        Band { values: &self.a[rows.start * stride..], stride, first: rows.start, count: rows.len() }
+    }
+
     /// Writes one row of a tile.
     #[inline(always)]
     fn finish<S: Simd>(&self, s: S, row: usize, panel: usize, values: &[f32; PANEL]) {
@@ -162,24 +243,17 @@ impl<A: Element> Gemm<'_, A> {
                     *out += value;
                 }
             }
-            Finish::Gate(out) => {
+            Finish::Gate(out, activation) => {
                 let [gate, up] = [&values.as_chunks::<LANES>().0[0], &values.as_chunks::<LANES>().0[1]];
                 // SAFETY: as above; each panel of 32 makes sixteen outputs.
                 let out = unsafe { out.part(row * (rows / 2) + panel * LANES, LANES) };
-                let activated = s.mul(silu(s, s.load(gate)), s.load(up));
+                let activated = s.mul(activation.apply(s, s.load(gate)), s.load(up));
                 if let Some(out) = out.first_chunk_mut() {
                     A::store(s, activated, out);
                 }
             }
         }
     }
-}
-
-/// `x / (1 + e^-x)`
-#[inline(always)]
-fn silu<S: Simd>(s: S, x: S::V) -> S::V {
-    let power = exp2(s, s.mul(x, s.splat(-std::f32::consts::LOG2_E)));
-    s.div(x, s.add(s.splat(1.0), power))
 }
 
 #[cfg(test)]

@@ -1,16 +1,79 @@
 //! Weights laid out for the tile kernel.
+//!
+//! - `grouped`: weights of four and eight bits, in groups that share a scale
+
+mod grouped;
+#[cfg(test)]
+mod tests;
+
+use std::convert::Infallible;
 
 use half::bf16;
+use rayon::prelude::*;
+
+pub(super) use grouped::{Bytes, GROUP, Group, Nibbles};
+pub use grouped::{Q4_1, Q8_0, quantise_q4_1, quantise_q8_0};
 
 use super::tile::PANEL;
 
-/// A weight matrix of `rows` outputs by `cols` inputs, in panels of 32 outputs:
-/// `[rows / 32][cols / 2][32][2]`. The last panel is padded with zeros.
+/// A weight matrix of `rows` outputs by `cols` inputs, in panels of 32 outputs.
+/// The last panel is padded with zeros.
 pub struct PackedMatrix {
     rows: usize,
     cols: usize,
     gated: bool,
-    values: Vec<bf16>,
+    values: Values,
+}
+
+/// Panels, one after another.
+#[doc(hidden)]
+pub enum Values {
+    /// `[rows / 32][cols / 2][32][2]`
+    Bf16(Vec<bf16>),
+    /// `[rows / 32][cols / 32]`
+    Int4(Vec<Nibbles>),
+    /// `[rows / 32][cols / 32]`
+    Int8(Vec<Bytes>),
+}
+
+/// One panel of a matrix.
+pub(super) enum Panel<'a> {
+    /// `[cols / 2][32][2]`
+    Bf16(&'a [bf16]),
+    /// `[cols / 32]`
+    Int4(&'a [Nibbles]),
+    /// `[cols / 32]`
+    Int8(&'a [Bytes]),
+}
+
+/// What rows are handed over in: [`bf16`], or blocks of 32 weights as GGUF files write them.
+pub trait Unit: Copy + Send + Sync + 'static {
+    /// Weights of a unit.
+    const VALUES: usize;
+    /// Weights of zero.
+    const ZERO: Self;
+    /// What a panel is made of.
+    #[doc(hidden)]
+    type Cell: Copy + Send + Sync + bytemuck::Zeroable;
+    /// Cells of a panel.
+    #[doc(hidden)]
+    fn cells(cols: usize) -> usize;
+    /// Writes the first rows of a panel, each of `row` units.
+    #[doc(hidden)]
+    fn place(rows: &[Self], row: usize, panel: &mut [Self::Cell]);
+    #[doc(hidden)]
+    fn wrap(cells: Vec<Self::Cell>) -> Values;
+}
+
+/// Reads rows from the given one on, as many as fit.
+pub type ReadRows<'a, T, E> = dyn Fn(usize, &mut [T]) -> Result<(), E> + Sync + 'a;
+
+/// Rows that are read when they are packed, so that the whole matrix is never held twice.
+pub struct Part<'a, T, E> {
+    /// How many there are.
+    pub rows: usize,
+    /// Called from several threads.
+    pub read: &'a ReadRows<'a, T, E>,
 }
 
 /// A matrix of a shape that cannot be packed.
@@ -27,6 +90,12 @@ pub enum ShapeError {
     /// Rows are read in pairs of elements.
     #[error("rows of {cols} elements: the length must be even and not zero")]
     Odd {
+        /// Length of a row.
+        cols: usize,
+    },
+    /// Rows of blocks.
+    #[error("rows of {cols} elements: blocks of 32 cannot hold them")]
+    Blocks {
         /// Length of a row.
         cols: usize,
     },
@@ -48,10 +117,11 @@ impl PackedMatrix {
     ///
     /// # Errors
     /// When a matrix is not whole rows of an even length.
-    pub fn pack(parts: &[&[bf16]], cols: usize) -> Result<Self, ShapeError> {
-        check(parts, cols)?;
-        let rows = parts.iter().flat_map(|part| part.chunks_exact(cols));
-        Ok(Self::from_rows(rows, cols, false))
+    pub fn pack<T: Unit>(parts: &[&[T]], cols: usize) -> Result<Self, ShapeError> {
+        let reads = readers(parts, cols)?;
+        let parts: Vec<_> = reads.iter().map(|(rows, read)| Part { rows: *rows, read }).collect();
+        let Ok(packed) = Self::read(&parts, cols)?;
+        Ok(packed)
     }
 
     /// Packs a gate and an up matrix so that each panel has sixteen outputs of
@@ -59,37 +129,61 @@ impl PackedMatrix {
     ///
     /// # Errors
     /// When the shapes differ or their rows are not a multiple of sixteen.
-    pub fn pack_gated(gate: &[bf16], up: &[bf16], cols: usize) -> Result<Self, ShapeError> {
-        check(&[gate, up], cols)?;
-        let half = PANEL / 2;
-        let rows = [gate.len() / cols, up.len() / cols];
-        if rows[0] != rows[1] || !rows[0].is_multiple_of(half) {
-            return Err(ShapeError::Gated { gate: rows[0], up: rows[1] });
-        }
-        let order = (0..2 * rows[0]).map(|packed| {
-            let matrix = if packed % PANEL < half { gate } else { up };
-            let row = packed / PANEL * half + packed % half;
-            &matrix[row * cols..][..cols]
-        });
-        Ok(Self::from_rows(order, cols, true))
+    pub fn pack_gated<T: Unit>(gate: &[T], up: &[T], cols: usize) -> Result<Self, ShapeError> {
+        let reads = readers(&[gate, up], cols)?;
+        let parts = [0, 1].map(|i| Part { rows: reads[i].0, read: &reads[i].1 });
+        let Ok(packed) = Self::read_gated(&parts, cols)?;
+        Ok(packed)
     }
 
-    fn from_rows<'a>(rows: impl Iterator<Item = &'a [bf16]>, cols: usize, gated: bool) -> Self {
-        let mut packed = Self { rows: 0, cols, gated, values: Vec::new() };
-        for row in rows {
-            let lane = packed.rows % PANEL;
-            if lane == 0 {
-                packed.values.resize(packed.values.len() + PANEL * cols, bf16::ZERO);
+    /// As [`pack`](Self::pack), of rows that are read on the way, by all threads of the
+    /// current rayon pool.
+    ///
+    /// # Errors
+    /// When the length of rows is odd; inside, when reading fails.
+    pub fn read<T: Unit, E: Send>(
+        parts: &[Part<'_, T, E>],
+        cols: usize,
+    ) -> Result<Result<Self, E>, ShapeError> {
+        check::<T>(cols)?;
+        let rows = parts.iter().map(|part| part.rows).sum();
+        let row = cols / T::VALUES;
+        let values = fill::<T, E>(rows, cols, |panel, buffer| {
+            let (mut skip, mut done) = (panel * PANEL, 0);
+            for part in parts {
+                let count = part.rows.saturating_sub(skip).min(PANEL - done);
+                if count > 0 {
+                    (part.read)(skip, &mut buffer[done * row..(done + count) * row])?;
+                }
+                skip = skip.saturating_sub(part.rows);
+                done += count;
             }
-            let panel = packed.rows / PANEL * PANEL * cols;
-            let (pairs, _) = packed.values[panel..].as_chunks_mut::<{ 2 * PANEL }>();
-            for (pair, two) in pairs.iter_mut().zip(row.as_chunks::<2>().0) {
-                pair[2 * lane..2 * lane + 2].copy_from_slice(two);
-            }
-            packed.rows += 1;
+            Ok(done)
+        });
+        Ok(values.map(|values| Self { rows, cols, gated: false, values }))
+    }
+
+    /// As [`pack_gated`](Self::pack_gated), of rows that are read on the way.
+    ///
+    /// # Errors
+    /// As [`pack_gated`](Self::pack_gated); inside, when reading fails.
+    pub fn read_gated<T: Unit, E: Send>(
+        [gate, up]: &[Part<'_, T, E>; 2],
+        cols: usize,
+    ) -> Result<Result<Self, E>, ShapeError> {
+        check::<T>(cols)?;
+        let half = PANEL / 2;
+        if gate.rows != up.rows || !gate.rows.is_multiple_of(half) {
+            return Err(ShapeError::Gated { gate: gate.rows, up: up.rows });
         }
-        packed.values.shrink_to_fit();
-        packed
+        let rows = 2 * gate.rows;
+        let values = fill::<T, E>(rows, cols, |panel, buffer| {
+            let (gates, ups) = buffer.split_at_mut(half * cols / T::VALUES);
+            (gate.read)(panel * half, gates)?;
+            (up.read)(panel * half, ups)?;
+            Ok(PANEL)
+        });
+        Ok(values.map(|values| Self { rows, cols, gated: true, values }))
     }
 
     /// Outputs.
@@ -106,20 +200,30 @@ impl PackedMatrix {
 
     /// Bytes of the packed values.
     pub fn bytes(&self) -> usize {
-        size_of_val(self.values.as_slice())
+        match &self.values {
+            Values::Bf16(values) => size_of_val(values.as_slice()),
+            Values::Int4(groups) => size_of_val(groups.as_slice()),
+            Values::Int8(groups) => size_of_val(groups.as_slice()),
+        }
     }
 
-    /// Reads back row `row` as it was packed: the embedding of a token, when
+    /// Reads back row `row` as the products see it: the embedding of a token, when
     /// input and output embeddings are one matrix.
     ///
     /// # Panics
     /// When there is no such row or `to` is not of `cols` elements.
     pub fn read_row(&self, row: usize, to: &mut [f32]) {
         assert!(row < self.rows && to.len() == self.cols);
-        let (pairs, _) = self.panel(row / PANEL).as_chunks::<{ 2 * PANEL }>();
         let lane = row % PANEL;
-        for (pair, two) in pairs.iter().zip(to.as_chunks_mut::<2>().0) {
-            *two = [pair[2 * lane].to_f32(), pair[2 * lane + 1].to_f32()];
+        match self.panel(row / PANEL) {
+            Panel::Bf16(values) => {
+                let (pairs, _) = values.as_chunks::<{ 2 * PANEL }>();
+                for (pair, two) in pairs.iter().zip(to.as_chunks_mut::<2>().0) {
+                    *two = [pair[2 * lane].to_f32(), pair[2 * lane + 1].to_f32()];
+                }
+            }
+            Panel::Int4(groups) => read_groups(groups, lane, to),
+            Panel::Int8(groups) => read_groups(groups, lane, to),
         }
     }
 
@@ -131,64 +235,103 @@ impl PackedMatrix {
         self.rows.div_ceil(PANEL)
     }
 
-    pub(super) fn panel(&self, index: usize) -> &[bf16] {
+    #[inline]
+    pub(super) fn panel(&self, index: usize) -> Panel<'_> {
         let len = PANEL * self.cols;
-        &self.values[index * len..][..len]
+        let groups = self.cols / GROUP;
+        match &self.values {
+            Values::Bf16(values) => Panel::Bf16(&values[index * len..][..len]),
+            Values::Int4(values) => Panel::Int4(&values[index * groups..][..groups]),
+            Values::Int8(values) => Panel::Int8(&values[index * groups..][..groups]),
+        }
     }
 }
 
-/// Whether all parts are whole rows of an even length.
-fn check(parts: &[&[bf16]], cols: usize) -> Result<(), ShapeError> {
+// === impl bf16 ===
+
+impl Unit for bf16 {
+    const VALUES: usize = 1;
+    const ZERO: Self = Self::ZERO;
+    type Cell = Self;
+
+    fn cells(cols: usize) -> usize {
+        PANEL * cols
+    }
+
+    fn place(rows: &[Self], row: usize, panel: &mut [Self]) {
+        /// Pairs that lie in one cache line of a row.
+        const LINE: usize = 16;
+        let (pairs, _) = panel.as_chunks_mut::<2>();
+        // What is written between two lanes stays in the first-level cache.
+        for (line, pairs) in pairs.chunks_mut(LINE * PANEL).enumerate() {
+            for (lane, values) in rows.chunks_exact(row).enumerate() {
+                let from = values[line * 2 * LINE..].as_chunks::<2>().0;
+                for (to, from) in pairs.chunks_exact_mut(PANEL).zip(from) {
+                    to[lane] = *from;
+                }
+            }
+        }
+    }
+
+    fn wrap(cells: Vec<Self>) -> Values {
+        Values::Bf16(cells)
+    }
+}
+
+/// Fills all panels. `read` reads the rows of one and says how many there are.
+fn fill<T: Unit, E: Send>(
+    rows: usize,
+    cols: usize,
+    read: impl Fn(usize, &mut [T]) -> Result<usize, E> + Sync,
+) -> Result<Values, E> {
+    let row = cols / T::VALUES;
+    let mut cells = bytemuck::zeroed_vec(rows.div_ceil(PANEL) * T::cells(cols));
+    let panels = cells.par_chunks_mut(T::cells(cols)).enumerate();
+    let buffer = || vec![T::ZERO; PANEL * row];
+    panels.try_for_each_init(buffer, |buffer, (index, panel)| {
+        let rows = read(index, buffer)?;
+        T::place(&buffer[..rows * row], row, panel);
+        Ok(())
+    })?;
+    Ok(T::wrap(cells))
+}
+
+fn read_groups<G: Group>(groups: &[G], lane: usize, to: &mut [f32]) {
+    for (group, to) in groups.iter().zip(to.as_chunks_mut::<GROUP>().0) {
+        for (i, value) in to.iter_mut().enumerate() {
+            *value = group.get(lane, i).to_f32();
+        }
+    }
+}
+
+/// Rows in memory: how many, and what reads them.
+type Reader<'a, T> = (usize, Box<ReadRows<'a, T, Infallible>>);
+
+/// Parts in memory as parts to be read. All must be whole rows.
+fn readers<'a, T: Unit>(parts: &[&'a [T]], cols: usize) -> Result<Vec<Reader<'a, T>>, ShapeError> {
+    check::<T>(cols)?;
+    let row = cols / T::VALUES;
+    if let Some(part) = parts.iter().find(|part| !part.len().is_multiple_of(row)) {
+        return Err(ShapeError::Ragged { values: part.len() * T::VALUES, cols });
+    }
+    let reader = |part: &&'a [T]| -> Reader<'a, T> {
+        let part = *part;
+        let read = move |first: usize, to: &mut [T]| {
+            to.copy_from_slice(&part[first * row..][..to.len()]);
+            Ok(())
+        };
+        (part.len() / row, Box::new(read))
+    };
+    Ok(parts.iter().map(reader).collect())
+}
+
+/// Whether rows may have this length.
+fn check<T: Unit>(cols: usize) -> Result<(), ShapeError> {
     if cols == 0 || !cols.is_multiple_of(2) {
         return Err(ShapeError::Odd { cols });
     }
-    match parts.iter().find(|part| !part.len().is_multiple_of(cols)) {
-        Some(part) => Err(ShapeError::Ragged { values: part.len(), cols }),
-        None => Ok(()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn numbered(rows: usize, cols: usize, first: usize) -> Vec<bf16> {
-        (0..rows * cols).map(|i| bf16::from_f32(((first + i) % 251) as f32)).collect()
-    }
-
-    fn row(matrix: &PackedMatrix, row: usize) -> Vec<bf16> {
-        let mut values = vec![0.0; matrix.cols()];
-        matrix.read_row(row, &mut values);
-        values.into_iter().map(bf16::from_f32).collect()
-    }
-
-    #[test]
-    fn rows_read_back_as_packed() {
-        let [q, k] = [numbered(33, 6, 0), numbered(8, 6, 77)];
-        let packed = PackedMatrix::pack(&[&q, &k], 6).unwrap();
-        assert_eq!((packed.rows(), packed.panels(), packed.bytes()), (41, 2, 2 * 64 * 6));
-        assert_eq!(row(&packed, 32), q[32 * 6..]);
-        assert_eq!(row(&packed, 40), k[7 * 6..]);
-    }
-
-    #[test]
-    fn gate_and_up_alternate_by_sixteen() {
-        let [gate, up] = [numbered(32, 4, 0), numbered(32, 4, 100)];
-        let packed = PackedMatrix::pack_gated(&gate, &up, 4).unwrap();
-        assert_eq!(row(&packed, 15), gate[15 * 4..16 * 4]);
-        assert_eq!(row(&packed, 16), up[..4]);
-        assert_eq!(row(&packed, 32), gate[16 * 4..17 * 4]);
-        assert_eq!(row(&packed, 63), up[31 * 4..]);
-    }
-
-    #[test]
-    fn odd_shapes_are_refused() {
-        let values = numbered(20, 6, 0);
-        assert!(matches!(PackedMatrix::pack(&[&values], 5), Err(ShapeError::Odd { cols: 5 })));
-        assert!(matches!(PackedMatrix::pack(&[&values], 8 * 2), Err(ShapeError::Ragged { .. })));
-        assert!(matches!(
-            PackedMatrix::pack_gated(&values, &values, 6),
-            Err(ShapeError::Gated { gate: 20, up: 20 })
-        ));
+    match cols.is_multiple_of(T::VALUES) {
+        true => Ok(()),
+        false => Err(ShapeError::Blocks { cols }),
     }
 }

@@ -13,7 +13,7 @@ mod portable;
 #[cfg(test)]
 mod tests;
 
-use half::bf16;
+use half::{bf16, f16};
 
 /// Lanes of a vector.
 pub const LANES: usize = 16;
@@ -77,6 +77,13 @@ pub trait Simd: Copy {
     /// The even and the odd elements of sixteen pairs.
     fn load_split(self, from: &[bf16; 2 * LANES]) -> [Self::V; 2];
 
+    /// Eight f16, each in two neighbouring lanes.
+    fn load_f16_twice(self, from: &[f16; LANES / 2]) -> Self::V;
+    /// Bits `4 * index` to `4 * index + 4` of the words as numbers from 0 to 15.
+    fn nibbles(self, words: &[u32; LANES], index: usize) -> Self::V;
+    /// Bits `8 * index` to `8 * index + 8` of the words as numbers from -128 to 127.
+    fn bytes(self, words: &[u32; LANES], index: usize) -> Self::V;
+
     /// The sum of the lanes, always added in the same order.
     #[inline(always)]
     fn sum(self, v: Self::V) -> f32 {
@@ -116,18 +123,35 @@ pub trait Simd: Copy {
 /// Two to the power of `x` to about 1e-7; zero below -126.5, at most 2^127.
 #[inline(always)]
 pub(crate) fn exp2<S: Simd>(s: S, x: S::V) -> S::V {
+    let [quotient, r, scale] = exp2_parts(s, s.max(s.min(x, s.splat(127.0)), s.splat(-127.0)));
+    s.mul(s.fma(quotient, r, s.splat(1.0)), scale)
+}
+
+/// Hyperbolic tangent to about 3e-7 of its value, also next to zero.
+#[inline(always)]
+pub(crate) fn tanh<S: Simd>(s: S, x: S::V) -> S::V {
+    // Beyond it the result is 1.
+    const FAR: f32 = 30.0;
+    let x = s.mul(x, s.splat(2.0 * std::f32::consts::LOG2_E));
+    let [quotient, r, scale] = exp2_parts(s, s.max(s.min(x, s.splat(FAR)), s.splat(-FAR)));
+    // e^2x - 1, without forming e^2x: next to zero it is `quotient * r` itself.
+    let less_one = s.fma(s.mul(quotient, r), scale, s.sub(scale, s.splat(1.0)));
+    s.div(less_one, s.add(less_one, s.splat(2.0)))
+}
+
+/// `[(2^r - 1) / r, r, 2^n]` for `x = n + r` with the nearest integer `n`, for -127 to 127.
+#[inline(always)]
+fn exp2_parts<S: Simd>(s: S, x: S::V) -> [S::V; 3] {
     /// Adding it leaves the nearest integer in the low bits of the sum.
     const ROUND: f32 = 12_582_912.0;
     /// Minimax polynomial of (2^r - 1) / r on [-1/2, 1/2], highest power first (Cephes).
     const COEFFICIENTS: [f32; 5] =
         [1.339_887_4e-3, 9.618_437e-3, 5.550_332_5e-2, 2.402_264_8e-1, std::f32::consts::LN_2];
-    let x = s.max(s.min(x, s.splat(127.0)), s.splat(-127.0));
     let shifted = s.add(x, s.splat(ROUND));
     let r = s.sub(x, s.sub(shifted, s.splat(ROUND)));
-    let mut power = s.splat(1.535_336_2e-4);
+    let mut quotient = s.splat(1.535_336_2e-4);
     for coefficient in COEFFICIENTS {
-        power = s.fma(power, r, s.splat(coefficient));
+        quotient = s.fma(quotient, r, s.splat(coefficient));
     }
-    power = s.fma(power, r, s.splat(1.0));
-    s.mul(power, s.exponent(shifted))
+    [quotient, r, s.exponent(shifted)]
 }

@@ -3,10 +3,14 @@
 use std::sync::Arc;
 
 use baton_kernels::cpu::{AttentionShape, PackedMatrix, RmsNorm, ShapeError};
-use baton_model::{Matrix, Model, ModelConfig, ModelError, Weights};
+use baton_model::{Model, ModelConfig, ModelError, Norms, QkNorm, Weights};
 use baton_protocol::KvShape;
+use rayon::prelude::*;
 
-use super::Precision;
+use super::{
+    Precision,
+    loading::{Loading, Packer, Use},
+};
 use crate::backend::BackendError;
 
 /// Weights of a model, packed once and shared by all backends of a process.
@@ -16,19 +20,30 @@ pub struct CpuModel {
     /// `[vocab][hidden]`; the output projection too, when that is tied.
     pub(super) embedding: PackedMatrix,
     pub(super) layers: Vec<Layer>,
-    pub(super) norm: RmsNorm,
+    /// Before the output projection.
+    pub(super) norms: BlockNorms,
     output: Option<PackedMatrix>,
 }
 
 /// One transformer layer.
 pub(super) struct Layer {
-    pub attention_norm: RmsNorm,
+    pub attention_norms: BlockNorms,
     /// Queries, then keys, then values.
     pub qkv: PackedMatrix,
+    /// Of queries, keys and values.
+    pub qkv_bias: Option<Vec<f32>>,
+    /// Of queries and of keys; as long as a head or as all of them.
+    pub qk_norms: Option<[RmsNorm; 2]>,
     pub attention_output: PackedMatrix,
-    pub mlp_norm: RmsNorm,
+    pub mlp_norms: BlockNorms,
     pub gate_up: PackedMatrix,
     pub down: PackedMatrix,
+}
+
+/// Norms of what a block reads from the residual stream and of what it adds to it.
+pub(super) struct BlockNorms {
+    pub before: Option<RmsNorm>,
+    pub after: Option<RmsNorm>,
 }
 
 /// Why weights cannot be used.
@@ -48,6 +63,7 @@ pub(super) enum WeightsError {
 struct Reader<'a> {
     weights: &'a Weights,
     config: &'a ModelConfig,
+    packer: Packer<'a>,
 }
 
 // === impl CpuModel ===
@@ -58,31 +74,30 @@ impl CpuModel {
     /// # Errors
     /// [`BackendError::Device`] when a tensor is missing or of another shape
     /// than the model's configuration says.
-    pub fn load(model: &Model, precision: Precision) -> Result<Arc<Self>, BackendError> {
-        Self::pack(&model.config, &model.weights, precision)
+    pub fn load<'a>(model: &'a Model, how: impl Into<Loading<'a>>) -> Result<Arc<Self>, BackendError> {
+        Self::pack(&model.config, &model.weights, how)
             .map(Arc::new)
             .map_err(|error| BackendError::Device(format!("cannot use the model's weights: {error}")))
     }
 
-    pub(super) fn pack(
+    pub(super) fn pack<'a>(
         config: &ModelConfig,
-        weights: &Weights,
-        precision: Precision,
+        weights: &'a Weights,
+        how: impl Into<Loading<'a>>,
     ) -> Result<Self, WeightsError> {
-        let read = Reader { weights, config };
-        let (vocab, hidden) = (config.vocab, config.hidden);
-        let embedding = read.matrix("model.embed_tokens.weight", vocab, hidden)?;
-        let output = match config.tied_embeddings {
-            true => None,
-            false => Some(packed(&read.matrix("lm_head.weight", vocab, hidden)?)?),
-        };
+        let how = how.into();
+        let read = Reader { weights, config, packer: Packer::new(weights, how) };
+        let tokens = |name| read.packer.stacked(Use::Tokens, &[(name, config.vocab)], config.hidden);
         Ok(Self {
-            embedding: packed(&embedding)?,
-            layers: (0..config.layers).map(|layer| read.layer(layer)).collect::<Result<_, _>>()?,
-            norm: read.norm("model.norm.weight")?,
-            output,
+            embedding: tokens("model.embed_tokens.weight")?,
+            layers: (0..config.layers)
+                .into_par_iter()
+                .map(|layer| read.layer(layer))
+                .collect::<Result<_, _>>()?,
+            norms: BlockNorms { before: Some(read.norm("model.norm.weight", config.hidden)?), after: None },
+            output: if config.tied_embeddings { None } else { Some(tokens("lm_head.weight")?) },
             config: config.clone(),
-            precision,
+            precision: how.precision,
         })
     }
 
@@ -119,9 +134,17 @@ impl CpuModel {
         self.output.as_ref().unwrap_or(&self.embedding)
     }
 
-    pub(super) fn attention_shape(&self, page_tokens: usize) -> AttentionShape {
-        let ModelConfig { heads, kv_heads, head_dim, .. } = self.config;
-        AttentionShape { heads, kv_heads, head_dim, page_tokens }
+    pub(super) fn attention_shape(&self, page_tokens: usize, layer: usize) -> AttentionShape {
+        let ModelConfig { heads, kv_heads, head_dim, attention_scale, attention_softcap, .. } = self.config;
+        AttentionShape {
+            heads,
+            kv_heads,
+            head_dim,
+            page_tokens,
+            window: self.config.attention[layer].window,
+            scale: attention_scale,
+            soft_cap: attention_softcap,
+        }
     }
 }
 
@@ -139,48 +162,77 @@ impl Reader<'_> {
     fn layer(&self, layer: usize) -> Result<Layer, WeightsError> {
         let ModelConfig { hidden, heads, kv_heads, head_dim, intermediate, .. } = *self.config;
         let name = |part: &str| format!("model.layers.{layer}.{part}.weight");
-        let matrix = |part, rows, cols| self.matrix(&name(part), rows, cols);
-        let [q, k, v] = [
-            matrix("self_attn.q_proj", heads * head_dim, hidden)?,
-            matrix("self_attn.k_proj", kv_heads * head_dim, hidden)?,
-            matrix("self_attn.v_proj", kv_heads * head_dim, hidden)?,
-        ];
-        let gate = matrix("mlp.gate_proj", intermediate, hidden)?;
-        let up = matrix("mlp.up_proj", intermediate, hidden)?;
+        let [q, k, v] = ["q", "k", "v"].map(|part| name(&format!("self_attn.{part}_proj")));
+        let [gate, up] = ["gate", "up"].map(|part| name(&format!("mlp.{part}_proj")));
+        let (q_rows, kv_rows) = (heads * head_dim, kv_heads * head_dim);
+        let qkv = [(&*q, q_rows), (&*k, kv_rows), (&*v, kv_rows)];
+        let single = |part, rows, cols| self.packer.stacked(Use::Layer, &[(&*name(part), rows)], cols);
+        let [attention_norms, mlp_norms] = self.block_norms(layer)?;
         Ok(Layer {
-            attention_norm: self.norm(&name("input_layernorm"))?,
-            qkv: PackedMatrix::pack(&[&q.values, &k.values, &v.values], hidden)?,
-            attention_output: packed(&matrix("self_attn.o_proj", hidden, heads * head_dim)?)?,
-            mlp_norm: self.norm(&name("post_attention_layernorm"))?,
-            gate_up: PackedMatrix::pack_gated(&gate.values, &up.values, hidden)?,
-            down: packed(&matrix("mlp.down_proj", hidden, intermediate)?)?,
+            attention_norms,
+            qkv: self.packer.stacked(Use::Layer, &qkv, hidden)?,
+            attention_output: single("self_attn.o_proj", hidden, q_rows)?,
+            qkv_bias: self.qkv_bias(layer)?,
+            qk_norms: self.qk_norms(layer)?,
+            mlp_norms,
+            gate_up: self.packer.gated([&gate, &up], intermediate, hidden)?,
+            down: single("mlp.down_proj", hidden, intermediate)?,
         })
     }
 
-    fn matrix(&self, name: &str, rows: usize, cols: usize) -> Result<Matrix, WeightsError> {
-        let matrix = self.weights.matrix(name)?;
-        if (matrix.rows, matrix.cols, matrix.values.len()) != (rows, cols, rows * cols) {
-            return Err(WeightsError::Shape {
-                tensor: name.to_owned(),
-                rows: matrix.rows,
-                cols: matrix.cols,
-                expected_rows: rows,
-                expected_cols: cols,
-            });
-        }
-        Ok(matrix)
+    /// Of attention and of the MLP.
+    fn block_norms(&self, layer: usize) -> Result<[BlockNorms; 2], WeightsError> {
+        let norm = |part: &str| -> Result<_, WeightsError> {
+            self.norm(&format!("model.layers.{layer}.{part}_layernorm.weight"), self.config.hidden).map(Some)
+        };
+        Ok(match self.config.norms {
+            Norms::Before => [
+                BlockNorms { before: norm("input")?, after: None },
+                BlockNorms { before: norm("post_attention")?, after: None },
+            ],
+            Norms::After => [
+                BlockNorms { before: None, after: norm("post_attention")? },
+                BlockNorms { before: None, after: norm("post_feedforward")? },
+            ],
+            Norms::Around => [
+                BlockNorms { before: norm("input")?, after: norm("post_attention")? },
+                BlockNorms { before: norm("pre_feedforward")?, after: norm("post_feedforward")? },
+            ],
+        })
     }
 
-    fn norm(&self, name: &str) -> Result<RmsNorm, WeightsError> {
-        let weight = self.weights.vector(name)?;
-        let expected = self.config.hidden;
-        if weight.len() != expected {
-            return Err(WeightsError::Length { tensor: name.to_owned(), len: weight.len(), expected });
+    fn qkv_bias(&self, layer: usize) -> Result<Option<Vec<f32>>, WeightsError> {
+        let ModelConfig { heads, kv_heads, head_dim, qkv_bias, .. } = *self.config;
+        if !qkv_bias {
+            return Ok(None);
         }
-        Ok(RmsNorm { weight, eps: self.config.rms_eps })
+        let mut all = Vec::new();
+        for (part, heads) in [("q", heads), ("k", kv_heads), ("v", kv_heads)] {
+            let name = format!("model.layers.{layer}.self_attn.{part}_proj.bias");
+            all.extend(self.vector(&name, heads * head_dim)?);
+        }
+        Ok(Some(all))
     }
-}
 
-fn packed(matrix: &Matrix) -> Result<PackedMatrix, ShapeError> {
-    PackedMatrix::pack(&[&matrix.values], matrix.cols)
+    fn qk_norms(&self, layer: usize) -> Result<Option<[RmsNorm; 2]>, WeightsError> {
+        let ModelConfig { heads, kv_heads, head_dim, .. } = *self.config;
+        let [q, k] = match self.config.qk_norm {
+            QkNorm::None => return Ok(None),
+            QkNorm::Head => [head_dim; 2],
+            QkNorm::Row => [heads * head_dim, kv_heads * head_dim],
+        };
+        let norm = |part, len| self.norm(&format!("model.layers.{layer}.self_attn.{part}_norm.weight"), len);
+        Ok(Some([norm("q", q)?, norm("k", k)?]))
+    }
+
+    fn norm(&self, name: &str, len: usize) -> Result<RmsNorm, WeightsError> {
+        Ok(RmsNorm { weight: self.vector(name, len)?, eps: self.config.rms_eps })
+    }
+
+    fn vector(&self, name: &str, expected: usize) -> Result<Vec<f32>, WeightsError> {
+        match self.weights.vector(name)? {
+            values if values.len() == expected => Ok(values),
+            values => Err(WeightsError::Length { tensor: name.to_owned(), len: values.len(), expected }),
+        }
+    }
 }

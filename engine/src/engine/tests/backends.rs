@@ -1,12 +1,14 @@
 //! Backends that misbehave.
 
+use std::sync::Arc;
+
 use baton_protocol::KvShape;
 
 use super::fixture;
 use crate::{
     backend::{Backend, BackendError, mock::MockConfig},
     batch::{Batch, Logits},
-    kv::KvMemory,
+    kv::KvStore,
 };
 
 type Spoil = dyn FnMut(usize, Result<Logits, BackendError>) -> Result<Logits, BackendError> + Send;
@@ -39,15 +41,51 @@ impl Backend for Spoiled {
         self.mock.vocab_tokens()
     }
 
+    fn allocate(&mut self, pages: usize) -> Result<Arc<dyn KvStore>, BackendError> {
+        self.mock.allocate(pages)
+    }
+
     fn forward(
         &mut self,
         batch: &Batch<'_>,
-        memory: &KvMemory,
         layer_done: &mut dyn FnMut(usize),
     ) -> Result<Logits, BackendError> {
-        let logits = self.mock.forward(batch, memory, layer_done);
+        let logits = self.mock.forward(batch, layer_done);
         self.steps += 1;
         (self.spoil)(self.steps, logits)
+    }
+}
+
+/// The mock, when nobody asks for more than the likeliest token; otherwise a failure.
+pub struct Likeliest(pub Box<dyn Backend>);
+
+impl Backend for Likeliest {
+    fn name(&self) -> &'static str {
+        "likeliest"
+    }
+
+    fn kv_shape(&self) -> &KvShape {
+        self.0.kv_shape()
+    }
+
+    fn vocab_tokens(&self) -> usize {
+        self.0.vocab_tokens()
+    }
+
+    fn allocate(&mut self, pages: usize) -> Result<Arc<dyn KvStore>, BackendError> {
+        self.0.allocate(pages)
+    }
+
+    fn forward(&mut self, _: &Batch<'_>, _: &mut dyn FnMut(usize)) -> Result<Logits, BackendError> {
+        Err(BackendError::Device("logits were asked for".to_owned()))
+    }
+
+    fn greedy(
+        &mut self,
+        batch: &Batch<'_>,
+        layer_done: &mut dyn FnMut(usize),
+    ) -> Result<Vec<Option<u32>>, BackendError> {
+        self.0.greedy(batch, layer_done)
     }
 }
 
@@ -67,14 +105,17 @@ impl Backend for Watched {
         self.0.vocab_tokens()
     }
 
+    fn allocate(&mut self, pages: usize) -> Result<Arc<dyn KvStore>, BackendError> {
+        self.0.allocate(pages)
+    }
+
     fn forward(
         &mut self,
         batch: &Batch<'_>,
-        memory: &KvMemory,
         layer_done: &mut dyn FnMut(usize),
     ) -> Result<Logits, BackendError> {
         let Self(mock, watch) = self;
-        mock.forward(batch, memory, &mut |layer| {
+        mock.forward(batch, &mut |layer| {
             layer_done(layer);
             watch(layer);
         })

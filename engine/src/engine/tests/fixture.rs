@@ -78,7 +78,7 @@ impl Fixture {
     pub fn over(backend: Box<dyn Backend>, pages: usize, change: impl FnOnce(&mut EngineConfig)) -> Self {
         let mut config = EngineConfig::new(pages, 1 << 20);
         change(&mut config);
-        let engine = Engine::new(backend, config);
+        let engine = Engine::new(backend, config).unwrap();
         let handle = engine.handle();
         Self { engine, handle }
     }

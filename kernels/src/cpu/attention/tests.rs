@@ -1,4 +1,4 @@
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use half::bf16;
 
@@ -26,9 +26,11 @@ impl<E: Element> Sample<E> {
         Self { shape, tokens, q, pages: kv.chunks(page).map(<[E]>::to_vec).collect() }
     }
 
+    /// Without the pages that no row sees.
     fn sequence(&self, rows: Range<usize>, first_row: usize) -> AttentionSequence<'_, E> {
-        let pages = self.pages.iter().map(Vec::as_slice).collect();
-        AttentionSequence { first_row, rows: rows.len(), start: rows.start, pages }
+        let first_page = self.shape.first_seen(rows.start) / self.shape.page_tokens;
+        let pages = self.pages[first_page..].iter().map(Vec::as_slice).collect();
+        AttentionSequence { first_row, rows: rows.len(), start: rows.start, first_page, pages }
     }
 
     /// Attention of these positions, called alone.
@@ -55,10 +57,12 @@ impl<E: Element> Sample<E> {
             for (head, q) in q.chunks(dim).enumerate() {
                 let q: Vec<f32> = q.iter().map(|value| value.to_f32()).collect();
                 let kv_head = head / self.shape.group();
-                let part =
-                    |at: usize| kv[..=position].iter().map(|row| &row[at * dim..(at + 1) * dim]).collect();
+                let first = self.shape.window.map_or(0, |window| (position + 1).saturating_sub(window));
+                let seen = &kv[first..=position];
+                let part = |at: usize| seen.iter().map(|row| &row[at * dim..(at + 1) * dim]).collect();
                 let (keys, values): (Vec<_>, Vec<_>) = (part(kv_head), part(kv_heads + kv_head));
-                out.extend(reference::attention(&q, &keys, &values));
+                let AttentionShape { scale, soft_cap, .. } = self.shape;
+                out.extend(reference::attention(&q, &keys, &values, scale, soft_cap));
             }
         }
         out
@@ -66,7 +70,19 @@ impl<E: Element> Sample<E> {
 }
 
 fn shape(heads: usize, kv_heads: usize, head_dim: usize, page_tokens: usize) -> AttentionShape {
-    AttentionShape { heads, kv_heads, head_dim, page_tokens }
+    let scale = 1.0 / (head_dim as f32).sqrt();
+    AttentionShape { heads, kv_heads, head_dim, page_tokens, window: None, scale, soft_cap: None }
+}
+
+/// The forms in which models use attention.
+fn forms(shape: AttentionShape) -> [AttentionShape; 5] {
+    [
+        shape,
+        AttentionShape { window: Some(1), ..shape },
+        AttentionShape { window: Some(50), soft_cap: Some(2.0), ..shape },
+        AttentionShape { window: Some(64), scale: 0.5, ..shape },
+        AttentionShape { window: Some(129), ..shape },
+    ]
 }
 
 fn pools() -> Vec<Arc<ComputePool>> {
@@ -75,14 +91,23 @@ fn pools() -> Vec<Arc<ComputePool>> {
 }
 
 fn agrees_with_reference<E: Element>(tolerance: f32) {
-    let shapes = [shape(9, 3, 64, 16), shape(4, 1, 16, 5), shape(2, 2, 40, 64), shape(4, 2, 96, 7)];
-    for (seed, (shape, tokens)) in shapes.into_iter().zip([200, 65, 64, 131]).enumerate() {
-        let sample: Sample<E> = Sample::new(shape, tokens, seed as u64);
-        let expected = sample.expected();
-        for pool in pools() {
-            for (found, expected) in sample.run(&pool, 0..tokens).iter().zip(&expected) {
-                let error = (found.to_f32() - expected).abs();
-                assert!(error < tolerance, "{shape:?}: {found:?} is not {expected}");
+    let shapes = [
+        (shape(9, 3, 64, 16), 200),
+        (shape(4, 1, 16, 5), 65),
+        (shape(2, 2, 40, 64), 64),
+        (shape(4, 2, 96, 7), 131),
+        (shape(3, 1, 80, 16), 140),
+        (shape(2, 1, 256, 16), 140),
+    ];
+    for (seed, (shape, tokens)) in shapes.into_iter().enumerate() {
+        for shape in forms(shape) {
+            let sample: Sample<E> = Sample::new(shape, tokens, seed as u64);
+            let expected = sample.expected();
+            for pool in pools() {
+                for (found, expected) in sample.run(&pool, 0..tokens).iter().zip(&expected) {
+                    let error = (found.to_f32() - expected).abs();
+                    assert!(error < tolerance, "{shape:?}: {found:?} is not {expected}");
+                }
             }
         }
     }
@@ -99,20 +124,23 @@ fn f32_agrees_with_reference() {
 }
 
 fn row_is_the_same_in_any_call<E: Element>() {
-    let tokens = 300;
-    let sample: Sample<E> = Sample::new(shape(6, 2, 32, 16), tokens, 1);
-    let whole = sample.run(&pools()[0], 0..tokens);
-    let row = sample.shape.q_row();
-    for pool in pools() {
-        for chunk in [1, 7, 16, 64, 130, 300] {
-            let chunks = (0..tokens).step_by(chunk).map(|start| start..tokens.min(start + chunk));
-            let pieces: Vec<E> = chunks.flat_map(|rows| sample.run(&pool, rows)).collect();
-            assert!(pieces == whole, "chunks of {chunk}, {}", pool.isa().as_str());
+    let tokens = 540;
+    for shape in forms(shape(6, 2, 32, 16)) {
+        let sample: Sample<E> = Sample::new(shape, tokens, 1);
+        let whole = sample.run(&pools()[0], 0..tokens);
+        for pool in pools() {
+            for chunk in [1, 7, 64, 130, 540] {
+                let chunks = (0..tokens).step_by(chunk).map(|start| start..tokens.min(start + chunk));
+                let pieces: Vec<E> = chunks.flat_map(|rows| sample.run(&pool, rows)).collect();
+                assert!(pieces == whole, "{shape:?} in chunks of {chunk}, {}", pool.isa().as_str());
+            }
         }
-    }
-    for page_tokens in [1, 10, 64, 512] {
-        let sample: Sample<E> = Sample::new(shape(6, 2, 32, page_tokens), tokens, 1);
-        assert!(sample.run(&pools()[0], 250..tokens) == whole[250 * row..], "pages of {page_tokens}");
+        for page_tokens in [1, 10, 64, 512] {
+            let shape = AttentionShape { page_tokens, ..shape };
+            let sample: Sample<E> = Sample::new(shape, tokens, 1);
+            let last = sample.run(&pools()[0], 500..tokens);
+            assert!(last == whole[500 * shape.q_row()..], "{shape:?}");
+        }
     }
 }
 
@@ -128,7 +156,7 @@ fn f32_row_is_the_same_in_any_call() {
 
 #[test]
 fn sequences_of_a_batch_do_not_touch_each_other() {
-    let shape = shape(6, 2, 32, 16);
+    let shape = AttentionShape { window: Some(70), ..shape(6, 2, 32, 16) };
     let samples: Vec<Sample<bf16>> = (0..5).map(|seed| Sample::new(shape, 100 + seed, seed as u64)).collect();
     let rows = [0..100, 99..101, 64..102, 5..70, 103..104];
     let (mut sequences, mut q) = (Vec::new(), Vec::new());

@@ -1,7 +1,10 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::{cpu::Isa, reference};
+use crate::{
+    cpu::{Isa, Q4_1, Q8_0, quantise_q4_1, quantise_q8_0},
+    reference,
+};
 
 fn random<E: Element>(random: &mut fastrand::Rng, len: usize) -> Vec<E> {
     (0..len).map(|_| E::from_f32(2.0 * random.f32() - 1.0)).collect()
@@ -53,6 +56,18 @@ fn f32_product_agrees_with_reference() {
     agrees_with_reference::<f32>();
 }
 
+fn activated(activation: Activation, x: f32) -> f32 {
+    let x = f64::from(x);
+    let y = match activation {
+        Activation::Silu => x / (1.0 + (-x).exp()),
+        Activation::GeluTanh => {
+            let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
+            0.5 * x * (1.0 + inner.tanh())
+        }
+    };
+    y as f32
+}
+
 #[test]
 fn gated_product_agrees_with_reference() {
     let mut rng = fastrand::Rng::with_seed(9);
@@ -61,12 +76,30 @@ fn gated_product_agrees_with_reference() {
     let [gate, up]: [Vec<bf16>; 2] = [random(&mut rng, n * k), random(&mut rng, n * k)];
     let packed = PackedMatrix::pack_gated(&gate, &up, k).unwrap();
     let [gate, up] = [widened(&gate), widened(&up)];
-    for pool in pools() {
+    for (pool, activation) in
+        pools().iter().flat_map(|pool| [(pool, Activation::Silu), (pool, Activation::GeluTanh)])
+    {
         let mut out = vec![f32::NAN; m * n];
-        gemm_gated(&pool, &a, &packed, &mut out);
+        gemm_gated(pool, &a, &packed, activation, &mut out);
         for (row, out) in a.chunks(k).zip(out.chunks(n)) {
             let [gate, up] = [reference::matmul(&gate, row), reference::matmul(&up, row)];
-            assert_close(out, &reference::silu_mul(&gate, &up), 1e-4);
+            let expected: Vec<f32> =
+                gate.iter().zip(&up).map(|(gate, up)| activated(activation, *gate) * up).collect();
+            assert_close(out, &expected, 1e-4);
+        }
+    }
+}
+
+#[test]
+fn activations_are_close_for_all_inputs() {
+    let packed = PackedMatrix::pack_gated(&[bf16::ONE; 32], &[bf16::ONE; 32], 2).unwrap();
+    let inputs: Vec<[f32; 2]> = (-1200..1200).map(|step| [step as f32 / 50.0, 0.0]).collect();
+    for activation in [Activation::Silu, Activation::GeluTanh] {
+        let mut out = vec![0.0; inputs.len() * 16];
+        gemm_gated(&pools()[0], inputs.as_flattened(), &packed, activation, &mut out);
+        for ([x, _], out) in inputs.iter().zip(out.chunks(16)) {
+            let expected = activated(activation, *x) * x;
+            assert!((out[0] - expected).abs() <= 1e-6 * expected.abs() + 1e-6, "{activation:?} {x}");
         }
     }
 }
@@ -87,6 +120,53 @@ fn row_is_the_same_in_any_batch<A: Element>() {
             assert_eq!(some, all[from * n..][..rows * n], "{rows} rows, {}", pool.isa().as_str());
         }
     }
+}
+
+/// Blocks of four bits, blocks of eight, and the weights that both are close to.
+fn quantised(rng: &mut fastrand::Rng, len: usize) -> (Vec<Q4_1>, Vec<Q8_0>) {
+    let values: Vec<bf16> = random(rng, len);
+    (quantise_q4_1(&values), quantise_q8_0(&values))
+}
+
+/// A matrix that was packed in any form, as plain bf16.
+fn unpacked(matrix: &PackedMatrix) -> PackedMatrix {
+    let mut values = vec![0.0; matrix.rows() * matrix.cols()];
+    for (row, to) in values.chunks_mut(matrix.cols()).enumerate() {
+        matrix.read_row(row, to);
+    }
+    let values: Vec<bf16> = values.into_iter().map(bf16::from_f32).collect();
+    PackedMatrix::pack(&[&values], matrix.cols()).unwrap()
+}
+
+fn grouped_products_are_those_of_unpacked_weights<A: Element>() {
+    let mut rng = fastrand::Rng::with_seed(13);
+    // More inputs than are unpacked at once; fewer outputs than whole panels.
+    for (k, n) in [(32, 1), (320, 70), (544, 96)] {
+        let (four, eight) = quantised(&mut rng, n * k);
+        let matrices = [PackedMatrix::pack(&[&four], k).unwrap(), PackedMatrix::pack(&[&eight], k).unwrap()];
+        for matrix in &matrices {
+            let plain = unpacked(matrix);
+            for pool in pools() {
+                for m in [1, 2, 5, 12, 13, 40] {
+                    let a: Vec<A> = random(&mut rng, m * k);
+                    let mut out = [vec![f32::NAN; m * n], vec![f32::NAN; m * n]];
+                    gemm(&pool, &a, matrix, &mut out[0]);
+                    gemm(&pools()[0], &a, &plain, &mut out[1]);
+                    assert!(out[0] == out[1], "{m} x {k} x {n}, {}", pool.isa().as_str());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn grouped_bf16_products_are_those_of_unpacked_weights() {
+    grouped_products_are_those_of_unpacked_weights::<bf16>();
+}
+
+#[test]
+fn grouped_f32_products_are_those_of_unpacked_weights() {
+    grouped_products_are_those_of_unpacked_weights::<f32>();
 }
 
 #[test]

@@ -1,14 +1,14 @@
-//! AVX2 with FMA: sixteen lanes are two registers.
+//! AVX2 with FMA and F16C: sixteen lanes are two registers.
 
 #![expect(unsafe_code, reason = "intrinsics; a value of `Avx2` proves that the processor has them")]
 
 use std::arch::x86_64::*;
 
-use half::bf16;
+use half::{bf16, f16};
 
 use super::{LANES, Simd};
 
-/// Proof of AVX2 and FMA.
+/// Proof of AVX2, FMA and F16C.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx2(());
 
@@ -16,7 +16,7 @@ type Two = [__m256; 2];
 
 impl Avx2 {
     /// # Safety
-    /// The processor must have AVX2 and FMA.
+    /// The processor must have AVX2, FMA and F16C.
     #[inline(always)]
     pub(super) unsafe fn new_unchecked() -> Self {
         Self(())
@@ -161,6 +161,40 @@ impl Simd for Avx2 {
             let odd_low = _mm256_castsi256_ps(_mm256_and_si256(low, mask));
             let odd_high = _mm256_castsi256_ps(_mm256_and_si256(high, mask));
             [[upper(low), upper(high)], [odd_low, odd_high]]
+        }
+    }
+
+    #[inline(always)]
+    fn load_f16_twice(self, from: &[f16; LANES / 2]) -> Two {
+        unsafe {
+            let wide = _mm256_cvtph_ps(_mm_loadu_si128(from.as_ptr().cast()));
+            let low = _mm256_permutevar8x32_ps(wide, _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3));
+            let high = _mm256_permutevar8x32_ps(wide, _mm256_setr_epi32(4, 4, 5, 5, 6, 6, 7, 7));
+            [low, high]
+        }
+    }
+
+    #[inline(always)]
+    fn nibbles(self, words: &[u32; LANES], index: usize) -> Two {
+        unsafe {
+            let shift = _mm_cvtsi64_si128(4 * index as i64);
+            let number = |words: *const u32| {
+                let shifted = _mm256_srl_epi32(_mm256_loadu_si256(words.cast()), shift);
+                _mm256_cvtepi32_ps(_mm256_and_si256(shifted, _mm256_set1_epi32(15)))
+            };
+            [number(words.as_ptr()), number(words.as_ptr().add(8))]
+        }
+    }
+
+    #[inline(always)]
+    fn bytes(self, words: &[u32; LANES], index: usize) -> Two {
+        unsafe {
+            let shift = _mm_cvtsi64_si128(24 - 8 * index as i64);
+            let number = |words: *const u32| {
+                let shifted = _mm256_sll_epi32(_mm256_loadu_si256(words.cast()), shift);
+                _mm256_cvtepi32_ps(_mm256_srai_epi32::<24>(shifted))
+            };
+            [number(words.as_ptr()), number(words.as_ptr().add(8))]
         }
     }
 }

@@ -4,7 +4,7 @@
 
 use std::{arch::x86_64::*, mem::transmute};
 
-use half::bf16;
+use half::{bf16, f16};
 
 use super::{LANES, Simd};
 
@@ -144,6 +144,36 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
             let pairs = _mm512_loadu_si512(from.as_ptr().cast());
             let odd = _mm512_and_si512(pairs, _mm512_set1_epi32(0xffff_0000_u32 as i32));
             [_mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs)), _mm512_castsi512_ps(odd)]
+        }
+    }
+
+    #[inline(always)]
+    fn load_f16_twice(self, from: &[f16; LANES / 2]) -> __m512 {
+        unsafe {
+            let wide = _mm512_cvtph_ps(_mm256_castsi128_si256(_mm_loadu_si128(from.as_ptr().cast())));
+            let twice = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
+            _mm512_permutexvar_ps(twice, wide)
+        }
+    }
+
+    #[inline(always)]
+    fn nibbles(self, words: &[u32; LANES], index: usize) -> __m512 {
+        unsafe {
+            let shift = _mm_cvtsi64_si128(4 * index as i64);
+            let shifted = _mm512_srl_epi32(_mm512_loadu_si512(words.as_ptr().cast()), shift);
+            // A permutation looks at the lowest four bits alone.
+            let numbers =
+                _mm512_setr_ps(0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.);
+            _mm512_permutexvar_ps(shifted, numbers)
+        }
+    }
+
+    #[inline(always)]
+    fn bytes(self, words: &[u32; LANES], index: usize) -> __m512 {
+        unsafe {
+            let shift = _mm_cvtsi64_si128(24 - 8 * index as i64);
+            let shifted = _mm512_sll_epi32(_mm512_loadu_si512(words.as_ptr().cast()), shift);
+            _mm512_cvtepi32_ps(_mm512_srai_epi32::<24>(shifted))
         }
     }
 

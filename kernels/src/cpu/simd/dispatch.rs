@@ -1,10 +1,13 @@
 //! From [`Isa`], a value, to [`Simd`], a type.
 
-#![expect(unsafe_code, reason = "calls of functions compiled for instructions that were detected first")]
+#![cfg_attr(
+    target_arch = "x86_64",
+    expect(unsafe_code, reason = "calls of functions compiled for instructions that were detected first")
+)]
 
-use super::{Isa, Simd, Work, portable::Portable};
+use super::{Isa, Work, portable::Portable};
 #[cfg(target_arch = "x86_64")]
-use super::{avx2::Avx2, avx512::Avx512};
+use super::{Simd, avx2::Avx2, avx512::Avx512};
 
 // === impl Isa ===
 
@@ -50,7 +53,11 @@ impl Isa {
                     && is_x86_feature_detected!("avx512vl")
             }
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            Self::Avx2 => {
+                is_x86_feature_detected!("avx2")
+                    && is_x86_feature_detected!("fma")
+                    && is_x86_feature_detected!("f16c")
+            }
             Self::Portable => true,
         }
     }
@@ -78,19 +85,19 @@ impl Isa {
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c")]
 fn run_avx512_bf16<W: Work, S: Simd>(work: W, simd: S) -> W::Output {
     work.run(simd)
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
 fn run_avx512<W: Work, S: Simd>(work: W, simd: S) -> W::Output {
     work.run(simd)
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
+#[target_feature(enable = "avx2,fma,f16c")]
 fn run_avx2<W: Work, S: Simd>(work: W, simd: S) -> W::Output {
     work.run(simd)
 }

@@ -1,6 +1,6 @@
 //! Plain Rust, for processors without a special path and as an oracle in tests.
 
-use half::bf16;
+use half::{bf16, f16};
 
 use super::{LANES, Simd};
 
@@ -101,5 +101,20 @@ impl Simd for Portable {
     fn load_split(self, from: &[bf16; 2 * LANES]) -> [Lanes; 2] {
         [0, 1]
             .map(|odd| std::array::from_fn(|i| f32::from_bits(u32::from(from[2 * i + odd].to_bits()) << 16)))
+    }
+
+    #[inline(always)]
+    fn load_f16_twice(self, from: &[f16; LANES / 2]) -> Lanes {
+        std::array::from_fn(|i| from[i / 2].to_f32())
+    }
+
+    #[inline(always)]
+    fn nibbles(self, words: &[u32; LANES], index: usize) -> Lanes {
+        words.map(|word| (word >> (4 * index) & 15) as f32)
+    }
+
+    #[inline(always)]
+    fn bytes(self, words: &[u32; LANES], index: usize) -> Lanes {
+        words.map(|word| f32::from((word >> (8 * index)) as i8))
     }
 }

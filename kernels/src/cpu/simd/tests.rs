@@ -31,10 +31,16 @@ impl Work for AllOps {
             odd,
             s.dot(c, [narrow[0][3], narrow[1][7]], s.load_pairs(pairs)),
             exp2(s, a),
+            tanh(s, a),
+            s.load_f16_twice(self.b.map(f16::from_f32).first_chunk().unwrap()),
+            s.nibbles(&self.b.map(f32::to_bits), 0),
+            s.nibbles(&self.b.map(f32::to_bits), 7),
+            s.bytes(&self.b.map(f32::to_bits), 1),
+            s.bytes(&self.b.map(f32::to_bits), 3),
             s.splat(s.sum(a)),
             s.splat(s.greatest(a)),
         ];
-        let mut lanes = [[0.0; LANES]; 14];
+        let mut lanes = [[0.0; LANES]; 20];
         for (result, lanes) in results.into_iter().zip(&mut lanes) {
             s.store(result, lanes);
         }
@@ -104,6 +110,35 @@ fn exp2_is_close_and_exact_where_it_matters() {
         assert_eq!(isa.run(Exp2(0.0)), 1.0);
         assert_eq!(isa.run(Exp2(f32::NEG_INFINITY)), 0.0);
         assert_eq!(isa.run(Exp2(-1e30)), 0.0);
+    }
+}
+
+struct Tanh(f32);
+
+impl Work for Tanh {
+    type Output = f32;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> f32 {
+        s.greatest(tanh(s, s.splat(self.0)))
+    }
+}
+
+#[test]
+fn tanh_is_close_everywhere() {
+    for isa in Isa::supported() {
+        for step in 0..4000 {
+            let x = 2.0_f32.powf(step as f32 / 100.0 - 30.0);
+            for x in [x, -x] {
+                let (found, expected) = (f64::from(isa.run(Tanh(x))), f64::from(x).tanh());
+                assert!(
+                    (found / expected - 1.0).abs() < 5e-7,
+                    "{isa:?}: tanh {x} is {expected}, not {found}"
+                );
+            }
+        }
+        assert_eq!(isa.run(Tanh(0.0)), 0.0);
+        assert_eq!([f32::NEG_INFINITY, f32::INFINITY].map(|x| isa.run(Tanh(x))), [-1.0, 1.0]);
     }
 }
 

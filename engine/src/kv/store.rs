@@ -1,0 +1,58 @@
+//! Where pages are: trait [`KvStore`].
+
+use std::{
+    io::{self, IoSlice, IoSliceMut},
+    ops::Range,
+};
+
+use baton_protocol::KvShape;
+
+/// Index of a page in its pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PageId(pub u32);
+
+/// A run of rows within one layer of one page.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// Which page.
+    pub page: PageId,
+    /// Which layer.
+    pub layer: usize,
+    /// Which of the layer's bytes; they start and end with a row.
+    pub bytes: Range<usize>,
+}
+
+/// Takes the bytes of pieces, one slice a piece, in order.
+pub type UseBytes<'a> = dyn FnMut(&[IoSlice<'_>]) -> io::Result<()> + 'a;
+
+/// Fills the bytes of pieces, one slice a piece, in order.
+pub type FillBytes<'a> = dyn FnMut(&mut [IoSliceMut<'_>]) -> io::Result<()> + 'a;
+
+/// KV rows of all pages, in whatever memory their backend computes on:
+/// `[page][layer]` pieces of `[token][K|V][kv_head][head_dim]`.
+///
+/// Who may touch which page is the pool's business.
+pub trait KvStore: Send + Sync {
+    /// Shape of the rows.
+    fn shape(&self) -> &KvShape;
+
+    /// How many pages there are.
+    fn pages(&self) -> usize;
+
+    /// Lends the bytes of rows that the backend has reported as done, or a handoff has written.
+    ///
+    /// # Errors
+    /// Those of `use_bytes`, and of the device.
+    fn read(&self, pieces: &[Piece], use_bytes: &mut UseBytes<'_>) -> io::Result<()>;
+
+    /// Has rows filled; steps that begin after it returns see them. What is in
+    /// them after an error is not known.
+    ///
+    /// # Errors
+    /// Those of `fill`, and of the device.
+    fn write(&self, pieces: &[Piece], fill: &mut FillBytes<'_>) -> io::Result<()>;
+
+    /// Copies all layers of a page (copy-on-write of a shared tail); steps that
+    /// begin after it returns see the copy. A device that fails at it fails the next step too.
+    fn copy_page(&self, from: PageId, to: PageId);
+}
