@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use baton_protocol::Role;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Disaggregated prefill/decode LLM serving.
 #[derive(Debug, Parser)]
@@ -64,7 +64,7 @@ pub struct Settings {
     /// One setting, for example engine.pages=512 (repeat for several).
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
-    /// Model name, .gguf file or directory.
+    /// A .gguf file, a directory, or a name as `baton model pull` takes it, fetched at first use.
     #[arg(long, value_name = "NAME|PATH")]
     pub model: Option<String>,
 }
@@ -101,6 +101,12 @@ pub enum BenchKind {
     Start(BenchStart),
     /// All of the above; fails when a ratio of BENCHMARKS.md is missed.
     Check,
+    /// Servers of the OpenAI API under the same load, taking turns.
+    Http(BenchHttp),
+    /// Our server's rate over HTTP beside the rate of its engine alone, taking turns.
+    Server(BenchServer),
+    /// One row of `bench engine` once, as a bare number: for scripts that compare with other engines.
+    Row(BenchRow),
 }
 
 /// `baton bench engine`.
@@ -109,6 +115,15 @@ pub struct BenchEngine {
     /// Where settings come from.
     #[command(flatten)]
     pub settings: Settings,
+    /// Measures a model's shape on a card instead: a directory with config.json, or a name in shapes/.
+    #[arg(long, value_name = "NAME|PATH", requires = "random_weights")]
+    pub shape: Option<PathBuf>,
+    /// With weights that mean nothing, made on the card.
+    #[arg(long, requires = "shape")]
+    pub random_weights: bool,
+    /// Number of the card.
+    #[arg(long, default_value_t = 0, requires = "shape")]
+    pub device: usize,
     /// Runs of each row; the median is shown.
     #[arg(long, default_value_t = 3)]
     pub runs: usize,
@@ -144,13 +159,80 @@ pub struct BenchStart {
     pub runs: usize,
 }
 
+/// `baton bench http`.
+#[derive(Debug, Args)]
+pub struct BenchHttp {
+    /// A server (repeat for several; ratios are of the first over each).
+    #[arg(long = "url", value_name = "[NAME=]URL", required = true)]
+    pub urls: Vec<String>,
+    /// Clients at a time.
+    #[arg(long, value_delimiter = ',', default_value = "1,8,32")]
+    pub concurrency: Vec<usize>,
+    /// Requests of each client in a run.
+    #[arg(long, default_value_t = 2)]
+    pub requests: usize,
+    /// Requests of a run, at least.
+    #[arg(long, default_value_t = 6)]
+    pub least: usize,
+    /// Runs of each server, interleaved.
+    #[arg(long, default_value_t = 3)]
+    pub runs: usize,
+    /// Tokens of each prompt, at random.
+    #[arg(long, default_value_t = 128)]
+    pub prompt_tokens: usize,
+    /// Tokens of each answer.
+    #[arg(long, default_value_t = 64)]
+    pub output_tokens: usize,
+    /// A line of JSON for each server and number of clients, in place of a table.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `baton bench server`.
+#[derive(Debug, Args)]
+pub struct BenchServer {
+    /// Where settings come from, for the server and for the engine.
+    #[command(flatten)]
+    pub settings: Settings,
+    /// Clients at a time, or sequences of a batch.
+    #[arg(long, value_delimiter = ',', default_value = "1,8,32")]
+    pub concurrency: Vec<usize>,
+    /// Interleaved pairs; the median ratio is shown.
+    #[arg(long, default_value_t = 5)]
+    pub runs: usize,
+}
+
+/// `baton bench row`.
+#[derive(Debug, Args)]
+pub struct BenchRow {
+    /// What is measured.
+    pub kind: RowKind,
+    /// Tokens of the prompt, or streams after 128 tokens each.
+    pub size: usize,
+    /// Where settings come from.
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+/// What a row of `bench engine` measures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum RowKind {
+    /// Tokens of one prompt.
+    Prefill,
+    /// Tokens after a prompt.
+    Decode,
+}
+
 /// `baton model`.
 #[derive(Debug, Subcommand)]
 pub enum Model {
-    /// Makes a model available on this machine.
+    /// Makes a model available on this machine, or continues where a pull was cut.
     Pull {
-        /// Its name.
+        /// A short name, ORG/NAME of the Hugging Face Hub, ORG/NAME@REVISION, ORG/NAME:Q4_K_M or
+        /// ORG/NAME/FILE.gguf.
         #[arg(default_value = "smollm2-135m")]
         name: String,
     },
+    /// Shows the models on this machine, those that Python pulled too.
+    List,
 }

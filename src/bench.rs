@@ -1,8 +1,15 @@
 //! `baton bench`: the commands behind BENCHMARKS.md. Ratios are taken in one
 //! run, pairs interleaved, medians shown with every run beside them.
 
+#[cfg(feature = "cuda")]
+pub mod card;
 pub mod engine;
 pub mod handoff;
+pub mod http;
+pub mod load;
+mod process;
+pub mod row;
+pub mod server;
 pub mod start;
 pub mod transfer;
 
@@ -28,7 +35,7 @@ pub(crate) fn shown(values: &[f64]) -> String {
 /// # Errors
 /// When a bench cannot run or a mark is missed.
 pub fn check(runtime: &tokio::runtime::Runtime) -> Result<()> {
-    let engine = engine::measure(&args::BenchEngine { settings: args::Settings::default(), runs: 3 })?;
+    let engine = engine::measure(&args::Settings::default(), 3)?;
     let transfer = transfer::measure(&args::BenchTransfer { mib: 256, runs: 5 })?;
     let handoff = runtime
         .block_on(handoff::measure(&args::BenchHandoff { settings: args::Settings::default(), runs: 3 }))?;

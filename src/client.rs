@@ -143,12 +143,13 @@ fn take(
 
 /// Splits an SSE byte stream into `data:` payloads.
 #[derive(Default)]
-struct Events {
+pub(crate) struct Events {
     buffer: Vec<u8>,
 }
 
 impl Events {
-    fn push(&mut self, bytes: &[u8]) -> Vec<String> {
+    /// Takes the next bytes; returns the events that they complete.
+    pub(crate) fn push(&mut self, bytes: &[u8]) -> Vec<String> {
         self.buffer.extend_from_slice(bytes);
         let mut found = Vec::new();
         while let Some(end) = self.buffer.windows(2).position(|pair| pair == b"\n\n") {

@@ -1,6 +1,9 @@
 //! What computes in this process: one copy of the model's weights and one
 //! pool of threads, shared by every node of the process.
 
+#[cfg(feature = "cuda")]
+mod cuda;
+
 use std::{path::Path, sync::Arc};
 
 use anyhow::{Context, Result};
@@ -8,15 +11,17 @@ use baton_engine::{
     Engine, EngineConfig,
     backend::{
         Backend,
-        cpu::{CpuBackend, CpuModel},
+        cpu::{CpuBackend, CpuModel, Loading},
         mock::MockBackend,
     },
 };
 use baton_kernels::cpu::ComputePool;
 use baton_model::{ModelConfig, ModelText};
-use baton_protocol::KvShape;
 
-use crate::config::{BackendKind, ClusterConfig, EngineSection, Precision};
+use crate::{
+    config::{BackendKind, ClusterConfig, EngineSection, Precision},
+    terminal::LoadingBar,
+};
 
 /// The process's model, ready to give each node an engine.
 pub struct Compute {
@@ -32,49 +37,74 @@ pub struct Compute {
 }
 
 enum Source {
-    Cpu { model: Arc<CpuModel>, pool: Arc<ComputePool>, config: ModelConfig },
+    Cpu {
+        model: Arc<CpuModel>,
+        pool: Arc<ComputePool>,
+        config: Box<ModelConfig>,
+    },
+    #[cfg(feature = "cuda")]
+    Cuda(Box<cuda::Card>),
     Mock,
 }
+
+/// Tokens of a page in the machine's memory, unless configured.
+const PAGE_TOKENS: u32 = 16;
+
+/// Memory of a node's pool in the machine's memory, unless configured.
+const KV_MEMORY_MIB: usize = 256;
 
 // === impl Compute ===
 
 impl Compute {
-    /// Loads what `config` names. Blocks.
+    /// Loads what `config` names, and fetches it first where that is needed. Blocks.
     ///
     /// # Errors
-    /// When the model is not on this machine or its files are broken.
+    /// When the model cannot be had or its files are broken.
     pub fn load(config: &ClusterConfig) -> Result<Self> {
+        config.make_model_available()?;
         match config.engine.backend {
             BackendKind::Mock => Ok(Self::mock(config)),
             BackendKind::Cpu => Self::cpu(config),
+            BackendKind::Cuda => Self::cuda(config),
         }
     }
 
     /// A backend of its own over the shared weights.
-    pub fn backend(&self, settings: &EngineSection) -> Box<dyn Backend> {
-        match &self.source {
+    ///
+    /// # Errors
+    /// When its device has no room for what it needs besides pages.
+    pub fn backend(&self, settings: &EngineSection) -> Result<Box<dyn Backend>> {
+        let page_tokens = if settings.page_tokens == 0 { PAGE_TOKENS } else { settings.page_tokens };
+        Ok(match &self.source {
             Source::Cpu { model, pool, .. } => {
-                Box::new(CpuBackend::new(Arc::clone(model), Arc::clone(pool), settings.page_tokens))
+                Box::new(CpuBackend::new(Arc::clone(model), Arc::clone(pool), page_tokens))
             }
-            Source::Mock => Box::new(MockBackend::new(settings.mock.clone(), settings.page_tokens)),
-        }
+            #[cfg(feature = "cuda")]
+            Source::Cuda(card) => Box::new(card.backend(settings)?),
+            Source::Mock => Box::new(MockBackend::new(settings.mock.clone(), page_tokens)),
+        })
     }
 
     /// The model's shape; none for the mock.
     pub fn model_config(&self) -> Option<&ModelConfig> {
         match &self.source {
             Source::Cpu { config, .. } => Some(config),
+            #[cfg(feature = "cuda")]
+            Source::Cuda(card) => Some(card.config()),
             Source::Mock => None,
         }
     }
 
     /// An engine of its own for one node.
-    pub fn engine(&self, settings: &EngineSection) -> Engine {
-        let backend = self.backend(settings);
-        let mut engine = EngineConfig::new(pages(settings, backend.kv_shape()), self.context_tokens);
+    ///
+    /// # Errors
+    /// When its device has no memory for the pages.
+    pub fn engine(&self, settings: &EngineSection) -> Result<Engine> {
+        let backend = self.backend(settings)?;
+        let mut engine = EngineConfig::new(self.pages(settings, &*backend), self.context_tokens);
         engine.eos_tokens = self.text.eos_tokens().to_vec();
         engine.scheduler = settings.scheduler.clone();
-        Engine::new(backend, engine)
+        Ok(Engine::new(backend, engine)?)
     }
 
     fn cpu(config: &ClusterConfig) -> Result<Self> {
@@ -88,14 +118,53 @@ impl Compute {
             0 => std::thread::available_parallelism()?.get(),
             threads => threads,
         };
-        let (packed, pool) = (CpuModel::load(&model, precision)?, ComputePool::new(threads)?);
+        let bar = LoadingBar::start(&model.name);
+        let progress = |done, total| bar.show(done, total);
+        let how = Loading { precision, weights: config.engine.weights, progress: Some(&progress) };
+        let (packed, pool) = (CpuModel::load(&model, how)?, ComputePool::new(threads)?);
+        bar.finish(packed.bytes());
         Ok(Self {
             name: served_name(&config.model),
-            fingerprint: format!("{}-{:?}", model.fingerprint, config.engine.precision),
+            fingerprint: format!(
+                "{}-{:?}-{:?}",
+                model.fingerprint, config.engine.precision, config.engine.weights
+            ),
             context_tokens: model.config.context_tokens,
             text: model.text,
-            source: Source::Cpu { model: packed, pool, config: model.config },
+            source: Source::Cpu { model: packed, pool, config: Box::new(model.config) },
         })
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda(config: &ClusterConfig) -> Result<Self> {
+        let path = baton_model::resolve(&config.model, &baton_model::default_cache())?;
+        let model = baton_model::load(&path).with_context(|| format!("cannot load {}", path.display()))?;
+        Ok(Self {
+            name: served_name(&config.model),
+            fingerprint: format!("{}-cuda", model.fingerprint),
+            context_tokens: model.config.context_tokens,
+            source: Source::Cuda(Box::new(cuda::Card::load(config, &model)?)),
+            text: model.text,
+        })
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    fn cuda(_: &ClusterConfig) -> Result<Self> {
+        anyhow::bail!("engine.backend=cuda needs a baton built with `--features cuda`, which this one is not")
+    }
+
+    /// Pages of a node's pool: as configured, or what fits into its memory.
+    fn pages(&self, settings: &EngineSection, backend: &dyn Backend) -> usize {
+        if settings.pages > 0 {
+            return settings.pages;
+        }
+        #[cfg(feature = "cuda")]
+        if let (Source::Cuda(card), 0) = (&self.source, settings.kv_memory_mib) {
+            return card.share_of_pages(backend);
+        }
+        let shape = backend.kv_shape();
+        let mib = if settings.kv_memory_mib == 0 { KV_MEMORY_MIB } else { settings.kv_memory_mib };
+        ((mib << 20) / (shape.token_bytes() * shape.page_tokens as usize)).max(1)
     }
 
     fn mock(config: &ClusterConfig) -> Self {
@@ -112,13 +181,7 @@ impl Compute {
 
 /// A path is served under its file's name, so that no path of this machine is shown.
 fn served_name(model: &str) -> String {
-    Path::new(model).file_stem().map_or_else(|| model.to_owned(), |stem| stem.to_string_lossy().into_owned())
-}
-
-/// Pages of a node's pool: as configured, or what fits into the configured memory.
-fn pages(settings: &EngineSection, shape: &KvShape) -> usize {
-    match settings.pages {
-        0 => ((settings.kv_memory_mib << 20) / (shape.token_bytes() * shape.page_tokens as usize)).max(1),
-        pages => pages,
-    }
+    let path = Path::new(model);
+    let name = if path.is_file() { path.file_stem() } else { path.file_name().filter(|_| path.is_dir()) };
+    name.map_or_else(|| model.to_owned(), |name| name.to_string_lossy().into_owned())
 }

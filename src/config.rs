@@ -4,6 +4,7 @@
 use std::{net::SocketAddr, path::Path};
 
 use anyhow::{Context, Result, bail, ensure};
+use baton_engine::backend::cpu::WeightForm;
 use baton_protocol::{NodeId, Role};
 use serde::Deserialize;
 
@@ -65,17 +66,22 @@ pub enum RegistryConfig {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EngineSection {
-    /// `cpu` or `mock`.
+    /// `cpu`, `cuda` or `mock`.
     pub backend: BackendKind,
+    /// Number of the card that the CUDA backend computes on.
+    pub device: usize,
     /// Arithmetic of the CPU backend.
     pub precision: Precision,
+    /// In what form the CPU backend holds weights.
+    pub weights: WeightForm,
     /// Compute threads of the process; 0 means one a core.
     pub threads: usize,
-    /// Tokens of a page.
+    /// Tokens of a page; 0 means 16, or 64 on a card, which has no others.
     pub page_tokens: u32,
     /// Pages of each node's pool; 0 sizes it by `kv_memory_mib`.
     pub pages: usize,
-    /// Memory of each node's pool when `pages` is 0.
+    /// Memory of each node's pool when `pages` is 0; 0 means 256, or on a card
+    /// the node's share of what the weights leave.
     pub kv_memory_mib: usize,
     /// Scheduling.
     pub scheduler: baton_engine::SchedulerConfig,
@@ -90,6 +96,8 @@ pub enum BackendKind {
     /// The CPU kernels.
     #[default]
     Cpu,
+    /// A card of NVIDIA's.
+    Cuda,
     /// No model: tokens are a pure function of the prompt. For tests.
     Mock,
 }
@@ -133,11 +141,13 @@ impl Default for EngineSection {
     fn default() -> Self {
         Self {
             backend: BackendKind::Cpu,
+            device: 0,
             precision: Precision::Fast,
+            weights: WeightForm::Bf16,
             threads: 0,
-            page_tokens: 16,
+            page_tokens: 0,
             pages: 0,
-            kv_memory_mib: 256,
+            kv_memory_mib: 0,
             scheduler: Default::default(),
             mock: Default::default(),
         }
@@ -210,15 +220,15 @@ impl ClusterConfig {
         Ok(())
     }
 
-    /// Fetches the model if it is a known name and not on this machine yet.
+    /// Fetches the model if it is a name and not on this machine yet, and shows how far that is.
     ///
     /// # Errors
     /// When it cannot be had.
-    pub fn make_model_available(&self, note: &mut dyn FnMut(&str)) -> Result<()> {
-        if self.engine.backend == BackendKind::Cpu
+    pub fn make_model_available(&self) -> Result<()> {
+        if self.engine.backend != BackendKind::Mock
             && baton_model::resolve(&self.model, &baton_model::default_cache()).is_err()
         {
-            baton_model::pull(&self.model, &baton_model::default_cache(), note)?;
+            crate::pull::fetch(&self.model)?;
         }
         Ok(())
     }
@@ -254,10 +264,10 @@ impl ClusterConfig {
             "metrics_listen {} is beyond loopback",
             self.metrics_listen
         );
-        ensure!((1..=1024).contains(&self.engine.page_tokens), "engine.page_tokens must be 1 to 1024");
+        ensure!(self.engine.page_tokens <= 1024, "engine.page_tokens must be at most 1024");
         ensure!(
-            self.engine.pages > 0 || self.engine.kv_memory_mib > 0,
-            "engine.pages or engine.kv_memory_mib must be above 0"
+            self.engine.backend != BackendKind::Cuda || matches!(self.engine.page_tokens, 0 | 64),
+            "engine.page_tokens must be 64 on the cuda backend"
         );
         Ok(())
     }
@@ -305,6 +315,7 @@ mod tests {
         let config = with(&[
             "engine.pages=77",
             "engine.precision=reference",
+            "engine.weights=int4",
             "model=a b",
             "registry.kind=etcd",
             "registry.endpoints=[\"x\"]",
@@ -312,6 +323,7 @@ mod tests {
         .unwrap();
         assert_eq!(config.engine.pages, 77);
         assert_eq!(config.engine.precision, Precision::Reference);
+        assert_eq!(config.engine.weights, WeightForm::Int4);
         assert_eq!(config.model, "a b");
         assert!(matches!(config.registry, RegistryConfig::Etcd { .. }));
     }
@@ -326,9 +338,17 @@ mod tests {
             "novalue",
             "=1",
             "engine.backend=tpu",
+            "engine.page_tokens=1025",
         ] {
             assert!(with(&[set]).is_err(), "{set}");
         }
+    }
+
+    #[test]
+    fn a_card_has_pages_of_its_own() {
+        assert!(with(&["engine.backend=cuda"]).is_ok());
+        assert!(with(&["engine.backend=cuda", "engine.page_tokens=64"]).is_ok());
+        assert!(with(&["engine.backend=cuda", "engine.page_tokens=16"]).is_err());
     }
 
     #[test]

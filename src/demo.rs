@@ -10,7 +10,7 @@ use crate::{
     client::{Client, Timed, mean, quantile},
     config::ClusterConfig,
     serve::{Cluster, shutdown_signal},
-    terminal::{note, say, show},
+    terminal::{say, show},
 };
 
 /// The demo's topology: as `cluster-configs/1p1d.toml`, with a second prefill node.
@@ -55,7 +55,7 @@ const QUESTIONS: [&str; 3] = [
 pub async fn run(args: &args::Demo) -> Result<()> {
     let started = Instant::now();
     let mut config = ClusterConfig::load_over(TOPOLOGY, &args.settings)?;
-    tokio::task::block_in_place(|| config.make_model_available(&mut |text| note(text)))?;
+    tokio::task::block_in_place(|| config.make_model_available())?;
     config.use_free_port_if_taken();
     let cluster = Cluster::start(Arc::new(config)).await?;
     let url = cluster.url().unwrap_or_default().to_owned();

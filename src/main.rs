@@ -29,8 +29,12 @@ fn run(command: Command) -> anyhow::Result<()> {
             BenchKind::Transfer(args) => baton::bench::transfer::run(&args),
             BenchKind::Handoff(args) => runtime.block_on(baton::bench::handoff::run(&args)),
             BenchKind::Start(args) => baton::bench::start::run(&args),
+            BenchKind::Http(args) => baton::bench::http::run(&args),
+            BenchKind::Server(args) => baton::bench::server::run(&args),
+            BenchKind::Row(args) => baton::bench::row::run(&args),
             BenchKind::Check => baton::bench::check(&runtime),
         },
         Command::Model(Model::Pull { name }) => baton::pull::run(&name),
+        Command::Model(Model::List) => baton::pull::list(),
     }
 }

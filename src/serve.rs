@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use anyhow::{Context, Result};
 use baton_coordinator::{Coordinator, CoordinatorTasks, Health};
 use baton_frontend::{FrontendError, HttpMetrics, Services};
+use baton_model::ModelText;
 use baton_protocol::Role;
 use baton_registry::{EtcdRegistry, MemoryRegistry, Registry};
 use prometheus_client::registry::Registry as Metrics;
@@ -27,6 +28,8 @@ pub struct Cluster {
     frontend: Option<JoinHandle<Result<(), FrontendError>>>,
     coordinator: Option<CoordinatorTasks>,
     workers: Vec<WorkerNode>,
+    /// What this process's nodes read and write; the API needs no copy of its own.
+    text: Option<Arc<ModelText>>,
     /// Last to go: nodes withdraw from it first.
     registry: Arc<dyn Registry>,
 }
@@ -83,6 +86,7 @@ impl Cluster {
             frontend: None,
             coordinator: None,
             workers: Vec::new(),
+            text: None,
             registry,
             config,
         };
@@ -140,6 +144,7 @@ impl Cluster {
                 let config = Arc::clone(&config);
                 tokio::task::spawn_blocking(move || Compute::load(&config)).await??
             };
+            self.text = Some(Arc::clone(&compute.text));
             for node in workers {
                 let scope = metrics.sub_registry_with_label(("node".into(), node.id.0.clone().into()));
                 let worker = WorkerNode::start(&config, node, &compute, (&*self.registry, scope))
@@ -179,8 +184,12 @@ impl Cluster {
             .await
             .with_context(|| format!("cannot listen on {}", limits.listen))?;
         self.url = Some(format!("http://{}", listener.local_addr()?));
-        let services =
-            Services { dispatch: Arc::new(coordinator.clone()), registry: Arc::new(metrics), metrics: http };
+        let services = Services {
+            dispatch: Arc::new(coordinator.clone()),
+            registry: Arc::new(metrics),
+            metrics: http,
+            texts: self.text.iter().cloned().collect(),
+        };
         let stop = self.stop.clone().cancelled_owned();
         #[expect(clippy::disallowed_methods, reason = "owned by the cluster and joined at shutdown")]
         let frontend = tokio::spawn(baton_frontend::serve(listener, limits, services, stop));

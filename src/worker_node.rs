@@ -61,7 +61,7 @@ impl WorkerNode {
         compute: &Compute,
         (registry, metrics): (&dyn Registry, &mut Metrics),
     ) -> Result<Self> {
-        let (worker, engine) = EngineWorker::start(compute.engine(&config.engine));
+        let (worker, engine) = EngineWorker::start(compute.engine(&config.engine)?);
         let listener = TcpListener::bind(node.listen)
             .await
             .with_context(|| format!("cannot listen on {}", node.listen))?;

@@ -6,6 +6,7 @@ mod chaos;
 mod configs;
 mod counts;
 mod golden;
+mod hub;
 mod load;
 mod malformed;
 mod parity;

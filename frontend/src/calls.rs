@@ -27,7 +27,7 @@ use crate::{
 pub struct Desk {
     pub config: Config,
     pub dispatch: Arc<dyn Dispatch>,
-    pub texts: Texts,
+    pub texts: Arc<Texts>,
 }
 
 /// A call whose shape is right.

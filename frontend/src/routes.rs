@@ -56,13 +56,13 @@ struct ModelWords<'a> {
     max_model_len: u32,
 }
 
-/// All routes. Every path that is not named here is refused.
-pub fn router(config: Config, services: Services) -> Router {
-    let texts = Texts::new(Arc::clone(&services.dispatch), &config);
-    let desk = Desk { config, dispatch: services.dispatch, texts };
-    let Services { registry, metrics, .. } = services;
+/// All routes, and the texts that they use. Every path that is not named here is refused.
+pub fn router(config: Config, services: Services) -> (Router, Arc<Texts>) {
+    let Services { dispatch, registry, metrics, texts } = services;
+    let texts = Arc::new(Texts::new(Arc::clone(&dispatch), &config, texts));
+    let desk = Desk { config, dispatch, texts: Arc::clone(&texts) };
     let room = Arc::new(Room { desk, registry, metrics, started: unix_seconds() });
-    Router::new()
+    let router = Router::new()
         .route("/v1/chat/completions", post(chat))
         .route("/v1/completions", post(completions))
         .route("/v1/models", get(models))
@@ -75,7 +75,8 @@ pub fn router(config: Config, services: Services) -> Router {
         // Bodies have a limit of their own.
         .layer(DefaultBodyLimit::disable())
         .layer(from_fn_with_state(Arc::clone(&room), around))
-        .with_state(room)
+        .with_state(room);
+    (router, texts)
 }
 
 /// Gives the call an id and counts it.

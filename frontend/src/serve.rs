@@ -3,6 +3,7 @@
 use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use axum::Router;
+use baton_model::ModelText;
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -27,6 +28,8 @@ pub struct Services {
     pub registry: Arc<Registry>,
     /// This room's part of it.
     pub metrics: HttpMetrics,
+    /// Texts that this process has anyway; others are fetched from nodes, before the first call if possible.
+    pub texts: Vec<Arc<ModelText>>,
 }
 
 /// Why the API cannot be served.
@@ -46,6 +49,9 @@ pub enum FrontendError {
     Listener(#[source] io::Error),
 }
 
+/// Time between two looks for models whose text is not here yet.
+const PREFETCH_INTERVAL: Duration = Duration::from_millis(500);
+
 /// Pause after an accept that failed for lack of file descriptors or the like.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -60,8 +66,17 @@ pub async fn serve(
     services: Services,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), FrontendError> {
-    let router = routes::router(config.clone(), services);
-    converse_with_all(listener, &config, router, shutdown).await
+    let (router, texts) = routes::router(config.clone(), services);
+    let prefetch = async {
+        loop {
+            texts.prefetch().await;
+            tokio::time::sleep(PREFETCH_INTERVAL).await;
+        }
+    };
+    tokio::select! {
+        served = converse_with_all(listener, &config, router, shutdown) => served,
+        never = prefetch => never,
+    }
 }
 
 /// `/health` and `/metrics` alone, for a process without the API.

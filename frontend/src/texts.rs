@@ -25,10 +25,12 @@ pub struct Texts {
 // === impl Texts ===
 
 impl Texts {
-    pub fn new(dispatch: Arc<dyn Dispatch>, config: &Config) -> Self {
+    /// Knows `texts` from the start.
+    pub fn new(dispatch: Arc<dyn Dispatch>, config: &Config, texts: Vec<Arc<ModelText>>) -> Self {
+        let known = |text: Arc<ModelText>| (text.digest(), Arc::new(OnceCell::new_with(Some(text))));
         Self {
             dispatch,
-            known: Mutex::default(),
+            known: Mutex::new(texts.into_iter().map(known).collect()),
             admitted: Arc::new(Semaphore::new(config.text_threads + config.text_queue)),
             running: Arc::new(Semaphore::new(config.text_threads)),
         }
@@ -51,6 +53,17 @@ impl Texts {
         };
         let text = cell.get_or_try_init(|| self.fetch(&model)).await?;
         Ok((model, Arc::clone(text)))
+    }
+
+    /// Fetches the texts of the models that are served now, so that no call has to wait for it.
+    pub async fn prefetch(&self) {
+        if self.dispatch.ready().is_err() {
+            return;
+        }
+        for model in self.dispatch.models() {
+            // Logged where it fails; the first call tries again.
+            let _ = self.of_model(&model.name).await;
+        }
     }
 
     async fn fetch(&self, model: &ServedModel) -> Result<Arc<ModelText>, ApiError> {
@@ -93,7 +106,7 @@ impl Texts {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc::sync_channel;
+    use std::sync::{atomic::Ordering, mpsc::sync_channel};
 
     use super::*;
     use crate::tests::script::{Cluster, Script};
@@ -101,7 +114,8 @@ mod tests {
     #[tokio::test]
     async fn more_calls_than_may_wait_are_refused() {
         let dispatch = Arc::new(Cluster(Arc::new(Script::stuck())));
-        let texts = Texts::new(dispatch, &Config { text_threads: 1, text_queue: 1, ..Config::default() });
+        let texts =
+            Texts::new(dispatch, &Config { text_threads: 1, text_queue: 1, ..Config::default() }, Vec::new());
         let (go, gone) = sync_channel::<()>(0);
         let first = texts.run(move || {
             let _ = gone.recv();
@@ -116,5 +130,18 @@ mod tests {
         let (first, second, ()) = tokio::join!(first, second, third);
         assert_eq!((first, second), (Ok(1), Ok(2)));
         assert_eq!(texts.run(|| Ok(4)).await, Ok(4));
+    }
+
+    #[tokio::test]
+    async fn a_text_is_fetched_once_and_before_it_is_needed_or_not_at_all() {
+        for (known, fetched) in [(vec![Arc::new(ModelText::mock())], 0), (Vec::new(), 1)] {
+            let script = Arc::new(Script::stuck());
+            let dispatch: Arc<dyn Dispatch> = Arc::new(Cluster(Arc::clone(&script)));
+            let texts = Texts::new(Arc::clone(&dispatch), &Config::default(), known);
+            texts.prefetch().await;
+            assert_eq!(script.texts_fetched.load(Ordering::SeqCst), fetched);
+            texts.of_model(&dispatch.models()[0].name).await.unwrap();
+            assert_eq!(script.texts_fetched.load(Ordering::SeqCst), fetched);
+        }
     }
 }

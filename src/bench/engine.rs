@@ -1,23 +1,18 @@
 //! Prefill and decode rates of the CPU backend alone, beside what candle's
 //! dense f32 matmul would allow on the same machine in the same run.
 
-use std::time::Instant;
+use std::{path::Path, time::Instant};
 
 use anyhow::Result;
 use baton_engine::{
     backend::Backend,
     batch::{Batch, BatchSequence},
-    kv::{KvMemory, PageId},
+    kv::PageId,
 };
 use candle_core::{Device, Tensor};
 
 use super::{median, shown};
-use crate::{
-    args,
-    compute::Compute,
-    config::ClusterConfig,
-    terminal::{note, say},
-};
+use crate::{args, compute::Compute, config::ClusterConfig, terminal::say};
 
 /// What came out.
 pub struct Measured {
@@ -38,19 +33,34 @@ const GENERATED: usize = 32;
 /// # Errors
 /// When the model is not on this machine.
 pub fn run(args: &args::BenchEngine) -> Result<()> {
-    measure(args).map(drop)
+    match &args.shape {
+        Some(shape) => on_card(args, shape),
+        None => measure(&args.settings, args.runs).map(drop),
+    }
+}
+
+/// A shape is a directory, or a name in the repository's shapes.
+#[cfg(feature = "cuda")]
+fn on_card(args: &args::BenchEngine, shape: &Path) -> Result<()> {
+    let named = Path::new("shapes").join(shape);
+    super::card::run(args, if shape.is_dir() { shape } else { &named })
+}
+
+#[cfg(not(feature = "cuda"))]
+fn on_card(_: &args::BenchEngine, _: &Path) -> Result<()> {
+    anyhow::bail!("--shape is measured on a card, which needs a baton built with `--features cuda`")
 }
 
 /// Runs every row a few times.
 ///
 /// # Errors
 /// When the model is not on this machine, or a step fails.
-pub fn measure(args: &args::BenchEngine) -> Result<Measured> {
-    let config = ClusterConfig::load(&args.settings)?;
-    config.make_model_available(&mut |text| note(text))?;
+pub fn measure(settings: &args::Settings, runs: usize) -> Result<Measured> {
+    let config = ClusterConfig::load(settings)?;
+    config.make_model_available()?;
     let compute = Compute::load(&config)?;
-    let mut backend = compute.backend(&config.engine);
-    let runs = args.runs.max(1);
+    let mut backend = compute.backend(&config.engine)?;
+    let runs = runs.max(1);
     let mut over_candle = Vec::new();
     for prompt in PROMPTS {
         let (mut ours, mut candles) = (Vec::new(), Vec::new());
@@ -75,37 +85,33 @@ pub fn measure(args: &args::BenchEngine) -> Result<Measured> {
 }
 
 /// Sequences of plain tokens, each on pages of its own.
-struct Load {
-    memory: KvMemory,
+pub(super) struct Load {
     pages: Vec<Vec<PageId>>,
     tokens: Vec<Vec<u32>>,
 }
 
 impl Load {
-    fn new(backend: &dyn Backend, sequences: usize, tokens: usize) -> Self {
+    pub(super) fn new(backend: &mut dyn Backend, sequences: usize, tokens: usize) -> Result<Self> {
         let pages = backend.kv_shape().pages_for(tokens) as u32;
         let all = |i: usize| (i as u32 * pages..(i as u32 + 1) * pages).map(PageId).collect();
         let text = |i: usize| (0..tokens).map(|t| (100 + (t * 37 + i * 101) % 40_000) as u32).collect();
-        Self {
-            memory: KvMemory::new(backend.kv_shape().clone(), pages as usize * sequences),
-            pages: (0..sequences).map(all).collect(),
-            tokens: (0..sequences).map(text).collect(),
-        }
+        backend.allocate(pages as usize * sequences)?;
+        Ok(Self { pages: (0..sequences).map(all).collect(), tokens: (0..sequences).map(text).collect() })
     }
 
     /// Computes `[start, end)` of every sequence in one step.
-    fn step(&self, backend: &mut dyn Backend, start: usize, end: usize) -> Result<()> {
+    pub(super) fn step(&self, backend: &mut dyn Backend, start: usize, end: usize) -> Result<()> {
         let sequence = |(pages, tokens)| BatchSequence { tokens, start, end, pages, wants_logits: true };
         let pairs = self.pages.iter().map(Vec::as_slice).zip(self.tokens.iter().map(Vec::as_slice));
         let batch = Batch { sequences: pairs.map(sequence).collect() };
-        backend.forward(&batch, &self.memory, &mut |_| {})?;
+        backend.forward(&batch, &mut |_| {})?;
         Ok(())
     }
 }
 
 /// Prompt tokens a second, in chunks as the scheduler would make them.
 fn prefill(backend: &mut dyn Backend, prompt: usize, chunk: usize) -> Result<f64> {
-    let load = Load::new(backend, 1, prompt);
+    let load = Load::new(backend, 1, prompt)?;
     let started = Instant::now();
     for start in (0..prompt).step_by(chunk) {
         load.step(backend, start, (start + chunk).min(prompt))?;
@@ -115,7 +121,7 @@ fn prefill(backend: &mut dyn Backend, prompt: usize, chunk: usize) -> Result<f64
 
 /// Generated tokens a second over all streams.
 fn decode(backend: &mut dyn Backend, streams: usize) -> Result<f64> {
-    let load = Load::new(backend, streams, CONTEXT + GENERATED);
+    let load = Load::new(backend, streams, CONTEXT + GENERATED)?;
     load.step(backend, 0, CONTEXT)?;
     let started = Instant::now();
     for position in CONTEXT..CONTEXT + GENERATED {

@@ -7,13 +7,7 @@ use anyhow::{Context, Result};
 use serde_json::json;
 
 use super::{median, shown};
-use crate::{
-    args,
-    client::Client,
-    config::ClusterConfig,
-    serve::Cluster,
-    terminal::{note, say},
-};
+use crate::{args, client::Client, config::ClusterConfig, serve::Cluster, terminal::say};
 
 const TOPOLOGY: &str = include_str!("../../cluster-configs/1p1d.toml");
 
@@ -41,7 +35,7 @@ pub async fn run(args: &args::BenchHandoff) -> Result<()> {
 pub async fn measure(args: &args::BenchHandoff) -> Result<Measured> {
     let mut config = ClusterConfig::load_over(TOPOLOGY, &args.settings)?;
     config.frontend.listen.set_port(0);
-    tokio::task::block_in_place(|| config.make_model_available(&mut |text| note(text)))?;
+    tokio::task::block_in_place(|| config.make_model_available())?;
     let cluster = Cluster::start(Arc::new(config)).await?;
     let outcome = ask(cluster.url().context("no coordinator in this process")?, args.runs).await;
     cluster.shutdown().await;

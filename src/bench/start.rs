@@ -1,15 +1,14 @@
 //! Process start to ready: from spawning `baton serve` to a 200 of `/ready`.
 
 use std::{
-    io::{BufRead, BufReader, Read, Write},
+    io::{Read, Write},
     net::TcpStream,
-    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
-use super::{median, shown};
+use super::{median, process::ServerProcess, shown};
 use crate::{args, terminal::say};
 
 /// What came out.
@@ -39,24 +38,8 @@ pub fn measure(args: &args::BenchStart) -> Result<Measured> {
 
 fn once() -> Result<f64> {
     let started = Instant::now();
-    let mut server = Command::new(std::env::current_exe()?)
-        .args(["serve", "--set", "frontend.listen=127.0.0.1:0"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()?;
-    let outcome = until_ready(server.stdout.take().context("no output")?, started);
-    drop(server.kill());
-    drop(server.wait());
-    outcome
-}
-
-fn until_ready(output: impl Read, started: Instant) -> Result<f64> {
-    let lines = BufReader::new(output).lines();
-    let mut ready = lines
-        .map_while(Result::ok)
-        .filter_map(|line| line.split("ready at http://").nth(1).map(str::to_owned));
-    let addr = ready.next().context("the server ended before it was ready")?;
-    while !answers_ready(addr.trim())? {
+    let server = ServerProcess::start(&args::Settings::default())?;
+    while !answers_ready(server.addr())? {
         ensure!(started.elapsed() < Duration::from_secs(60), "not ready after a minute");
         std::thread::sleep(Duration::from_millis(2));
     }

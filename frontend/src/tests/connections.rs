@@ -47,7 +47,7 @@ async fn only_loopback_is_served() {
     let mut registry = Registry::default();
     let metrics = HttpMetrics::register(&mut registry);
     let dispatch = Arc::new(Cluster(Arc::new(Script::stuck())));
-    let services = Services { dispatch, registry: Arc::new(registry), metrics };
+    let services = Services { dispatch, registry: Arc::new(registry), metrics, texts: Vec::new() };
     let refused = serve(listener, Config::default(), services, std::future::pending()).await;
     assert!(matches!(refused, Err(FrontendError::NotLoopback { .. })), "{refused:?}");
 }

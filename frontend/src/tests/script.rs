@@ -212,7 +212,7 @@ impl TestServer {
         let mut registry = Registry::default();
         let metrics = HttpMetrics::register(&mut registry);
         let dispatch = Arc::new(Cluster(Arc::clone(&script)));
-        let services = Services { dispatch, registry: Arc::new(registry), metrics };
+        let services = Services { dispatch, registry: Arc::new(registry), metrics, texts: Vec::new() };
         let (stop, stopped) = oneshot::channel::<()>();
         let mut task = JoinSet::new();
         task.spawn(serve(listener, config, services, async {

@@ -1,0 +1,82 @@
+//! `baton serve` as a child process, and what a process has used.
+
+use std::{
+    io::{BufRead, BufReader},
+    process::{Child, ChildStdout, Command, Stdio},
+};
+
+use anyhow::{Context, Result};
+
+use crate::args::Settings;
+
+/// A server of our own on a port of the system's choice; killed when dropped.
+pub(super) struct ServerProcess {
+    child: Child,
+    /// Open, so that the server may go on to write.
+    _output: BufReader<ChildStdout>,
+    addr: String,
+}
+
+/// Units of the times in `/proc`: a second has 100 on every Linux that Rust runs on.
+const TICKS: f64 = 100.0;
+
+// === impl ServerProcess ===
+
+impl ServerProcess {
+    /// Starts it and waits until it says that it is ready.
+    pub(super) fn start(settings: &Settings) -> Result<Self> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg("serve").args(["--set", "frontend.listen=127.0.0.1:0"]);
+        if let Some(config) = &settings.config {
+            command.arg("--config").arg(config);
+        }
+        command.args(settings.set.iter().flat_map(|set| ["--set", set]));
+        command.args(settings.model.iter().flat_map(|model| ["--model", model]));
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+        let mut output = BufReader::new(child.stdout.take().context("no output")?);
+        let addr = ready_addr(&mut output);
+        if addr.is_err() {
+            drop(child.kill());
+            drop(child.wait());
+        }
+        Ok(Self { child, _output: output, addr: addr? })
+    }
+
+    /// Where it listens.
+    pub(super) fn addr(&self) -> &str {
+        &self.addr
+    }
+
+    /// Seconds of processor time that it has used.
+    pub(super) fn cpu_seconds(&self) -> Result<f64> {
+        cpu_seconds(&self.child.id().to_string())
+    }
+}
+
+impl Drop for ServerProcess {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// Reads up to the line that says where the server listens.
+fn ready_addr(output: &mut impl BufRead) -> Result<String> {
+    for line in output.lines() {
+        if let Some((_, addr)) = line?.split_once("ready at http://") {
+            return Ok(addr.trim().to_owned());
+        }
+    }
+    anyhow::bail!("the server ended before it was ready")
+}
+
+/// Seconds of processor time that a process has used; `self` is this one.
+pub(super) fn cpu_seconds(process: &str) -> Result<f64> {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat"))?;
+    // The name, in parentheses, may hold anything.
+    let (_, fields) = stat.rsplit_once(')').context("unexpected form of /proc/*/stat")?;
+    let ticks =
+        |index: usize| fields.split_whitespace().nth(index).and_then(|field| field.parse::<f64>().ok());
+    let used = ticks(11).zip(ticks(12)).context("unexpected form of /proc/*/stat")?;
+    Ok((used.0 + used.1) / TICKS)
+}
