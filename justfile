@@ -9,6 +9,10 @@ demo *ARGS:
 test:
     scripts/test
 
+# Ops on this machine's NVIDIA card: tests, `bench`, or `sanitize`.
+test-gpu *ARGS:
+    scripts/test-gpu {{ARGS}}
+
 # The issue's whole numbers, which take longer than CI may.
 full:
     BATON_COUNTS=full scripts/test
@@ -19,7 +23,7 @@ fmt:
 # Lints that need tools beside Rust: cargo-deny and cargo-machete.
 lint:
     cargo fmt --all --check
-    cargo clippy --release --workspace --all-targets -- -D warnings
+    cargo clippy --release --workspace --all-targets --features cuda -- -D warnings
     cargo deny check bans licenses sources
     cargo machete
 

@@ -1,0 +1,291 @@
+//! The CUDA backend: Llama-shaped models in bf16 on one card.
+//!
+//! - [`weights`]: [`CudaModel`], uploaded once and shared by the backends of a process
+//! - `memory`: pages on the card
+//! - `step`: a batch as the kernels read it
+//! - `workspace`: memory between kernels; [`CudaLimits`]
+//! - `pass`: one step through all layers, enqueued
+//!
+//! Steps of single tokens alone are recorded as graphs, one for each padded
+//! form, and replayed.
+
+mod memory;
+mod pass;
+mod step;
+pub mod weights;
+mod workspace;
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
+
+use baton_kernels::cuda::{Gpu, GpuError, Graph, Pinned, cudarc::driver::CudaEvent};
+use baton_protocol::KvShape;
+
+pub use weights::CudaModel;
+pub use workspace::CudaLimits;
+
+use super::{Backend, BackendError};
+use crate::{
+    batch::{Batch, Logits},
+    kv::KvStore,
+};
+use memory::DevicePages;
+use pass::Pass;
+use step::{Form, Step};
+use workspace::Workspace;
+
+/// Tokens of a page on a card.
+pub const PAGE_TOKENS: u32 = 64;
+
+/// Device memory that pages leave to recorded graphs and the driver.
+const RESERVE_BYTES: usize = 768 << 20;
+
+/// Steps that may be enqueued and not collected.
+const MAX_AHEAD: usize = 2;
+
+/// A model on a card.
+pub struct CudaBackend {
+    model: Arc<CudaModel>,
+    gpu: Gpu,
+    shape: KvShape,
+    limits: CudaLimits,
+    memory: Arc<DevicePages>,
+    work: Workspace,
+    pass: Pass,
+    graphs: HashMap<Form, Graph>,
+    /// Blocks of words and drawn tokens of the steps under way, used in turn.
+    slots: [Slot; MAX_AHEAD],
+    /// Steps under way, oldest first.
+    ahead: VecDeque<Ahead>,
+    /// Rows of logits on their way to the sampler.
+    logits: Pinned<f32>,
+    /// When the keys and values of each layer were written in the last step that was not replayed.
+    written: Vec<CudaEvent>,
+}
+
+/// Page-locked memory of one step.
+struct Slot {
+    words: Pinned<i32>,
+    drawn: Pinned<i32>,
+}
+
+/// A step under way.
+struct Ahead {
+    slot: usize,
+    /// Where its wanted sequences' tokens come out, in batch order.
+    outputs: Vec<usize>,
+    is_replayed: bool,
+}
+
+// === impl CudaBackend ===
+
+impl CudaBackend {
+    /// A backend for steps up to `limits`, with a stream and a workspace of its own.
+    ///
+    /// # Errors
+    /// When the card has no room for the workspace.
+    pub fn new(model: Arc<CudaModel>, limits: CudaLimits) -> Result<Self, BackendError> {
+        Self::make(model, limits).map_err(failed)
+    }
+
+    fn make(model: Arc<CudaModel>, limits: CudaLimits) -> Result<Self, GpuError> {
+        let gpu = model.gpu.beside()?;
+        let shape = model.kv_shape(PAGE_TOKENS);
+        let work = Workspace::new(&gpu, model.config(), &limits)?;
+        let slot = || {
+            let (words, drawn) =
+                (Pinned::zeros(&gpu, work.words.len())?, Pinned::zeros(&gpu, limits.sequences)?);
+            Ok::<_, GpuError>(Slot { words, drawn })
+        };
+        Ok(Self {
+            memory: Arc::new(DevicePages::new(&gpu, shape.clone(), 0)?),
+            pass: Pass::new(&gpu, &model, &limits)?,
+            graphs: HashMap::new(),
+            slots: [slot()?, slot()?],
+            ahead: VecDeque::new(),
+            logits: Pinned::zeros(&gpu, model.config().vocab)?,
+            written: (0..model.config().layers).map(|_| event(&gpu)).collect::<Result<_, _>>()?,
+            model,
+            gpu,
+            shape,
+            limits,
+            work,
+        })
+    }
+
+    /// Enqueues a step of which only the likeliest tokens are wanted. A token
+    /// that is [`pending`](crate::batch::pending) is the one that the step
+    /// enqueued before draws. At most two steps are under way.
+    ///
+    /// # Errors
+    /// As [`Backend::forward`]; [`BackendError::Device`] when two steps are under way.
+    pub fn enqueue(&mut self, batch: &Batch<'_>) -> Result<(), BackendError> {
+        let step = self.checked(batch)?;
+        self.launch(&step).map_err(failed)
+    }
+
+    /// The likeliest tokens of the oldest step under way, in its batch's order.
+    ///
+    /// # Errors
+    /// When the device failed, or no step is under way.
+    pub fn collect(&mut self) -> Result<Vec<Option<u32>>, BackendError> {
+        let Some(Ahead { slot, outputs, .. }) = self.ahead.pop_front() else {
+            return Err(BackendError::Device("no step is under way".to_owned()));
+        };
+        let drawn = self.slots[slot].drawn.get().map_err(failed)?;
+        Ok(outputs.into_iter().map(|output| u32::try_from(drawn[output]).ok()).collect())
+    }
+
+    /// Finds the fastest algorithms for the products of this model on this
+    /// card; takes seconds when they are not in the cache.
+    ///
+    /// # Errors
+    /// When the device failed.
+    pub fn tune(&mut self) -> Result<(), BackendError> {
+        self.graphs.clear();
+        self.pass.tune(self.model.config(), &self.limits).map_err(failed)
+    }
+
+    /// Waits until the layers of the step enqueued last are written, and tells so.
+    fn report(&self, layer_done: &mut dyn FnMut(usize)) -> Result<(), BackendError> {
+        if self.ahead.back().is_some_and(|step| step.is_replayed) {
+            self.gpu.synchronize().map_err(failed)?;
+            (0..self.written.len()).for_each(layer_done);
+            return Ok(());
+        }
+        for (layer, written) in self.written.iter().enumerate() {
+            written.synchronize().map_err(|error| BackendError::Device(error.to_string()))?;
+            layer_done(layer);
+        }
+        Ok(())
+    }
+
+    fn checked<'a>(&self, batch: &'a Batch<'a>) -> Result<Step<'a>, BackendError> {
+        let pending = self.ahead.back().map_or(0, |step| step.outputs.len());
+        batch.check_ahead(&self.shape, self.memory.pages(), self.vocab_tokens(), pending)?;
+        let step = Step::new(batch, PAGE_TOKENS as usize);
+        let Form { wanted, table_pages, .. } = step.form;
+        let (rows, sequences) = (step.form.rows(), step.form.sequences());
+        let CudaLimits { rows: most_rows, sequences: most, .. } = self.limits;
+        if rows > most_rows || wanted > most || step.form.words() > self.work.words.len() {
+            return Err(BackendError::Device(format!(
+                "a step of {rows} rows in {sequences} sequences of up to {table_pages} pages, made for {:?}",
+                self.limits
+            )));
+        }
+        if self.ahead.len() == MAX_AHEAD {
+            return Err(BackendError::Device("too many steps are under way".to_owned()));
+        }
+        Ok(step)
+    }
+
+    /// Enqueues a step and the copy of its drawn tokens.
+    fn launch(&mut self, step: &Step<'_>) -> Result<(), GpuError> {
+        let Self { model, gpu, memory, work, pass, graphs, slots, ahead, written, .. } = self;
+        let slot = ahead.back().map_or(0, |step| (step.slot + 1) % MAX_AHEAD);
+        let Slot { words, drawn } = &mut slots[slot];
+        let form = step.form;
+        let previous = ahead.back().map_or(&[][..], |step| &step.outputs);
+        step.write(PAGE_TOKENS as usize, previous, &mut words.get_mut()?[..form.words()]);
+        words.copy_to(gpu, 0..form.words(), &mut work.words)?;
+        let mut pages = memory.rows();
+        let replayed = graphs.get(&form);
+        let is_replayed = replayed.is_some();
+        if let Some(graph) = replayed {
+            graph.replay()?;
+        } else {
+            let stream = gpu.stream();
+            let mut note = |layer: usize| {
+                written[layer]
+                    .record(stream)
+                    .map_err(|source| GpuError::Driver { call: "cuEventRecord", source })
+            };
+            pass.run(gpu, (model, work), (&mut pages, form), &mut note)?;
+        }
+        drop(pages);
+        drawn.copy_from(gpu, 0, &work.drawn.slice(..form.wanted))?;
+        ahead.push_back(Ahead { slot, outputs: step.outputs.clone(), is_replayed });
+        if form.is_decode() && !is_replayed {
+            // It ran once, so that every kernel is loaded; from now on it is replayed.
+            let mut pages = memory.rows();
+            let record = |gpu: &Gpu| pass.run(gpu, (model, work), (&mut pages, form), &mut |_| Ok(()));
+            graphs.insert(form, Graph::record(gpu, record)?);
+        }
+        Ok(())
+    }
+
+    /// The rows of logits of the step enqueued last.
+    fn take_logits(&mut self, outputs: &[usize]) -> Result<Vec<f32>, GpuError> {
+        let vocab = self.model.config().vocab;
+        let len = outputs.iter().max().map_or(0, |last| (last + 1) * vocab);
+        if self.logits.len() < len {
+            self.logits = Pinned::zeros(&self.gpu, len)?;
+        }
+        self.logits.copy_from(&self.gpu, 0, &self.work.logits.slice(..len))?;
+        let rows = self.logits.get()?;
+        Ok(outputs.iter().flat_map(|output| &rows[output * vocab..][..vocab]).copied().collect())
+    }
+}
+
+impl Backend for CudaBackend {
+    fn name(&self) -> &'static str {
+        "cuda"
+    }
+
+    fn kv_shape(&self) -> &KvShape {
+        &self.shape
+    }
+
+    fn vocab_tokens(&self) -> usize {
+        self.model.config().vocab
+    }
+
+    fn allocate(&mut self, pages: usize) -> Result<Arc<dyn KvStore>, BackendError> {
+        self.gpu.synchronize().map_err(failed)?;
+        // Recorded steps write to the pages that go; and they go first, to make room.
+        self.graphs.clear();
+        self.memory = Arc::new(DevicePages::new(&self.gpu, self.shape.clone(), 0).map_err(failed)?);
+        self.memory = Arc::new(DevicePages::new(&self.gpu, self.shape.clone(), pages).map_err(failed)?);
+        Ok(Arc::<DevicePages>::clone(&self.memory))
+    }
+
+    fn pages_left(&self) -> Option<usize> {
+        let free = self.gpu.memory().ok()?.free.saturating_sub(RESERVE_BYTES);
+        Some(free / (self.shape.token_bytes() * PAGE_TOKENS as usize))
+    }
+
+    fn forward(
+        &mut self,
+        batch: &Batch<'_>,
+        layer_done: &mut dyn FnMut(usize),
+    ) -> Result<Logits, BackendError> {
+        let step = self.checked(batch)?;
+        self.launch(&step).map_err(failed)?;
+        self.report(layer_done)?;
+        let values = self.take_logits(&step.outputs).map_err(failed)?;
+        self.collect()?;
+        Ok(Logits { values, vocab_tokens: self.vocab_tokens() })
+    }
+
+    fn greedy(
+        &mut self,
+        batch: &Batch<'_>,
+        layer_done: &mut dyn FnMut(usize),
+    ) -> Result<Vec<Option<u32>>, BackendError> {
+        let step = self.checked(batch)?;
+        self.launch(&step).map_err(failed)?;
+        self.report(layer_done)?;
+        self.collect()
+    }
+}
+
+fn event(gpu: &Gpu) -> Result<CudaEvent, GpuError> {
+    gpu.context().new_event(None).map_err(|source| GpuError::Driver { call: "cuEventCreate", source })
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+fn failed(error: GpuError) -> BackendError {
+    BackendError::Device(error.to_string())
+}

@@ -1,0 +1,164 @@
+//! Pages in a card's memory.
+
+use std::{
+    io::{self, IoSlice, IoSliceMut},
+    ops::Range,
+};
+
+use baton_kernels::cuda::{Gpu, GpuError, Pinned, cudarc::driver::CudaSlice};
+use baton_protocol::KvShape;
+use half::bf16;
+use parking_lot::{Mutex, MutexGuard};
+
+use crate::kv::{FillBytes, KvStore, PageId, Piece, UseBytes};
+
+/// `[page][layer][token][K|V][kv_head][head_dim]` in one piece of device
+/// memory.
+///
+/// Handoffs copy through page-locked buffers on streams of their own. They need
+/// no order with the steps' stream: they read rows that a step has reported
+/// after they were written, and write pages that no step uses before they are done.
+pub(super) struct DevicePages {
+    gpu: Gpu,
+    shape: KvShape,
+    pages: usize,
+    rows: Mutex<CudaSlice<bf16>>,
+    spare: Mutex<Vec<Staging>>,
+}
+
+/// A buffer for one handoff at a time.
+struct Staging {
+    gpu: Gpu,
+    bytes: Pinned<bf16>,
+}
+
+/// Buffers kept for the next handoffs.
+const MAX_SPARE: usize = 4;
+
+/// Smallest buffer, in elements: 4 MiB.
+const MIN_STAGING: usize = 2 << 20;
+
+// === impl DevicePages ===
+
+impl DevicePages {
+    pub fn new(gpu: &Gpu, shape: KvShape, pages: usize) -> Result<Self, GpuError> {
+        let rows = Mutex::new(gpu.zeros(pages * page_elements(&shape))?);
+        gpu.synchronize()?;
+        Ok(Self { gpu: gpu.clone(), shape, pages, rows, spare: Mutex::default() })
+    }
+
+    /// All rows. Held while work is enqueued, never while waiting for it.
+    pub fn rows(&self) -> MutexGuard<'_, CudaSlice<bf16>> {
+        self.rows.lock()
+    }
+
+    /// A piece's place among all elements.
+    fn elements(&self, piece: &Piece) -> Range<usize> {
+        let first = (piece.page.0 as usize * self.shape.layers as usize + piece.layer)
+            * (page_elements(&self.shape) / self.shape.layers as usize);
+        first + piece.bytes.start / 2..first + piece.bytes.end / 2
+    }
+
+    fn staging(&self, elements: usize) -> Result<Staging, GpuError> {
+        let mut spare = self.spare.lock();
+        if let Some(at) = spare.iter().position(|staging| staging.bytes.len() >= elements) {
+            return Ok(spare.swap_remove(at));
+        }
+        drop(spare);
+        let gpu = self.gpu.beside()?;
+        let bytes = Pinned::zeros(&gpu, elements.next_power_of_two().max(MIN_STAGING))?;
+        Ok(Staging { gpu, bytes })
+    }
+
+    fn give_back(&self, staging: Staging) {
+        let mut spare = self.spare.lock();
+        if spare.len() == MAX_SPARE {
+            spare.remove(0);
+        }
+        spare.push(staging);
+    }
+}
+
+impl KvStore for DevicePages {
+    fn shape(&self) -> &KvShape {
+        &self.shape
+    }
+
+    fn pages(&self) -> usize {
+        self.pages
+    }
+
+    fn read(&self, pieces: &[Piece], use_bytes: &mut UseBytes<'_>) -> io::Result<()> {
+        let mut staging = self.staging(elements_of(pieces)).map_err(io::Error::other)?;
+        let Staging { gpu, bytes } = &mut staging;
+        let mut at = 0;
+        {
+            let rows = self.rows();
+            for range in pieces.iter().map(|piece| self.elements(piece)) {
+                bytes.copy_from(gpu, at, &rows.slice(range.clone())).map_err(io::Error::other)?;
+                at += range.len();
+            }
+        }
+        let mut rest: &[u8] = bytemuck::cast_slice(bytes.get().map_err(io::Error::other)?);
+        let slice = |piece: &Piece| {
+            let (these, others) = rest.split_at(piece.bytes.len());
+            rest = others;
+            IoSlice::new(these)
+        };
+        let slices: Vec<_> = pieces.iter().map(slice).collect();
+        let used = use_bytes(&slices);
+        self.give_back(staging);
+        used
+    }
+
+    fn write(&self, pieces: &[Piece], fill: &mut FillBytes<'_>) -> io::Result<()> {
+        let mut staging = self.staging(elements_of(pieces)).map_err(io::Error::other)?;
+        let Staging { gpu, bytes } = &mut staging;
+        let mut rest: &mut [u8] = bytemuck::cast_slice_mut(bytes.get_mut().map_err(io::Error::other)?);
+        let slice = |piece: &Piece| {
+            let (these, others) = std::mem::take(&mut rest).split_at_mut(piece.bytes.len());
+            rest = others;
+            IoSliceMut::new(these)
+        };
+        let mut slices: Vec<_> = pieces.iter().map(slice).collect();
+        if let Err(error) = fill(&mut slices) {
+            self.give_back(staging);
+            return Err(error);
+        }
+        let mut at = 0;
+        {
+            let mut rows = self.rows();
+            for range in pieces.iter().map(|piece| self.elements(piece)) {
+                let from = at..at + range.len();
+                at = from.end;
+                bytes.copy_to(gpu, from, &mut rows.slice_mut(range)).map_err(io::Error::other)?;
+            }
+        }
+        gpu.synchronize().map_err(io::Error::other)?;
+        self.give_back(staging);
+        Ok(())
+    }
+
+    fn copy_page(&self, from: PageId, to: PageId) {
+        let size = page_elements(&self.shape);
+        let (low, high) = (from.0.min(to.0) as usize, from.0.max(to.0) as usize);
+        let mut rows = self.rows();
+        let (mut lower, mut upper) = rows.split_at_mut(high * size);
+        let (low, high) = (lower.slice_mut(low * size..(low + 1) * size), upper.slice_mut(..size));
+        let (source, mut target) = if from < to { (&low, high) } else { (&high, low) };
+        // On the steps' stream, so in order with them.
+        let copied = self.gpu.stream().memcpy_dtod(source, &mut target);
+        if let Err(error) = copied {
+            tracing::error!(%error, "cannot copy a kv page");
+        }
+    }
+}
+
+/// Elements of a page with all its layers.
+fn page_elements(shape: &KvShape) -> usize {
+    shape.token_bytes() * shape.page_tokens as usize / 2
+}
+
+fn elements_of(pieces: &[Piece]) -> usize {
+    pieces.iter().map(|piece| piece.bytes.len()).sum::<usize>() / 2
+}

@@ -1,0 +1,290 @@
+//! One step through all layers, enqueued.
+
+use std::collections::BTreeSet;
+
+use baton_kernels::cuda::{
+    Gemm, Gemv, Gpu, GpuError,
+    argmax::argmax,
+    attention::{self, Attention, Decode, Inputs, Paged, Rows, Shares, Split},
+    cudarc::driver::CudaSlice,
+    embed::{Tokens, embed},
+    gate::{Activation, gate},
+    gemm::Sizes,
+    norm::Heads,
+    rope::{Places, PoolShape, Rope},
+    rows::{gather, softcap},
+};
+use baton_model::ModelConfig;
+use half::bf16;
+
+use super::{CudaLimits, CudaModel, step::Form, weights::Layer, workspace::Workspace};
+
+/// Steps of at most this many rows read weights by kernels of their own.
+const FEW_ROWS: usize = 8;
+
+/// What the kernels of a step need besides weights and memory.
+pub(super) struct Pass {
+    gemm: Gemm,
+    activation: Activation,
+    decode: Decode,
+    /// A step's work on single tokens, for each window that layers have.
+    shares: Vec<(Option<usize>, Shares)>,
+}
+
+/// One step under way.
+struct Run<'a> {
+    gpu: &'a Gpu,
+    pass: &'a mut Pass,
+    model: &'a CudaModel,
+    work: &'a mut Workspace,
+    pages: &'a mut CudaSlice<bf16>,
+    pool: PoolShape,
+    form: Form,
+}
+
+// === impl Pass ===
+
+impl Pass {
+    pub fn new(gpu: &Gpu, model: &CudaModel, limits: &CudaLimits) -> Result<Self, GpuError> {
+        let activation = match model.config().activation {
+            baton_model::Activation::Silu => Activation::Silu,
+            baton_model::Activation::GeluTanh => Activation::GeluTanh,
+        };
+        let config = model.config();
+        let most = attention::Limits {
+            sequences: limits.sequences,
+            tokens: limits.sequences * limits.context_tokens,
+        };
+        let decode = Decode::new(gpu, config.heads, pool(config), Split::Even, most)?;
+        let windows: BTreeSet<_> = config.attention.iter().map(|layer| layer.window).collect();
+        let shares = windows.into_iter().map(|window| Ok((window, decode.shares(gpu, window)?)));
+        let shares = shares.collect::<Result<_, GpuError>>()?;
+        Ok(Self { gemm: Gemm::new(gpu, limits.cache.as_deref())?, activation, decode, shares })
+    }
+
+    /// Finds the fastest algorithms for the products of steps up to `limits`.
+    pub fn tune(&self, config: &ModelConfig, limits: &CudaLimits) -> Result<(), GpuError> {
+        let ModelConfig { hidden, heads, kv_heads, head_dim, intermediate, vocab, .. } = *config;
+        let products = [
+            ((heads + 2 * kv_heads) * head_dim, hidden),
+            (hidden, heads * head_dim),
+            (2 * intermediate, hidden),
+            (hidden, intermediate),
+        ];
+        let few = [16, 32, 64, 96, 128, 192, 256].into_iter().filter(|rows| *rows <= limits.sequences);
+        let many = [512, 1024, 2048, 4096, 8192, 16384].into_iter().filter(|rows| *rows <= limits.rows);
+        let mut shapes: Vec<Sizes> = Vec::new();
+        for (n, k) in products {
+            shapes.extend(few.clone().chain(many.clone()).map(|m| Sizes { n, k, m }));
+        }
+        shapes.extend(few.map(|m| Sizes { n: vocab, k: hidden, m }));
+        self.gemm.tune(&shapes).map(drop)
+    }
+
+    /// Enqueues a step whose words are in `work`. Then rows of logits and the
+    /// likeliest tokens are there. `written(layer)` comes when the writing of
+    /// the layer's keys and values is enqueued.
+    pub fn run(
+        &mut self,
+        gpu: &Gpu,
+        (model, work): (&CudaModel, &mut Workspace),
+        (pages, form): (&mut CudaSlice<bf16>, Form),
+        written: &mut dyn FnMut(usize) -> Result<(), GpuError>,
+    ) -> Result<(), GpuError> {
+        let mut pool = pool(model.config());
+        pool.pages = pages.len() / pool.page_elements();
+        let mut run = Run { gpu, pass: self, model, work, pages, pool, form };
+        run.embed()?;
+        run.plan()?;
+        for index in 0..pool.layers {
+            run.attention(index, written)?;
+            run.feed_forward(&model.layers[index])?;
+        }
+        run.logits()
+    }
+}
+
+// === impl Run ===
+
+impl Run<'_> {
+    fn is_few(&self) -> bool {
+        self.form.rows() <= FEW_ROWS
+    }
+
+    fn embed(&mut self) -> Result<(), GpuError> {
+        let Self { gpu, model, work, form, .. } = self;
+        let tokens = Tokens { rows: work.words.slice(form.tokens()), drawn: Some(work.drawn.as_view()) };
+        let config = model.config();
+        let mut x = work.x.slice_mut(..form.rows() * config.hidden);
+        embed(gpu, &model.embedding.view(), &tokens, config.embedding_scale, &mut x)
+    }
+
+    /// Shares out the attention of single tokens.
+    fn plan(&mut self) -> Result<(), GpuError> {
+        let Self { gpu, pass, work, form, .. } = self;
+        let lengths = work.words.slice(form.lengths().start..form.lengths().start + form.singles);
+        if form.singles > 0 {
+            for (_, shares) in &mut pass.shares {
+                pass.decode.plan(gpu, &lengths, form.table_pages, shares)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn attention(
+        &mut self,
+        index: usize,
+        written: &mut dyn FnMut(usize) -> Result<(), GpuError>,
+    ) -> Result<(), GpuError> {
+        let layer = &self.model.layers[index];
+        let is_few = self.is_few();
+        let Self { gpu, pass, model, work, form, .. } = self;
+        let &ModelConfig { hidden, heads, kv_heads, head_dim, .. } = model.config();
+        let rows = form.rows();
+        let width = (heads + 2 * kv_heads) * head_dim;
+        let mut qkv = work.qkv.slice_mut(..rows * width);
+        let x = work.x.slice(..rows * hidden);
+        if is_few {
+            Gemv::normed(layer.qkv.view(), layer.attention_norm.view()).run(gpu, &x, &mut qkv)?;
+        } else {
+            let mut normed = work.normed.slice_mut(..rows * hidden);
+            layer.attention_norm.view().run(gpu, &x, &mut normed)?;
+            pass.gemm.run(&layer.qkv.view(), &normed, &mut qkv)?;
+        }
+        if let (Some(q_norm), Some(k_norm)) = (&layer.q_norm, &layer.k_norm) {
+            q_norm.view().heads(gpu, Heads { stride: width, start: 0, heads }, &mut qkv)?;
+            let keys = Heads { stride: width, start: heads * head_dim, heads: kv_heads };
+            k_norm.view().heads(gpu, keys, &mut qkv)?;
+        }
+        self.write_kv(index)?;
+        written(index)?;
+        self.attend(index)?;
+        let Self { gpu, pass, work, .. } = self;
+        let attended = work.attended.slice(..rows * heads * head_dim);
+        let mut x = work.x.slice_mut(..rows * hidden);
+        match is_few {
+            true => Gemv::new(layer.attention_output.view()).add(gpu, &attended, &mut x),
+            false => pass.gemm.add(&layer.attention_output.view(), &attended, &mut x),
+        }
+    }
+
+    /// Turns queries and keys; keys and values go to their pages.
+    fn write_kv(&mut self, index: usize) -> Result<(), GpuError> {
+        let Self { gpu, model, work, pages, pool, form, .. } = self;
+        let config = model.config();
+        // Layers without positions were refused.
+        let rotary = config.attention[index].rotary.unwrap_or(0);
+        let rope = Rope {
+            frequencies: model.rotaries[rotary].as_view(),
+            magnitude: config.rotaries[rotary].magnitude,
+            heads: config.heads,
+            layer: index,
+            pool: *pool,
+        };
+        let places =
+            Places { positions: work.words.slice(form.positions()), slots: work.words.slice(form.slots()) };
+        let width = (config.heads + 2 * config.kv_heads) * config.head_dim;
+        rope.write(gpu, &places, &mut work.qkv.slice_mut(..form.rows() * width), *pages)
+    }
+
+    /// Attention of the single tokens, then of the chunks.
+    fn attend(&mut self, index: usize) -> Result<(), GpuError> {
+        let Self { gpu, pass, model, work, pages, pool, form } = self;
+        let config = model.config();
+        let attention = Attention {
+            heads: config.heads,
+            scale: config.attention_scale,
+            cap: config.attention_softcap,
+            window: config.attention[index].window,
+            layer: index,
+        };
+        let (width, out_width) =
+            ((config.heads + 2 * config.kv_heads) * config.head_dim, config.heads * config.head_dim);
+        let (singles, rows) = (form.singles, form.rows());
+        let table = form.table();
+        let (single_table, chunk_table) = (table.start, table.start + singles * form.table_pages);
+        let paged = |table| Paged {
+            shape: *pool,
+            pool: pages.as_view(),
+            table: work.words.slice(table),
+            max_pages: form.table_pages,
+        };
+        if singles > 0 {
+            let shares = pass.shares.iter().find(|(window, _)| *window == attention.window);
+            let Some((_, shares)) = shares else { return Ok(()) };
+            let lengths = form.lengths();
+            let inputs = Inputs {
+                q: &work.qkv.slice(..singles * width),
+                pages: &paged(single_table..chunk_table),
+                kv_len: &work.words.slice(lengths.start..lengths.start + singles),
+                shares,
+            };
+            let mut out = work.attended.slice_mut(..singles * out_width);
+            pass.decode.run(gpu, &attention, &inputs, &mut out)?;
+        }
+        if form.chunks > 0 {
+            let chunks = Rows {
+                q: &work.qkv.slice(singles * width..rows * width),
+                rows: form.chunk_rows,
+                tiles: &work.words.slice(form.tiles()),
+            };
+            let mut out = work.attended.slice_mut(singles * out_width..rows * out_width);
+            attention::prefill(gpu, &attention, &chunks, &paged(chunk_table..table.end), &mut out)?;
+        }
+        Ok(())
+    }
+
+    fn feed_forward(&mut self, layer: &Layer) -> Result<(), GpuError> {
+        let is_few = self.is_few();
+        let Self { gpu, pass, model, work, form, .. } = self;
+        let &ModelConfig { hidden, intermediate, .. } = model.config();
+        let rows = form.rows();
+        let mut x = work.x.slice_mut(..rows * hidden);
+        let mut gated = work.gated.slice_mut(..rows * intermediate);
+        if is_few {
+            let gate_up = Gemv::normed(layer.gate_up.view(), layer.mlp_norm.view());
+            gate_up.gated(gpu, pass.activation, &x, &mut gated)?;
+            return Gemv::new(layer.down.view()).add(gpu, &gated, &mut x);
+        }
+        let mut normed = work.normed.slice_mut(..rows * hidden);
+        layer.mlp_norm.view().run(gpu, &x, &mut normed)?;
+        let mut gate_up = work.gate_up.slice_mut(..rows * 2 * intermediate);
+        pass.gemm.run(&layer.gate_up.view(), &normed, &mut gate_up)?;
+        gate(gpu, pass.activation, intermediate, &gate_up, &mut gated)?;
+        pass.gemm.add(&layer.down.view(), &gated, &mut x)
+    }
+
+    /// Logits of the wanted rows, and the likeliest token of each.
+    fn logits(&mut self) -> Result<(), GpuError> {
+        let Self { gpu, pass, model, work, form, .. } = self;
+        let config = model.config();
+        let (hidden, wanted) = (config.hidden, form.wanted);
+        if wanted == 0 {
+            return Ok(());
+        }
+        let x = work.x.slice(..form.rows() * hidden);
+        let mut last = work.last.slice_mut(..wanted * hidden);
+        if !form.is_decode() {
+            gather(gpu, hidden, &x, &work.words.slice(form.wanted()), &mut last)?;
+        }
+        let source = if form.is_decode() { x } else { last.as_view() };
+        let mut logits = work.logits.slice_mut(..wanted * config.vocab);
+        if wanted <= FEW_ROWS {
+            Gemv::normed(model.output().view(), model.norm.view()).run_f32(gpu, &source, &mut logits)?;
+        } else {
+            let mut normed = work.normed.slice_mut(..wanted * hidden);
+            model.norm.view().run(gpu, &source, &mut normed)?;
+            pass.gemm.run(&model.output().view(), &normed, &mut logits)?;
+        }
+        if let Some(cap) = config.logit_softcap {
+            softcap(gpu, cap, &mut logits)?;
+        }
+        argmax(gpu, &logits, &mut work.drawn.slice_mut(..wanted))
+    }
+}
+
+/// Shape of a pool without pages.
+fn pool(config: &ModelConfig) -> PoolShape {
+    let &ModelConfig { layers, kv_heads, head_dim, .. } = config;
+    PoolShape { pages: 0, layers, page_tokens: super::PAGE_TOKENS as usize, kv_heads, head_dim }
+}

@@ -1,0 +1,325 @@
+//! A model's weights in a card's memory.
+
+use std::sync::Arc;
+
+use baton_kernels::cuda::{
+    Gpu, GpuError, Pinned, Weights as View,
+    cudarc::driver::{CudaSlice, CudaViewMut},
+    norm::Norm,
+    random::fill_uniform,
+};
+use baton_model::{Model, ModelConfig, ModelError, Norms, QkNorm, Weights};
+use baton_protocol::{KvDtype, KvShape};
+use half::bf16;
+use parking_lot::Mutex;
+
+use crate::backend::BackendError;
+
+/// Weights of a model in bf16 on one card, shared by all backends of a process.
+pub struct CudaModel {
+    pub(super) gpu: Gpu,
+    config: ModelConfig,
+    /// `[vocab][hidden]`; the output projection too, when that is tied.
+    pub(super) embedding: Dense,
+    pub(super) layers: Vec<Layer>,
+    pub(super) norm: Vector,
+    output: Option<Dense>,
+    /// Frequencies of each rotary embedding.
+    pub(super) rotaries: Vec<CudaSlice<f32>>,
+}
+
+/// One transformer layer.
+pub(super) struct Layer {
+    pub attention_norm: Vector,
+    /// Queries, then keys, then values.
+    pub qkv: Dense,
+    pub q_norm: Option<Vector>,
+    pub k_norm: Option<Vector>,
+    pub attention_output: Dense,
+    pub mlp_norm: Vector,
+    /// Gates, then what they gate.
+    pub gate_up: Dense,
+    pub down: Dense,
+}
+
+/// A matrix, `[outputs][inputs]`.
+pub(super) struct Dense {
+    data: CudaSlice<bf16>,
+    outputs: usize,
+    inputs: usize,
+}
+
+/// Weights of a norm.
+pub(super) struct Vector {
+    data: CudaSlice<bf16>,
+    eps: f32,
+}
+
+/// Why a model cannot run on a card.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum WeightsError {
+    #[error("the cuda backend does not do {0} yet")]
+    Unsupported(&'static str),
+    #[error("{tensor} is {found:?}, not {expected:?}")]
+    Shape { tensor: String, found: Vec<usize>, expected: Vec<usize> },
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    #[error(transparent)]
+    Gpu(#[from] GpuError),
+}
+
+/// A place on the card, and the tensors that lie there one behind the other.
+struct Upload<'a> {
+    tensors: Vec<Tensor>,
+    to: CudaViewMut<'a, bf16>,
+}
+
+/// What a tensor must be.
+struct Tensor {
+    name: String,
+    shape: Vec<usize>,
+}
+
+/// Elements that a loading thread copies at once: 8 MiB.
+const PIECE: usize = 4 << 20;
+
+// === impl CudaModel ===
+
+impl CudaModel {
+    /// Copies all weights of `model` to the card, on a few threads.
+    ///
+    /// # Errors
+    /// [`BackendError::Device`] when a tensor is missing or of another shape than
+    /// the model's configuration says, the model needs what this backend does
+    /// not do, or the card has no room.
+    pub fn load(model: &Model, gpu: &Gpu) -> Result<Arc<Self>, BackendError> {
+        let load = || {
+            let mut loaded = Self::unset(gpu, &model.config)?;
+            let uploads = Mutex::new(loaded.uploads());
+            let threads = std::thread::available_parallelism().map_or(1, usize::from).min(8);
+            std::thread::scope(|scope| {
+                let threads: Vec<_> =
+                    (0..threads).map(|_| scope.spawn(|| upload(gpu, &model.weights, &uploads))).collect();
+                threads.into_iter().try_for_each(|thread| {
+                    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+                })
+            })?;
+            drop(uploads);
+            Ok(Arc::new(loaded))
+        };
+        load().map_err(refused)
+    }
+
+    /// Weights that mean nothing, of a shape alone, made on the card.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn random(config: &ModelConfig, gpu: &Gpu) -> Result<Arc<Self>, BackendError> {
+        let make = || {
+            let mut model = Self::unset(gpu, config)?;
+            for (seed, Upload { tensors, mut to }) in (1..).zip(model.uploads()) {
+                // Rows of outputs keep about the size of their inputs.
+                let scale = match tensors[0].shape[..] {
+                    [_, inputs] => (3.0 / inputs as f32).sqrt(),
+                    _ => 1.0,
+                };
+                fill_uniform(gpu, seed, scale, &mut to)?;
+            }
+            gpu.synchronize()?;
+            Ok(Arc::new(model))
+        };
+        make().map_err(refused)
+    }
+
+    /// The model's shape.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Bytes that a decode step reads: all weights but the looked-up embedding.
+    pub fn read_bytes(&self) -> usize {
+        let layers = self
+            .layers
+            .iter()
+            .flat_map(|layer| [&layer.qkv, &layer.attention_output, &layer.gate_up, &layer.down]);
+        layers.chain([self.output()]).map(|matrix| 2 * matrix.data.len()).sum()
+    }
+
+    /// Shape of the cached rows, in pages of `page_tokens`.
+    pub fn kv_shape(&self, page_tokens: u32) -> KvShape {
+        // Sizes of a checked configuration are far below 2^32.
+        KvShape {
+            layers: self.config.layers as u32,
+            kv_heads: self.config.kv_heads as u32,
+            head_dim: self.config.head_dim as u32,
+            dtype: KvDtype::Bf16,
+            page_tokens,
+        }
+    }
+
+    /// The output projection.
+    pub(super) fn output(&self) -> &Dense {
+        self.output.as_ref().unwrap_or(&self.embedding)
+    }
+
+    fn unset(gpu: &Gpu, config: &ModelConfig) -> Result<Self, WeightsError> {
+        supported(config)?;
+        let ModelConfig { vocab, hidden, heads, kv_heads, head_dim, intermediate, .. } = *config;
+        let matrix = |outputs, inputs| Dense::unset(gpu, outputs, inputs);
+        let norm = |len| Vector::unset(gpu, len, config.rms_eps);
+        let head_norm = || (config.qk_norm == QkNorm::Head).then(|| norm(head_dim)).transpose();
+        let layer = |_| {
+            Ok::<_, GpuError>(Layer {
+                attention_norm: norm(hidden)?,
+                qkv: matrix((heads + 2 * kv_heads) * head_dim, hidden)?,
+                q_norm: head_norm()?,
+                k_norm: head_norm()?,
+                attention_output: matrix(hidden, heads * head_dim)?,
+                mlp_norm: norm(hidden)?,
+                gate_up: matrix(2 * intermediate, hidden)?,
+                down: matrix(hidden, intermediate)?,
+            })
+        };
+        let rotaries = config.rotaries.iter().map(|rotary| gpu.upload(&rotary.frequencies));
+        let model = Self {
+            embedding: matrix(vocab, hidden)?,
+            layers: (0..config.layers).map(layer).collect::<Result<_, _>>()?,
+            norm: norm(hidden)?,
+            output: (!config.tied_embeddings).then(|| matrix(vocab, hidden)).transpose()?,
+            rotaries: rotaries.collect::<Result<_, _>>()?,
+            gpu: gpu.clone(),
+            config: config.clone(),
+        };
+        // What follows is written by other streams.
+        gpu.synchronize()?;
+        Ok(model)
+    }
+
+    /// Every place, the largest last.
+    fn uploads(&mut self) -> Vec<Upload<'_>> {
+        let ModelConfig { vocab, hidden, heads, kv_heads, head_dim, .. } = self.config;
+        let (q, kv) = ([heads * head_dim, hidden], [kv_heads * head_dim, hidden]);
+        let inner = [self.config.intermediate, hidden];
+        let mut uploads = vec![
+            Upload::of(&mut self.embedding.data, &[("model.embed_tokens.weight".into(), &[vocab, hidden])]),
+            Upload::of(&mut self.norm.data, &[("model.norm.weight".into(), &[hidden])]),
+        ];
+        if let Some(output) = &mut self.output {
+            uploads.push(Upload::of(&mut output.data, &[("lm_head.weight".into(), &[vocab, hidden])]));
+        }
+        for (index, layer) in self.layers.iter_mut().enumerate() {
+            let name = |part: &str| format!("model.layers.{index}.{part}.weight");
+            let [to_q, to_k, to_v] = ["q", "k", "v"].map(|part| name(&format!("self_attn.{part}_proj")));
+            uploads.push(Upload::of(&mut layer.qkv.data, &[(to_q, &q), (to_k, &kv), (to_v, &kv)]));
+            let gates = [(name("mlp.gate_proj"), &inner[..]), (name("mlp.up_proj"), &inner[..])];
+            uploads.push(Upload::of(&mut layer.gate_up.data, &gates));
+            let single: [(_, &mut CudaSlice<bf16>, &[usize]); 4] = [
+                ("input_layernorm", &mut layer.attention_norm.data, &[hidden]),
+                ("self_attn.o_proj", &mut layer.attention_output.data, &[hidden, q[0]]),
+                ("post_attention_layernorm", &mut layer.mlp_norm.data, &[hidden]),
+                ("mlp.down_proj", &mut layer.down.data, &[hidden, inner[0]]),
+            ];
+            uploads.extend(single.map(|(part, data, shape)| Upload::of(data, &[(name(part), shape)])));
+            for (part, norm) in
+                [("self_attn.q_norm", &mut layer.q_norm), ("self_attn.k_norm", &mut layer.k_norm)]
+            {
+                uploads.extend(
+                    norm.as_mut().map(|norm| Upload::of(&mut norm.data, &[(name(part), &[head_dim])])),
+                );
+            }
+        }
+        uploads.sort_by_key(|upload| upload.to.len());
+        uploads
+    }
+}
+
+// === impl Upload ===
+
+impl<'a> Upload<'a> {
+    fn of(data: &'a mut CudaSlice<bf16>, tensors: &[(String, &[usize])]) -> Self {
+        let tensor =
+            |(name, shape): &(String, &[usize])| Tensor { name: name.clone(), shape: shape.to_vec() };
+        Self { tensors: tensors.iter().map(tensor).collect(), to: data.as_view_mut() }
+    }
+}
+
+// === impl Tensor ===
+
+impl Tensor {
+    fn read(self, weights: &Weights) -> Result<Vec<bf16>, WeightsError> {
+        let Self { name, shape } = self;
+        let (found, values) = if shape.len() == 2 {
+            let matrix = weights.matrix(&name)?;
+            (vec![matrix.rows, matrix.cols], matrix.values)
+        } else {
+            let values: Vec<bf16> = weights.vector(&name)?.into_iter().map(bf16::from_f32).collect();
+            (vec![values.len()], values)
+        };
+        match found == shape && values.len() == shape.iter().product::<usize>() {
+            true => Ok(values),
+            false => Err(WeightsError::Shape { tensor: name, found, expected: shape }),
+        }
+    }
+}
+
+/// Takes uploads until none is left: reads, converts and copies through page-locked memory.
+fn upload(gpu: &Gpu, weights: &Weights, uploads: &Mutex<Vec<Upload<'_>>>) -> Result<(), WeightsError> {
+    let gpu = gpu.beside()?;
+    let mut halves = [Pinned::zeros(&gpu, PIECE)?, Pinned::zeros(&gpu, PIECE)?];
+    loop {
+        let next = uploads.lock().pop();
+        let Some(Upload { tensors, mut to }) = next else { break };
+        let mut at = 0;
+        for tensor in tensors {
+            for piece in tensor.read(weights)?.chunks(PIECE) {
+                halves[0].get_mut()?[..piece.len()].copy_from_slice(piece);
+                halves[0].copy_to(&gpu, 0..piece.len(), &mut to.slice_mut(at..at + piece.len()))?;
+                halves.swap(0, 1);
+                at += piece.len();
+            }
+        }
+    }
+    Ok(gpu.synchronize()?)
+}
+
+/// Refuses by name what the passes do not do.
+fn supported(config: &ModelConfig) -> Result<(), WeightsError> {
+    let refusals = [
+        (config.attention.iter().any(|layer| layer.rotary.is_none()), "layers without positions"),
+        (config.qkv_bias, "biases of queries, keys and values"),
+        (config.qk_norm == QkNorm::Row, "norms of all queries or keys of a token together"),
+        (config.norms != Norms::Before, "norms behind attention and feed-forward parts"),
+        (!matches!(config.head_dim, 64 | 96 | 128 | 256), "heads of another size than 64, 96, 128 or 256"),
+    ];
+    match refusals.into_iter().find(|(is_needed, _)| *is_needed) {
+        Some((_, what)) => Err(WeightsError::Unsupported(what)),
+        None => Ok(()),
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+fn refused(error: WeightsError) -> BackendError {
+    BackendError::Device(format!("cannot use the model's weights: {error}"))
+}
+
+// === impl Dense, Vector ===
+
+impl Dense {
+    fn unset(gpu: &Gpu, outputs: usize, inputs: usize) -> Result<Self, GpuError> {
+        Ok(Self { data: gpu.unset(outputs * inputs)?, outputs, inputs })
+    }
+
+    pub fn view(&self) -> View<'_> {
+        View { data: self.data.as_view(), outputs: self.outputs, inputs: self.inputs }
+    }
+}
+
+impl Vector {
+    fn unset(gpu: &Gpu, len: usize, eps: f32) -> Result<Self, GpuError> {
+        Ok(Self { data: gpu.unset(len)?, eps })
+    }
+
+    pub fn view(&self) -> Norm<'_> {
+        Norm { weight: self.data.as_view(), eps: self.eps }
+    }
+}

@@ -1,0 +1,81 @@
+//! Memory between the kernels of a step, made once.
+
+use std::path::PathBuf;
+
+use baton_kernels::cuda::{Gpu, GpuError, cudarc::driver::CudaSlice};
+use baton_model::ModelConfig;
+use half::bf16;
+
+use super::step::Form;
+
+/// The largest step that a backend computes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CudaLimits {
+    /// New tokens of a step.
+    pub rows: usize,
+    /// Sequences of a step.
+    pub sequences: usize,
+    /// Longest sequence in tokens.
+    pub context_tokens: usize,
+    /// Folder in which found algorithms are kept.
+    pub cache: Option<PathBuf>,
+}
+
+/// Intermediate results of a step; `R` rows and `W` wanted rows at most.
+pub(super) struct Workspace {
+    /// What the step computes, see [`Form`].
+    pub words: CudaSlice<i32>,
+    /// Residual stream: `[R][hidden]`.
+    pub x: CudaSlice<bf16>,
+    /// Input of the next product: `[R][hidden]`.
+    pub normed: CudaSlice<bf16>,
+    /// `[R][q heads, k heads, v heads][head_dim]`
+    pub qkv: CudaSlice<bf16>,
+    /// Output of attention: `[R][head][head_dim]`.
+    pub attended: CudaSlice<bf16>,
+    /// Gates, then what they gate: `[R][2][intermediate]`.
+    pub gate_up: CudaSlice<bf16>,
+    /// `[R][intermediate]`
+    pub gated: CudaSlice<bf16>,
+    /// Residual stream of the wanted rows: `[W][hidden]`.
+    pub last: CudaSlice<bf16>,
+    /// `[W][vocab]`
+    pub logits: CudaSlice<f32>,
+    /// The likeliest tokens: `[W]`.
+    pub drawn: CudaSlice<i32>,
+}
+
+// === impl CudaLimits ===
+
+impl CudaLimits {
+    /// Of an engine whose scheduler makes steps of `max_batch_tokens` for `max_sequences`,
+    /// but always lets a prompt have a page.
+    pub fn new(max_batch_tokens: usize, max_sequences: usize, context_tokens: usize) -> Self {
+        // Steps of single tokens are padded.
+        let sequences = Form::padded_singles(max_sequences);
+        let rows = max_batch_tokens.max(sequences + super::PAGE_TOKENS as usize);
+        Self { rows, sequences, context_tokens, cache: None }
+    }
+}
+
+// === impl Workspace ===
+
+impl Workspace {
+    pub fn new(gpu: &Gpu, config: &ModelConfig, limits: &CudaLimits) -> Result<Self, GpuError> {
+        let ModelConfig { hidden, heads, kv_heads, head_dim, intermediate, vocab, .. } = *config;
+        let CudaLimits { rows, sequences, context_tokens, .. } = *limits;
+        let words = Form::most_words(rows, sequences, context_tokens.div_ceil(super::PAGE_TOKENS as usize));
+        Ok(Self {
+            words: gpu.zeros(words)?,
+            x: gpu.zeros(rows * hidden)?,
+            normed: gpu.zeros(rows * hidden)?,
+            qkv: gpu.zeros(rows * (heads + 2 * kv_heads) * head_dim)?,
+            attended: gpu.zeros(rows * heads * head_dim)?,
+            gate_up: gpu.zeros(rows * 2 * intermediate)?,
+            gated: gpu.zeros(rows * intermediate)?,
+            last: gpu.zeros(sequences * hidden)?,
+            logits: gpu.zeros(sequences * vocab)?,
+            drawn: gpu.zeros(sequences)?,
+        })
+    }
+}

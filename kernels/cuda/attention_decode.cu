@@ -1,0 +1,556 @@
+// Attention of one new token per sequence over its pages.
+//
+// Memory traffic: every cached K and V element once, a group of query heads
+// reads it together. Arithmetic is far below that, so all is arranged for reads:
+// - The line of all (sequence, kv head, unit of tokens) is cut into equal shares,
+//   one per CTA of a grid that just fills the card, whatever the lengths are. The
+//   shares are data (`attention_decode_schedule`, once a step), so that a captured
+//   graph serves any lengths.
+// - Each warp streams its own 16-token tiles through its own ring of asynchronous
+//   copies and runs ahead over the ends of sequences: no barrier, and the ring
+//   never drains inside a share.
+// - Products are turned round, keys as the rows: S' = K Q' and O' = V' P', so that a
+//   group of up to 8 query heads fills the 8 columns of m16n8k16.
+// - A sequence cut between CTAs leaves partial results (maximum, sum, weighted
+//   values) in memory; the last CTA to arrive merges them in order of position.
+//
+// Ending a piece that is not a whole sequence costs some microseconds, so sequences are
+// left whole or cut in equal parts, one for a CTA, where that spreads the work about as
+// well; else the ends of shares are cut wherever they are. Determinism mode cuts every sequence at multiples of a given unit and
+// nowhere else: a result then depends on its own sequence alone, not on the batch.
+
+#include "attention_tile.cuh"
+
+using namespace attention;
+
+namespace {
+
+constexpr int TILE = 16;       // tokens of a warp's step
+constexpr int WARPS = 4;       // of a CTA: each takes every fourth tile
+constexpr int LEAST_UNIT = WARPS * TILE;
+constexpr int MERGED = 16;     // partial results read at once
+constexpr int START_INTS = 8;  // schedule: ints per CTA, and of its header
+constexpr int MAX_SEQUENCES = 4096;
+
+struct DecodeAttention {
+    const bf16* q;          // [sequence][q_stride]
+    bf16* out;              // [sequence][out_stride]
+    const bf16* pool;
+    const int* page_table;  // [sequence][max_pages]
+    const int* kv_len;      // [sequence], the new token counted; 0: no such sequence
+    const int* schedule;
+    float* partial;         // [slot][group][D], then [slot][group][maximum, sum]
+    unsigned* arrived;      // [sequence][kv_head], zero before and after
+    long long page_stride;  // elements from page to page
+    long long layer_offset; // elements from a page's start to this layer
+    long long slots;
+    int q_stride, out_stride;
+    int heads, kv_heads;
+    int pages, page_tokens, max_pages;
+    int window;             // 0: none
+    float scale, cap;       // cap 0: none
+};
+
+// A length that the page table has room for.
+__device__ __forceinline__ int usable(int kv_len, int most) { return min(max(kv_len, 0), most); }
+
+// Units of a sequence: at absolute positions, those that the window touches.
+struct Units {
+    int first, count;
+
+    __device__ Units(int kv_len, int unit, int window) {
+        first = window > 0 ? max(0, kv_len - window) / unit : 0;
+        count = (kv_len + unit - 1) / unit - first;
+    }
+};
+
+// The head of a schedule: `total` units of `unit` tokens over `ctas` CTAs. If `apart`, each
+// unit is a piece of its own with a slot for itself.
+struct Plan {
+    int total, ctas, unit, apart;
+
+    __device__ __forceinline__ explicit Plan(const int* schedule) {
+        const int4 head = __ldg(reinterpret_cast<const int4*>(schedule));
+        total = head.x, ctas = head.y, unit = head.z, apart = head.w;
+    }
+};
+
+// Shares of `total` units over `ctas`: the first unit of one, and whose one is.
+__device__ __forceinline__ int share_begin(int cta, int total, int ctas) {
+    return (int)((long long)cta * total / ctas);
+}
+
+__device__ __forceinline__ int share_owner(int unit, int total, int ctas) {
+    return (int)(((long long)(unit + 1) * ctas - 1) / total);
+}
+
+// A run of units of one sequence and kv head within a share.
+struct Piece {
+    int sequence, kv_head, kv_len;
+    int begin, end;       // positions
+    int units, first;     // units of the whole sequence; its first on the line
+    int unit;             // the piece's own first unit, of the sequence
+};
+
+// What is left of a CTA's share.
+struct Share {
+    int sequence, kv_head, unit, left, kv_len, before;
+
+    __device__ Share(const int* schedule, int cta) {
+        const int4* start = reinterpret_cast<const int4*>(schedule + START_INTS * (1 + cta));
+        const int4 a = __ldg(start), b = __ldg(start + 1);
+        sequence = a.x, kv_head = a.y, unit = a.z, left = a.w, kv_len = b.x, before = b.y;
+    }
+
+    __device__ __forceinline__ bool next(const DecodeAttention& p, const Plan& plan, Piece& piece) {
+        if (left == 0) return false;
+        const Units units(kv_len, plan.unit, p.window);
+        const int taken = plan.apart ? 1 : min(left, units.count - unit);
+        piece.sequence = sequence, piece.kv_head = kv_head, piece.kv_len = kv_len;
+        piece.begin = (units.first + unit) * plan.unit;
+        piece.end = min(kv_len, (units.first + unit + taken) * plan.unit);
+        piece.units = units.count, piece.first = before * p.kv_heads + kv_head * units.count, piece.unit = unit;
+        if (p.window > 0) {
+            const int seen = max(0, kv_len - p.window) / (WARPS * TILE) * (WARPS * TILE);
+            piece.begin = max(piece.begin, seen);
+        }
+        unit += taken, left -= taken;
+        if (unit == units.count && left > 0) next_head(p, units.count);
+        return true;
+    }
+
+    __device__ __forceinline__ void next_head(const DecodeAttention& p, int count) {
+        unit = 0;
+        if (++kv_head < p.kv_heads) return;
+        kv_head = 0, before += count;
+        do kv_len = usable(__ldg(p.kv_len + ++sequence), p.max_pages * p.page_tokens);
+        while (kv_len == 0);
+    }
+};
+
+template <int D, int QT, int STAGES>
+struct Shared {
+    bf16 ring[WARPS][STAGES][2][TILE * PITCH<D>];
+    float sums[WARPS][8 * QT][D + 4]; // + 4: rows in different banks
+    float maximum[WARPS][8 * QT], sum[WARPS][8 * QT];
+    int last;
+};
+
+// A warp's ring of tiles, filled ahead of what is computed.
+template <int D, int STAGES>
+struct Ring {
+    bf16 (*tiles)[2][TILE * PITCH<D>];
+    Share share;
+    Piece piece;
+    int position;
+    bool more;
+
+    __device__ Ring(const DecodeAttention& p, const Plan& plan, bf16 (*tiles)[2][TILE * PITCH<D>], Share start)
+        : tiles(tiles), share(start) {
+        more = share.next(p, plan, piece);
+        position = piece.begin + threadIdx.x / 32 * TILE;
+    }
+
+    __device__ __forceinline__ void fetch(const DecodeAttention& p, const Plan& plan, int stage) {
+        while (more && position >= piece.end) {
+            more = share.next(p, plan, piece);
+            position = piece.begin + threadIdx.x / 32 * TILE;
+        }
+        if (more) {
+            // Only the newest token is written by the kernel before this one.
+            if (position + TILE >= piece.kv_len) wait_for_previous();
+            copy(p, stage);
+            position += WARPS * TILE;
+        }
+        commit_copies();
+    }
+
+    __device__ __forceinline__ void copy(const DecodeAttention& p, int stage) {
+        constexpr int CHUNKS = D / 8;
+        const Pages pages{p.pool + p.layer_offset, p.page_table + (long long)piece.sequence * p.max_pages,
+                          p.pages, p.page_stride, p.page_tokens, 2 * p.kv_heads * D};
+        const bf16* keys = pages.token(position) + piece.kv_head * D;
+#pragma unroll
+        for (int i = 0; i < TILE * CHUNKS / 32; i++) {
+            const int at = i * 32 + threadIdx.x % 32, token = at / CHUNKS, chunk = at % CHUNKS;
+            const bool there = position + token < piece.kv_len;
+            const bf16* key = keys + (there ? token : 0) * pages.row + chunk * 8;
+            const int to = swizzled<D>(token, chunk);
+            copy_or_zero(tiles[stage][0] + to, key, there);
+            copy_or_zero(tiles[stage][1] + to, key + p.kv_heads * D, there);
+        }
+    }
+};
+
+// A warp's running softmax: queries are columns `8 t + lane % 4 * 2 + {0, 1}`.
+template <int D, int QT>
+struct Running {
+    uint32_t query[QT][D / 16][2];
+    float out[QT][D / 16][4];
+    float maximum[QT][2], sum[QT][2];
+
+    __device__ __forceinline__ void start(const DecodeAttention& p, const Piece& piece, int group) {
+        const int lane = threadIdx.x % 32;
+#pragma unroll
+        for (int t = 0; t < QT; t++) {
+            const int head = 8 * t + lane / 4;
+            const bf16* q = p.q + (long long)piece.sequence * p.q_stride + (piece.kv_head * group + head) * D;
+#pragma unroll
+            for (int k = 0; k < D / 16; k++) {
+#pragma unroll
+                for (int half = 0; half < 2; half++) {
+                    const int at = k * 16 + half * 8 + lane % 4 * 2;
+                    query[t][k][half] = head < group ? *reinterpret_cast<const uint32_t*>(q + at) : 0;
+                }
+#pragma unroll
+                for (int i = 0; i < 4; i++) out[t][k][i] = 0.0f;
+            }
+            maximum[t][0] = maximum[t][1] = -INFINITY;
+            sum[t][0] = sum[t][1] = 0.0f;
+        }
+    }
+
+    __device__ __forceinline__ void add(const DecodeAttention& p, const bf16 (*tile)[TILE * PITCH<D>],
+                                        int position, int begin, int end) {
+        const int lane = threadIdx.x % 32;
+        float scores[QT][2][4] = {};
+#pragma unroll
+        for (int k = 0; k < D / 16; k++) {
+            uint32_t keys[4];
+            load_fragments(keys, tile[0] + swizzled<D>(lane % 16, 2 * k + lane / 16));
+#pragma unroll
+            for (int t = 0; t < QT; t++) multiply(scores[t][k & 1], keys, query[t][k][0], query[t][k][1]);
+        }
+        uint32_t weights[QT][2];
+#pragma unroll
+        for (int t = 0; t < QT; t++) soften(p, scores[t], t, position + lane / 4, begin, end, weights[t]);
+#pragma unroll
+        for (int k = 0; k < D / 16; k++) {
+            uint32_t values[4];
+            load_fragments_transposed(values,
+                                      tile[1] + swizzled<D>(lane % 8 + lane / 16 * 8, 2 * k + lane / 8 % 2));
+#pragma unroll
+            for (int t = 0; t < QT; t++) multiply(out[t][k], values, weights[t][0], weights[t][1]);
+        }
+    }
+
+    // Scores to weights, and everything so far rescaled to the new maximum.
+    __device__ __forceinline__ void soften(const DecodeAttention& p, const float (&scores)[2][4], int t,
+                                           int position, int begin, int end, uint32_t (&weights)[2]) {
+        float weight[4];
+#pragma unroll
+        for (int column = 0; column < 2; column++) {
+            float score[2];
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                const int at = position + 8 * half, i = 2 * half + column;
+                score[half] = at >= begin && at < end ? exponent(scores[0][i] + scores[1][i], p.scale, p.cap)
+                                                      : -INFINITY;
+            }
+            float greatest = fmaxf(score[0], score[1]);
+            greatest = fmaxf(greatest, __shfl_xor_sync(~0u, greatest, 4));
+            greatest = fmaxf(greatest, __shfl_xor_sync(~0u, greatest, 8));
+            greatest = fmaxf(greatest, __shfl_xor_sync(~0u, greatest, 16));
+            greatest = fmaxf(greatest, maximum[t][column]);
+            const float base = greatest == -INFINITY ? 0.0f : greatest;
+            const float rescale = exp2_fast(maximum[t][column] - base);
+            maximum[t][column] = greatest;
+            weight[column] = exp2_fast(score[0] - base);
+            weight[2 + column] = exp2_fast(score[1] - base);
+            sum[t][column] = sum[t][column] * rescale + (weight[column] + weight[2 + column]);
+#pragma unroll
+            for (int k = 0; k < D / 16; k++) out[t][k][column] *= rescale, out[t][k][2 + column] *= rescale;
+        }
+        weights[0] = transposed(pack(weight[0], weight[1]));
+        weights[1] = transposed(pack(weight[2], weight[3]));
+    }
+
+    template <class S>
+    __device__ __forceinline__ void store(S& shared) {
+        const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+#pragma unroll
+        for (int t = 0; t < QT; t++) {
+#pragma unroll
+            for (int column = 0; column < 2; column++) {
+                const int head = 8 * t + lane % 4 * 2 + column;
+                float total = sum[t][column];
+                total += __shfl_xor_sync(~0u, total, 4);
+                total += __shfl_xor_sync(~0u, total, 8);
+                total += __shfl_xor_sync(~0u, total, 16);
+                if (lane < 4) shared.maximum[warp][head] = maximum[t][column], shared.sum[warp][head] = total;
+#pragma unroll
+                for (int k = 0; k < D / 16; k++) {
+                    shared.sums[warp][head][k * 16 + lane / 4] = out[t][k][column];
+                    shared.sums[warp][head][k * 16 + lane / 4 + 8] = out[t][k][2 + column];
+                }
+            }
+        }
+    }
+};
+
+// Four elements of an output, with their maximum and sum: what merging adds up.
+struct Merged {
+    float4 value = {0.0f, 0.0f, 0.0f, 0.0f};
+    float maximum = -INFINITY, sum = 0.0f;
+
+    // Adds N parts, [maximum, sum] each, in their order; one without weight has maximum -INFINITY.
+    template <int N>
+    __device__ __forceinline__ void add(const float4 (&parts)[N], const float2 (&scales)[N]) {
+        float greatest = maximum;
+#pragma unroll
+        for (int i = 0; i < N; i++) greatest = fmaxf(greatest, scales[i].x);
+        if (greatest == -INFINITY) return;
+        const float mine = exp2_fast(maximum - greatest);
+        value.x *= mine, value.y *= mine, value.z *= mine, value.w *= mine, sum *= mine;
+        maximum = greatest;
+#pragma unroll
+        for (int i = 0; i < N; i++) {
+            const float its = exp2_fast(scales[i].x - greatest);
+            value.x += parts[i].x * its, value.y += parts[i].y * its;
+            value.z += parts[i].z * its, value.w += parts[i].w * its;
+            sum += scales[i].y * its;
+        }
+    }
+
+    __device__ __forceinline__ void write(bf16* to) const {
+        const float inverse = 1.0f / sum;
+        *reinterpret_cast<uint2*>(to) =
+            make_uint2(pack(value.x * inverse, value.y * inverse), pack(value.z * inverse, value.w * inverse));
+    }
+};
+
+template <int D>
+__device__ __forceinline__ bf16* output(const DecodeAttention& p, const Piece& piece, int group, int element) {
+    return p.out + (long long)piece.sequence * p.out_stride + piece.kv_head * group * D + element;
+}
+
+// The parts of one sequence and kv head: which slots hold them, in order.
+struct Parts {
+    int apart, count, first, own;
+    bool first_is_second; // the first part is its CTA's last piece, not its first
+
+    __device__ Parts(const Plan& plan, const Piece& piece, int cta) : apart(plan.apart) {
+        if (apart) {
+            count = piece.units, first = piece.first, own = piece.first + piece.unit, first_is_second = false;
+            return;
+        }
+        first = share_owner(piece.first, plan.total, plan.ctas);
+        count = share_owner(piece.first + piece.units - 1, plan.total, plan.ctas) - first + 1;
+        first_is_second = share_begin(first, plan.total, plan.ctas) != piece.first;
+        own = 2 * cta + (piece.first + piece.unit != share_begin(cta, plan.total, plan.ctas));
+    }
+
+    __device__ __forceinline__ int slot(int part) const {
+        return apart ? first + part : 2 * (first + part) + (part == 0 && first_is_second);
+    }
+};
+
+// Joins the warps' results; to the output if the piece is the whole sequence, else
+// to its slot, and the last CTA of the sequence joins the slots.
+template <int D, class S>
+__device__ __forceinline__ void finish(const DecodeAttention& p, S& shared, const Piece& piece, int group,
+                                       const Parts& parts) {
+    float2* scales = reinterpret_cast<float2*>(p.partial + p.slots * group * D);
+    if (parts.count > 1 && parts.own >= p.slots) __trap(); // more tokens than was said
+    __syncthreads();
+    for (int at = 4 * threadIdx.x; at < group * D; at += 4 * WARPS * 32) {
+        const int head = at / D;
+        float4 warps[WARPS];
+        float2 scale[WARPS];
+#pragma unroll
+        for (int warp = 0; warp < WARPS; warp++) {
+            warps[warp] = *reinterpret_cast<const float4*>(&shared.sums[warp][head][at % D]);
+            scale[warp] = make_float2(shared.maximum[warp][head], shared.sum[warp][head]);
+        }
+        Merged merged;
+        merged.add(warps, scale);
+        if (parts.count == 1) {
+            merged.write(output<D>(p, piece, group, at));
+        } else {
+            __stcg(reinterpret_cast<float4*>(p.partial + (long long)parts.own * group * D + at), merged.value);
+            if (at % D == 0)
+                __stcg(scales + (long long)parts.own * group + head, make_float2(merged.maximum, merged.sum));
+        }
+    }
+    if (parts.count > 1) {
+        unsigned* arrived = p.arrived + piece.sequence * p.kv_heads + piece.kv_head;
+        __threadfence();
+        __syncthreads();
+        if (threadIdx.x == 0) shared.last = atomicAdd(arrived, 1) == parts.count - 1;
+        __syncthreads();
+        if (!shared.last) return;
+        __threadfence();
+        if (threadIdx.x == 0) *arrived = 0;
+        for (int at = 4 * threadIdx.x; at < group * D; at += 4 * WARPS * 32) {
+            Merged merged;
+            for (int first = 0; first < parts.count; first += MERGED) {
+                float4 part[MERGED];
+                float2 scale[MERGED];
+#pragma unroll
+                for (int i = 0; i < MERGED; i++) {
+                    // Past the last part the last one comes again, without weight.
+                    const bool there = first + i < parts.count;
+                    const long long row = (long long)parts.slot(there ? first + i : parts.count - 1) * group;
+                    part[i] = __ldcg(reinterpret_cast<const float4*>(p.partial + row * D + at));
+                    scale[i] = __ldcg(scales + row + at / D);
+                    if (!there) scale[i] = make_float2(-INFINITY, 0.0f);
+                }
+                merged.add(part, scale);
+            }
+            merged.write(output<D>(p, piece, group, at));
+        }
+    }
+    __syncthreads();
+}
+
+template <int D, int QT, int STAGES>
+__device__ __forceinline__ void decode(const DecodeAttention& p) {
+    extern __shared__ __align__(128) unsigned char memory[];
+    auto& shared = *reinterpret_cast<Shared<D, QT, STAGES>*>(memory);
+    const int cta = blockIdx.x, warp = threadIdx.x / 32, group = p.heads / p.kv_heads;
+    const Plan plan(p.schedule);
+    let_next_start();
+    if (cta >= plan.ctas) { // waits all the same: who comes after counts on it
+        wait_for_previous();
+        return;
+    }
+    Share share(p.schedule, cta);
+    Ring<D, STAGES> ring(p, plan, shared.ring[warp], share);
+#pragma unroll
+    for (int stage = 0; stage < STAGES - 1; stage++) ring.fetch(p, plan, stage);
+    wait_for_previous();
+
+    Running<D, QT> running;
+    Piece piece;
+    int stage = 0;
+    while (share.next(p, plan, piece)) {
+        running.start(p, piece, group);
+        const int begin = p.window > 0 ? max(piece.begin, piece.kv_len - p.window) : piece.begin;
+        for (int position = piece.begin + warp * TILE; position < piece.end; position += WARPS * TILE) {
+            wait_copies<STAGES - 2>();
+            __syncwarp();
+            ring.fetch(p, plan, stage == 0 ? STAGES - 1 : stage - 1);
+            running.add(p, shared.ring[warp][stage], position, begin, piece.end);
+            stage = stage + 1 == STAGES ? 0 : stage + 1;
+        }
+        running.store(shared);
+        finish<D>(p, shared, piece, group, Parts(plan, piece, cta));
+    }
+    wait_copies<0>();
+}
+
+// Sum of `value` over the threads before this one, and over all of them.
+__device__ int sum_before(int value, int (&warps)[32], int& total) {
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    int sum = value;
+    for (int step = 1; step < 32; step *= 2) {
+        const int other = __shfl_up_sync(~0u, sum, step);
+        if (lane >= step) sum += other;
+    }
+    if (lane == 31) warps[warp] = sum;
+    __syncthreads();
+    int before = 0;
+    total = 0;
+    for (int i = 0; i < blockDim.x / 32; i++) {
+        before += i < warp ? warps[i] : 0;
+        total += warps[i];
+    }
+    return before + sum - value;
+}
+
+// The unit that cuts nothing but sequences, or these into equal parts, at little loss: in it
+// the CTA with the most work has hardly more than the average, or no CTA has two pieces.
+// 0 if there is none. Each warp tries a candidate; the last one, whole sequences.
+__device__ int unit_for_pieces_apart(const int* kv_lens, int sequences, int most_tokens, int kv_heads, int window,
+                                     int total, int grid) {
+    __shared__ unsigned long long best; // [most work of a CTA, unit], in least units
+    if (total == 0) return 0;
+    if (threadIdx.x == 0) best = ~0ull;
+    __syncthreads();
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, average = (total + grid - 1) / grid;
+    const bool whole = warp == 31;
+    int size = whole ? 0 : average + warp * (average / 62 + 1), work = size, pieces = 0;
+    if (whole) {
+        for (int i = lane; i < sequences; i += 32) {
+            const int kv_len = usable(kv_lens[i], most_tokens);
+            size = max(size, (kv_len + LEAST_UNIT - 1) / LEAST_UNIT);
+            work = max(work, Units(kv_len, LEAST_UNIT, window).count);
+        }
+        size = __reduce_max_sync(~0u, size), work = __reduce_max_sync(~0u, work);
+    }
+    for (int i = lane; i < sequences; i += 32)
+        pieces += Units(usable(kv_lens[i], most_tokens), size * LEAST_UNIT, window).count;
+    const int rounds = (__reduce_add_sync(~0u, pieces) * kv_heads + grid - 1) / grid, most = rounds * work;
+    // Cut pieces need a slot each: no more than CTAs.
+    const bool good = rounds == 1 ? work <= average + average / 2 + 1 : whole && most <= average + average / 32 + 2;
+    if (lane == 0 && good) atomicMin(&best, (unsigned long long)most << 32 | size);
+    __syncthreads();
+    return best == ~0ull ? 0 : (int)(best & 0xffffffff) * LEAST_UNIT;
+}
+
+} // namespace
+
+// Cuts the step's work into shares: `schedule` is a `Plan`, then for each CTA [sequence,
+// kv head, unit, units, kv_len, units of the sequences before]. `fixed_unit` 0: any cuts.
+// One CTA of 1024 threads; at most MAX_SEQUENCES sequences.
+extern "C" __global__ void __launch_bounds__(1024)
+attention_decode_schedule(const int* kv_len, int sequences, int most_tokens, int kv_heads, int fixed_unit,
+                          int window, int grid, int* schedule) {
+    __shared__ int before[MAX_SEQUENCES], warps[32];
+    wait_for_previous();
+    const int each = (sequences + blockDim.x - 1) / blockDim.x, first = threadIdx.x * each;
+    const int end_of_mine = min(first + each, sequences);
+    int unit = fixed_unit > 0 ? fixed_unit : LEAST_UNIT, sum = 0, total;
+    bool apart = fixed_unit > 0;
+    for (bool chosen = apart;; chosen = true) {
+        int mine = 0;
+        for (int i = first; i < end_of_mine; i++) mine += Units(usable(kv_len[i], most_tokens), unit, window).count;
+        sum = sum_before(mine, warps, total);
+        total *= kv_heads;
+        if (chosen) break;
+        const int larger =
+             unit_for_pieces_apart(kv_len, sequences, most_tokens, kv_heads, window, total, grid);
+        if (larger == 0) break;
+        unit = larger, apart = true;
+    }
+    for (int i = first; i < end_of_mine; i++) {
+        before[i] = sum;
+        sum += Units(usable(kv_len[i], most_tokens), unit, window).count;
+    }
+    __syncthreads();
+    const int ctas = min(grid, total);
+    if (threadIdx.x == 0) *reinterpret_cast<int4*>(schedule) = make_int4(total, ctas, unit, apart);
+    for (int cta = threadIdx.x; cta < ctas; cta += blockDim.x) {
+        const int begin = share_begin(cta, total, ctas), end = share_begin(cta + 1, total, ctas);
+        int low = 0, high = sequences; // the last sequence that begins at or before `begin`
+        while (high - low > 1) {
+            const int middle = (low + high) / 2;
+            if (before[middle] * kv_heads <= begin) low = middle;
+            else high = middle;
+        }
+        const int length = usable(kv_len[low], most_tokens), count = Units(length, unit, window).count;
+        const int at = begin - before[low] * kv_heads;
+        int4* start = reinterpret_cast<int4*>(schedule + START_INTS * (1 + cta));
+        start[0] = make_int4(low, at / count, at % count, end - begin);
+        start[1] = make_int4(length, before[low], 0, 0);
+    }
+}
+
+#define INSTANCE(D, QT, STAGES)                                                                              \
+    extern "C" __global__ void __launch_bounds__(WARPS * 32)                                                 \
+    attention_decode_d##D##_q##QT##_s##STAGES(const __grid_constant__ DecodeAttention p) {                   \
+        decode<D, QT, STAGES>(p);                                                                            \
+    }
+
+// Head dimension, query heads of a group by eights, stages: three where shared memory
+// allows two CTAs of them on a multiprocessor or one at least, else two.
+INSTANCE(64, 1, 3)
+INSTANCE(64, 2, 3)
+INSTANCE(96, 1, 2)
+INSTANCE(96, 2, 2)
+INSTANCE(128, 1, 2)
+INSTANCE(128, 1, 3)
+INSTANCE(128, 2, 2)
+INSTANCE(128, 2, 3)
+INSTANCE(256, 1, 2)
+INSTANCE(256, 2, 2)

@@ -1,0 +1,107 @@
+// Root mean square norms of rows, fused with the residual stream's sum.
+//
+//   rms_norm      out = norm(x)
+//   add_rms_norm  x += delta, out = norm(x)
+//   norm_add      x += norm(delta)             (models that norm before the sum)
+//   head_norm     each head of some columns of a row by itself, in place
+//
+// One block a row; the row stays in registers between the two passes (up to
+// MOST elements a thread), so memory is read once: 4, 8 and 6 bytes an element.
+// Sums are of the rounded values that are stored.
+#include "common.cuh"
+
+namespace {
+
+// Vectors of 8 elements a thread can hold.
+constexpr int MOST = 4;
+
+enum class Form { plain, add, after };
+
+template <Form FORM>
+__device__ void norm_row(__nv_bfloat16* x, const __nv_bfloat16* delta, const __nv_bfloat16* weight,
+                         __nv_bfloat16* out, int width, float eps) {
+    __shared__ float sums[32];
+    let_next_start();
+    size_t row = (size_t)blockIdx.x * width;
+    wait_for_previous();
+
+    float held[MOST][8];
+    float squares = 0.0f;
+#pragma unroll
+    for (int turn = 0; turn < MOST; turn++) {
+        int i = (turn * blockDim.x + threadIdx.x) * 8;
+        if (i >= width) break;
+        float(&mine)[8] = held[turn];
+        unpack(load8((FORM == Form::after ? delta : x) + row + i), mine);
+        if (FORM == Form::add) {
+            float more[8];
+            unpack(load8(delta + row + i), more);
+#pragma unroll
+            for (int j = 0; j < 8; j++) mine[j] += more[j];
+            bf16x8 rounded = pack(mine);
+            store8(x + row + i, rounded);
+            unpack(rounded, mine);
+        }
+#pragma unroll
+        for (int j = 0; j < 8; j++) squares += mine[j] * mine[j];
+    }
+    float scale = rsqrtf(block_sum(squares, sums) / width + eps);
+#pragma unroll
+    for (int turn = 0; turn < MOST; turn++) {
+        int i = (turn * blockDim.x + threadIdx.x) * 8;
+        if (i >= width) break;
+        float(&mine)[8] = held[turn];
+        float factor[8];
+        unpack(load8(weight + i), factor);
+#pragma unroll
+        for (int j = 0; j < 8; j++) mine[j] *= scale * factor[j];
+        if (FORM == Form::after) {
+            float sum[8];
+            unpack(load8(x + row + i), sum);
+#pragma unroll
+            for (int j = 0; j < 8; j++) sum[j] += mine[j];
+            store8(x + row + i, pack(sum));
+        } else {
+            store8(out + row + i, pack(mine));
+        }
+    }
+}
+
+}  // namespace
+
+extern "C" __global__ void __launch_bounds__(1024)
+    rms_norm(const __nv_bfloat16* x, const __nv_bfloat16* weight, __nv_bfloat16* out, int width, float eps) {
+    norm_row<Form::plain>(const_cast<__nv_bfloat16*>(x), nullptr, weight, out, width, eps);
+}
+
+extern "C" __global__ void __launch_bounds__(1024)
+    add_rms_norm(__nv_bfloat16* x, const __nv_bfloat16* delta, const __nv_bfloat16* weight, __nv_bfloat16* out,
+                 int width, float eps) {
+    norm_row<Form::add>(x, delta, weight, out, width, eps);
+}
+
+extern "C" __global__ void __launch_bounds__(1024)
+    norm_add(__nv_bfloat16* x, const __nv_bfloat16* delta, const __nv_bfloat16* weight, int width, float eps) {
+    norm_row<Form::after>(x, delta, weight, nullptr, width, eps);
+}
+
+// One warp a head: blockIdx.x is the row, warps go over heads. The first head
+// begins at `start` in its row, rows are `stride` apart.
+extern "C" __global__ void head_norm(__nv_bfloat16* x, const __nv_bfloat16* weight, int start, int heads,
+                                     int head_dim, int stride, float eps) {
+    let_next_start();
+    wait_for_previous();
+    int lane = threadIdx.x % 32;
+    for (int head = threadIdx.x / 32; head < heads; head += blockDim.x / 32) {
+        __nv_bfloat16* mine = x + (size_t)blockIdx.x * stride + start + head * head_dim;
+        float squares = 0.0f;
+        for (int i = lane; i < head_dim; i += 32) {
+            float value = __bfloat162float(mine[i]);
+            squares += value * value;
+        }
+        float scale = rsqrtf(warp_sum(squares) / head_dim + eps);
+        for (int i = lane; i < head_dim; i += 32) {
+            mine[i] = __float2bfloat16(__bfloat162float(mine[i]) * scale * __bfloat162float(weight[i]));
+        }
+    }
+}

@@ -1,0 +1,41 @@
+//! Kernels for NVIDIA cards: bf16 in memory, f32 inside.
+//!
+//! - [`Gpu`]: a card, one stream on it and the kernels loaded there. Every op
+//!   takes it first and is only enqueued when it returns.
+//! - [`Graph`]: ops recorded once and replayed with one call.
+//! - `embed`, `norm`, `rope`, `gate`, `rows`: what stands between matrix products.
+//! - [`gemv`]: products with few rows, limited by reading weights once;
+//!   [`gemm`]: the others, through cuBLASLt.
+//! - [`attention`]: over pages, of one new token a sequence or many.
+//! - [`argmax`], [`random`]: tokens from logits, and made-up weights.
+//!
+//! Matrices are row-major. Sources are `kernels/cuda/*.cu`, compiled when this
+//! crate is built; a file's name and a function's in it name a kernel.
+
+pub mod argmax;
+pub mod attention;
+mod device;
+pub mod embed;
+mod error;
+pub mod gate;
+pub mod gemm;
+pub mod gemv;
+mod graph;
+mod image;
+mod launch;
+pub mod norm;
+mod pinned;
+pub mod random;
+pub mod rope;
+pub mod rows;
+mod view;
+
+pub use cudarc;
+pub use device::{Gpu, Memory};
+pub use error::GpuError;
+pub use gemm::Gemm;
+pub use gemv::Gemv;
+pub use graph::Graph;
+pub use launch::{Args, Grid, Kernel};
+pub use pinned::Pinned;
+pub use view::{Read, Weights, Write};

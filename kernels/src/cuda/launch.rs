@@ -1,0 +1,180 @@
+//! Enqueueing kernels, alone or overlapping the one before.
+#![expect(unsafe_code, reason = "the driver trusts the caller with a kernel's parameters")]
+
+use std::ffi::c_void;
+
+use cudarc::driver::{CudaStream, DevicePtr, DevicePtrMut, sys};
+
+use super::error::{GpuError, Named};
+
+/// The most words that a kernel's parameters have.
+const MAX_WORDS: usize = 48;
+
+/// A loaded function.
+#[derive(Clone, Copy, Debug)]
+pub struct Kernel {
+    pub(super) function: sys::CUfunction,
+}
+
+/// Blocks and threads of a launch.
+#[derive(Clone, Copy, Debug)]
+pub struct Grid {
+    /// Blocks in x, y, z.
+    pub blocks: [usize; 3],
+    /// Threads of a block.
+    pub threads: usize,
+    /// Dynamic shared memory of a block.
+    pub shared_bytes: usize,
+}
+
+/// Parameters of a kernel, in order.
+#[derive(Debug)]
+pub struct Args<'a> {
+    stream: &'a CudaStream,
+    /// Each in the low bytes of a word of its own, records in several.
+    words: [u64; MAX_WORDS],
+    len: usize,
+    /// The first word of each.
+    starts: [usize; MAX_WORDS],
+    count: usize,
+}
+
+// === impl Kernel ===
+
+// SAFETY: a function handle may be used by any thread; modules outlive it, see `Gpu`.
+unsafe impl Send for Kernel {}
+// SAFETY: as above.
+unsafe impl Sync for Kernel {}
+
+impl Kernel {
+    /// Enqueues the kernel. With `overlaps` it may start before the work
+    /// enqueued before it has ended, and must itself wait for that
+    /// (`griddepcontrol.wait`) before it touches what that work reads or writes.
+    ///
+    /// # Safety
+    /// `args` are the kernel's parameters; every pointer is to memory of this
+    /// card as large as the kernel reads or writes for them and for `grid`, and
+    /// stays allocated until the stream has got there.
+    ///
+    /// # Errors
+    /// When the driver refuses the launch.
+    pub unsafe fn launch(&self, grid: Grid, mut args: Args<'_>, overlaps: bool) -> Result<(), GpuError> {
+        let mut parameters: [*mut c_void; MAX_WORDS] = [std::ptr::null_mut(); MAX_WORDS];
+        for (parameter, start) in parameters.iter_mut().zip(&args.starts[..args.count]) {
+            *parameter = args.words[*start..].as_mut_ptr().cast();
+        }
+        let mut overlap = sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+        };
+        let [x, y, z] = grid.blocks.map(|blocks| blocks as u32);
+        let config = sys::CUlaunchConfig {
+            gridDimX: x,
+            gridDimY: y,
+            gridDimZ: z,
+            blockDimX: grid.threads as u32,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: grid.shared_bytes as u32,
+            hStream: args.stream.cu_stream(),
+            attrs: &raw mut overlap,
+            numAttrs: u32::from(overlaps),
+        };
+        args.stream.context().bind_to_thread().named("cuCtxSetCurrent")?;
+        // SAFETY: `config`, its attribute and the parameters live for the call,
+        // which copies them; the rest is the caller's promise.
+        unsafe {
+            sys::cuLaunchKernelEx(
+                &raw const config,
+                self.function,
+                parameters.as_mut_ptr(),
+                std::ptr::null_mut(),
+            )
+        }
+        .result()
+        .named("cuLaunchKernelEx")
+    }
+}
+
+// === impl Grid ===
+
+impl Grid {
+    /// `blocks` in a line, without dynamic shared memory.
+    #[must_use]
+    pub fn line(blocks: usize, threads: usize) -> Self {
+        Self { blocks: [blocks, 1, 1], threads, shared_bytes: 0 }
+    }
+}
+
+// === impl Args ===
+
+impl<'a> Args<'a> {
+    /// None yet, for a launch on `stream`.
+    #[must_use]
+    pub fn on(stream: &'a CudaStream) -> Self {
+        Self { stream, words: [0; MAX_WORDS], len: 0, starts: [0; MAX_WORDS], count: 0 }
+    }
+
+    /// A pointer to memory that is read.
+    #[must_use]
+    pub fn read<T>(self, memory: &impl DevicePtr<T>) -> Self {
+        let (pointer, _unused_event) = memory.device_ptr(self.stream);
+        self.word(pointer)
+    }
+
+    /// A pointer to memory that is read if it is given, else null.
+    #[must_use]
+    pub fn read_or_null<T>(self, memory: Option<&impl DevicePtr<T>>) -> Self {
+        match memory {
+            Some(memory) => self.read(memory),
+            None => self.null(),
+        }
+    }
+
+    /// A pointer to nothing.
+    #[must_use]
+    pub fn null(self) -> Self {
+        self.word(0)
+    }
+
+    /// A pointer to memory that is written.
+    #[must_use]
+    pub fn write<T>(self, memory: &mut impl DevicePtrMut<T>) -> Self {
+        let (pointer, _unused_event) = memory.device_ptr_mut(self.stream);
+        self.word(pointer)
+    }
+
+    /// An `int`.
+    #[must_use]
+    pub fn int(self, value: usize) -> Self {
+        debug_assert!(i32::try_from(value).is_ok());
+        self.word(u64::from(value as u32))
+    }
+
+    /// A `long long` or `unsigned long long`.
+    #[must_use]
+    pub fn long(self, value: u64) -> Self {
+        self.word(value)
+    }
+
+    /// A `float`.
+    #[must_use]
+    pub fn float(self, value: f32) -> Self {
+        self.word(u64::from(value.to_bits()))
+    }
+
+    /// A struct, as the words it is made of.
+    #[must_use]
+    pub fn record(mut self, words: &[u64]) -> Self {
+        self.words[self.len..self.len + words.len()].copy_from_slice(words);
+        self.starts[self.count] = self.len;
+        self.count += 1;
+        self.len += words.len();
+        self
+    }
+
+    fn word(self, word: u64) -> Self {
+        self.record(&[word])
+    }
+}

@@ -1,0 +1,323 @@
+//! Embedding, norms, rotary embedding, gates, rows, the likeliest token.
+
+use baton_kernels::cuda::{
+    Gpu, Weights,
+    argmax::argmax,
+    embed::{Tokens, embed},
+    gate::{Activation, gate},
+    norm::{Heads, Norm},
+    random::fill_uniform,
+    rope::{Places, PoolShape, Rope},
+    rows,
+};
+use half::bf16;
+
+use crate::{assert_close, assert_within, gpu, poisoned, random, wide};
+
+#[test]
+fn embeds_known_and_drawn_tokens() {
+    let gpu = gpu();
+    for (hidden, vocab, rows, scale) in [(8, 3, 1, 1.0_f32), (576, 50, 33, 1.0), (4104, 11, 7, 24.0)] {
+        let table = random(1, vocab * hidden, 1.0);
+        let known: Vec<i32> = (0..rows).map(|row| (row * 7 % vocab) as i32).collect();
+        let drawn = [vocab as i32 - 1, 0, 1];
+        let mut tokens = known.clone();
+        tokens[rows / 2] = -1;
+        tokens[rows - 1] = -3;
+        let device = gpu.upload(&table).unwrap();
+        let weights = Weights { data: device.as_view(), outputs: vocab, inputs: hidden };
+        let (tokens_there, drawn_there) = (gpu.upload(&tokens).unwrap(), gpu.upload(&drawn).unwrap());
+        let there = Tokens { rows: tokens_there.as_view(), drawn: Some(drawn_there.as_view()) };
+        let mut out = poisoned(&gpu, rows * hidden);
+        embed(&gpu, &weights, &there, scale, &mut out).unwrap();
+        let expected: Vec<bf16> = tokens
+            .iter()
+            .map(|&token| if token < 0 { drawn[(-1 - token) as usize] } else { token } as usize)
+            .flat_map(|token| table[token * hidden..(token + 1) * hidden].iter())
+            .map(|x| bf16::from_f32(x.to_f32() * scale))
+            .collect();
+        assert_eq!(gpu.download(&out).unwrap(), expected);
+    }
+}
+
+fn normed(x: &[f64], weight: &[bf16], eps: f32) -> Vec<f64> {
+    let width = weight.len();
+    let rows = x.chunks(width).flat_map(|row| {
+        let mean = row.iter().map(|x| x * x).sum::<f64>() / width as f64;
+        let scale = 1.0 / (mean + f64::from(eps)).sqrt();
+        row.iter().zip(weight).map(move |(x, weight)| x * scale * weight.to_f64()).collect::<Vec<_>>()
+    });
+    rows.collect()
+}
+
+#[test]
+fn norms_and_sums_are_those_of_the_formulas() {
+    let gpu = gpu();
+    for (width, rows) in [(8, 1), (576, 5), (1000, 3), (4096, 17), (4104, 2), (14_336, 3), (32_768, 2)] {
+        let (x, delta, weight) =
+            (random(1, rows * width, 2.0), random(2, rows * width, 1.0), random(3, width, 1.5));
+        let (weight_there, delta_there) = (gpu.upload(&weight).unwrap(), gpu.upload(&delta).unwrap());
+        let norm = Norm { weight: weight_there.as_view(), eps: 1e-5 };
+
+        let mut x_there = gpu.upload(&x).unwrap();
+        let mut out = poisoned(&gpu, rows * width);
+        norm.run(&gpu, &x_there, &mut out).unwrap();
+        assert_close(&gpu.download(&out).unwrap(), &normed(&wide(&x), &weight, 1e-5), "norm");
+        assert_eq!(gpu.download(&x_there).unwrap(), x);
+
+        let mut out = poisoned(&gpu, rows * width);
+        norm.add(&gpu, &mut x_there, &delta_there, &mut out).unwrap();
+        let sum: Vec<bf16> =
+            x.iter().zip(&delta).map(|(x, d)| bf16::from_f32(x.to_f32() + d.to_f32())).collect();
+        assert_eq!(gpu.download(&x_there).unwrap(), sum);
+        assert_close(&gpu.download(&out).unwrap(), &normed(&wide(&sum), &weight, 1e-5), "add, norm");
+
+        let mut x_there = gpu.upload(&x).unwrap();
+        norm.then_add(&gpu, &mut x_there, &delta_there).unwrap();
+        let delta = normed(&wide(&delta), &weight, 1e-5);
+        let expected: Vec<f64> = wide(&x).iter().zip(&delta).map(|(x, d)| x + d).collect();
+        assert_close(&gpu.download(&x_there).unwrap(), &expected, "norm, add");
+    }
+}
+
+#[test]
+fn norms_some_heads_of_a_row() {
+    let gpu = gpu();
+    for (head_dim, start, heads, stride) in [(64, 0, 9, 1024), (128, 256, 8, 2048), (40, 8, 3, 136)] {
+        let (rows, weight) = (5, random(2, head_dim, 2.0));
+        let x = random(1, rows * stride, 1.0);
+        let mut expected = wide(&x);
+        for row in expected.chunks_mut(stride) {
+            let heads = &mut row[start..start + heads * head_dim];
+            heads.copy_from_slice(&normed(heads, &weight, 1e-6));
+        }
+        let weight_there = gpu.upload(&weight).unwrap();
+        let mut there = gpu.upload(&x).unwrap();
+        let norm = Norm { weight: weight_there.as_view(), eps: 1e-6 };
+        norm.heads(&gpu, Heads { stride, start, heads }, &mut there).unwrap();
+        assert_close(&gpu.download(&there).unwrap(), &expected, "heads");
+    }
+}
+
+struct RopeCase {
+    heads: usize,
+    turning: usize,
+    magnitude: f32,
+    pool: PoolShape,
+}
+
+/// What the rows and pages become.
+fn roped(
+    case: &RopeCase,
+    layer: usize,
+    qkv: &[bf16],
+    places: &[(i32, i32)],
+    frequencies: &[f32],
+) -> (Vec<f64>, Vec<Option<f64>>) {
+    let PoolShape { kv_heads, head_dim, page_tokens, layers, .. } = case.pool;
+    let mut rows = wide(qkv);
+    let mut pages = vec![None; case.pool.pages * case.pool.page_elements()];
+    for (row, &(position, slot)) in rows.chunks_mut((case.heads + 2 * kv_heads) * head_dim).zip(places) {
+        let original = row.to_vec();
+        for head in row[..(case.heads + kv_heads) * head_dim].chunks_mut(head_dim) {
+            for (i, frequency) in frequencies.iter().enumerate() {
+                let angle = f64::from(position as f32 * frequency);
+                let (sin, cos) = angle.sin_cos();
+                let magnitude = f64::from(case.magnitude);
+                let (sin, cos) = (sin * magnitude, cos * magnitude);
+                let (low, high) = (head[i], head[i + frequencies.len()]);
+                head[i] = low * cos - high * sin;
+                head[i + frequencies.len()] = high * cos + low * sin;
+            }
+        }
+        let (keys, values) = row[case.heads * head_dim..].split_at_mut(kv_heads * head_dim);
+        if slot >= 0 {
+            let (page, token) = (slot as usize / page_tokens, slot as usize % page_tokens);
+            let at = ((page * layers + layer) * page_tokens + token) * case.pool.row_elements();
+            let kv = keys.iter().chain(values.iter());
+            pages[at..at + case.pool.row_elements()].iter_mut().zip(kv).for_each(|(to, x)| *to = Some(*x));
+        }
+        // Keys and values stay as they were in the row.
+        keys.copy_from_slice(&original[case.heads * head_dim..][..kv_heads * head_dim]);
+    }
+    (rows, pages)
+}
+
+#[test]
+fn turns_queries_and_writes_keys_and_values_to_pages() {
+    let gpu = gpu();
+    let pool = |layers, page_tokens, kv_heads, head_dim| PoolShape {
+        pages: 5,
+        layers,
+        page_tokens,
+        kv_heads,
+        head_dim,
+    };
+    let cases = [
+        RopeCase { heads: 32, turning: 128, magnitude: 1.0, pool: pool(2, 64, 8, 128) },
+        RopeCase { heads: 9, turning: 64, magnitude: 1.0, pool: pool(3, 16, 3, 64) },
+        RopeCase { heads: 4, turning: 32, magnitude: 1.2, pool: pool(1, 32, 1, 80) },
+        RopeCase { heads: 8, turning: 256, magnitude: 1.0, pool: pool(2, 16, 2, 256) },
+        RopeCase { heads: 2, turning: 0, magnitude: 1.0, pool: pool(2, 16, 2, 128) },
+    ];
+    for case in &cases {
+        turns_and_writes(&gpu, case);
+    }
+}
+
+fn turns_and_writes(gpu: &Gpu, case: &RopeCase) {
+    let (rows, pool) = (37, case.pool);
+    let mut rng = fastrand::Rng::with_seed(9);
+    let mut slots: Vec<i32> = (0..(pool.pages * pool.page_tokens) as i32).collect();
+    rng.shuffle(&mut slots);
+    let mut places: Vec<(i32, i32)> = slots[..rows].iter().map(|&slot| (rng.i32(0..131_072), slot)).collect();
+    places[0].0 = 0;
+    places[1].0 = 131_071;
+    // Rows without a place.
+    places[3].1 = -1;
+    places[rows - 1].1 = -1;
+    let half = case.turning / 2;
+    let frequencies: Vec<f32> = (0..half).map(|i| 500_000f32.powf(-(i as f32) / half as f32)).collect();
+    let qkv = random(4, rows * (case.heads + 2 * pool.kv_heads) * pool.head_dim, 3.0);
+    let layer = pool.layers - 1;
+    let (expected_rows, expected_pages) = roped(case, layer, &qkv, &places, &frequencies);
+
+    let positions = gpu.upload(&places.iter().map(|place| place.0).collect::<Vec<_>>()).unwrap();
+    let slots = gpu.upload(&places.iter().map(|place| place.1).collect::<Vec<_>>()).unwrap();
+    let frequencies = gpu.upload(&frequencies).unwrap();
+    let mut qkv = gpu.upload(&qkv).unwrap();
+    let mut pages = poisoned(gpu, pool.pages * pool.page_elements());
+    let rope = Rope {
+        frequencies: frequencies.as_view(),
+        magnitude: case.magnitude,
+        heads: case.heads,
+        layer,
+        pool,
+    };
+    let places = Places { positions: positions.as_view(), slots: slots.as_view() };
+    rope.write(gpu, &places, &mut qkv, &mut pages).unwrap();
+    assert_close(&gpu.download(&qkv).unwrap(), &expected_rows, "rows");
+    let pages = gpu.download(&pages).unwrap();
+    let (mut found, mut expected) = (Vec::new(), Vec::new());
+    for (page, should) in pages.iter().zip(&expected_pages) {
+        match should {
+            Some(should) => {
+                found.push(*page);
+                expected.push(*should);
+            }
+            None => assert!(page.is_nan(), "written where nothing belongs"),
+        }
+    }
+    assert_close(&found, &expected, "pages");
+}
+
+#[test]
+fn gates_are_those_of_the_formulas() {
+    let gpu = gpu();
+    for (width, rows) in [(8, 1), (1536, 3), (14_336, 5), (2056, 9)] {
+        let x = random(1, rows * 2 * width, 6.0);
+        let x_there = gpu.upload(&x).unwrap();
+        for activation in [Activation::Silu, Activation::GeluTanh] {
+            let expected: Vec<f64> = wide(&x)
+                .chunks(2 * width)
+                .flat_map(|row| {
+                    let (gates, ups) = row.split_at(width);
+                    gates.iter().zip(ups).map(|(g, u)| activated(activation, *g) * u).collect::<Vec<_>>()
+                })
+                .collect();
+            let mut out = poisoned(&gpu, rows * width);
+            gate(&gpu, activation, width, &x_there, &mut out).unwrap();
+            assert_close(&gpu.download(&out).unwrap(), &expected, "gate");
+        }
+    }
+}
+
+pub fn activated(activation: Activation, x: f64) -> f64 {
+    match activation {
+        Activation::Silu => x / (1.0 + (-x).exp()),
+        Activation::GeluTanh => {
+            0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3))).tanh())
+        }
+    }
+}
+
+#[test]
+fn gathers_adds_and_caps_rows() {
+    let gpu = gpu();
+    let (width, rows) = (1032, 9);
+    let (x, bias) = (random(1, rows * width, 1.0), random(2, width, 1.0));
+    let x_there = gpu.upload(&x).unwrap();
+    let which = [8, 0, 3, 3];
+    let mut out = poisoned(&gpu, which.len() * width);
+    rows::gather(&gpu, width, &x_there, &gpu.upload(&which).unwrap(), &mut out).unwrap();
+    let expected: Vec<bf16> =
+        which.iter().flat_map(|&row| x[row as usize * width..][..width].iter().copied()).collect();
+    assert_eq!(gpu.download(&out).unwrap(), expected);
+
+    let mut sum = gpu.upload(&x).unwrap();
+    rows::add_bias(&gpu, &gpu.upload(&bias).unwrap(), &mut sum).unwrap();
+    let expected: Vec<bf16> =
+        x.iter().enumerate().map(|(i, x)| bf16::from_f32(x.to_f32() + bias[i % width].to_f32())).collect();
+    assert_eq!(gpu.download(&sum).unwrap(), expected);
+
+    let logits: Vec<f32> = (0..1001).map(|i| (i as f32 - 500.0) / 7.0).collect();
+    let mut there = gpu.upload(&logits).unwrap();
+    rows::softcap(&gpu, 30.0, &mut there).unwrap();
+    let found: Vec<f64> = gpu.download(&there).unwrap().into_iter().map(f64::from).collect();
+    let expected: Vec<f64> = logits.iter().map(|x| 30.0 * (f64::from(*x) / 30.0).tanh()).collect();
+    assert_within(&found, &expected, 1e-5, "cap");
+}
+
+/// The lowest id of the greatest logit.
+fn likeliest(row: &[f32]) -> i32 {
+    let mut best: Option<usize> = None;
+    for (id, logit) in row.iter().enumerate() {
+        if *logit > best.map_or(f32::NEG_INFINITY, |best| row[best]) {
+            best = Some(id);
+        }
+    }
+    best.map_or(-1, |best| best as i32)
+}
+
+#[test]
+fn the_likeliest_token_is_the_lowest_of_the_greatest() {
+    let gpu = gpu();
+    for (vocab, rows) in [(1, 3), (7, 40), (128_256, 9), (49_153, 5)] {
+        // Few values, so that many are equal.
+        let mut rng = fastrand::Rng::with_seed(vocab as u64);
+        let mut logits: Vec<f32> = (0..rows * vocab).map(|_| rng.i32(-50..50) as f32 / 8.0).collect();
+        logits[0] = f32::NAN;
+        logits[vocab..2 * vocab].fill(f32::NEG_INFINITY);
+        logits[2 * vocab..3 * vocab].fill(-0.0);
+        logits[3 * vocab - 1] = 0.0;
+        if rows > 4 {
+            logits[3 * vocab..4 * vocab].fill(f32::NAN);
+            logits[5 * vocab - 1] = f32::INFINITY;
+        }
+        let expected: Vec<i32> = logits.chunks(vocab).map(likeliest).collect();
+        let mut tokens = gpu.upload(&vec![-7; rows]).unwrap();
+        argmax(&gpu, &gpu.upload(&logits).unwrap(), &mut tokens).unwrap();
+        assert_eq!(gpu.download(&tokens).unwrap(), expected, "{vocab}");
+        let rounded: Vec<bf16> = logits.iter().map(|x| bf16::from_f32(*x)).collect();
+        let mut tokens = gpu.upload(&vec![-7; rows]).unwrap();
+        argmax(&gpu, &gpu.upload(&rounded).unwrap(), &mut tokens).unwrap();
+        assert_eq!(gpu.download(&tokens).unwrap(), expected, "{vocab}");
+    }
+}
+
+#[test]
+fn made_up_weights_are_spread_evenly_and_the_same_again() {
+    let gpu = gpu();
+    let fill = |seed, len| {
+        let mut out = poisoned(&gpu, len);
+        fill_uniform(&gpu, seed, 0.5, &mut out).unwrap();
+        gpu.download(&out).unwrap()
+    };
+    let x = fill(3, 1_000_003);
+    assert!(x.iter().all(|x| x.to_f32().abs() <= 0.5));
+    let mean = wide(&x).iter().sum::<f64>() / x.len() as f64;
+    let square = wide(&x).iter().map(|x| x * x).sum::<f64>() / x.len() as f64;
+    assert!(mean.abs() < 2e-3 && (square - 0.25 / 3.0).abs() < 1e-3, "{mean} {square}");
+    assert_eq!(x[..1000], fill(3, 1000));
+    assert_ne!(x[..1000], fill(4, 1000));
+}

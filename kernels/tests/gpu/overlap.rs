@@ -1,0 +1,104 @@
+//! Chains of ops that overlap and are replayed.
+
+use baton_kernels::cuda::{
+    Gemm, Gemv, Gpu, GpuError, Graph, Weights,
+    cudarc::driver::CudaSlice,
+    gate::{Activation, gate},
+    norm::Norm,
+};
+use half::bf16;
+
+use crate::{gpu, random};
+
+const HIDDEN: usize = 512;
+const INNER: usize = 1536;
+const ROWS: usize = 5;
+
+/// Feed-forward parts over one residual stream, fused and not.
+struct Chain {
+    gain: CudaSlice<bf16>,
+    gate_up: CudaSlice<bf16>,
+    down: CudaSlice<bf16>,
+    x: CudaSlice<bf16>,
+    normed: CudaSlice<bf16>,
+    wide: CudaSlice<bf16>,
+    inner: CudaSlice<bf16>,
+    delta: CudaSlice<bf16>,
+    gemm: Gemm,
+}
+
+impl Chain {
+    fn new(gpu: &Gpu) -> Self {
+        let upload = |seed, len, scale| gpu.upload(&random(seed, len, scale)).unwrap();
+        let chain = Self {
+            gain: upload(1, HIDDEN, 1.0),
+            gate_up: upload(2, 2 * INNER * HIDDEN, 0.05),
+            down: upload(3, HIDDEN * INNER, 0.05),
+            x: upload(4, ROWS * HIDDEN, 1.0),
+            normed: gpu.zeros(ROWS * HIDDEN).unwrap(),
+            wide: gpu.zeros(ROWS * 2 * INNER).unwrap(),
+            inner: gpu.zeros(ROWS * INNER).unwrap(),
+            delta: gpu.zeros(ROWS * HIDDEN).unwrap(),
+            gemm: Gemm::new(gpu, None).unwrap(),
+        };
+        gpu.synchronize().unwrap();
+        chain
+    }
+
+    fn run(&mut self, gpu: &Gpu) -> Result<(), GpuError> {
+        let gate_up = || Weights { data: self.gate_up.as_view(), outputs: 2 * INNER, inputs: HIDDEN };
+        let down = || Weights { data: self.down.as_view(), outputs: HIDDEN, inputs: INNER };
+        let norm = || Norm { weight: self.gain.as_view(), eps: 1e-5 };
+        for _ in 0..4 {
+            Gemv::normed(gate_up(), norm()).gated(gpu, Activation::Silu, &self.x, &mut self.inner)?;
+            Gemv::new(down()).add(gpu, &self.inner, &mut self.x)?;
+            norm().run(gpu, &self.x, &mut self.normed)?;
+            self.gemm.run(&gate_up(), &self.normed, &mut self.wide)?;
+            gate(gpu, Activation::Silu, INNER, &self.wide, &mut self.inner)?;
+            Gemv::new(down()).run(gpu, &self.inner, &mut self.delta)?;
+            norm().add(gpu, &mut self.x, &self.delta, &mut self.normed)?;
+            Gemv::new(gate_up()).run(gpu, &self.normed, &mut self.wide)?;
+            gate(gpu, Activation::Silu, INNER, &self.wide, &mut self.inner)?;
+            self.gemm.add(&down(), &self.inner, &mut self.x)?;
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn large_chains_that_overlap_or_are_replayed_give_the_bits_of_ops_one_by_one() {
+    let gpu = gpu();
+    let mut chain = Chain::new(&gpu);
+    let start = gpu.download(&chain.x).unwrap();
+    let restart = |chain: &mut Chain| chain.x = gpu.upload(&start).unwrap();
+
+    chain.run(&gpu.overlapping(false)).unwrap();
+    let expected = gpu.download(&chain.x).unwrap();
+    assert!(expected.iter().all(|x| x.is_finite()) && expected != start);
+
+    for _ in 0..20 {
+        restart(&mut chain);
+        chain.run(&gpu).unwrap();
+        assert_eq!(gpu.download(&chain.x).unwrap(), expected);
+    }
+    restart(&mut chain);
+    let graph = Graph::record(&gpu, |gpu| chain.run(gpu)).unwrap();
+    for _ in 0..20 {
+        gpu.stream().memcpy_htod(&start, &mut chain.x).unwrap();
+        graph.replay().unwrap();
+        assert_eq!(gpu.download(&chain.x).unwrap(), expected);
+    }
+}
+
+#[test]
+fn a_recording_that_fails_leaves_the_stream_usable() {
+    let gpu = gpu();
+    let mut x = gpu.zeros::<bf16>(8).unwrap();
+    let refused = Graph::record(&gpu, |_| Err(GpuError::NoBlas));
+    assert!(matches!(refused, Err(GpuError::NoBlas)));
+    assert!(matches!(gpu.kernel("norm", "nothing"), Err(GpuError::NoKernel { .. })));
+    let weight = gpu.upload(&[bf16::ONE; 8]).unwrap();
+    let norm = Norm { weight: weight.as_view(), eps: 1.0 };
+    norm.then_add(&gpu, &mut x, &gpu.upload(&[bf16::ONE; 8]).unwrap()).unwrap();
+    assert!(gpu.download(&x).unwrap().iter().all(|x| (x.to_f32() - 0.707).abs() < 0.01));
+}

@@ -1,0 +1,171 @@
+//! Matrix products.
+
+use baton_kernels::cuda::{
+    Gemm, Gemv, Gpu, Weights, gate::Activation, gemm::Sizes, gemv::MAX_ROWS, norm::Norm,
+};
+use half::bf16;
+
+use crate::{assert_close, assert_within, gpu, ops::activated, poisoned, random, wide};
+
+/// `sum over k of x[m][k] * w[n][k]`
+fn product(x: &[f64], w: &[bf16], k: usize) -> Vec<f64> {
+    let w = wide(w);
+    let row =
+        |x: &[f64]| -> Vec<f64> { w.chunks(k).map(|w| x.iter().zip(w).map(|(x, w)| x * w).sum()).collect() };
+    x.chunks(k).flat_map(row).collect()
+}
+
+/// As the kernel rounds: the products with the gain, before they are scaled.
+fn normed(x: &[bf16], gain: &[bf16], eps: f64) -> Vec<f64> {
+    let row = |row: &[bf16]| -> Vec<f64> {
+        let mean = wide(row).iter().map(|x| x * x).sum::<f64>() / row.len() as f64;
+        let product = |(x, gain): (&bf16, &bf16)| bf16::from_f32(x.to_f32() * gain.to_f32()).to_f64();
+        row.iter().zip(gain).map(|pair| product(pair) / (mean + eps).sqrt()).collect()
+    };
+    x.chunks(gain.len()).flat_map(row).collect()
+}
+
+/// Outputs and inputs.
+const SHAPES: [(usize, usize); 8] =
+    [(1, 8), (17, 40), (48, 576), (96, 1536), (258, 264), (64, 4096), (31, 2056), (40, 14_336)];
+
+#[test]
+fn few_rows_give_the_sums_of_the_formula() {
+    let gpu = gpu();
+    for (n, k) in SHAPES {
+        let (w, gain) = (random(1, n * k, 0.5), random(2, k, 1.5));
+        let (w_there, gain_there) = (gpu.upload(&w).unwrap(), gpu.upload(&gain).unwrap());
+        let weights = || Weights { data: w_there.as_view(), outputs: n, inputs: k };
+        gpu.synchronize().unwrap();
+        for m in [1, 2, 7, 8, 9, MAX_ROWS] {
+            let what = format!("{m}x{n}x{k}");
+            let x = random(3, m * k, 1.0);
+            let x_there = gpu.upload(&x).unwrap();
+            let expected = product(&wide(&x), &w, k);
+            let expected_normed = product(&normed(&x, &gain, 1e-5), &w, k);
+
+            let mut out = poisoned(&gpu, m * n);
+            Gemv::new(weights()).run(&gpu, &x_there, &mut out).unwrap();
+            assert_close(&gpu.download(&out).unwrap(), &expected, &what);
+
+            let mut logits = gpu.upload(&vec![f32::NAN; m * n]).unwrap();
+            Gemv::new(weights()).run_f32(&gpu, &x_there, &mut logits).unwrap();
+            let logits: Vec<f64> = gpu.download(&logits).unwrap().into_iter().map(f64::from).collect();
+            assert_within(&logits, &expected, 1e-4, &what);
+
+            let norm = Norm { weight: gain_there.as_view(), eps: 1e-5 };
+            let before = random(4, m * n, 1.0);
+            let mut sum = gpu.upload(&before).unwrap();
+            Gemv::normed(weights(), norm).add(&gpu, &x_there, &mut sum).unwrap();
+            let expected: Vec<f64> =
+                wide(&before).iter().zip(&expected_normed).map(|(before, x)| before + x).collect();
+            assert_close(&gpu.download(&sum).unwrap(), &expected, &format!("normed {what}"));
+        }
+    }
+}
+
+#[test]
+fn few_rows_are_gated_on_the_way() {
+    let gpu = gpu();
+    for (width, k) in [(1, 8), (9, 64), (1536, 576), (520, 1032)] {
+        let w = random(1, 2 * width * k, 0.3);
+        let gain = random(2, k, 1.0);
+        let (w_there, gain_there) = (gpu.upload(&w).unwrap(), gpu.upload(&gain).unwrap());
+        gpu.synchronize().unwrap();
+        for (m, activation) in [(1, Activation::Silu), (8, Activation::GeluTanh), (13, Activation::Silu)] {
+            let x = random(3, m * k, 1.0);
+            let products = product(&normed(&x, &gain, 1e-6), &w, k);
+            let expected: Vec<f64> = products
+                .chunks(2 * width)
+                .flat_map(|row| {
+                    let (gates, ups) = row.split_at(width);
+                    gates.iter().zip(ups).map(|(g, u)| activated(activation, *g) * u).collect::<Vec<_>>()
+                })
+                .collect();
+            let weights = Weights { data: w_there.as_view(), outputs: 2 * width, inputs: k };
+            let gemv = Gemv::normed(weights, Norm { weight: gain_there.as_view(), eps: 1e-6 });
+            let mut out = poisoned(&gpu, m * width);
+            gemv.gated(&gpu, activation, &gpu.upload(&x).unwrap(), &mut out).unwrap();
+            assert_close(&gpu.download(&out).unwrap(), &expected, &format!("{m}x{width}x{k}"));
+        }
+    }
+}
+
+#[test]
+fn a_row_is_the_same_bits_whatever_rows_are_beside_it() {
+    let gpu = gpu();
+    let (n, k) = (272, 1544);
+    let w = gpu.upload(&random(1, n * k, 0.5)).unwrap();
+    let gain = gpu.upload(&random(2, k, 1.0)).unwrap();
+    gpu.synchronize().unwrap();
+    let x = gpu.upload(&random(3, MAX_ROWS * k, 1.0)).unwrap();
+    let run = |first: usize, rows: usize| {
+        let weights = Weights { data: w.as_view(), outputs: n, inputs: k };
+        let gemv = Gemv::normed(weights, Norm { weight: gain.as_view(), eps: 1e-5 });
+        let mut out = poisoned(&gpu, rows * n);
+        gemv.run(&gpu, &x.slice(first * k..(first + rows) * k), &mut out).unwrap();
+        gpu.download(&out).unwrap()
+    };
+    let all = run(0, MAX_ROWS);
+    for (first, rows) in [(0, 1), (15, 1), (5, 8), (3, 9), (1, 15)] {
+        assert_eq!(run(first, rows), all[first * n..(first + rows) * n], "{first} {rows}");
+    }
+}
+
+#[test]
+fn shapes_that_do_not_fit_are_refused() {
+    let gpu = gpu();
+    let w = gpu.zeros::<bf16>(64 * 64).unwrap();
+    let weights = |outputs, inputs| Weights { data: w.as_view(), outputs, inputs };
+    let (x, mut out) = (gpu.zeros::<bf16>(64).unwrap(), gpu.zeros::<bf16>(64).unwrap());
+    assert!(Gemv::new(weights(64, 63)).run(&gpu, &x, &mut out).is_err());
+    assert!(Gemv::new(weights(64, 72)).run(&gpu, &x, &mut out).is_err());
+    assert!(Gemv::new(weights(64, 64)).run(&gpu, &x, &mut out.slice_mut(1..)).is_err());
+    assert!(Gemv::new(weights(64, 64)).run(&gpu, &gpu.zeros(17 * 64).unwrap(), &mut out).is_err());
+    let gemm = Gemm::new(&gpu, None).unwrap();
+    assert!(gemm.run(&weights(64, 64), &x.slice(1..), &mut out).is_err());
+    Gemv::new(weights(64, 64)).run(&gpu, &x, &mut out).unwrap();
+    gpu.synchronize().unwrap();
+}
+
+fn many_rows(gpu: &Gpu, gemm: &Gemm, sizes: Sizes) {
+    let Sizes { n, k, m } = sizes;
+    let what = format!("{sizes:?}");
+    let (w, x, before) = (random(1, n * k, 0.5), random(2, m * k, 1.0), random(3, m * n, 1.0));
+    let (w, x_there) = ((gpu.upload(&w).unwrap(), w), gpu.upload(&x).unwrap());
+    let expected = product(&wide(&x), &w.1, k);
+    let weights = Weights { data: w.0.as_view(), outputs: n, inputs: k };
+    let mut out = poisoned(gpu, m * n);
+    gemm.run(&weights, &x_there, &mut out).unwrap();
+    assert_close(&gpu.download(&out).unwrap(), &expected, &what);
+    let mut logits = gpu.upload(&vec![f32::NAN; m * n]).unwrap();
+    gemm.run(&weights, &x_there, &mut logits).unwrap();
+    let logits: Vec<f64> = gpu.download(&logits).unwrap().into_iter().map(f64::from).collect();
+    assert_within(&logits, &expected, 1e-3, &what);
+    let mut sum = gpu.upload(&before).unwrap();
+    gemm.add(&weights, &x_there, &mut sum).unwrap();
+    let expected: Vec<f64> = wide(&before).iter().zip(&expected).map(|(before, x)| before + x).collect();
+    // Some algorithms round the product before they add it.
+    assert_within(&wide(&gpu.download(&sum).unwrap()), &expected, 1.5e-2, &what);
+}
+
+#[test]
+fn large_many_rows_give_the_sums_of_the_formula() {
+    let gpu = gpu();
+    let folder = tempfile::tempdir().unwrap();
+    let gemm = Gemm::new(&gpu, Some(folder.path())).unwrap();
+    let shapes =
+        [(1, 64, 64), (7, 96, 576), (64, 960, 576), (129, 576, 1536), (300, 1000, 64), (33, 512, 4096)];
+    let shapes = shapes.map(|(m, n, k)| Sizes { n, k, m });
+    for sizes in shapes {
+        many_rows(&gpu, &gemm, sizes);
+    }
+    // The same with algorithms found by timing, and found again on disk.
+    assert_eq!(gemm.tune(&shapes).unwrap().len(), shapes.len());
+    for sizes in shapes {
+        many_rows(&gpu, &gemm, sizes);
+    }
+    let again = Gemm::new(&gpu, Some(folder.path())).unwrap();
+    assert!(again.tune(&shapes).unwrap().is_empty());
+    many_rows(&gpu, &again, Sizes { n: 960, k: 576, m: 50 });
+}

@@ -1,0 +1,158 @@
+//! Sequences in a shuffled pool in which everything else is NaN, and the attention of any
+//! of their positions by the reference.
+
+use baton_kernels::{
+    cuda::{
+        Gpu,
+        attention::{Attention, Paged},
+        cudarc::driver::CudaSlice,
+        rope::PoolShape,
+    },
+    reference,
+};
+use half::bf16;
+
+/// Rows are in this one of three layers.
+const LAYER: usize = 1;
+const LAYERS: usize = 3;
+
+/// Sizes of heads and pages.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub head_dim: usize,
+    pub page_tokens: usize,
+}
+
+/// Every head dimension, groups from 1 to 16, pages from 16 to 128.
+pub const SHAPES: [Shape; 9] = [
+    Shape { heads: 32, kv_heads: 8, head_dim: 128, page_tokens: 64 },
+    Shape { heads: 9, kv_heads: 3, head_dim: 64, page_tokens: 64 },
+    Shape { heads: 8, kv_heads: 8, head_dim: 64, page_tokens: 16 },
+    Shape { heads: 8, kv_heads: 1, head_dim: 128, page_tokens: 48 },
+    Shape { heads: 16, kv_heads: 1, head_dim: 128, page_tokens: 32 },
+    Shape { heads: 12, kv_heads: 4, head_dim: 96, page_tokens: 32 },
+    Shape { heads: 8, kv_heads: 4, head_dim: 256, page_tokens: 64 },
+    Shape { heads: 10, kv_heads: 1, head_dim: 64, page_tokens: 128 },
+    Shape { heads: 4, kv_heads: 4, head_dim: 128, page_tokens: 64 },
+];
+
+/// Some sequences of random keys and values.
+pub struct Fixture {
+    pub shape: Shape,
+    pub pool_shape: PoolShape,
+    /// `[position][K|V][kv_head][head_dim]` of each sequence.
+    cached: Vec<Vec<f32>>,
+    pool: CudaSlice<bf16>,
+    table: CudaSlice<i32>,
+    pub max_pages: usize,
+}
+
+impl Fixture {
+    /// Sequences of these lengths. The same `seeds` give the same rows wherever they lie.
+    pub fn new(gpu: &Gpu, shape: Shape, sequences: &[(usize, u64)]) -> Self {
+        let pages = |len: usize| len.div_ceil(shape.page_tokens);
+        let used: usize = sequences.iter().map(|(len, _)| pages(*len)).sum();
+        let max_pages = sequences.iter().map(|(len, _)| pages(*len)).max().unwrap() + 2;
+        let pool_shape = PoolShape {
+            pages: used + 3,
+            layers: LAYERS,
+            page_tokens: shape.page_tokens,
+            kv_heads: shape.kv_heads,
+            head_dim: shape.head_dim,
+        };
+        let row = pool_shape.row_elements();
+        let mut free: Vec<usize> = (0..pool_shape.pages).collect();
+        fastrand::Rng::with_seed(9).shuffle(&mut free);
+        let mut pool = vec![bf16::NAN; pool_shape.pages * pool_shape.page_elements()];
+        // What is beyond a sequence's pages must not be looked at.
+        let mut table = vec![i32::MAX; sequences.len() * max_pages];
+        let mut cached = Vec::new();
+        for (i, (len, seed)) in sequences.iter().enumerate() {
+            let rows: Vec<bf16> = random(*seed, len * row, 1.0);
+            for (at, rows) in rows.chunks(shape.page_tokens * row).enumerate() {
+                let page = free.pop().unwrap();
+                table[i * max_pages + at] = page as i32;
+                let start = (page * LAYERS + LAYER) * shape.page_tokens * row;
+                pool[start..start + rows.len()].copy_from_slice(rows);
+            }
+            cached.push(rows.iter().map(|x| x.to_f32()).collect());
+        }
+        let (pool, table) = (gpu.upload(&pool).unwrap(), gpu.upload(&table).unwrap());
+        Self { shape, pool_shape, cached, pool, table, max_pages }
+    }
+
+    pub fn pages(&self) -> Paged<'_> {
+        Paged {
+            shape: self.pool_shape,
+            pool: self.pool.as_view(),
+            table: self.table.as_view(),
+            max_pages: self.max_pages,
+        }
+    }
+
+    pub fn attention(&self, window: Option<usize>, cap: Option<f32>) -> Attention {
+        let scale = (self.shape.head_dim as f32).powf(-0.5);
+        Attention { heads: self.shape.heads, scale, cap, window, layer: LAYER }
+    }
+
+    pub fn q_width(&self) -> usize {
+        self.shape.heads * self.shape.head_dim
+    }
+
+    /// Checks the output of the token at a position of a sequence, head by head.
+    #[track_caller]
+    pub fn check(
+        &self,
+        attention: &Attention,
+        (sequence, position): (usize, usize),
+        q: &[bf16],
+        out: &[bf16],
+    ) {
+        let Shape { heads, kv_heads, head_dim, .. } = self.shape;
+        let first = attention.window.map_or(0, |window| (position + 1).saturating_sub(window));
+        for head in 0..heads {
+            let kv = head / (heads / kv_heads);
+            let (mut keys, mut values) = (Vec::new(), Vec::new());
+            for at in first..=position {
+                let row = &self.cached[sequence][at * 2 * kv_heads * head_dim..];
+                keys.push(&row[kv * head_dim..(kv + 1) * head_dim]);
+                values.push(&row[(kv_heads + kv) * head_dim..(kv_heads + kv + 1) * head_dim]);
+            }
+            let at = head * head_dim..(head + 1) * head_dim;
+            let q: Vec<f32> = q[at.clone()].iter().map(|x| x.to_f32()).collect();
+            let expected = reference::attention(&q, &keys, &values, attention.scale, attention.cap);
+            let found = out[at].iter().map(|x| f64::from(x.to_f32()));
+            let off: f64 = found.zip(&expected).map(|(a, b)| (a - f64::from(*b)).powi(2)).sum();
+            let size: f64 = expected.iter().map(|x| f64::from(*x).powi(2)).sum();
+            let error = (off / size).sqrt();
+            // Written so that NaN fails.
+            assert!(
+                error < 1e-2,
+                "{:?} {attention:?}: sequence {sequence} position {position} head {head} is off by {error}",
+                self.shape
+            );
+        }
+    }
+}
+
+/// The first card.
+pub fn gpu() -> Gpu {
+    Gpu::open(0).expect("these tests need an NVIDIA card")
+}
+
+/// Random numbers from [-scale, scale), rounded.
+pub fn random(seed: u64, len: usize, scale: f32) -> Vec<bf16> {
+    let mut random = fastrand::Rng::with_seed(seed);
+    (0..len).map(|_| bf16::from_f32(scale * (2.0 * random.f32() - 1.0))).collect()
+}
+
+/// Device memory that shows what was not written.
+pub fn poisoned(gpu: &Gpu, len: usize) -> CudaSlice<bf16> {
+    gpu.upload(&vec![bf16::NAN; len]).unwrap()
+}
+
+pub fn bits(row: &[bf16]) -> Vec<u16> {
+    row.iter().map(|x| x.to_bits()).collect()
+}

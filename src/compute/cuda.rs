@@ -1,0 +1,76 @@
+//! A model on a card, for the nodes of this process.
+
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use anyhow::{Context, Result, ensure};
+use baton_engine::backend::{
+    Backend,
+    cuda::{CudaBackend, CudaLimits, CudaModel},
+};
+use baton_kernels::cuda::Gpu;
+use baton_model::{Model, ModelConfig};
+use baton_protocol::Role;
+
+use crate::config::{ClusterConfig, EngineSection, Precision};
+
+/// Weights on a card, and who is still to compute with them.
+pub struct Card {
+    model: Arc<CudaModel>,
+    /// Nodes whose engines do not have their share of the memory yet.
+    nodes_left: AtomicUsize,
+}
+
+// === impl Card ===
+
+impl Card {
+    /// Copies the weights to the card that `config` names.
+    ///
+    /// # Errors
+    /// When there is no such card, or it cannot hold or run the model.
+    pub fn load(config: &ClusterConfig, model: &Model) -> Result<Self> {
+        ensure!(
+            config.engine.precision == Precision::Fast,
+            "engine.precision=reference is the cpu backend's: on a card everything is bf16"
+        );
+        let gpu = Gpu::open(config.engine.device).context("engine.backend=cuda cannot be used here")?;
+        let works = |roles: &[Role]| roles.iter().any(|role| *role != Role::Coordinator);
+        let nodes = config.nodes.iter().filter(|node| works(&node.roles)).count();
+        Ok(Self { model: CudaModel::load(model, &gpu)?, nodes_left: AtomicUsize::new(nodes.max(1)) })
+    }
+
+    /// A backend with a stream and a workspace of its own.
+    ///
+    /// # Errors
+    /// When the card has no room for the workspace.
+    pub fn backend(&self, settings: &EngineSection) -> Result<CudaBackend> {
+        let scheduler = &settings.scheduler;
+        let context = self.model.config().context_tokens;
+        let mut limits = CudaLimits::new(scheduler.max_batch_tokens, scheduler.max_sequences, context);
+        limits.cache = Some(algorithms(&baton_model::default_cache()));
+        Ok(CudaBackend::new(Arc::clone(&self.model), limits)?)
+    }
+
+    /// The next node's share of the pages that fit into what is left.
+    pub fn share_of_pages(&self, backend: &dyn Backend) -> usize {
+        let left = backend.pages_left().unwrap_or(0);
+        let take = |nodes: usize| Some(nodes.saturating_sub(1).max(1));
+        let nodes = self.nodes_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
+        (left / nodes.unwrap_or(1)).max(1)
+    }
+
+    /// The model's shape.
+    pub fn config(&self) -> &ModelConfig {
+        self.model.config()
+    }
+}
+
+/// Where found algorithms are kept.
+fn algorithms(cache: &Path) -> std::path::PathBuf {
+    cache.join("gemm")
+}
