@@ -4,7 +4,7 @@
 #[cfg(feature = "cuda")]
 mod cuda;
 
-use std::{path::Path, sync::Arc};
+use std::{num::NonZero, path::Path, sync::Arc, thread::available_parallelism};
 
 use anyhow::{Context, Result};
 use baton_engine::{
@@ -16,10 +16,10 @@ use baton_engine::{
     },
 };
 use baton_kernels::cpu::ComputePool;
-use baton_model::{ModelConfig, ModelText};
+use baton_model::{Model, ModelConfig, ModelText};
 
 use crate::{
-    config::{BackendKind, ClusterConfig, EngineSection, Precision},
+    config::{BackendKind, ClusterConfig, EngineSection},
     terminal::LoadingBar,
 };
 
@@ -109,26 +109,18 @@ impl Compute {
 
     fn cpu(config: &ClusterConfig) -> Result<Self> {
         let path = baton_model::resolve(&config.model, &baton_model::default_cache())?;
-        let model = baton_model::load(&path).with_context(|| format!("cannot load {}", path.display()))?;
-        let precision = match config.engine.precision {
-            Precision::Fast => baton_engine::backend::cpu::Precision::Fast,
-            Precision::Reference => baton_engine::backend::cpu::Precision::Reference,
-        };
-        let threads = match config.engine.threads {
-            0 => std::thread::available_parallelism()?.get(),
-            threads => threads,
-        };
-        let bar = LoadingBar::start(&model.name);
+        let EngineSection { precision, weights, threads, .. } = config.engine;
+        let threads = NonZero::new(threads).map_or_else(available_parallelism, Ok)?;
+        let pool = ComputePool::new(threads.get())?;
+        let name = served_name(&config.model);
+        let bar = LoadingBar::start(&name);
         let progress = |done, total| bar.show(done, total);
-        let how = Loading { precision, weights: config.engine.weights, progress: Some(&progress) };
-        let (packed, pool) = (CpuModel::load(&model, how)?, ComputePool::new(threads)?);
+        let how = Loading { precision, weights, progress: Some(&progress) };
+        let (model, packed) = pool.run(|| check_and_pack(&path, how))?;
         bar.finish(packed.bytes());
         Ok(Self {
-            name: served_name(&config.model),
-            fingerprint: format!(
-                "{}-{:?}-{:?}",
-                model.fingerprint, config.engine.precision, config.engine.weights
-            ),
+            name,
+            fingerprint: format!("{}-{precision:?}-{weights:?}", model.fingerprint),
             context_tokens: model.config.context_tokens,
             text: model.text,
             source: Source::Cpu { model: packed, pool, config: Box::new(model.config) },
@@ -179,9 +171,25 @@ impl Compute {
     }
 }
 
-/// A path is served under its file's name, so that no path of this machine is shown.
+/// Reads a model's files twice, to hash and to pack them: each is half of the progress.
+fn check_and_pack(path: &Path, how: Loading<'_>) -> Result<(Model, Arc<CpuModel>)> {
+    let progress = |done, total| {
+        if let Some(progress) = how.progress {
+            progress(done, total);
+        }
+    };
+    let model = baton_model::load_with(path, &|done, total| progress(done, 2 * total))
+        .with_context(|| format!("cannot load {}", path.display()))?;
+    let packing = |done, total| progress(total + done, 2 * total);
+    let packed = CpuModel::load(&model, Loading { progress: Some(&packing), ..how })?;
+    Ok((model, packed))
+}
+
+/// The name that was typed; of a path the model's own name, so that no path of this machine is shown.
 fn served_name(model: &str) -> String {
     let path = Path::new(model);
-    let name = if path.is_file() { path.file_stem() } else { path.file_name().filter(|_| path.is_dir()) };
-    name.map_or_else(|| model.to_owned(), |name| name.to_string_lossy().into_owned())
+    if path.exists() { baton_model::name_of(path) } else { model.to_owned() }
 }
+
+#[cfg(test)]
+mod tests;

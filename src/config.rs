@@ -4,7 +4,7 @@
 use std::{net::SocketAddr, path::Path};
 
 use anyhow::{Context, Result, bail, ensure};
-use baton_engine::backend::cpu::WeightForm;
+use baton_engine::backend::cpu::{Precision, WeightForm};
 use baton_protocol::{NodeId, Role};
 use serde::Deserialize;
 
@@ -100,17 +100,6 @@ pub enum BackendKind {
     Cuda,
     /// No model: tokens are a pure function of the prompt. For tests.
     Mock,
-}
-
-/// Arithmetic of the CPU backend.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Precision {
-    /// bf16 KV and attention, f32 sums.
-    #[default]
-    Fast,
-    /// f32 everywhere, on weights rounded to bf16.
-    Reference,
 }
 
 fn any_loopback_port() -> SocketAddr {
@@ -264,12 +253,45 @@ impl ClusterConfig {
             "metrics_listen {} is beyond loopback",
             self.metrics_listen
         );
-        ensure!(self.engine.page_tokens <= 1024, "engine.page_tokens must be at most 1024");
+        self.engine.validate()
+    }
+}
+
+// === impl EngineSection ===
+
+impl EngineSection {
+    fn validate(&self) -> Result<()> {
+        ensure!(self.page_tokens <= 1024, "engine.page_tokens must be at most 1024");
         ensure!(
-            self.engine.backend != BackendKind::Cuda || matches!(self.engine.page_tokens, 0 | 64),
+            self.backend != BackendKind::Cuda || matches!(self.page_tokens, 0 | 64),
             "engine.page_tokens must be 64 on the cuda backend"
         );
+        for (name, is_set, owner) in [
+            ("precision", self.precision != Precision::default(), BackendKind::Cpu),
+            ("weights", self.weights != WeightForm::default(), BackendKind::Cpu),
+            ("threads", self.threads != 0, BackendKind::Cpu),
+            ("device", self.device != 0, BackendKind::Cuda),
+        ] {
+            ensure!(
+                !is_set || self.backend == owner,
+                "engine.{name} is a setting of engine.backend={}, and this is {}",
+                owner.as_str(),
+                self.backend.as_str()
+            );
+        }
         Ok(())
+    }
+}
+
+// === impl BackendKind ===
+
+impl BackendKind {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Cuda => "cuda",
+            Self::Mock => "mock",
+        }
     }
 }
 
@@ -349,6 +371,23 @@ mod tests {
         assert!(with(&["engine.backend=cuda"]).is_ok());
         assert!(with(&["engine.backend=cuda", "engine.page_tokens=64"]).is_ok());
         assert!(with(&["engine.backend=cuda", "engine.page_tokens=16"]).is_err());
+    }
+
+    #[test]
+    fn settings_of_another_backend_are_refused_by_name() {
+        for setting in ["engine.precision=reference", "engine.weights=int4", "engine.threads=3"] {
+            assert!(with(&[setting]).is_ok(), "{setting}");
+            for backend in ["cuda", "mock"] {
+                let error = with(&[setting, &format!("engine.backend={backend}")]).unwrap_err().to_string();
+                assert!(error.contains(setting.split('=').next().unwrap()), "{error}");
+                assert!(error.contains("engine.backend=cpu") && error.ends_with(backend), "{error}");
+            }
+        }
+        assert!(with(&["engine.backend=cuda", "engine.device=1"]).is_ok());
+        for backend in ["cpu", "mock"] {
+            let error = with(&["engine.device=1", &format!("engine.backend={backend}")]).unwrap_err();
+            assert!(error.to_string().starts_with("engine.device is a setting of engine.backend=cuda"));
+        }
     }
 
     #[test]

@@ -113,7 +113,7 @@ fn unknown(name: &str) -> ModelError {
 
 /// The name of the model at a path: its known name, its name on the Hub, or else that of the
 /// file or directory.
-pub(crate) fn name_of(path: &Path) -> String {
+pub fn name_of(path: &Path) -> String {
     if let Some(known) = known::KNOWN.iter().find(|known| path.ends_with(known.path(Path::new("")))) {
         return known.name.to_owned();
     }
@@ -121,10 +121,10 @@ pub(crate) fn name_of(path: &Path) -> String {
         // Not resolved: a file in the Hub's cache is a link to one that is called by its digest.
         return path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     }
-    if let Some(repository) = hub::repository_of(path) {
+    let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    if let Some(repository) = hub::repository_of(&path) {
         return repository;
     }
-    let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let name = if path.is_dir() { path.file_name() } else { path.file_stem() };
     name.unwrap_or_default().to_string_lossy().into_owned()
 }

@@ -24,7 +24,7 @@ pub mod weights;
 
 use std::{io::Read, path::Path, sync::Arc};
 
-pub use catalog::{Progress, default_cache, list, pull, resolve};
+pub use catalog::{Progress, default_cache, list, name_of, pull, resolve};
 pub use config::{Activation, LayerAttention, ModelConfig, Norms, QkNorm, Rotary};
 pub use error::{FormatError, ModelError, PullError};
 pub use text::{Detokenizer, ModelText, TextError};
@@ -58,12 +58,20 @@ struct Parts {
 /// # Errors
 /// Names the file and the thing in it that cannot be used.
 pub fn load(path: &Path) -> Result<Model, ModelError> {
+    load_with(path, &|_, _| ())
+}
+
+/// As [`load`]. `progress` hears of bytes hashed so far and of all there are, often and from several threads.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_with(path: &Path, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Model, ModelError> {
     let invalid = |source| ModelError::Invalid { path: path.to_owned(), source: Box::new(source) };
     let metadata = std::fs::metadata(path).map_err(|source| ModelError::io(path, source))?;
     let Parts { config, weights, text } =
         if metadata.is_dir() { directory::read(path)? } else { gguf::read(path).map_err(invalid)? };
-    let fingerprint = weights.fingerprint(&config).map_err(invalid)?;
-    Ok(Model { name: catalog::name_of(path), config, weights, text: Arc::new(text), fingerprint })
+    let fingerprint = weights.fingerprint(&config, progress).map_err(invalid)?;
+    Ok(Model { name: name_of(path), config, weights, text: Arc::new(text), fingerprint })
 }
 
 /// Reads the shape alone of a model from `config.json` in `directory`.

@@ -4,7 +4,10 @@ mod encoding;
 mod rows;
 mod stored;
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use half::bf16;
 use rayon::prelude::*;
@@ -104,9 +107,13 @@ impl Weights {
     /// Bytes of all tensors in their files.
     #[must_use]
     pub fn stored_bytes(&self) -> u64 {
-        let bytes =
-            |tensor: &Stored| tensor.shape.iter().product::<usize>() / tensor.cols() * tensor.row_bytes();
-        self.tensors.values().map(|tensor| bytes(tensor) as u64).sum()
+        self.tensors.values().map(Stored::bytes).sum()
+    }
+
+    /// Bytes of a tensor in its file; none if there is no such tensor.
+    #[must_use]
+    pub fn stored_bytes_of(&self, name: &str) -> u64 {
+        self.tensors.get(name).map_or(0, Stored::bytes)
     }
 
     /// Reads a tensor of rank 1, as exact as it is stored. Norm weights are factors, whatever the file holds.
@@ -146,6 +153,11 @@ impl Weights {
         Ok(())
     }
 
+    /// Forgets the tensors that are not `used`.
+    pub(crate) fn keep(&mut self, used: impl Fn(&str) -> bool) {
+        self.tensors.retain(|name, _| used(name));
+    }
+
     /// Adds 1 to norm weights, where the file holds them less 1.
     pub(crate) fn complete_norms(&mut self) {
         self.tensors = std::mem::take(&mut self.tensors)
@@ -172,9 +184,16 @@ impl Weights {
     }
 
     /// Hash of the configuration and of all tensors, as hex.
-    pub(crate) fn fingerprint(&self, config: &ModelConfig) -> Result<String, FormatError> {
+    pub(crate) fn fingerprint(
+        &self,
+        config: &ModelConfig,
+        progress: &(dyn Fn(u64, u64) + Sync),
+    ) -> Result<String, FormatError> {
+        let (total, done) = (self.stored_bytes(), AtomicU64::new(0));
+        let read = |bytes| progress(done.fetch_add(bytes, Ordering::Relaxed) + bytes, total);
         let tensors: Vec<_> = self.tensors.iter().collect();
-        let hashes: Vec<_> = tensors.par_iter().map(|(_, tensor)| tensor.hash()).collect::<Result<_, _>>()?;
+        let hashes = tensors.par_iter().map(|(_, tensor)| tensor.hash(&read));
+        let hashes: Vec<_> = hashes.collect::<Result<_, _>>()?;
         let mut hasher = blake3::Hasher::new();
         hasher.update(format!("{config:?}\n").as_bytes());
         for ((name, tensor), hash) in tensors.iter().zip(hashes) {

@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use baton_engine::backend::{
     Backend,
     cuda::{CudaBackend, CudaLimits, CudaModel},
@@ -17,7 +17,7 @@ use baton_kernels::cuda::Gpu;
 use baton_model::{Model, ModelConfig};
 use baton_protocol::Role;
 
-use crate::config::{ClusterConfig, EngineSection, Precision};
+use crate::config::{ClusterConfig, EngineSection};
 
 /// Weights on a card, and who is still to compute with them.
 pub struct Card {
@@ -34,10 +34,6 @@ impl Card {
     /// # Errors
     /// When there is no such card, or it cannot hold or run the model.
     pub fn load(config: &ClusterConfig, model: &Model) -> Result<Self> {
-        ensure!(
-            config.engine.precision == Precision::Fast,
-            "engine.precision=reference is the cpu backend's: on a card everything is bf16"
-        );
         let gpu = Gpu::open(config.engine.device).context("engine.backend=cuda cannot be used here")?;
         let works = |roles: &[Role]| roles.iter().any(|role| *role != Role::Coordinator);
         let nodes = config.nodes.iter().filter(|node| works(&node.roles)).count();

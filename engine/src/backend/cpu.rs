@@ -1,4 +1,4 @@
-//! The CPU backend: Llama-shaped models on the kernels of `baton-kernels`.
+//! The CPU backend: decoders of every family on the kernels of `baton-kernels`.
 //!
 //! - [`weights`]: [`CpuModel`], packed once and shared by the backends of a process
 //! - `loading`: matrices on their way from their files into panels
@@ -29,7 +29,7 @@ use crate::{
 };
 use pass::Pass;
 
-/// How exactly to compute. Weights are bf16 and sums f32 in any case.
+/// How exactly to compute with weights as they are held ([`WeightForm`]). Sums are f32 in any case.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {

@@ -66,6 +66,11 @@ impl ComputePool {
         self.isa
     }
 
+    /// Runs `work` on the pool's threads, and what it does in parallel too.
+    pub fn run<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        self.threads.install(work)
+    }
+
     /// Runs `run` once for each task, on all threads; returns when all are done.
     pub fn for_each<T: Send>(&self, tasks: Vec<T>, run: impl Fn(T) + Send + Sync) {
         if tasks.len() <= 1 {
@@ -112,6 +117,15 @@ mod tests {
             sum.fetch_add(task, Ordering::Relaxed);
         });
         assert_eq!(sum.into_inner(), 999 * 500);
+    }
+
+    #[test]
+    fn work_has_the_threads_of_the_pool() {
+        let pool = ComputePool::new(3).unwrap();
+        let name = || std::thread::current().name().unwrap().to_owned();
+        let names: Vec<String> = pool.run(|| (0..100).into_par_iter().map(|_| name()).collect());
+        assert!(names.iter().all(|name| name.starts_with("compute-")), "{names:?}");
+        assert_eq!(pool.run(rayon::current_num_threads), 3);
     }
 
     #[test]

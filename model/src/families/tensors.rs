@@ -148,7 +148,7 @@ pub fn hugging_face_name(family: &Family, config: &ModelConfig, gguf: &str) -> O
 }
 
 /// Splits what the family fuses, and checks that every tensor is there in its
-/// shape and that nothing is there that would change the result.
+/// shape and that nothing is there that would change the result. What is left is what is used.
 pub fn arrange(family: &Family, config: &ModelConfig, weights: &mut Weights) -> Result<(), FormatError> {
     if family.fused {
         split(config, weights)?;
@@ -165,12 +165,12 @@ pub fn arrange(family: &Family, config: &ModelConfig, weights: &mut Weights) -> 
     }
     let idle =
         |name: &str| name.ends_with("rotary_emb.inv_freq") || (name == OUTPUT && config.tied_embeddings);
-    match weights.names().find(|name| !used.contains(*name) && !idle(name)) {
-        Some(tensor) => {
-            Err(FormatError::UnknownTensor { tensor: tensor.to_owned(), architecture: family.hugging_face })
-        }
-        None => Ok(()),
+    let unknown = weights.names().find(|name| !used.contains(*name) && !idle(name)).map(str::to_owned);
+    if let Some(tensor) = unknown {
+        return Err(FormatError::UnknownTensor { tensor, architecture: family.hugging_face });
     }
+    weights.keep(|name| used.contains(name));
+    Ok(())
 }
 
 fn split(config: &ModelConfig, weights: &mut Weights) -> Result<(), FormatError> {

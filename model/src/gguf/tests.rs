@@ -58,7 +58,7 @@ fn interleaved_rows_are_put_in_halves() {
 fn the_fingerprint_follows_the_weights() {
     let fingerprint = |file: &Gguf| {
         let Parts { config, weights, .. } = load(&file.bytes()).unwrap();
-        weights.fingerprint(&config).unwrap()
+        weights.fingerprint(&config, &|_, _| ()).unwrap()
     };
     let mut file = Gguf::tiny();
     let first = fingerprint(&file);

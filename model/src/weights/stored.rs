@@ -103,6 +103,11 @@ impl Stored {
         }
     }
 
+    /// Bytes of it where it lies.
+    pub fn bytes(&self) -> u64 {
+        (self.shape.iter().product::<usize>() / self.cols() * self.row_bytes()) as u64
+    }
+
     /// How its values are written.
     pub fn encoding(&self) -> Encoding {
         match &self.place {
@@ -179,12 +184,13 @@ impl Stored {
         head * 2 * half + within % half * 2 + within / half
     }
 
-    /// Hash of the bytes as they lie, and of how they are to be read.
-    pub fn hash(&self) -> Result<blake3::Hash, FormatError> {
+    /// Hash of the bytes as they lie, and of how they are to be read. `read` hears of bytes.
+    pub fn hash(&self, read: &impl Fn(u64)) -> Result<blake3::Hash, FormatError> {
         let mut hasher = blake3::Hasher::new();
         match &self.place {
             Place::Memory(floats) => {
                 hasher.update(bytemuck::cast_slice(floats));
+                read(self.bytes());
             }
             Place::File { file, offset, encoding } => {
                 hasher.update(format!("{encoding:?} {:?}", self.interleaved_heads).as_bytes());
@@ -194,6 +200,7 @@ impl Stored {
                     let part = &mut buffer[..(bytes - start).min(HASH_BYTES)];
                     file.read_exact_at(part, offset + start as u64)?;
                     hasher.update(part);
+                    read(part.len() as u64);
                 }
             }
         }

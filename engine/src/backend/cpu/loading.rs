@@ -39,7 +39,7 @@ pub struct Loading<'a> {
     pub progress: Option<Progress<'a>>,
 }
 
-/// Packs matrices, a few rows at a time.
+/// Reads vectors, and packs matrices a few rows at a time.
 pub(super) struct Packer<'a> {
     weights: &'a Weights,
     form: WeightForm,
@@ -99,6 +99,16 @@ impl<'a> Packer<'a> {
         self.pack(Use::Layer, &[self.rows(gate, rows, cols)?, self.rows(up, rows, cols)?], true)
     }
 
+    /// A vector, once its length is as expected.
+    pub fn vector(&self, name: &str, expected: usize) -> Result<Vec<f32>, WeightsError> {
+        let values = self.weights.vector(name)?;
+        if values.len() != expected {
+            return Err(WeightsError::Length { tensor: name.to_owned(), len: values.len(), expected });
+        }
+        self.report(self.weights.stored_bytes_of(name));
+        Ok(values)
+    }
+
     fn pack(&self, purpose: Use, parts: &[Rows<'_>], gated: bool) -> Result<PackedMatrix, WeightsError> {
         let blocks = parts.iter().all(|rows| rows.cols().is_multiple_of(BLOCK));
         let eight = parts.iter().any(|rows| wants_eight_bits(rows.row_bytes(), rows.cols()));
@@ -113,11 +123,7 @@ impl<'a> Packer<'a> {
         let cols = parts.first().map_or(0, Rows::cols);
         let read = |rows: &Rows<'_>, first: usize, to: &mut [T]| {
             T::read(*rows, first, to)?;
-            let bytes = to.len() * T::VALUES / rows.cols() * rows.row_bytes();
-            let before = self.loaded.fetch_add(bytes as u64, Ordering::Relaxed);
-            if let Some(progress) = self.progress {
-                progress(before + bytes as u64, self.total);
-            }
+            self.report((to.len() * T::VALUES / rows.cols() * rows.row_bytes()) as u64);
             Ok(())
         };
         let reads: Vec<_> =
@@ -128,6 +134,13 @@ impl<'a> Packer<'a> {
             false => PackedMatrix::read(&(0..parts.len()).map(part).collect::<Vec<_>>(), cols)?,
         };
         Ok(packed?)
+    }
+
+    fn report(&self, bytes: u64) {
+        let before = self.loaded.fetch_add(bytes, Ordering::Relaxed);
+        if let Some(progress) = self.progress {
+            progress(before + bytes, self.total);
+        }
     }
 
     /// A tensor, once its shape is as expected.

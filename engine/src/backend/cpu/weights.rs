@@ -61,7 +61,6 @@ pub(super) enum WeightsError {
 
 /// Reads tensors and checks their shapes.
 struct Reader<'a> {
-    weights: &'a Weights,
     config: &'a ModelConfig,
     packer: Packer<'a>,
 }
@@ -69,7 +68,7 @@ struct Reader<'a> {
 // === impl CpuModel ===
 
 impl CpuModel {
-    /// Reads and packs all weights of `model`.
+    /// Reads and packs all weights of `model`, on all threads of the current rayon pool.
     ///
     /// # Errors
     /// [`BackendError::Device`] when a tensor is missing or of another shape
@@ -86,7 +85,7 @@ impl CpuModel {
         how: impl Into<Loading<'a>>,
     ) -> Result<Self, WeightsError> {
         let how = how.into();
-        let read = Reader { weights, config, packer: Packer::new(weights, how) };
+        let read = Reader { config, packer: Packer::new(weights, how) };
         let tokens = |name| read.packer.stacked(Use::Tokens, &[(name, config.vocab)], config.hidden);
         Ok(Self {
             embedding: tokens("model.embed_tokens.weight")?,
@@ -209,7 +208,7 @@ impl Reader<'_> {
         let mut all = Vec::new();
         for (part, heads) in [("q", heads), ("k", kv_heads), ("v", kv_heads)] {
             let name = format!("model.layers.{layer}.self_attn.{part}_proj.bias");
-            all.extend(self.vector(&name, heads * head_dim)?);
+            all.extend(self.packer.vector(&name, heads * head_dim)?);
         }
         Ok(Some(all))
     }
@@ -226,13 +225,6 @@ impl Reader<'_> {
     }
 
     fn norm(&self, name: &str, len: usize) -> Result<RmsNorm, WeightsError> {
-        Ok(RmsNorm { weight: self.vector(name, len)?, eps: self.config.rms_eps })
-    }
-
-    fn vector(&self, name: &str, expected: usize) -> Result<Vec<f32>, WeightsError> {
-        match self.weights.vector(name)? {
-            values if values.len() == expected => Ok(values),
-            values => Err(WeightsError::Length { tensor: name.to_owned(), len: values.len(), expected }),
-        }
+        Ok(RmsNorm { weight: self.packer.vector(name, len)?, eps: self.config.rms_eps })
     }
 }
