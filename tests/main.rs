@@ -11,3 +11,4 @@ mod load;
 mod malformed;
 mod parity;
 mod sandbox;
+mod sense;

@@ -135,7 +135,9 @@ impl Call {
     ) -> Result<Ready, ApiError> {
         let terms = Terms { model, text: &text, deadline, id };
         let (requests, parameters) = match self {
-            Self::Chat(call) => (validate::chat(&call, &terms)?, call.parameters),
+            Self::Chat(call) => {
+                (validate::chat(&call, &terms)?, call.parameters.ending_with(text.chat_ends()))
+            }
             Self::Completions(call) => (validate::completions(&call, &terms)?, call.parameters),
         };
         Ok(Ready { parameters, requests, text })

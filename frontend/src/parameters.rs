@@ -75,6 +75,14 @@ impl Parameters {
             delivery: delivery(body)?,
         })
     }
+
+    /// With the texts that end an answer of the model. Like its tokens that do, they can be ignored.
+    pub fn ending_with(mut self, ends: &[&str]) -> Self {
+        if !self.ignore_eos {
+            self.stop_strings.extend(ends.iter().map(|&end| end.to_owned()));
+        }
+        self
+    }
 }
 
 /// Fields that ask for nothing we could do differently: notes of the client to itself.

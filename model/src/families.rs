@@ -55,6 +55,12 @@ pub struct Family {
     pub tied: bool,
 }
 
+/// Chat as plain text, for models that are not tuned for it.
+const PLAIN_TEMPLATE: &str = include_str!("families/plain.jinja");
+
+/// Where such a model goes on with a question of its own: the end of its answer.
+const PLAIN_ENDS: [&str; 2] = ["\n\nQuestion:", "\nQuestion:"];
+
 /// Which layers have a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Windowed {
@@ -95,7 +101,7 @@ const GEMMA2: Family = Family {
     scales_embedding: true,
     interleaved_gguf: false,
     windowed: Windowed::AllBut(2),
-    chat_template: Some(include_str!("families/plain.jinja")),
+    chat_template: Some(PLAIN_TEMPLATE),
     tied: true,
     ..LLAMA
 };
@@ -144,6 +150,11 @@ static FAMILIES: [Family; 9] = [
         ..LLAMA
     },
 ];
+
+/// Texts that end an answer in a chat template; where a model has tokens for it there are none.
+pub fn chat_ends(template: &str) -> &'static [&'static str] {
+    if template == PLAIN_TEMPLATE { &PLAIN_ENDS } else { &[] }
+}
 
 // === impl Family ===
 

@@ -29,6 +29,8 @@ use control::Control;
 use template::ChatTemplate;
 use vocabulary::Vocabulary;
 
+use crate::families;
+
 /// Tokenizer, chat template, special tokens and limits of a model: all that a
 /// frontend needs. Travels as bytes and is named by their digest.
 pub struct ModelText {
@@ -202,6 +204,13 @@ impl ModelText {
     #[must_use]
     pub fn has_template(&self) -> bool {
         self.template.is_some()
+    }
+
+    /// Texts that end an answer in a chat, beside the tokens that do: what a model that is not
+    /// tuned for chat would go on with.
+    #[must_use]
+    pub fn chat_ends(&self) -> &'static [&'static str] {
+        self.template.as_ref().map_or(&[], |template| families::chat_ends(template.source()))
     }
 
     /// One JSON document that [`Self::from_bytes`] reads; equal texts have equal bytes.

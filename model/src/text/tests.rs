@@ -82,6 +82,15 @@ fn a_text_without_template_cannot_chat() {
 }
 
 #[test]
+fn only_plain_chats_end_at_a_question() {
+    let plain = with_template(include_str!("../families/plain.jinja"));
+    assert_eq!(plain.chat_ends(), ["\n\nQuestion:", "\nQuestion:"]);
+    let travelled = ModelText::from_bytes(&plain.to_bytes()).unwrap();
+    assert_eq!(travelled.chat_ends(), plain.chat_ends());
+    assert!(ModelText::mock().chat_ends().is_empty());
+}
+
+#[test]
 fn bytes_are_read_and_named() {
     let text = ModelText::mock();
     let again = ModelText::from_bytes(&text.to_bytes()).unwrap();

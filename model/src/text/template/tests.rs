@@ -132,6 +132,7 @@ fn the_plain_template_asks_questions() {
     ]);
     let expected = "<s>Facts.\n\nQuestion: Hi\nAnswer: Hello.\n\nQuestion: Bye\nAnswer:";
     assert_eq!(render(source, &messages, &json!({})).unwrap(), expected);
+    assert!(crate::families::chat_ends(source).iter().all(|end| expected.contains(end)));
     let tool = json!([{ "role": "tool", "content": "x" }]);
     assert!(matches!(render(source, &tool, &json!({})), Err(TextError::TemplateRefused { .. })));
 }
