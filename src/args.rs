@@ -99,12 +99,12 @@ pub enum BenchKind {
     Handoff(BenchHandoff),
     /// Process start to ready.
     Start(BenchStart),
+    /// Our server's rate over HTTP beside the rate of its engine alone, taking turns.
+    Server(BenchServer),
     /// All of the above; fails when a ratio of BENCHMARKS.md is missed.
     Check,
     /// Servers of the OpenAI API under the same load, taking turns.
     Http(BenchHttp),
-    /// Our server's rate over HTTP beside the rate of its engine alone, taking turns.
-    Server(BenchServer),
     /// One row of `bench engine` once, as a bare number: for scripts that compare with other engines.
     Row(BenchRow),
 }

@@ -5,6 +5,8 @@
 pub struct Counts {
     /// Random requests compared between split and local clusters.
     pub parity_requests: usize,
+    /// The same for each other form of weights and arithmetic.
+    pub parity_requests_of_forms: usize,
     /// Golden cases sent through a cluster of two processes.
     pub golden_split_cases: usize,
     /// Of the golden cases' 48 steps, each so-manieth is compared through the API.
@@ -28,6 +30,7 @@ pub struct Counts {
 
 const CI: Counts = Counts {
     parity_requests: 30,
+    parity_requests_of_forms: 5,
     golden_split_cases: 8,
     golden_forced_stride: 6,
     load_seconds: 10,
@@ -41,6 +44,7 @@ const CI: Counts = Counts {
 
 const FULL: Counts = Counts {
     parity_requests: 200,
+    parity_requests_of_forms: 50,
     golden_split_cases: usize::MAX,
     golden_forced_stride: 1,
     load_seconds: 60,

@@ -2,7 +2,7 @@
 //! tests/golden/README.md): through the engine alone, through one process,
 //! and split over processes.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use baton_engine::{
     backend::{
@@ -54,6 +54,9 @@ struct Step {
 
 const PAGE_TOKENS: u32 = 16;
 
+const FOUR_BITS: Loading<'_> =
+    Loading { precision: Precision::Fast, weights: WeightForm::Int4, progress: None };
+
 fn golden() -> &'static [Case] {
     static GOLDEN: OnceLock<Golden> = OnceLock::new();
     let text = include_str!("golden/smollm2-135m-q4_1.json");
@@ -77,7 +80,10 @@ fn gemma() -> (Model, Vec<Case>) {
 }
 
 fn backend<'a>(model: &'a Model, how: impl Into<Loading<'a>>) -> CpuBackend {
-    let model = CpuModel::load(model, how).unwrap();
+    on(CpuModel::load(model, how).unwrap())
+}
+
+fn on(model: Arc<CpuModel>) -> CpuBackend {
     CpuBackend::new(model, ComputePool::new(2).unwrap(), PAGE_TOKENS)
 }
 
@@ -154,8 +160,10 @@ fn check_reference(model: &Model, cases: &[Case]) {
 /// The file's matrices are Q4_1 and Q8_0, which the smaller form holds as they are.
 #[test]
 fn four_bit_weights_of_a_four_bit_file_give_the_same_bits() {
-    let four = Loading { weights: WeightForm::Int4, ..Loading::default() };
-    let mut backends = [backend(model(), Precision::Fast), backend(model(), four)];
+    let models = [Loading::default(), FOUR_BITS].map(|how| CpuModel::load(model(), how).unwrap());
+    let [plain, four] = models.each_ref().map(|model| model.bytes());
+    assert!(2 * four < plain, "{four} bytes are not half of {plain}");
+    let mut backends = models.map(on);
     for case in &golden()[..2] {
         let all = backends.each_mut().map(|backend| {
             let mut alone = Alone::new(backend, case.prompt_ids.len() + 8);
@@ -171,17 +179,26 @@ fn four_bit_weights_of_a_four_bit_file_give_the_same_bits() {
 
 #[test]
 fn default_precision_stays_close_at_every_step() {
-    check_fast(model(), golden());
+    check_close(model(), golden(), Loading::default(), 0.3);
 }
 
 #[test]
 fn gemma_stays_close_in_default_precision() {
     let (model, cases) = gemma();
-    check_fast(&model, &cases);
+    check_close(&model, &cases, Loading::default(), 0.3);
 }
 
-fn check_fast(model: &Model, cases: &[Case]) {
-    let mut backend = backend(model, Precision::Fast);
+/// K-quants are rounded once more on the way into four and eight bits: the largest deviation
+/// was 0.36 when this was written, that of bf16 0.08.
+#[test]
+fn four_bit_weights_of_gemma_stay_near() {
+    let (model, cases) = gemma();
+    check_close(&model, &cases, FOUR_BITS, 0.5);
+}
+
+/// Follows the reference: every logit it names is within `bound`, and its choice is ours where that decides it.
+fn check_close<'a>(model: &'a Model, cases: &[Case], how: Loading<'a>, bound: f32) {
+    let mut backend = backend(model, how);
     let mut largest = 0.0_f32;
     for case in cases {
         let mut alone = Alone::new(&mut backend, case.prompt_ids.len() + case.output_ids.len());
@@ -191,12 +208,12 @@ fn check_fast(model: &Model, cases: &[Case]) {
                 let found = logits[*id as usize];
                 largest = largest.max((found - expected).abs());
                 assert!(
-                    (found - expected).abs() <= 0.3,
+                    (found - expected).abs() <= bound,
                     "{} step {index}: {found}, not {expected}",
                     case.name
                 );
             }
-            if step.gap >= 0.6 {
+            if step.gap >= 2.0 * bound {
                 assert_eq!(argmax(&logits), forced, "{} step {index}", case.name);
             }
             logits = alone.feed(&[forced]);

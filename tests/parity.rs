@@ -76,11 +76,24 @@ fn request(random: &mut Random, earlier: &[Vec<u32>]) -> (Value, Vec<u32>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn split_and_local_give_identical_answers() {
-    let local = Cluster::start_embedded(COMMON).await;
-    let split = Cluster::start(&Plan { settings: COMMON.to_owned() + FAULTS, prefill: 2, decode: 1 }).await;
+    compare("", counts().parity_requests).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn they_do_with_small_weights_and_in_reference_precision() {
+    for engine in ["weights = \"int4\"", "precision = \"reference\""] {
+        compare(engine, counts().parity_requests_of_forms).await;
+    }
+}
+
+/// Sends the same to a split cluster and to a local one, both with these settings of the engine.
+async fn compare(engine: &str, requests: usize) {
+    let settings = format!("{COMMON}\n[engine]\n{engine}\n");
+    let local = Cluster::start_embedded(&settings).await;
+    let split = Cluster::start(&Plan { settings: settings + FAULTS, prefill: 2, decode: 1 }).await;
     let mut random = Random(2026);
     let mut earlier = Vec::new();
-    for index in 0..counts().parity_requests {
+    for index in 0..requests {
         let (body, prompt) = request(&mut random, &earlier);
         earlier.push(prompt);
         // Both at once: an answer must not depend on what else is in the batch either.

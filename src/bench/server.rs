@@ -21,6 +21,12 @@ const OUTPUT: usize = 64;
 /// Batches of a run.
 const BATCHES: usize = 2;
 
+/// What came out.
+pub struct Measured {
+    /// Rate over HTTP over that of the engine: the median of pairs, for each number of clients.
+    pub over_engine: Vec<f64>,
+}
+
 /// What a run came to.
 #[derive(Default)]
 struct Runs {
@@ -35,6 +41,14 @@ struct Runs {
 /// # Errors
 /// When the model is not on this machine, the server does not start, or a request fails.
 pub fn run(args: &args::BenchServer) -> Result<()> {
+    measure(args).map(drop)
+}
+
+/// Measures every number of clients in pairs of runs.
+///
+/// # Errors
+/// When the model is not on this machine, the server does not start, or a request fails.
+pub fn measure(args: &args::BenchServer) -> Result<Measured> {
     let config = ClusterConfig::load(&args.settings)?;
     config.make_model_available()?;
     let mut backend = Compute::load(&config)?.backend(&config.engine)?;
@@ -45,6 +59,7 @@ pub fn run(args: &args::BenchServer) -> Result<()> {
         "| clients | server, tokens/s | engine alone, tokens/s | ratio of pairs | processor ms a token: server | engine |",
     );
     say("|---|---|---|---|---|---|");
+    let mut over_engine = Vec::new();
     for &clients in &args.concurrency {
         let (mut served, mut alone) = (Runs::default(), Runs::default());
         runtime.block_on(serve(&target, clients, &server, &mut Runs::default()))?;
@@ -61,8 +76,9 @@ pub fn run(args: &args::BenchServer) -> Result<()> {
             median(&served.costs),
             median(&alone.costs)
         ));
+        over_engine.push(median(&pairs));
     }
-    Ok(())
+    Ok(Measured { over_engine })
 }
 
 async fn serve(target: &Target, clients: usize, server: &ServerProcess, runs: &mut Runs) -> Result<()> {

@@ -32,13 +32,17 @@ pub struct Etcd {
 impl Process {
     /// Starts `program`; panics when it cannot be started.
     pub fn start(name: &str, program: &str, args: &[&str]) -> Self {
-        let mut child = Command::new(program)
-            .args(args)
+        Self::spawn(name, Command::new(program).args(args))
+    }
+
+    /// Starts a command; panics when it cannot be started.
+    pub fn spawn(name: &str, command: &mut Command) -> Self {
+        let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .unwrap_or_else(|error| panic!("cannot start {program}: {error}"));
+            .unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
         let lines = Arc::new(Mutex::new(Vec::new()));
         let outputs: [Box<dyn Read + Send>; 2] =
             [Box::new(child.stdout.take().unwrap()), Box::new(child.stderr.take().unwrap())];
