@@ -88,6 +88,7 @@ __device__ __forceinline__ void hold(float (&registers)[N]) {
     for (int i = 0; i < N; i++) asm volatile("" : "+f"(registers[i])::"memory");
 }
 
+#define BATON_SUMS_4(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
 #define BATON_SUMS_8(d, i)                                                                                   \
     "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]),              \
         "+f"(d[i + 6]), "+f"(d[i + 7])
@@ -108,6 +109,39 @@ __device__ __forceinline__ void product(float (&sums)[64], uint64_t a, uint64_t 
                  "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" BATON_NAMES_64 "}, "
                  "%64, %65, add, 1, 1, 0, 0;\n}"
                  : BATON_SUMS_32(sums, 0), BATON_SUMS_32(sums, 32)
+                 : "l"(a), "l"(b), "r"((int)add));
+}
+
+__device__ __forceinline__ void product(float (&sums)[32], uint64_t a, uint64_t b, bool add) {
+    asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %34, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" BATON_NAMES_32 "}, "
+                 "%32, %33, add, 1, 1, 0, 0;\n}"
+                 : BATON_SUMS_32(sums, 0)
+                 : "l"(a), "l"(b), "r"((int)add));
+}
+
+__device__ __forceinline__ void product(float (&sums)[16], uint64_t a, uint64_t b, bool add) {
+    asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %18, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 "
+                 "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, "
+                 "%16, %17, add, 1, 1, 0, 0;\n}"
+                 : BATON_SUMS_8(sums, 0), BATON_SUMS_8(sums, 8)
+                 : "l"(a), "l"(b), "r"((int)add));
+}
+
+__device__ __forceinline__ void product(float (&sums)[8], uint64_t a, uint64_t b, bool add) {
+    asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %10, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16 "
+                 "{%0, %1, %2, %3, %4, %5, %6, %7}, %8, %9, add, 1, 1, 0, 0;\n}"
+                 : BATON_SUMS_8(sums, 0)
+                 : "l"(a), "l"(b), "r"((int)add));
+}
+
+__device__ __forceinline__ void product(float (&sums)[4], uint64_t a, uint64_t b, bool add) {
+    asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %6, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 "
+                 "{%0, %1, %2, %3}, %4, %5, add, 1, 1, 0, 0;\n}"
+                 : BATON_SUMS_4(sums, 0)
                  : "l"(a), "l"(b), "r"((int)add));
 }
 

@@ -4,8 +4,8 @@
 //!   takes it first and is only enqueued when it returns.
 //! - [`Graph`]: ops recorded once and replayed with one call.
 //! - `embed`, `norm`, `rope`, `gate`, `rows`: what stands between matrix products.
-//! - [`gemv`]: products with few rows, limited by reading weights once;
-//!   [`gemm`]: the others, through cuBLASLt.
+//! - [`gemv`], and [`narrow`] on Hopper: products with few rows, limited by reading
+//!   weights once; [`gemm`]: the others, through cuBLASLt.
 //! - [`attention`]: over pages, of one new token a sequence or many.
 //! - [`argmax`], [`random`]: tokens from logits, and made-up weights.
 //!
@@ -23,11 +23,13 @@ pub mod gemv;
 mod graph;
 mod image;
 mod launch;
+pub mod narrow;
 pub mod norm;
 mod pinned;
 pub mod random;
 pub mod rope;
 pub mod rows;
+mod tensor_map;
 mod view;
 
 pub use cudarc;
@@ -37,5 +39,6 @@ pub use gemm::Gemm;
 pub use gemv::Gemv;
 pub use graph::Graph;
 pub use launch::{Args, Grid, Kernel};
+pub use narrow::Narrow;
 pub use pinned::Pinned;
 pub use view::{Read, Weights, Write};

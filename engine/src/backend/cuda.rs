@@ -5,12 +5,14 @@
 //! - `step`: a batch as the kernels read it
 //! - `workspace`: memory between kernels; [`CudaLimits`]
 //! - `pass`: one step through all layers, enqueued
+//! - `products`: its products with weights
 //!
 //! Steps of single tokens alone are recorded as graphs, one for each padded
 //! form, and replayed.
 
 mod memory;
 mod pass;
+mod products;
 mod step;
 pub mod weights;
 mod workspace;

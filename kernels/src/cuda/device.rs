@@ -254,7 +254,16 @@ impl Card {
         let found = unsafe { result::module::get_function(module.0, name) };
         let kernel = Kernel { function: found.map_err(|_| missing)? };
         self.allow_shared_memory(kernel)?;
+        Self::prefer_shared_memory(kernel)?;
         Ok(kernel)
+    }
+
+    /// Gives every kernel the same split between shared memory and L1: a multiprocessor
+    /// must fall idle before it changes that, so that kernels would not overlap.
+    fn prefer_shared_memory(kernel: Kernel) -> Result<(), GpuError> {
+        let at = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT;
+        // SAFETY: a loaded function.
+        unsafe { sys::cuFuncSetAttribute(kernel.function, at, 100) }.result().named("cuFuncSetAttribute")
     }
 
     /// Lets a launch ask for as much shared memory as a block can have.

@@ -25,6 +25,8 @@ pub struct Grid {
     pub threads: usize,
     /// Dynamic shared memory of a block.
     pub shared_bytes: usize,
+    /// Neighbouring blocks in x that run together and reach each other's shared memory; 1 for none.
+    pub cluster: usize,
 }
 
 /// Parameters of a kernel, in order.
@@ -37,6 +39,12 @@ pub struct Args<'a> {
     /// The first word of each.
     starts: [usize; MAX_WORDS],
     count: usize,
+}
+
+/// How a kernel is launched besides its grid.
+struct Attributes {
+    list: [sys::CUlaunchAttribute; 2],
+    count: u32,
 }
 
 // === impl Kernel ===
@@ -63,11 +71,13 @@ impl Kernel {
         for (parameter, start) in parameters.iter_mut().zip(&args.starts[..args.count]) {
             *parameter = args.words[*start..].as_mut_ptr().cast();
         }
-        let mut overlap = sys::CUlaunchAttribute {
-            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
-            pad: [0; 4],
-            value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
-        };
+        let mut attributes = Attributes::default();
+        if overlaps {
+            attributes.overlap();
+        }
+        if grid.cluster > 1 {
+            attributes.cluster(grid.cluster);
+        }
         let [x, y, z] = grid.blocks.map(|blocks| blocks as u32);
         let config = sys::CUlaunchConfig {
             gridDimX: x,
@@ -78,8 +88,8 @@ impl Kernel {
             blockDimZ: 1,
             sharedMemBytes: grid.shared_bytes as u32,
             hStream: args.stream.cu_stream(),
-            attrs: &raw mut overlap,
-            numAttrs: u32::from(overlaps),
+            attrs: attributes.list.as_mut_ptr(),
+            numAttrs: attributes.count,
         };
         args.stream.context().bind_to_thread().named("cuCtxSetCurrent")?;
         // SAFETY: `config`, its attribute and the parameters live for the call,
@@ -97,13 +107,48 @@ impl Kernel {
     }
 }
 
+// === impl Attributes ===
+
+impl Default for Attributes {
+    fn default() -> Self {
+        let none = sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_IGNORE,
+            pad: [0; 4],
+            value: sys::CUlaunchAttributeValue { pad: [0; 64] },
+        };
+        Self { list: [none; 2], count: 0 }
+    }
+}
+
+impl Attributes {
+    fn push(&mut self, id: sys::CUlaunchAttributeID, value: sys::CUlaunchAttributeValue) {
+        self.list[self.count as usize] = sys::CUlaunchAttribute { id, pad: [0; 4], value };
+        self.count += 1;
+    }
+
+    fn overlap(&mut self) {
+        self.push(
+            sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+        );
+    }
+
+    fn cluster(&mut self, blocks: usize) {
+        let cluster = sys::CUlaunchAttributeValue_union__bindgen_ty_1 { x: blocks as u32, y: 1, z: 1 };
+        self.push(
+            sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION,
+            sys::CUlaunchAttributeValue { clusterDim: cluster },
+        );
+    }
+}
+
 // === impl Grid ===
 
 impl Grid {
     /// `blocks` in a line, without dynamic shared memory.
     #[must_use]
     pub fn line(blocks: usize, threads: usize) -> Self {
-        Self { blocks: [blocks, 1, 1], threads, shared_bytes: 0 }
+        Self { blocks: [blocks, 1, 1], threads, shared_bytes: 0, cluster: 1 }
     }
 }
 

@@ -3,12 +3,13 @@
 #![expect(clippy::print_stdout, reason = "a table is what this is for")]
 
 use baton_kernels::cuda::{
-    Gemm, Gemv, Gpu, GpuError, Graph, Weights,
+    Gemm, Gemv, Gpu, GpuError, Graph, Narrow, Weights,
     argmax::argmax,
     cudarc::driver::{CudaSlice, sys::CUevent_flags},
     embed::{Tokens, embed},
     gate::{Activation, gate},
     gemm::Sizes,
+    gemv::MAX_ROWS,
     norm::Norm,
     random::fill_uniform,
     rope::{Places, PoolShape, Rope},
@@ -197,6 +198,7 @@ struct Model {
     gain: CudaSlice<bf16>,
     m: usize,
     x: std::cell::RefCell<CudaSlice<bf16>>,
+    normed: std::cell::RefCell<CudaSlice<bf16>>,
     qkv: std::cell::RefCell<CudaSlice<bf16>>,
     inner: std::cell::RefCell<CudaSlice<bf16>>,
     logits: std::cell::RefCell<CudaSlice<f32>>,
@@ -231,6 +233,46 @@ impl Model {
     }
 }
 
+impl Model {
+    /// The same with norms of their own.
+    fn narrow_step(&self, gpu: &Gpu) -> Result<(), GpuError> {
+        let (mut x, mut normed) = (self.x.borrow_mut(), self.normed.borrow_mut());
+        let (mut qkv, mut inner) = (self.qkv.borrow_mut(), self.inner.borrow_mut());
+        let mut logits = self.logits.borrow_mut();
+        let norm = || Norm { weight: self.gain.as_view(), eps: 1e-5 };
+        let product = |layer, which| Narrow::new(gpu, self.weight(layer, which)).unwrap();
+        for layer in 0..LAYERS {
+            norm().run(gpu, &*x, &mut *normed)?;
+            product(layer, 0).run(gpu, &*normed, &mut *qkv)?;
+            product(layer, 1).add(gpu, &qkv.slice(..self.m * HIDDEN), &mut *x)?;
+            norm().run(gpu, &*x, &mut *normed)?;
+            product(layer, 2).gated(gpu, Activation::Silu, &*normed, &mut *inner)?;
+            product(layer, 3).add(gpu, &*inner, &mut *x)?;
+        }
+        norm().run(gpu, &*x, &mut *normed)?;
+        product(0, 4).run_f32(gpu, &*normed, &mut *logits)?;
+        argmax(gpu, &*logits, &mut *self.tokens.borrow_mut())
+    }
+}
+
+fn narrow_table(gpu: &Gpu) {
+    println!("\nnarrow products, weights not in L2: us, GB/s of weights");
+    for m in [1, 8, 16, 32, 64, 96, 128] {
+        print!("M={m:<4}");
+        for (name, n, k) in SHAPES {
+            let cold = Cold::new(gpu, n, k);
+            let (x, out) = (filled(gpu, 6, m * k, 1.0), cell(gpu, m * n));
+            let all = micros(gpu, |gpu| {
+                let one = |i| Narrow::new(gpu, cold.copy(i)).unwrap().run(gpu, &x, &mut *out.borrow_mut());
+                (0..cold.copies()).try_for_each(one)
+            });
+            let one = all / cold.copies() as f64;
+            print!("  {name} {one:.1} us {:.0}", (2 * n * k) as f64 / one / 1e3);
+        }
+        println!();
+    }
+}
+
 fn step_table(gpu: &Gpu) {
     println!("\na step of the 8B shape but for attention: ms, GB/s of weights");
     let len = LAYERS * (6144 + 4096 + 28_672 + 14_336) * HIDDEN + 128_256 * HIDDEN;
@@ -239,22 +281,29 @@ fn step_table(gpu: &Gpu) {
         gain: filled(gpu, 4, HIDDEN, 1.0),
         m: 0,
         x: cell(gpu, 0),
+        normed: cell(gpu, 0),
         qkv: cell(gpu, 0),
         inner: cell(gpu, 0),
         logits: std::cell::RefCell::new(gpu.zeros(0).unwrap()),
         tokens: std::cell::RefCell::new(gpu.zeros(0).unwrap()),
     };
-    for m in [1, 4, 8, 16] {
+    for m in [1, 8, 16, 32, 64, 128] {
         model.m = m;
         model.x = cell(gpu, m * HIDDEN);
         model.qkv = cell(gpu, m * 6144);
         model.inner = cell(gpu, m * INNER);
         model.logits = std::cell::RefCell::new(gpu.zeros(m * 128_256).unwrap());
         model.tokens = std::cell::RefCell::new(gpu.zeros(m).unwrap());
-        let step = |gpu: &Gpu| micros(gpu, |gpu| model.step(gpu)) / 1e3;
-        let (overlapping, alone) = (step(gpu), step(&gpu.overlapping(false)));
-        let rate = (2 * len) as f64 / overlapping / 1e6;
-        println!("M={m:<3} {overlapping:.3} ms, {rate:.0} GB/s; not overlapping {alone:.3} ms");
+        model.normed = cell(gpu, m * HIDDEN);
+        let rate = |ms: f64| (2 * len) as f64 / ms / 1e6;
+        if m <= MAX_ROWS {
+            let step = |gpu: &Gpu| micros(gpu, |gpu| model.step(gpu)) / 1e3;
+            let (ms, alone) = (step(gpu), step(&gpu.overlapping(false)));
+            println!("M={m:<3} gemv   {ms:.3} ms, {:.0} GB/s; not overlapping {alone:.3} ms", rate(ms));
+        }
+        let step = |gpu: &Gpu| micros(gpu, |gpu| model.narrow_step(gpu)) / 1e3;
+        let (ms, alone) = (step(gpu), step(&gpu.overlapping(false)));
+        println!("M={m:<3} narrow {ms:.3} ms, {:.0} GB/s; not overlapping {alone:.3} ms", rate(ms));
     }
 }
 
@@ -267,6 +316,7 @@ fn bench() {
     gap_table(&gpu);
     small_table(&gpu);
     gemv_table(&gpu, copy);
+    narrow_table(&gpu);
     step_table(&gpu);
     gemm_table(&gpu, &[8, 16, 32, 64, 128, 256, 512, 2048, 8192]);
 }

@@ -1,7 +1,7 @@
 //! Matrix products.
 
 use baton_kernels::cuda::{
-    Gemm, Gemv, Gpu, Weights, gate::Activation, gemm::Sizes, gemv::MAX_ROWS, norm::Norm,
+    Gemm, Gemv, Gpu, Narrow, Weights, gate::Activation, gemm::Sizes, gemv::MAX_ROWS, narrow, norm::Norm,
 };
 use half::bf16;
 
@@ -112,6 +112,77 @@ fn a_row_is_the_same_bits_whatever_rows_are_beside_it() {
     }
 }
 
+/// Outputs and inputs: one block, ends of tiles and stages, and shared-out inputs.
+const NARROW_SHAPES: [(usize, usize); 6] =
+    [(8, 8), (136, 72), (960, 576), (576, 1536), (264, 4096), (128, 14_336)];
+
+#[test]
+fn narrow_products_give_the_sums_of_the_formula() {
+    let gpu = gpu();
+    for (n, k) in NARROW_SHAPES {
+        let w = random(1, n * k, 0.5);
+        let w_there = gpu.upload(&w).unwrap();
+        gpu.synchronize().unwrap();
+        let weights = || Weights { data: w_there.as_view(), outputs: n, inputs: k };
+        let Some(narrow) = Narrow::new(&gpu, weights()) else { return };
+        for m in [1, 8, 9, 31, 64, 65, 128] {
+            let what = format!("{m}x{n}x{k}");
+            let x = random(3, m * k, 1.0);
+            let x_there = gpu.upload(&x).unwrap();
+            let expected = product(&wide(&x), &w, k);
+
+            let mut out = poisoned(&gpu, m * n);
+            narrow.run(&gpu, &x_there, &mut out).unwrap();
+            assert_close(&gpu.download(&out).unwrap(), &expected, &what);
+
+            let mut logits = gpu.upload(&vec![f32::NAN; m * n]).unwrap();
+            narrow.run_f32(&gpu, &x_there, &mut logits).unwrap();
+            let logits: Vec<f64> = gpu.download(&logits).unwrap().into_iter().map(f64::from).collect();
+            assert_within(&logits, &expected, 1e-4, &what);
+
+            let before = random(4, m * n, 1.0);
+            let mut sum = gpu.upload(&before).unwrap();
+            narrow.add(&gpu, &x_there, &mut sum).unwrap();
+            let sums: Vec<f64> = wide(&before).iter().zip(&expected).map(|(before, x)| before + x).collect();
+            assert_close(&gpu.download(&sum).unwrap(), &sums, &format!("added {what}"));
+
+            if n % 16 == 0 {
+                let activation = if m % 2 == 0 { Activation::Silu } else { Activation::GeluTanh };
+                let gated = expected.chunks(n).flat_map(|row| {
+                    let (gates, ups) = row.split_at(n / 2);
+                    let one = |(gate, up): (&f64, &f64)| activated(activation, *gate) * up;
+                    gates.iter().zip(ups).map(one).collect::<Vec<_>>()
+                });
+                let mut out = poisoned(&gpu, m * n / 2);
+                narrow.gated(&gpu, activation, &x_there, &mut out).unwrap();
+                let out = gpu.download(&out).unwrap();
+                assert_close(&out, &gated.collect::<Vec<_>>(), &format!("gated {what}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_row_of_a_narrow_product_is_the_same_bits_whatever_rows_are_beside_it() {
+    let gpu = gpu();
+    for (n, k) in [(272, 1544), (4096, 4096)] {
+        let w = gpu.upload(&random(1, n * k, 0.5)).unwrap();
+        let x = gpu.upload(&random(3, narrow::MAX_ROWS * k, 1.0)).unwrap();
+        gpu.synchronize().unwrap();
+        let run = |first: usize, rows: usize| {
+            let weights = Weights { data: w.as_view(), outputs: n, inputs: k };
+            let mut out = poisoned(&gpu, rows * n);
+            let x = x.slice(first * k..(first + rows) * k);
+            Narrow::new(&gpu, weights)?.run(&gpu, &x, &mut out).unwrap();
+            Some(gpu.download(&out).unwrap())
+        };
+        let Some(all) = run(0, narrow::MAX_ROWS) else { return };
+        for (first, rows) in [(0, 1), (127, 1), (5, 8), (3, 16), (64, 31), (1, 64)] {
+            assert_eq!(run(first, rows).unwrap(), all[first * n..(first + rows) * n], "{first} {rows}");
+        }
+    }
+}
+
 #[test]
 fn shapes_that_do_not_fit_are_refused() {
     let gpu = gpu();
@@ -122,6 +193,11 @@ fn shapes_that_do_not_fit_are_refused() {
     assert!(Gemv::new(weights(64, 72)).run(&gpu, &x, &mut out).is_err());
     assert!(Gemv::new(weights(64, 64)).run(&gpu, &x, &mut out.slice_mut(1..)).is_err());
     assert!(Gemv::new(weights(64, 64)).run(&gpu, &gpu.zeros(17 * 64).unwrap(), &mut out).is_err());
+    if let Some(narrow) = Narrow::new(&gpu, weights(64, 64)) {
+        assert!(narrow.run(&gpu, &x, &mut out.slice_mut(1..)).is_err());
+        assert!(narrow.run(&gpu, &gpu.zeros(129 * 64).unwrap(), &mut out).is_err());
+        assert!(Narrow::new(&gpu, weights(64, 63)).is_none());
+    }
     let gemm = Gemm::new(&gpu, None).unwrap();
     assert!(gemm.run(&weights(64, 64), &x.slice(1..), &mut out).is_err());
     Gemv::new(weights(64, 64)).run(&gpu, &x, &mut out).unwrap();

@@ -3,13 +3,11 @@
 use std::collections::BTreeSet;
 
 use baton_kernels::cuda::{
-    Gemm, Gemv, Gpu, GpuError,
+    Gpu, GpuError,
     argmax::argmax,
     attention::{self, Attention, Decode, Inputs, Paged, Rows, Shares, Split},
     cudarc::driver::CudaSlice,
     embed::{Tokens, embed},
-    gate::{Activation, gate},
-    gemm::Sizes,
     norm::Heads,
     rope::{Places, PoolShape, Rope},
     rows::{gather, softcap},
@@ -17,15 +15,17 @@ use baton_kernels::cuda::{
 use baton_model::ModelConfig;
 use half::bf16;
 
-use super::{CudaLimits, CudaModel, step::Form, weights::Layer, workspace::Workspace};
-
-/// Steps of at most this many rows read weights by kernels of their own.
-const FEW_ROWS: usize = 8;
+use super::{
+    CudaLimits, CudaModel,
+    products::{Normed, Products},
+    step::Form,
+    weights::Layer,
+    workspace::Workspace,
+};
 
 /// What the kernels of a step need besides weights and memory.
 pub(super) struct Pass {
-    gemm: Gemm,
-    activation: Activation,
+    products: Products,
     decode: Decode,
     /// A step's work on single tokens, for each window that layers have.
     shares: Vec<(Option<usize>, Shares)>,
@@ -46,10 +46,6 @@ struct Run<'a> {
 
 impl Pass {
     pub fn new(gpu: &Gpu, model: &CudaModel, limits: &CudaLimits) -> Result<Self, GpuError> {
-        let activation = match model.config().activation {
-            baton_model::Activation::Silu => Activation::Silu,
-            baton_model::Activation::GeluTanh => Activation::GeluTanh,
-        };
         let config = model.config();
         let most = attention::Limits {
             sequences: limits.sequences,
@@ -59,26 +55,12 @@ impl Pass {
         let windows: BTreeSet<_> = config.attention.iter().map(|layer| layer.window).collect();
         let shares = windows.into_iter().map(|window| Ok((window, decode.shares(gpu, window)?)));
         let shares = shares.collect::<Result<_, GpuError>>()?;
-        Ok(Self { gemm: Gemm::new(gpu, limits.cache.as_deref())?, activation, decode, shares })
+        Ok(Self { products: Products::new(gpu, config, limits)?, decode, shares })
     }
 
     /// Finds the fastest algorithms for the products of steps up to `limits`.
     pub fn tune(&self, config: &ModelConfig, limits: &CudaLimits) -> Result<(), GpuError> {
-        let ModelConfig { hidden, heads, kv_heads, head_dim, intermediate, vocab, .. } = *config;
-        let products = [
-            ((heads + 2 * kv_heads) * head_dim, hidden),
-            (hidden, heads * head_dim),
-            (2 * intermediate, hidden),
-            (hidden, intermediate),
-        ];
-        let few = [16, 32, 64, 96, 128, 192, 256].into_iter().filter(|rows| *rows <= limits.sequences);
-        let many = [512, 1024, 2048, 4096, 8192, 16384].into_iter().filter(|rows| *rows <= limits.rows);
-        let mut shapes: Vec<Sizes> = Vec::new();
-        for (n, k) in products {
-            shapes.extend(few.clone().chain(many.clone()).map(|m| Sizes { n, k, m }));
-        }
-        shapes.extend(few.map(|m| Sizes { n: vocab, k: hidden, m }));
-        self.gemm.tune(&shapes).map(drop)
+        self.products.tune(config, limits)
     }
 
     /// Enqueues a step whose words are in `work`. Then rows of logits and the
@@ -107,10 +89,6 @@ impl Pass {
 // === impl Run ===
 
 impl Run<'_> {
-    fn is_few(&self) -> bool {
-        self.form.rows() <= FEW_ROWS
-    }
-
     fn embed(&mut self) -> Result<(), GpuError> {
         let Self { gpu, model, work, form, .. } = self;
         let tokens = Tokens { rows: work.words.slice(form.tokens()), drawn: Some(work.drawn.as_view()) };
@@ -137,20 +115,17 @@ impl Run<'_> {
         written: &mut dyn FnMut(usize) -> Result<(), GpuError>,
     ) -> Result<(), GpuError> {
         let layer = &self.model.layers[index];
-        let is_few = self.is_few();
         let Self { gpu, pass, model, work, form, .. } = self;
         let &ModelConfig { hidden, heads, kv_heads, head_dim, .. } = model.config();
         let rows = form.rows();
         let width = (heads + 2 * kv_heads) * head_dim;
         let mut qkv = work.qkv.slice_mut(..rows * width);
-        let x = work.x.slice(..rows * hidden);
-        if is_few {
-            Gemv::normed(layer.qkv.view(), layer.attention_norm.view()).run(gpu, &x, &mut qkv)?;
-        } else {
-            let mut normed = work.normed.slice_mut(..rows * hidden);
-            layer.attention_norm.view().run(gpu, &x, &mut normed)?;
-            pass.gemm.run(&layer.qkv.view(), &normed, &mut qkv)?;
-        }
+        let input = Normed {
+            norm: &layer.attention_norm,
+            x: work.x.slice(..rows * hidden),
+            normed: work.normed.slice_mut(..rows * hidden),
+        };
+        pass.products.run(gpu, &layer.qkv, input, &mut qkv)?;
         if let (Some(q_norm), Some(k_norm)) = (&layer.q_norm, &layer.k_norm) {
             q_norm.view().heads(gpu, Heads { stride: width, start: 0, heads }, &mut qkv)?;
             let keys = Heads { stride: width, start: heads * head_dim, heads: kv_heads };
@@ -162,10 +137,7 @@ impl Run<'_> {
         let Self { gpu, pass, work, .. } = self;
         let attended = work.attended.slice(..rows * heads * head_dim);
         let mut x = work.x.slice_mut(..rows * hidden);
-        match is_few {
-            true => Gemv::new(layer.attention_output.view()).add(gpu, &attended, &mut x),
-            false => pass.gemm.add(&layer.attention_output.view(), &attended, &mut x),
-        }
+        pass.products.add(gpu, &layer.attention_output, &attended, &mut x)
     }
 
     /// Turns queries and keys; keys and values go to their pages.
@@ -235,23 +207,17 @@ impl Run<'_> {
     }
 
     fn feed_forward(&mut self, layer: &Layer) -> Result<(), GpuError> {
-        let is_few = self.is_few();
         let Self { gpu, pass, model, work, form, .. } = self;
         let &ModelConfig { hidden, intermediate, .. } = model.config();
         let rows = form.rows();
-        let mut x = work.x.slice_mut(..rows * hidden);
         let mut gated = work.gated.slice_mut(..rows * intermediate);
-        if is_few {
-            let gate_up = Gemv::normed(layer.gate_up.view(), layer.mlp_norm.view());
-            gate_up.gated(gpu, pass.activation, &x, &mut gated)?;
-            return Gemv::new(layer.down.view()).add(gpu, &gated, &mut x);
-        }
-        let mut normed = work.normed.slice_mut(..rows * hidden);
-        layer.mlp_norm.view().run(gpu, &x, &mut normed)?;
-        let mut gate_up = work.gate_up.slice_mut(..rows * 2 * intermediate);
-        pass.gemm.run(&layer.gate_up.view(), &normed, &mut gate_up)?;
-        gate(gpu, pass.activation, intermediate, &gate_up, &mut gated)?;
-        pass.gemm.add(&layer.down.view(), &gated, &mut x)
+        let input = Normed {
+            norm: &layer.mlp_norm,
+            x: work.x.slice(..rows * hidden),
+            normed: work.normed.slice_mut(..rows * hidden),
+        };
+        pass.products.gated(gpu, &layer.gate_up, input, (&mut work.gate_up, &mut gated))?;
+        pass.products.add(gpu, &layer.down, &gated, &mut work.x.slice_mut(..rows * hidden))
     }
 
     /// Logits of the wanted rows, and the likeliest token of each.
@@ -269,13 +235,9 @@ impl Run<'_> {
         }
         let source = if form.is_decode() { x } else { last.as_view() };
         let mut logits = work.logits.slice_mut(..wanted * config.vocab);
-        if wanted <= FEW_ROWS {
-            Gemv::normed(model.output().view(), model.norm.view()).run_f32(gpu, &source, &mut logits)?;
-        } else {
-            let mut normed = work.normed.slice_mut(..wanted * hidden);
-            model.norm.view().run(gpu, &source, &mut normed)?;
-            pass.gemm.run(&model.output().view(), &normed, &mut logits)?;
-        }
+        let normed = work.normed.slice_mut(..wanted * hidden);
+        let input = Normed { norm: &model.norm, x: source, normed };
+        pass.products.run_f32(gpu, model.output(), input, &mut logits)?;
         if let Some(cap) = config.logit_softcap {
             softcap(gpu, cap, &mut logits)?;
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use baton_kernels::cuda::{
-    Gpu, GpuError, Pinned, Weights as View,
+    Gpu, GpuError, Pinned, Read, Weights as View,
     cudarc::driver::{CudaSlice, CudaViewMut},
     norm::Norm,
     random::fill_uniform,
@@ -307,6 +307,11 @@ fn refused(error: WeightsError) -> BackendError {
 impl Dense {
     fn unset(gpu: &Gpu, outputs: usize, inputs: usize) -> Result<Self, GpuError> {
         Ok(Self { data: gpu.unset(outputs * inputs)?, outputs, inputs })
+    }
+
+    /// How many rows of inputs `x` is.
+    pub fn rows_of(&self, x: &impl Read<bf16>) -> usize {
+        x.len() / self.inputs
     }
 
     pub fn view(&self) -> View<'_> {

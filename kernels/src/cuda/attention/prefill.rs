@@ -201,7 +201,7 @@ fn launch(gpu: &Gpu, head_dim: usize, parameter: &Parameter) -> Result<(), GpuEr
     };
     let shared_bytes = 2 * head_dim.next_multiple_of(64) * (TILE_ROWS + 2 * keys);
     let blocks = [parameter.heads as usize, parameter.tile_count as usize, 1];
-    let grid = Grid { blocks, threads, shared_bytes };
+    let grid = Grid { blocks, threads, shared_bytes, cluster: 1 };
     let args = gpu.args().record(parameter.words());
     // SAFETY: as in `launch_on_hopper`.
     unsafe { gpu.kernel("attention_prefill", name)?.launch(grid, args, gpu.overlaps()) }

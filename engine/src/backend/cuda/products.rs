@@ -1,0 +1,164 @@
+//! Products of a step with the model's weights, by the kernel that is fastest for their rows.
+
+use baton_kernels::cuda::{
+    Gemm, Gemv, Gpu, GpuError, Narrow, Read, Write,
+    cudarc::driver::{CudaSlice, CudaView, CudaViewMut},
+    gate::{Activation, gate},
+    gemm::Sizes,
+};
+use baton_model::ModelConfig;
+use half::bf16;
+
+use super::{
+    CudaLimits,
+    weights::{Dense, Vector},
+};
+
+/// Products of at most this many rows norm their input on the way, where [`Narrow`] does not do them.
+const FEW_ROWS: usize = 8;
+
+/// Products of at most this many rows are faster without cuBLASLt, where [`Narrow`] does them.
+const NARROW_ROWS: usize = 128;
+
+/// cuBLASLt, and what else products need.
+pub(super) struct Products {
+    gemm: Gemm,
+    activation: Activation,
+}
+
+/// Rows that a product reads after their norm, and a place for the normed ones.
+pub(super) struct Normed<'a> {
+    pub norm: &'a Vector,
+    pub x: CudaView<'a, bf16>,
+    pub normed: CudaViewMut<'a, bf16>,
+}
+
+/// Who does a product.
+enum Kernel<'a> {
+    Narrow(Narrow<'a>),
+    Gemv,
+    Gemm,
+}
+
+// === impl Products ===
+
+impl Products {
+    pub fn new(gpu: &Gpu, config: &ModelConfig, limits: &CudaLimits) -> Result<Self, GpuError> {
+        let activation = match config.activation {
+            baton_model::Activation::Silu => Activation::Silu,
+            baton_model::Activation::GeluTanh => Activation::GeluTanh,
+        };
+        Ok(Self { gemm: Gemm::new(gpu, limits.cache.as_deref())?, activation })
+    }
+
+    /// Finds the fastest algorithms for the products of steps up to `limits`.
+    pub fn tune(&self, config: &ModelConfig, limits: &CudaLimits) -> Result<(), GpuError> {
+        let ModelConfig { hidden, heads, kv_heads, head_dim, intermediate, vocab, .. } = *config;
+        let products = [
+            ((heads + 2 * kv_heads) * head_dim, hidden),
+            (hidden, heads * head_dim),
+            (2 * intermediate, hidden),
+            (hidden, intermediate),
+        ];
+        let few = [16, 32, 64, 96, 128, 192, 256].into_iter().filter(|rows| *rows <= limits.sequences);
+        let many = [512, 1024, 2048, 4096, 8192, 16384].into_iter().filter(|rows| *rows <= limits.rows);
+        let mut shapes: Vec<Sizes> = Vec::new();
+        for (n, k) in products {
+            shapes.extend(few.clone().chain(many.clone()).map(|m| Sizes { n, k, m }));
+        }
+        shapes.extend(few.map(|m| Sizes { n: vocab, k: hidden, m }));
+        self.gemm.tune(&shapes).map(drop)
+    }
+
+    /// `out = weights * norm(x)`
+    pub fn run(
+        &self,
+        gpu: &Gpu,
+        weights: &Dense,
+        input: Normed<'_>,
+        out: &mut impl Write<bf16>,
+    ) -> Result<(), GpuError> {
+        match Kernel::of(gpu, weights, &input.x) {
+            Kernel::Narrow(product) => product.run(gpu, &input.computed(gpu)?, out),
+            Kernel::Gemv => Gemv::normed(weights.view(), input.norm.view()).run(gpu, &input.x, out),
+            Kernel::Gemm => self.gemm.run(&weights.view(), &input.computed(gpu)?, out),
+        }
+    }
+
+    /// As [`run`](Self::run), in f32: for logits.
+    pub fn run_f32(
+        &self,
+        gpu: &Gpu,
+        weights: &Dense,
+        input: Normed<'_>,
+        out: &mut impl Write<f32>,
+    ) -> Result<(), GpuError> {
+        match Kernel::of(gpu, weights, &input.x) {
+            Kernel::Narrow(product) => product.run_f32(gpu, &input.computed(gpu)?, out),
+            Kernel::Gemv => Gemv::normed(weights.view(), input.norm.view()).run_f32(gpu, &input.x, out),
+            Kernel::Gemm => self.gemm.run(&weights.view(), &input.computed(gpu)?, out),
+        }
+    }
+
+    /// `out = activation(gates * norm(x)) * (ups * norm(x))`; `both` is a place for gates and ups.
+    pub fn gated(
+        &self,
+        gpu: &Gpu,
+        weights: &Dense,
+        input: Normed<'_>,
+        (both, out): (&mut CudaSlice<bf16>, &mut impl Write<bf16>),
+    ) -> Result<(), GpuError> {
+        let rows = weights.rows_of(&input.x);
+        match Kernel::of(gpu, weights, &input.x) {
+            Kernel::Narrow(product) => product.gated(gpu, self.activation, &input.computed(gpu)?, out),
+            Kernel::Gemv => {
+                let product = Gemv::normed(weights.view(), input.norm.view());
+                product.gated(gpu, self.activation, &input.x, out)
+            }
+            Kernel::Gemm => {
+                let mut both = both.slice_mut(..2 * out.len());
+                self.gemm.run(&weights.view(), &input.computed(gpu)?, &mut both)?;
+                gate(gpu, self.activation, out.len() / rows.max(1), &both, out)
+            }
+        }
+    }
+
+    /// `out += weights * x`
+    pub fn add(
+        &self,
+        gpu: &Gpu,
+        weights: &Dense,
+        x: &impl Read<bf16>,
+        out: &mut impl Write<bf16>,
+    ) -> Result<(), GpuError> {
+        match Kernel::of(gpu, weights, x) {
+            Kernel::Narrow(product) => product.add(gpu, x, out),
+            Kernel::Gemv => Gemv::new(weights.view()).add(gpu, x, out),
+            Kernel::Gemm => self.gemm.add(&weights.view(), x, out),
+        }
+    }
+}
+
+// === impl Normed ===
+
+impl<'a> Normed<'a> {
+    /// Enqueues the norm.
+    fn computed(mut self, gpu: &Gpu) -> Result<CudaViewMut<'a, bf16>, GpuError> {
+        self.norm.view().run(gpu, &self.x, &mut self.normed)?;
+        Ok(self.normed)
+    }
+}
+
+// === impl Kernel ===
+
+impl<'a> Kernel<'a> {
+    fn of(gpu: &Gpu, weights: &'a Dense, x: &impl Read<bf16>) -> Self {
+        let rows = weights.rows_of(x);
+        let narrow = (rows <= NARROW_ROWS).then(|| Narrow::new(gpu, weights.view())).flatten();
+        match narrow {
+            Some(product) => Self::Narrow(product),
+            None if rows <= FEW_ROWS => Self::Gemv,
+            None => Self::Gemm,
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! Matrices as Hopper's copy engine sees them.
+#![expect(unsafe_code, reason = "the driver encodes the map")]
+
+use cudarc::driver::sys;
+
+use super::error::{GpuError, Named};
+
+/// Elements of a row of a box: what one swizzled line of shared memory holds.
+pub(super) const PANEL: usize = 64;
+
+/// A `CUtensorMap`, as a kernel's parameter.
+pub(super) type TensorMap = [u64; 16];
+
+/// The bf16 array at `address`, innermost size first, of which boxes of [`PANEL`] by
+/// `boxes` elements are read; `strides` are bytes, from the second size on. What lies
+/// outside reads as zeros.
+pub(super) fn tensor_map<const RANK: usize>(
+    address: u64,
+    sizes: [usize; RANK],
+    strides: &[usize],
+    boxes: [usize; RANK],
+) -> Result<TensorMap, GpuError> {
+    let mut map = sys::CUtensorMap { opaque: [0; 16] };
+    let (sizes, boxes, steps) = (sizes.map(|size| size as u64), boxes.map(|size| size as u32), [1; RANK]);
+    let strides: Vec<u64> = strides.iter().map(|stride| *stride as u64).collect();
+    debug_assert_eq!(strides.len() + 1, RANK);
+    // SAFETY: the arrays live for the call and have the sizes that the rank needs; the
+    // driver checks what they say.
+    unsafe {
+        sys::cuTensorMapEncodeTiled(
+            &raw mut map,
+            sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+            RANK as u32,
+            address as *mut std::ffi::c_void,
+            sizes.as_ptr(),
+            strides.as_ptr(),
+            boxes.as_ptr(),
+            steps.as_ptr(),
+            sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
+            sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+            sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+            sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+        )
+    }
+    .result()
+    .named("cuTensorMapEncodeTiled")?;
+    Ok(map.opaque)
+}
