@@ -68,6 +68,32 @@ pub trait Backend: Send {
     ) -> Result<Vec<Option<u32>>, BackendError> {
         Ok(self.forward(batch, layer_done)?.rows().map(sampler::greatest).collect())
     }
+
+    /// Whether it takes steps with [`enqueue`](Self::enqueue): one may be under way while the next is made.
+    fn runs_ahead(&self) -> bool {
+        false
+    }
+
+    /// Enqueues a step of which only the likeliest tokens are wanted. A token
+    /// that is [`pending`](crate::batch::pending) is the one that the step
+    /// enqueued before draws. Steps run in order; at most two are under way.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward), and nothing is enqueued; [`BackendError::Device`]
+    /// when two steps are under way, or it does not run ahead.
+    fn enqueue(&mut self, batch: &Batch<'_>) -> Result<(), BackendError> {
+        let _ = batch;
+        Err(BackendError::Device("it does not run ahead".to_owned()))
+    }
+
+    /// The likeliest tokens of the oldest step under way, in its batch's order.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward), and no step is under way any more;
+    /// [`BackendError::Device`] when none was.
+    fn collect(&mut self) -> Result<Vec<Option<u32>>, BackendError> {
+        Err(BackendError::Device("no step is under way".to_owned()))
+    }
 }
 
 /// A step that could not be computed.

@@ -34,6 +34,11 @@ pub const fn pending(row: usize) -> u32 {
     u32::MAX - row as u32
 }
 
+/// The row that a token is [`pending`] on, if the step before has so many and it is.
+pub(crate) fn pending_row(token: u32, rows: usize) -> Option<usize> {
+    Some((u32::MAX - token) as usize).filter(|row| *row < rows)
+}
+
 /// Rows of logits, one for each sequence that wanted them, in batch order.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Logits {
@@ -78,7 +83,7 @@ impl Batch<'_> {
                 )));
             }
             let is_known =
-                |token: u32| (token as usize) < vocab || ((u32::MAX - token) as usize) < pending_rows;
+                |token: u32| (token as usize) < vocab || pending_row(token, pending_rows).is_some();
             if let Some(&token) = tokens[start..end].iter().find(|token| !is_known(**token)) {
                 return Err(BackendError::Token { sequence: index, token, vocab });
             }

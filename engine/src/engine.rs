@@ -1,4 +1,10 @@
 //! One step: plan, forward, sample, commit.
+//!
+//! - `draw`: what a step gave, and the tokens drawn from it
+//! - `ahead`: steps enqueued before the one before has ended
+
+mod ahead;
+mod draw;
 
 use std::{
     ops::Range,
@@ -6,18 +12,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use baton_protocol::{ErrorCode, Failure, FinishReason, Token};
+use baton_protocol::{ErrorCode, Failure};
 
 use crate::{
-    EngineConfig, EngineError, EngineHandle, EngineMetrics, SequenceEvent,
+    ChoiceSpec, EngineConfig, EngineError, EngineHandle, EngineMetrics, SequenceEvent,
     backend::{Backend, BackendError},
-    batch::{Batch, BatchSequence, Logits},
-    kv::{KvPool, PageId},
-    sampler,
+    kv::KvPool,
     scheduler::{Chunk, Plan, Scheduler},
-    sequence::{Origin, Sequence, spec::Limits},
+    sequence::{Sequence, spec::Limits},
     worker::Shared,
 };
+use ahead::Ahead;
+use draw::{Drawn, Row, Rows, Rules};
 
 /// A backend, its page pool and its sequences. Runs on whatever thread calls
 /// [`step`](Self::step); see [`EngineWorker`](crate::EngineWorker).
@@ -28,6 +34,7 @@ pub struct Engine {
     rules: Rules,
     layer_groups: u32,
     shared: Arc<Shared>,
+    ahead: Ahead,
     /// Whether the pool was found in order since the last step that changed it.
     is_checked: bool,
 }
@@ -42,37 +49,6 @@ pub enum StepOutcome {
     Stalled,
     /// There are no sequences.
     Idle,
-}
-
-/// How tokens are drawn, besides what the request says.
-struct Rules {
-    eos_tokens: Vec<u32>,
-}
-
-/// What a step gave for each sequence that draws, in batch order.
-enum Rows {
-    Logits(Logits),
-    /// All of them draw nothing but the likeliest token.
-    Likeliest(Vec<Option<u32>>),
-}
-
-/// What one sequence draws from.
-#[derive(Clone, Copy)]
-enum Row<'a> {
-    Logits(&'a [f32]),
-    Likeliest(Option<u32>),
-}
-
-/// What came of a draw.
-enum Drawn {
-    Token {
-        token: Token,
-        end: Option<FinishReason>,
-    },
-    /// A stop token, which is not emitted.
-    Stop,
-    /// The model returned nothing to draw from.
-    Nothing,
 }
 
 // === impl Engine ===
@@ -90,9 +66,11 @@ impl Engine {
         let layer_groups = config.scheduler.layer_groups.clamp(1, shape.layers.max(1));
         let metrics = EngineMetrics::new(&pool);
         let scheduler = Scheduler::new(config.scheduler.clone(), Arc::clone(&pool), metrics.clone());
-        let shared = Arc::new(Shared::new(Arc::clone(&pool), metrics, limits, &config.scheduler));
-        let rules = Rules { eos_tokens: config.eos_tokens };
-        Ok(Self { backend, pool, scheduler, rules, layer_groups, shared, is_checked: false })
+        let rules = Rules { eos_tokens: config.eos_tokens, metrics: metrics.clone() };
+        let steps = if backend.runs_ahead() { 2 } else { 1 };
+        let shared = Arc::new(Shared::new(Arc::clone(&pool), metrics, limits, &config.scheduler, steps));
+        let ahead = Ahead::default();
+        Ok(Self { backend, pool, scheduler, rules, layer_groups, shared, ahead, is_checked: false })
     }
 
     /// How others reach it.
@@ -114,28 +92,26 @@ impl Engine {
     /// As [`step`](Self::step).
     pub fn step_at(&mut self, now: Instant) -> Result<StepOutcome, EngineError> {
         self.receive()?;
-        self.scheduler.sweep(now);
-        let plan = self.scheduler.plan();
-        if plan.chunks.is_empty() {
-            return self.rest();
-        }
-        let began = Instant::now();
-        match self.forward(&plan) {
-            Ok(rows) => {
-                self.scheduler.learn(&plan, began.elapsed());
-                self.commit(plan, &rows);
+        self.ahead.park(self.scheduler.sweep(now));
+        let is_ahead = self.ahead.is_busy();
+        let plan = self.scheduler.plan(is_ahead);
+        match () {
+            () if self.can_enqueue(&plan) => {
+                self.enqueue(plan)?;
+                if is_ahead {
+                    self.collect()?;
+                }
             }
-            Err(error) => self.blame(&plan, error)?,
+            () if is_ahead => self.collect()?,
+            () if plan.chunks.is_empty() => return self.rest(),
+            () => self.run(plan)?,
         }
-        self.shared.metrics.step.observe(began.elapsed().as_secs_f64());
         Ok(StepOutcome::Ran)
     }
 
     fn receive(&mut self) -> Result<(), EngineError> {
         let submitted = self.shared.inbox.take().ok_or(EngineError::Stopped)?;
-        for sequence in submitted {
-            self.scheduler.push(sequence);
-        }
+        self.scheduler.push(submitted);
         Ok(())
     }
 
@@ -156,36 +132,38 @@ impl Engine {
         Ok(StepOutcome::Idle)
     }
 
+    /// Computes the plan's step, waiting for it.
+    fn run(&mut self, plan: Plan) -> Result<(), EngineError> {
+        let began = Instant::now();
+        match self.forward(&plan) {
+            Ok(rows) => {
+                self.scheduler.learn(&plan, began.elapsed());
+                self.commit(plan, &rows);
+            }
+            Err(error) => self.blame(&plan, error)?,
+        }
+        self.shared.metrics.step.observe(began.elapsed().as_secs_f64());
+        Ok(())
+    }
+
     /// Runs the plan's tokens through the backend; reports prompts of handoffs
     /// layer group by layer group while later ones compute.
     fn forward(&mut self, plan: &Plan) -> Result<Rows, BackendError> {
         self.is_checked = false;
-        let planned: Vec<(&Chunk, &Sequence, Vec<PageId>)> = plan
-            .chunks
-            .iter()
-            .filter_map(|chunk| {
-                self.scheduler.get(chunk.key).map(|sequence| (chunk, sequence, sequence.page_ids()))
-            })
-            .collect();
-        let sequences = planned.iter().map(|(chunk, sequence, pages)| BatchSequence {
-            tokens: &sequence.tokens,
-            start: chunk.tokens.start,
-            end: chunk.tokens.end,
-            pages,
-            wants_logits: chunk.wants_logits,
-        });
-        let batch = Batch { sequences: sequences.collect() };
+        let pages = self.scheduler.page_ids(plan);
+        let batch = self.scheduler.batch(plan, &pages);
         let layers = self.pool.shape().layers;
         let groups = self.layer_groups;
         let mut layer_done = |layer: usize| {
             let Some(layers) = group_ending_with(layer as u32, layers, groups) else { return };
-            for (chunk, sequence, _) in planned.iter().filter(|(_, sequence, _)| sequence.origin.is_prefill) {
+            let prompts = self.scheduler.planned(plan).filter(|(_, sequence)| sequence.origin.is_prefill);
+            for (chunk, sequence) in prompts {
                 let tokens = chunk.tokens.start as u32..chunk.tokens.end as u32;
                 sequence.origin.emit(SequenceEvent::Computed { layers: layers.clone(), tokens });
             }
         };
-        let draws = planned.iter().filter(|(chunk, ..)| chunk.wants_logits);
-        if draws.map(|(_, sequence, _)| sequence).all(|sequence| self.rules.is_plain(sequence)) {
+        let mut draws = self.scheduler.planned(plan).filter(|(chunk, _)| chunk.wants_logits);
+        if draws.all(|(_, sequence)| self.rules.is_plain(sequence)) {
             return self.backend.greedy(&batch, &mut layer_done).map(Rows::Likeliest);
         }
         self.backend.forward(&batch, &mut layer_done).map(Rows::Logits)
@@ -197,9 +175,7 @@ impl Engine {
         for chunk in plan.chunks {
             let row = if chunk.wants_logits { rows.next() } else { None };
             let Some(mut sequence) = self.scheduler.take(chunk.key) else { continue };
-            if chunk.tokens.len() > 1 || chunk.tokens.end <= sequence.origin.prompt_tokens {
-                self.shared.metrics.prompt_tokens.inc_by(chunk.tokens.len() as u64);
-            }
+            count_prompt_tokens(&self.shared.metrics, &chunk, &sequence);
             sequence.computed_to(chunk.tokens.end, &self.pool);
             match sequence.remaining() {
                 0 if sequence.origin.is_prefill => self.finish_prefill(&sequence, row),
@@ -224,45 +200,19 @@ impl Engine {
 
     /// Draws a sequence's next token. False when it ends.
     fn draw(&self, sequence: &mut Sequence, row: Option<Row<'_>>) -> bool {
-        let choice = sequence.choices[0].choice;
-        match self.rules.draw(sequence, choice, row) {
-            Drawn::Token { token, end } => {
-                self.shared.metrics.generation_tokens.inc();
-                sequence.tokens.push(token.id);
-                sequence.origin.emit(SequenceEvent::Token(token));
-                if let Some(reason) = end {
-                    sequence.origin.emit(SequenceEvent::Finished { choice, reason });
-                }
-                end.is_none()
-            }
-            Drawn::Stop => {
-                sequence.origin.emit(SequenceEvent::Finished { choice, reason: FinishReason::Stop });
-                false
-            }
-            Drawn::Nothing => {
-                fail_without_logits(&sequence.origin);
-                false
-            }
-        }
+        let drawn = self.rules.draw(&sequence.origin, &sequence.tokens, sequence.choices[0].choice, row);
+        let Drawn::Token(id) = drawn else { return false };
+        sequence.tokens.push(id);
+        true
     }
 
     /// A prompt for another node is computed: draws one token for each choice.
     fn finish_prefill(&self, sequence: &Sequence, row: Option<Row<'_>>) {
-        let origin = &sequence.origin;
-        for choice in sequence.choices.iter().map(|choice| choice.choice) {
-            match self.rules.draw(sequence, choice, row) {
-                Drawn::Token { token, end } => {
-                    self.shared.metrics.generation_tokens.inc();
-                    origin.emit(SequenceEvent::Token(token));
-                    if let Some(reason) = end {
-                        origin.emit(SequenceEvent::Finished { choice, reason });
-                    }
-                }
-                Drawn::Stop => origin.emit(SequenceEvent::Finished { choice, reason: FinishReason::Stop }),
-                Drawn::Nothing => return fail_without_logits(origin),
-            }
+        let Sequence { origin, tokens, choices, .. } = sequence;
+        let draw = |choice: &ChoiceSpec| self.rules.draw(origin, tokens, choice.choice, row);
+        if choices.iter().map(draw).all(|drawn| !matches!(drawn, Drawn::Nothing)) {
+            origin.emit(SequenceEvent::Prefilled);
         }
-        origin.emit(SequenceEvent::Prefilled);
     }
 
     /// A step failed: one sequence's fault ends its request, the others try again.
@@ -275,14 +225,19 @@ impl Engine {
                 return Err(EngineError::Backend(error));
             }
         };
-        let Some(sequence) = plan.chunks.get(index).and_then(|chunk| self.scheduler.take(chunk.key)) else {
+        let Some(key) = plan.chunks.get(index).map(|chunk| chunk.key) else {
             self.stop(&Failure::new(ErrorCode::Internal, "the engine stopped: a step failed"));
             return Err(EngineError::Backend(error));
         };
-        tracing::warn!(request = %sequence.origin.request, %error, "sequence failed");
-        // What it computed or adopted is in doubt: nobody else shall find it.
-        self.pool.forget(&sequence.pages);
-        sequence.origin.fail(Failure::new(code, format!("the request's kv is not usable: {error}")));
+        // It may have gone while the step was under way, and its pages be in the cache still.
+        let taken = self.scheduler.take(key);
+        if let Some(sequence) = taken.as_ref().or_else(|| self.ahead.parked(key)) {
+            tracing::warn!(request = %sequence.origin.request, %error, "sequence failed");
+            // What it computed or adopted is in doubt: nobody else shall find it.
+            self.pool.forget(&sequence.pages);
+            sequence.origin.fail(Failure::new(code, format!("the request's kv is not usable: {error}")));
+        }
+        self.ahead.park(taken);
         Ok(())
     }
 
@@ -291,11 +246,14 @@ impl Engine {
             sequence.origin.fail(failure.clone());
         }
         self.scheduler.fail_all(failure);
+        self.ahead = Ahead::default();
     }
 }
 
 impl Drop for Engine {
     fn drop(&mut self) {
+        // Who has a token coming gets it before the end; a failure is told by `stop`.
+        let _ = self.drain();
         self.stop(&Failure::new(ErrorCode::Unavailable, "the engine stopped"));
     }
 }
@@ -307,64 +265,10 @@ fn group_ending_with(layer: u32, layers: u32, groups: u32) -> Option<Range<u32>>
     Some(bound(group - 1)..layer + 1)
 }
 
-fn fail_without_logits(origin: &Origin) {
-    origin.fail(Failure::new(ErrorCode::Internal, "the model returned no usable logits"));
-}
-
-// === impl Rows ===
-
-impl Rows {
-    fn iter(&self) -> Box<dyn Iterator<Item = Row<'_>> + '_> {
-        match self {
-            Self::Logits(logits) => Box::new(logits.rows().map(Row::Logits)),
-            Self::Likeliest(tokens) => Box::new(tokens.iter().copied().map(Row::Likeliest)),
-        }
-    }
-}
-
-// === impl Rules ===
-
-impl Rules {
-    /// Whether the next token is the model's likeliest, whatever came before, and nothing else is asked of it.
-    fn is_plain(&self, sequence: &Sequence) -> bool {
-        let Origin { sampling, stop, logprobs, .. } = &*sequence.origin;
-        sampling.temperature <= 0.0
-            && sampling.logit_bias.is_empty()
-            && sampling.repetition_penalty == 1.0
-            && sampling.presence_penalty == 0.0
-            && sampling.frequency_penalty == 0.0
-            && !logprobs
-            && sequence.output_tokens() >= stop.min_tokens as usize
-    }
-
-    /// Draws the token after all known ones for one choice.
-    fn draw(&self, sequence: &Sequence, choice: u32, row: Option<Row<'_>>) -> Drawn {
-        let Some(row) = row else { return Drawn::Nothing };
-        let origin = &sequence.origin;
-        let position = sequence.output_tokens();
-        let eos = if origin.stop.ignore_eos { &[] } else { self.eos_tokens.as_slice() };
-        let stops: Vec<u32> = eos.iter().chain(&origin.stop.token_ids).copied().collect();
-        let banned = if position < origin.stop.min_tokens as usize { stops.as_slice() } else { &[] };
-        let (tokens, prompt_tokens) = (sequence.tokens.as_slice(), origin.prompt_tokens);
-        let draw = sampler::Draw { sampling: &origin.sampling, choice, tokens, prompt_tokens, banned };
-        let drawn = match row {
-            Row::Logits(row) => sampler::draw(row, &draw),
-            Row::Likeliest(token) => token,
-        };
-        let Some(id) = drawn else { return Drawn::Nothing };
-        if stops.contains(&id) {
-            return Drawn::Stop;
-        }
-        let (logprob, top) = match row {
-            Row::Logits(row) if origin.logprobs => {
-                let (logprob, top) = sampler::logprobs(row, id, origin.top_logprobs as usize);
-                (Some(logprob), top)
-            }
-            _ => (None, Vec::new()),
-        };
-        let is_last = tokens.len() + 1 >= origin.end_tokens;
-        let token = Token { choice, position: position as u32, id, logprob, top };
-        Drawn::Token { token, end: is_last.then_some(FinishReason::Length) }
+/// Counts what a chunk computes of the known tokens, not a token that the step before drew.
+fn count_prompt_tokens(metrics: &EngineMetrics, chunk: &Chunk, sequence: &Sequence) {
+    if chunk.tokens.len() > 1 || chunk.tokens.end <= sequence.origin.prompt_tokens {
+        metrics.prompt_tokens.inc_by(chunk.tokens.len() as u64);
     }
 }
 

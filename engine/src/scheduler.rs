@@ -21,7 +21,8 @@ use baton_protocol::{ErrorCode, Failure, PageCounts};
 
 use crate::{
     SchedulerConfig, SequenceEvent,
-    kv::{Hold, KvPool, PageRef},
+    batch::{Batch, BatchSequence},
+    kv::{Hold, KvPool, PageId, PageRef},
     metrics::EngineMetrics,
     sequence::{Sequence, SequenceKey},
 };
@@ -44,6 +45,11 @@ const PROMPT_TOKENS_BESIDE: usize = 4;
 #[derive(Debug, Default)]
 pub(crate) struct Plan {
     pub(crate) chunks: Vec<Chunk>,
+    /// Planned while a step is under way, which reads and writes the pages of
+    /// running sequences: nobody is preempted.
+    pub(crate) is_ahead: bool,
+    /// Someone would have got pages by preempting.
+    pub(crate) is_short: bool,
 }
 
 /// New tokens of one running sequence.
@@ -69,15 +75,42 @@ impl Scheduler {
         }
     }
 
-    /// Takes a new sequence.
-    pub(crate) fn push(&mut self, sequence: Sequence) {
-        self.waiting.insert(sequence.key, sequence);
+    /// Takes new sequences.
+    pub(crate) fn push(&mut self, sequences: impl IntoIterator<Item = Sequence>) {
+        self.waiting.extend(sequences.into_iter().map(|sequence| (sequence.key, sequence)));
         self.count();
     }
 
     /// A running sequence.
     pub(crate) fn get(&self, key: SequenceKey) -> Option<&Sequence> {
         self.running.get(&key)
+    }
+
+    /// A running sequence, to be changed.
+    pub(crate) fn get_mut(&mut self, key: SequenceKey) -> Option<&mut Sequence> {
+        self.running.get_mut(&key)
+    }
+
+    /// The plan's chunks, each with its sequence.
+    pub(crate) fn planned<'a>(&'a self, plan: &'a Plan) -> impl Iterator<Item = (&'a Chunk, &'a Sequence)> {
+        plan.chunks.iter().filter_map(|chunk| Some((chunk, self.get(chunk.key)?)))
+    }
+
+    /// Pages of the plan's sequences, one after the other.
+    pub(crate) fn page_ids(&self, plan: &Plan) -> Vec<PageId> {
+        self.planned(plan).flat_map(|(_, sequence)| sequence.pages.iter().map(PageRef::id)).collect()
+    }
+
+    /// The plan's step as the backend reads it, over its [`page_ids`](Self::page_ids).
+    pub(crate) fn batch<'a>(&'a self, plan: &'a Plan, page_ids: &'a [PageId]) -> Batch<'a> {
+        let mut rest = page_ids;
+        let part = |(chunk, sequence): (&Chunk, &'a Sequence)| {
+            let (pages, others) = rest.split_at(sequence.pages.len());
+            rest = others;
+            let Range { start, end } = chunk.tokens;
+            BatchSequence { tokens: &sequence.tokens, start, end, pages, wants_logits: chunk.wants_logits }
+        };
+        Batch { sequences: self.planned(plan).map(part).collect() }
     }
 
     /// Takes a running sequence out.
@@ -94,17 +127,17 @@ impl Scheduler {
         self.running.is_empty() && self.waiting.is_empty()
     }
 
-    /// Lets go of everything that was cancelled, stopped, failed or is too late.
-    pub(crate) fn sweep(&mut self, now: Instant) {
-        let mut is_left = |_: &SequenceKey, sequence: &mut Sequence| {
+    /// Takes out everything that was cancelled, stopped, failed or is too late.
+    pub(crate) fn sweep(&mut self, now: Instant) -> Vec<Sequence> {
+        let mut is_gone = |_: &SequenceKey, sequence: &mut Sequence| {
             if sequence.origin.deadline.is_some_and(|deadline| deadline <= now) {
                 sequence.origin.fail(Failure::new(ErrorCode::DeadlineExceeded, "the request's time is over"));
             }
-            !sequence.origin.is_over() && sequence.drop_stopped()
+            sequence.origin.is_over() || !sequence.drop_stopped()
         };
-        self.running.retain(&mut is_left);
-        self.waiting.retain(&mut is_left);
-        self.count();
+        let mut gone: Vec<_> = self.running.extract_if(.., &mut is_gone).collect();
+        gone.extend(self.waiting.extract_if(.., &mut is_gone));
+        gone.into_iter().map(|(_, sequence)| sequence).collect()
     }
 
     /// Fails every sequence.
@@ -117,14 +150,15 @@ impl Scheduler {
         self.count();
     }
 
-    /// Plans a step, and makes every page that it writes to writable.
-    pub(crate) fn plan(&mut self) -> Plan {
-        let mut plan = Plan::default();
+    /// Plans a step, and makes every page that it writes to writable. A plan
+    /// that is dropped is made again by the next one. `is_ahead`: while a step is under way.
+    pub(crate) fn plan(&mut self, is_ahead: bool) -> Plan {
+        let mut plan = Plan { is_ahead, ..Plan::default() };
         self.plan_decodes(&mut plan);
         let mut budget = self.prompt_budget(plan.chunks.len());
         self.plan_prefills(&mut plan, &mut budget);
         self.admit(&mut plan, &mut budget);
-        if plan.chunks.is_empty() && self.running.is_empty() {
+        if plan.chunks.is_empty() && self.running.is_empty() && !is_ahead {
             self.release_youngest_waiting();
         }
         self.count();
@@ -154,19 +188,20 @@ impl Scheduler {
 
     /// Publishes how much there is to do.
     pub(crate) fn count(&self) {
-        let answers = |sequences: &BTreeMap<_, Sequence>| {
-            sequences.values().map(|sequence| sequence.choices.len().max(1)).sum::<usize>() as i64
-        };
-        let remaining = |sequences: &BTreeMap<_, Sequence>| {
-            sequences.values().map(|sequence| sequence.remaining().saturating_sub(1)).sum::<usize>() as i64
-        };
-        self.metrics.running.set(answers(&self.running));
+        let (mut answers, mut remaining) = (0, 0);
+        for sequence in self.running.values() {
+            answers += sequence.choices.len().max(1);
+            remaining += sequence.remaining().saturating_sub(1);
+        }
+        remaining +=
+            self.waiting.values().map(|sequence| sequence.remaining().saturating_sub(1)).sum::<usize>();
+        self.metrics.running.set(answers as i64);
         self.metrics.waiting.set(self.waiting.len() as i64);
-        self.metrics.waiting_prefill_tokens.set(remaining(&self.running) + remaining(&self.waiting));
+        self.metrics.waiting_prefill_tokens.set(remaining as i64);
     }
 
     fn plan_decodes(&mut self, plan: &mut Plan) {
-        let may_go_on = |sequence: &&Sequence| sequence.remaining() == 1 && sequence.origin.has_room();
+        let may_go_on = |sequence: &&Sequence| sequence.remaining() == 1 && sequence.may_go_on();
         let generating = self.running.values().filter(may_go_on);
         for key in generating.map(|sequence| sequence.key).collect::<Vec<_>>() {
             self.plan_chunk(plan, key, 1);
@@ -174,7 +209,7 @@ impl Scheduler {
     }
 
     fn plan_prefills(&mut self, plan: &mut Plan, budget: &mut usize) {
-        let may_go_on = |sequence: &&Sequence| sequence.remaining() > 1 && sequence.origin.has_room();
+        let may_go_on = |sequence: &&Sequence| sequence.remaining() > 1 && sequence.may_go_on();
         let prompts = self.running.values().filter(may_go_on);
         for key in prompts.map(|sequence| sequence.key).collect::<Vec<_>>() {
             *budget -= self.plan_chunk(plan, key, *budget);
@@ -205,6 +240,10 @@ impl Scheduler {
             let Some(sequence) = self.running.get_mut(&key) else { return false };
             if sequence.make_writable(&self.pool, end) {
                 return true;
+            }
+            if plan.is_ahead {
+                plan.is_short = true;
+                return false;
             }
             let held = sequence.pages.len();
             match self.youngest_holder() {

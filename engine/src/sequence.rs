@@ -20,7 +20,7 @@ use baton_protocol::{BlockHash, Failure, FinishReason, KvShape, RequestId, Sampl
 use events::{Outbox, SequenceEvent};
 use spec::{ChoiceSpec, SequenceSpec, StartFrom};
 
-use crate::kv::{Hold, KvPool, PageId, PageRef};
+use crate::kv::{Hold, KvPool, PageRef};
 
 /// Order of arrival, then choice (0 while choices are together). The smallest goes first, the greatest is preempted first.
 pub(crate) type SequenceKey = (u64, u32);
@@ -102,7 +102,7 @@ impl Origin {
         self.is_over.load(Relaxed) || self.outbox.is_closed()
     }
 
-    /// Whether all events of one step have a place.
+    /// Whether all events of the next step have a place.
     pub(crate) fn has_room(&self) -> bool {
         self.outbox.has_room()
     }
@@ -134,6 +134,7 @@ impl Sequence {
         };
         if let [only] = sequence.choices.make_contiguous() {
             sequence.tokens.append(&mut only.generated);
+            sequence.key.1 = only.choice + 1;
         }
         if sequence.wants_draw() {
             // The last row's logits are needed, so the last row is computed again.
@@ -157,8 +158,16 @@ impl Sequence {
         self.tokens.len() - self.origin.prompt_tokens
     }
 
-    pub(crate) fn page_ids(&self) -> Vec<PageId> {
-        self.pages.iter().map(PageRef::id).collect()
+    /// Whether it is a single choice's, under that choice's key.
+    pub(crate) fn has_parted(&self) -> bool {
+        self.key.1 > 0
+    }
+
+    /// Whether its next tokens may be computed: there is room for what comes
+    /// of them, and the last one, which may be pending, does not end it.
+    pub(crate) fn may_go_on(&self) -> bool {
+        let ends = !self.origin.is_prefill && self.tokens.len() >= self.origin.end_tokens;
+        !ends && self.origin.has_room()
     }
 
     /// Leaves out the choices that the receiver stopped. False when nothing is left to do.
@@ -225,6 +234,11 @@ impl Sequence {
     /// Books that KV up to `end` is computed, and lets the prefix cache know of full pages.
     pub(crate) fn computed_to(&mut self, end: usize, pool: &KvPool) {
         self.computed = end;
+        self.offer(end, pool);
+    }
+
+    /// Lets the prefix cache know of full pages of the first `end` tokens, whose KV is in memory.
+    pub(crate) fn offer(&mut self, end: usize, pool: &KvPool) {
         let full = end / pool.shape().page_tokens as usize;
         if full > self.offered_pages {
             self.hash_pages(full, pool.shape().page_tokens as usize);

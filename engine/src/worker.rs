@@ -43,6 +43,8 @@ pub(crate) struct Shared {
     max_waiting: usize,
     event_buffer: usize,
     layer_groups: usize,
+    /// Steps that may be under way.
+    steps: usize,
 }
 
 /// Sequences on their way to the engine, bounded by `max_waiting`.
@@ -135,8 +137,8 @@ impl EngineHandle {
     pub fn submit(&self, spec: SequenceSpec) -> Result<SequenceEvents, SubmitError> {
         spec.check(&self.shared.limits, self.shared.pool.shape())?;
         // Started, the cached part, every layer group, a token and an end for
-        // each choice, the terminal event, and one place for a failure.
-        let room = 4 + self.shared.layer_groups + 2 * spec.goal.choices().count();
+        // each choice in each step under way, the terminal event, and one place for a failure.
+        let room = 4 + self.shared.layer_groups + 2 * self.shared.steps * spec.goal.choices().count();
         let (outbox, events) = events::channel(room, self.shared.event_buffer);
         let origin = Arc::new(Origin::new(&spec, self.shared.limits.context_tokens, outbox));
         self.shared.submit(spec, origin)?;
@@ -164,6 +166,7 @@ impl Shared {
         metrics: EngineMetrics,
         limits: Limits,
         config: &SchedulerConfig,
+        steps: usize,
     ) -> Self {
         let layer_groups = config.layer_groups.min(pool.shape().layers).max(1) as usize;
         Self {
@@ -174,6 +177,7 @@ impl Shared {
             max_waiting: config.max_waiting,
             event_buffer: config.event_buffer,
             layer_groups,
+            steps,
         }
     }
 

@@ -117,29 +117,6 @@ impl CudaBackend {
         })
     }
 
-    /// Enqueues a step of which only the likeliest tokens are wanted. A token
-    /// that is [`pending`](crate::batch::pending) is the one that the step
-    /// enqueued before draws. At most two steps are under way.
-    ///
-    /// # Errors
-    /// As [`Backend::forward`]; [`BackendError::Device`] when two steps are under way.
-    pub fn enqueue(&mut self, batch: &Batch<'_>) -> Result<(), BackendError> {
-        let step = self.checked(batch)?;
-        self.launch(&step).map_err(failed)
-    }
-
-    /// The likeliest tokens of the oldest step under way, in its batch's order.
-    ///
-    /// # Errors
-    /// When the device failed, or no step is under way.
-    pub fn collect(&mut self) -> Result<Vec<Option<u32>>, BackendError> {
-        let Some(Ahead { slot, outputs, .. }) = self.ahead.pop_front() else {
-            return Err(BackendError::Device("no step is under way".to_owned()));
-        };
-        let drawn = self.slots[slot].drawn.get().map_err(failed)?;
-        Ok(outputs.into_iter().map(|output| u32::try_from(drawn[output]).ok()).collect())
-    }
-
     /// Finds the fastest algorithms for the products of this model on this
     /// card; takes seconds when they are not in the cache.
     ///
@@ -280,6 +257,23 @@ impl Backend for CudaBackend {
         self.launch(&step).map_err(failed)?;
         self.report(layer_done)?;
         self.collect()
+    }
+
+    fn runs_ahead(&self) -> bool {
+        true
+    }
+
+    fn enqueue(&mut self, batch: &Batch<'_>) -> Result<(), BackendError> {
+        let step = self.checked(batch)?;
+        self.launch(&step).map_err(failed)
+    }
+
+    fn collect(&mut self) -> Result<Vec<Option<u32>>, BackendError> {
+        let Some(Ahead { slot, outputs, .. }) = self.ahead.pop_front() else {
+            return Err(BackendError::Device("no step is under way".to_owned()));
+        };
+        let drawn = self.slots[slot].drawn.get().map_err(failed)?;
+        Ok(outputs.into_iter().map(|output| u32::try_from(drawn[output]).ok()).collect())
     }
 }
 

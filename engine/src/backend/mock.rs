@@ -3,6 +3,8 @@
 //! to a prompt is known beforehand ([`expected`]), and a page with anything
 //! else than the right rows is found out.
 
+mod stream;
+
 use std::{sync::Arc, thread, time::Duration};
 
 use baton_protocol::{KvDtype, KvShape, Sampling};
@@ -14,6 +16,7 @@ use crate::{
     kv::{KvMemory, KvStore},
     sampler::{self, Draw},
 };
+use stream::Stream;
 
 /// Tokens 0 to 255 are bytes; these two are special.
 pub const VOCAB_TOKENS: usize = 258;
@@ -41,6 +44,8 @@ pub struct MockConfig {
     pub step_us_base: u64,
     /// How often the end of the answer is the only likely token, 0 to 1.
     pub eos_probability: f64,
+    /// Whether steps are enqueued before the one before has ended, as on a card.
+    pub runs_ahead: bool,
 }
 
 /// See the module's description.
@@ -48,6 +53,7 @@ pub struct MockBackend {
     config: MockConfig,
     shape: KvShape,
     memory: Arc<KvMemory>,
+    stream: Stream,
 }
 
 /// Bytes of a row that say what it is; repeated to the row's end.
@@ -69,6 +75,7 @@ impl Default for MockConfig {
             decode_us_per_sequence: 0,
             step_us_base: 0,
             eos_probability: 0.0,
+            runs_ahead: false,
         }
     }
 }
@@ -83,7 +90,7 @@ impl MockBackend {
         let head_dim = config.head_dim.max(least);
         let shape = KvShape { layers, kv_heads, head_dim, dtype, page_tokens };
         let memory = Arc::new(KvMemory::new(shape.clone(), 0));
-        Self { config, shape, memory }
+        Self { config, shape, memory, stream: Stream::default() }
     }
 
     /// What a layer costs of a step's time.
@@ -178,6 +185,32 @@ impl Backend for MockBackend {
             .flat_map(|(_, chain)| logits(chain[chain.len() - 1], self.config.eos_probability))
             .collect();
         Ok(Logits { values, vocab_tokens: VOCAB_TOKENS })
+    }
+
+    fn runs_ahead(&self) -> bool {
+        self.config.runs_ahead
+    }
+
+    fn enqueue(&mut self, batch: &Batch<'_>) -> Result<(), BackendError> {
+        batch.check_ahead(&self.shape, self.memory.pages(), VOCAB_TOKENS, self.stream.rows())?;
+        if self.stream.is_full() {
+            return Err(BackendError::Device("too many steps are under way".to_owned()));
+        }
+        self.stream.push(batch);
+        Ok(())
+    }
+
+    fn collect(&mut self) -> Result<Vec<Option<u32>>, BackendError> {
+        let Some(step) = self.stream.pop() else {
+            return Err(BackendError::Device("no step is under way".to_owned()));
+        };
+        let drawn = self.greedy(&step.batch(), &mut |_| {});
+        match &drawn {
+            Ok(drawn) => self.stream.drew(drawn),
+            // Those after it build on what it did not compute.
+            Err(_) => self.stream = Stream::default(),
+        }
+        drawn
     }
 }
 

@@ -1,5 +1,6 @@
 //! The engine on the mock backend, without its thread.
 
+mod ahead;
 mod backends;
 mod faults;
 mod fixture;
@@ -7,7 +8,7 @@ mod handoff;
 mod sharing;
 mod worker;
 
-use baton_protocol::Sampling;
+use baton_protocol::{FinishReason, Sampling};
 use fixture::{Fixture, generate, prompt, text};
 
 use super::*;

@@ -46,7 +46,7 @@ impl Fixture {
         let (outbox, reader) = events::channel(16, 0);
         self.readers.push(reader);
         let origin = Arc::new(Origin::new(&spec, 1000, outbox));
-        self.scheduler.push(Sequence::new(self.arrivals, spec, origin));
+        self.scheduler.push([Sequence::new(self.arrivals, spec, origin)]);
         self.arrivals
     }
 
@@ -60,7 +60,7 @@ impl Fixture {
 
     /// Plans a step and books it as computed; every ended sequence draws a token.
     fn step(&mut self) -> Vec<(u64, Range<usize>)> {
-        let plan = self.scheduler.plan();
+        let plan = self.scheduler.plan(false);
         let mut planned = Vec::new();
         for chunk in plan.chunks {
             let mut sequence = self.scheduler.take(chunk.key).unwrap();
@@ -92,13 +92,13 @@ fn chunks_end_with_a_page_and_share_the_budget() {
 fn beside_answers_a_prompt_gets_what_fits_the_time() {
     let mut f = fixture(100, 100);
     let chunk = Chunk { key: (9, 0), tokens: 0..100, wants_logits: false };
-    f.scheduler.learn(&Plan { chunks: vec![chunk] }, Duration::from_millis(300));
+    f.scheduler.learn(&Plan { chunks: vec![chunk], ..Plan::default() }, Duration::from_millis(300));
     let a = f.answer(40);
     assert_eq!(f.step(), [(a, 0..40)]);
     let b = f.answer(60);
     // 45 ms are 15 tokens of 3 ms; one is the answer's, and chunks end with a page.
     assert_eq!(f.step(), [(a, 40..41), (b, 0..12)]);
-    f.scheduler.take((a, 0));
+    f.scheduler.take((a, 1));
     assert_eq!(f.step(), [(b, 12..60)]);
 }
 
@@ -139,17 +139,30 @@ fn the_youngest_is_preempted_and_keeps_its_tokens() {
     // Both need a third page now, and there are four.
     assert_eq!(f.step(), [(a, 8..9)]);
     assert_eq!(f.scheduler.metrics.preemptions.get(), 1);
-    assert_eq!(f.scheduler.waiting[&(b, 0)].tokens.len(), 9);
-    f.scheduler.take((a, 0));
+    assert_eq!(f.scheduler.waiting[&(b, 1)].tokens.len(), 9);
+    f.scheduler.take((a, 1));
     // Its first page is cached still; the second had to go to the other one.
     assert_eq!(f.step(), [(b, 4..9)]);
+}
+
+#[test]
+fn nobody_is_preempted_while_a_step_is_under_way() {
+    let mut f = fixture(4, 100);
+    let (a, b) = (f.answer(7), f.answer(7));
+    assert_eq!(f.step(), [(a, 0..7), (b, 0..7)]);
+    assert_eq!(f.step(), [(a, 7..8), (b, 7..8)]);
+    let plan = f.scheduler.plan(true);
+    assert!(plan.chunks.is_empty() && plan.is_short);
+    assert_eq!(f.scheduler.metrics.preemptions.get(), 0);
+    assert_eq!(f.step(), [(a, 8..9)]);
+    assert_eq!(f.scheduler.metrics.preemptions.get(), 1);
 }
 
 #[test]
 fn prompts_for_others_keep_to_their_quota() {
     let mut f = fixture(8, 100);
     let (first, _second, answer) = (f.prompt(12), f.prompt(12), f.answer(3));
-    let plan = f.scheduler.plan();
+    let plan = f.scheduler.plan(false);
     let planned: Vec<u64> = plan.chunks.iter().map(|chunk| chunk.key.0).collect();
     assert_eq!(planned, [first, answer]);
     assert_eq!(f.pool.counts().sending, 3);

@@ -51,7 +51,7 @@ pub struct SequenceEvents {
 }
 
 /// The engine's end. Never blocks and never drops an event: before a sequence
-/// is scheduled, room for all that a step can emit is asked for.
+/// is scheduled, room is asked for all that its step, and one under way before it, can emit.
 #[derive(Debug)]
 pub(crate) struct Outbox {
     events: mpsc::Sender<SequenceEvent>,
@@ -62,7 +62,7 @@ pub(crate) struct Outbox {
 
 type StopList = Mutex<Vec<u32>>;
 
-/// The two ends for a request of which one step emits fewer than `room`
+/// The two ends for a request of which the steps under way emit fewer than `room`
 /// events, with `buffer` more for a reader that falls behind.
 pub(crate) fn channel(room: usize, buffer: usize) -> (Outbox, SequenceEvents) {
     let (sender, receiver) = mpsc::channel(room + buffer);
@@ -104,7 +104,7 @@ impl SequenceEvents {
 // === impl Outbox ===
 
 impl Outbox {
-    /// Whether all events of one step have a place.
+    /// Whether all events of the next step have a place.
     pub(crate) fn has_room(&self) -> bool {
         self.events.capacity() >= self.room
     }

@@ -121,3 +121,48 @@ impl Backend for Watched {
         })
     }
 }
+
+type SpoilDrawn =
+    dyn FnMut(Result<Vec<Option<u32>>, BackendError>) -> Result<Vec<Option<u32>>, BackendError> + Send;
+
+/// The mock that runs ahead, with something done to what is collected.
+pub struct SpoiledAhead(pub Box<dyn Backend>, pub Box<SpoilDrawn>);
+
+impl Backend for SpoiledAhead {
+    fn name(&self) -> &'static str {
+        "spoiled ahead"
+    }
+
+    fn kv_shape(&self) -> &KvShape {
+        self.0.kv_shape()
+    }
+
+    fn vocab_tokens(&self) -> usize {
+        self.0.vocab_tokens()
+    }
+
+    fn allocate(&mut self, pages: usize) -> Result<Arc<dyn KvStore>, BackendError> {
+        self.0.allocate(pages)
+    }
+
+    fn forward(
+        &mut self,
+        batch: &Batch<'_>,
+        layer_done: &mut dyn FnMut(usize),
+    ) -> Result<Logits, BackendError> {
+        self.0.forward(batch, layer_done)
+    }
+
+    fn runs_ahead(&self) -> bool {
+        true
+    }
+
+    fn enqueue(&mut self, batch: &Batch<'_>) -> Result<(), BackendError> {
+        self.0.enqueue(batch)
+    }
+
+    fn collect(&mut self) -> Result<Vec<Option<u32>>, BackendError> {
+        let Self(mock, spoil) = self;
+        spoil(mock.collect())
+    }
+}

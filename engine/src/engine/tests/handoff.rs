@@ -2,7 +2,7 @@
 
 use std::io;
 
-use baton_protocol::{KvSink, KvSource, KvSpan};
+use baton_protocol::{KvSink, KvSource, KvSpan, Token};
 use parking_lot::Mutex;
 
 use super::{

@@ -1,9 +1,8 @@
 //! Several choices over the same pages; resume; readers that stop or fall behind.
 
-use super::{
-    fixture::{Answer, Fixture, choices, generate, prompt, text},
-    *,
-};
+use baton_protocol::FinishReason;
+
+use super::fixture::{Answer, Fixture, choices, generate, prompt, text};
 use crate::{Goal, SequenceSpec, StepOutcome};
 
 fn with_choices(mut spec: SequenceSpec, known: &[&[u32]]) -> SequenceSpec {
