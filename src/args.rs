@@ -121,6 +121,9 @@ pub struct BenchEngine {
     /// With weights that mean nothing, made on the card.
     #[arg(long, requires = "shape")]
     pub random_weights: bool,
+    /// With the same bits for a sequence in any batch.
+    #[arg(long, requires = "shape")]
+    pub deterministic: bool,
     /// Number of the card.
     #[arg(long, default_value_t = 0, requires = "shape")]
     pub device: usize,

@@ -74,6 +74,9 @@ pub struct EngineSection {
     pub precision: Precision,
     /// In what form the CPU backend holds weights.
     pub weights: WeightForm,
+    /// Whether a card computes the same bits for a request alone, in any batch, split and local:
+    /// slower, on Hopper alone. Other backends always do.
+    pub deterministic: bool,
     /// Compute threads of the process; 0 means one a core.
     pub threads: usize,
     /// Tokens of a page; 0 means 16, or 64 on a card, which has no others.
@@ -133,6 +136,7 @@ impl Default for EngineSection {
             device: 0,
             precision: Precision::Fast,
             weights: WeightForm::Bf16,
+            deterministic: false,
             threads: 0,
             page_tokens: 0,
             pages: 0,

@@ -71,7 +71,7 @@ fn deviations(backend: &mut CudaBackend, case: &Case, chunk: usize) -> Vec<f32> 
     backend.allocate(pages.len()).unwrap();
     let mut forward = |start, end| {
         let part = BatchSequence { tokens: &tokens, start, end, pages: &pages, wants_logits: true };
-        backend.forward(&Batch { sequences: vec![part] }, &mut |_| {}).unwrap().values
+        backend.forward(&Batch::new(vec![part]), &mut |_| {}).unwrap().values
     };
     let prompt = case.prompt_ids.len();
     let mut logits = Vec::new();
@@ -103,6 +103,51 @@ fn logits_stay_close_at_every_step() {
     }
 }
 
+/// Logits at the end of each step, of which `cuts` are the ends.
+fn logits_of(backend: &mut CudaBackend, tokens: &[u32], pages: &[PageId], cuts: &[usize]) -> Vec<Vec<f32>> {
+    let mut start = 0;
+    let mut all = Vec::new();
+    for &end in cuts {
+        let part = BatchSequence { tokens, start, end, pages, wants_logits: true };
+        all.push(backend.forward(&Batch::new(vec![part]), &mut |_| {}).unwrap().values);
+        start = end;
+    }
+    all
+}
+
+/// However a text is cut into steps, token by token or all at once, alone or beside others,
+/// the bits are the same.
+#[test]
+fn a_deterministic_backend_gives_the_same_bits() {
+    let model = model();
+    let mut limits = CudaLimits::new(2048, 64, 4096);
+    limits.deterministic = true;
+    let mut backend = CudaBackend::new(Arc::clone(&model), limits).unwrap();
+    let cases = golden();
+    backend.allocate(cases.len() * 16).unwrap();
+    let pages = |row: usize| -> Vec<PageId> { (row as u32 * 16..row as u32 * 16 + 16).map(PageId).collect() };
+    for (row, case) in cases.iter().enumerate() {
+        let tokens = [&case.prompt_ids[..], &case.output_ids[..]].concat();
+        let len = tokens.len();
+        let last = |backend: &mut CudaBackend, cuts: &[usize]| {
+            logits_of(backend, &tokens, &pages(row), cuts).pop().unwrap()
+        };
+        let at_once = last(&mut backend, &[len]);
+        let singles: Vec<usize> = (len - 20..=len).collect();
+        assert_eq!(last(&mut backend, &singles), at_once, "{}: token by token", case.name);
+        let cuts: Vec<usize> = (0..len).step_by(7).skip(1).chain([len]).collect();
+        assert_eq!(last(&mut backend, &cuts), at_once, "{}: in sevens", case.name);
+        let other = &cases[(row + 1) % cases.len()].prompt_ids;
+        let (mine, its) = (pages(row), pages((row + 1) % cases.len()));
+        let parts = vec![
+            BatchSequence { tokens: other, start: 0, end: other.len(), pages: &its, wants_logits: true },
+            BatchSequence { tokens: &tokens, start: len - 1, end: len, pages: &mine, wants_logits: true },
+        ];
+        let beside = backend.forward(&Batch::new(parts), &mut |_| {}).unwrap();
+        assert!(beside.rows().nth(1).unwrap() == at_once, "{}: beside another", case.name);
+    }
+}
+
 /// All cases in one batch, each step enqueued before the one before has ended:
 /// the tokens are the reference's as far as bf16 can tell.
 #[test]
@@ -120,7 +165,7 @@ fn steps_enqueued_ahead_answer_as_the_reference() {
             let start = if prompts { 0 } else { tokens.len() - 1 };
             BatchSequence { tokens, start, end: tokens.len(), pages, wants_logits: true }
         };
-        Batch { sequences: tokens.iter().zip(pages).map(part).collect() }
+        Batch::new(tokens.iter().zip(pages).map(part).collect())
     }
     backend.enqueue(&batch(&tokens, &pages, true)).unwrap();
     for step in 1..=STEPS {

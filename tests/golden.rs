@@ -112,7 +112,7 @@ impl<'a> Alone<'a> {
             pages: &self.pages,
             wants_logits: true,
         };
-        let batch = Batch { sequences: vec![sequence] };
+        let batch = Batch::new(vec![sequence]);
         self.backend.forward(&batch, &mut |_| {}).unwrap().values
     }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use baton_protocol::KvShape;
 
 use crate::{
-    batch::{Batch, Logits},
+    batch::{Batch, Draw, Logits},
     kv::KvStore,
     sampler,
 };
@@ -56,12 +56,17 @@ pub trait Backend: Send {
         layer_done: &mut dyn FnMut(usize),
     ) -> Result<Logits, BackendError>;
 
-    /// As [`forward`](Self::forward), with the likeliest token in place of each
-    /// row of logits: the lowest id of the greatest, none if none is usable.
+    /// Whether it draws tokens like this itself. All draw the likeliest.
+    fn draws(&self, draw: &Draw) -> bool {
+        draw.temperature <= 0.0
+    }
+
+    /// As [`forward`](Self::forward), with a token in place of each row of logits:
+    /// drawn as the batch says, none if no logit is usable.
     ///
     /// # Errors
     /// As [`forward`](Self::forward).
-    fn greedy(
+    fn draw(
         &mut self,
         batch: &Batch<'_>,
         layer_done: &mut dyn FnMut(usize),
@@ -74,7 +79,7 @@ pub trait Backend: Send {
         false
     }
 
-    /// Enqueues a step of which only the likeliest tokens are wanted. A token
+    /// Enqueues a step of which only the drawn tokens are wanted. A token
     /// that is [`pending`](crate::batch::pending) is the one that the step
     /// enqueued before draws. Steps run in order; at most two are under way.
     ///
@@ -86,7 +91,7 @@ pub trait Backend: Send {
         Err(BackendError::Device("it does not run ahead".to_owned()))
     }
 
-    /// The likeliest tokens of the oldest step under way, in its batch's order.
+    /// The drawn tokens of the oldest step under way, in its batch's order.
     ///
     /// # Errors
     /// As [`forward`](Self::forward), and no step is under way any more;

@@ -1,5 +1,6 @@
 //! Input and output of one step, plain data.
 
+pub use baton_kernels::Draw;
 use baton_protocol::KvShape;
 
 use crate::{backend::BackendError, kv::PageId};
@@ -9,6 +10,8 @@ use crate::{backend::BackendError, kv::PageId};
 pub struct Batch<'a> {
     /// In the order in which logits come back.
     pub sequences: Vec<BatchSequence<'a>>,
+    /// How the backend draws, one for each sequence that wants logits; none: the likeliest of each.
+    pub draws: Vec<Draw>,
 }
 
 /// The new tokens of one sequence.
@@ -46,6 +49,13 @@ pub struct Logits {
     pub values: Vec<f32>,
     /// Length of a row.
     pub vocab_tokens: usize,
+}
+
+impl<'a> Batch<'a> {
+    /// A batch of which the likeliest tokens are wanted, or logits.
+    pub fn new(sequences: Vec<BatchSequence<'a>>) -> Self {
+        Self { sequences, draws: Vec::new() }
+    }
 }
 
 impl Batch<'_> {

@@ -17,6 +17,7 @@ use baton_protocol::{ErrorCode, Failure};
 use crate::{
     ChoiceSpec, EngineConfig, EngineError, EngineHandle, EngineMetrics, SequenceEvent,
     backend::{Backend, BackendError},
+    batch::Draw,
     kv::KvPool,
     scheduler::{Chunk, Plan, Scheduler},
     sequence::{Sequence, spec::Limits},
@@ -151,7 +152,7 @@ impl Engine {
     fn forward(&mut self, plan: &Plan) -> Result<Rows, BackendError> {
         self.is_checked = false;
         let pages = self.scheduler.page_ids(plan);
-        let batch = self.scheduler.batch(plan, &pages);
+        let mut batch = self.scheduler.batch(plan, &pages);
         let layers = self.pool.shape().layers;
         let groups = self.layer_groups;
         let mut layer_done = |layer: usize| {
@@ -162,11 +163,22 @@ impl Engine {
                 sequence.origin.emit(SequenceEvent::Computed { layers: layers.clone(), tokens });
             }
         };
-        let mut draws = self.scheduler.planned(plan).filter(|(chunk, _)| chunk.wants_logits);
-        if draws.all(|(_, sequence)| self.rules.is_plain(sequence)) {
-            return self.backend.greedy(&batch, &mut layer_done).map(Rows::Likeliest);
+        if let Some(draws) = self.draws(plan) {
+            batch.draws = draws;
+            return self.backend.draw(&batch, &mut layer_done).map(Rows::Tokens);
         }
         self.backend.forward(&batch, &mut layer_done).map(Rows::Logits)
+    }
+
+    /// How the backend draws for all of the plan that want it; none when it cannot for some.
+    fn draws(&self, plan: &Plan) -> Option<Vec<Draw>> {
+        let wanting = self.scheduler.planned(plan).filter(|(chunk, _)| chunk.wants_logits);
+        let draw = |(_, sequence): (&Chunk, &Sequence)| {
+            // Several choices draw differently from one row, unless it is the likeliest.
+            let draw = self.rules.plain(sequence).filter(|draw| self.backend.draws(draw))?;
+            (sequence.choices.len() <= 1 || draw == Draw::LIKELIEST).then_some(draw)
+        };
+        wanting.map(draw).collect()
     }
 
     /// Books what was computed, draws tokens, and lets sequences part or end.

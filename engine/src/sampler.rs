@@ -5,6 +5,8 @@ use std::{cmp::Ordering, collections::HashMap};
 
 use baton_protocol::{Sampling, TopLogprob};
 
+use crate::batch;
+
 /// Logits that are compared or added at a time, and those of which the best is searched.
 const LANES: usize = 16;
 const BLOCK: usize = 1024;
@@ -44,6 +46,21 @@ pub fn draw(logits: &[f32], draw: &Draw<'_>) -> Option<u32> {
     let uniform = uniform(sampling.seed, draw.choice, position);
     let is_filtered = sampling.top_k > 0 || sampling.top_p < 1.0 || sampling.min_p > 0.0;
     if is_filtered { pick(&candidates(&weights, sampling), uniform) } else { pick_any(&weights, uniform) }
+}
+
+/// What a backend needs for a draw without bias, penalties and bans.
+pub(crate) fn plain(sampling: &Sampling, choice: u32, position: u64) -> batch::Draw {
+    if sampling.temperature <= 0.0 {
+        return batch::Draw::LIKELIEST;
+    }
+    batch::Draw {
+        temperature: sampling.temperature,
+        top_k: sampling.top_k,
+        top_p: sampling.top_p,
+        min_p: sampling.min_p,
+        share: key(sampling.seed, choice, position),
+        ..batch::Draw::LIKELIEST
+    }
 }
 
 /// Natural log-probabilities under the model, before everything in `Sampling`:
@@ -266,8 +283,11 @@ fn use_up(weights: impl Iterator<Item = (u32, f64)>, mut left: f64) -> Option<u3
 
 /// A number in [0, 1) that depends on nothing but its key.
 fn uniform(seed: u64, choice: u32, position: u64) -> f64 {
-    let key = mix(mix(mix(seed) ^ u64::from(choice)) ^ position);
-    (key >> 11) as f64 / (1u64 << 53) as f64
+    (key(seed, choice, position) >> 11) as f64 / (1u64 << 53) as f64
+}
+
+fn key(seed: u64, choice: u32, position: u64) -> u64 {
+    mix(mix(mix(seed) ^ u64::from(choice)) ^ position)
 }
 
 /// One step of splitmix64.

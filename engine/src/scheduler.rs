@@ -110,7 +110,7 @@ impl Scheduler {
             let Range { start, end } = chunk.tokens;
             BatchSequence { tokens: &sequence.tokens, start, end, pages, wants_logits: chunk.wants_logits }
         };
-        Batch { sequences: self.planned(plan).map(part).collect() }
+        Batch::new(self.planned(plan).map(part).collect())
     }
 
     /// Takes a running sequence out.

@@ -409,8 +409,8 @@ __device__ __forceinline__ void decode(const DecodeAttention& p) {
     auto& shared = *reinterpret_cast<Shared<D, QT, STAGES>*>(memory);
     const int cta = blockIdx.x, warp = threadIdx.x / 32, group = p.heads / p.kv_heads;
     const Plan plan(p.schedule);
-    let_next_start();
     if (cta >= plan.ctas) { // waits all the same: who comes after counts on it
+        let_next_start();
         wait_for_previous();
         return;
     }
@@ -433,6 +433,8 @@ __device__ __forceinline__ void decode(const DecodeAttention& p) {
             running.add(p, shared.ring[warp][stage], position, begin, piece.end);
             stage = stage + 1 == STAGES ? 0 : stage + 1;
         }
+        // All is asked for: what the next kernel asks for ahead comes while memory would fall idle.
+        if (share.left == 0) let_next_start();
         running.store(shared);
         finish<D>(p, shared, piece, group, Parts(plan, piece, cta));
     }

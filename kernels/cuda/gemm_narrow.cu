@@ -140,6 +140,8 @@ __device__ __forceinline__ void copy(const TensorMap& w, const TensorMap& x, Sha
         rows(at, stage.index);
         stage.next();
     }
+    // Not earlier: what the next kernel asks for ahead shall come when memory would fall idle.
+    let_next_start();
 }
 
 // A warpgroup's 64 outputs, summed over the CTA's part of k.
@@ -223,7 +225,6 @@ __device__ __forceinline__ void narrow(const TensorMap& w, const TensorMap& x, c
         publish_to_async_units();
     }
     __syncthreads();
-    let_next_start();
     const int group = threadIdx.x / GROUP, thread = threadIdx.x % GROUP;
     if (group == GROUPS) {
         if (thread == 0) copy(w, x, shared, part);

@@ -7,12 +7,11 @@
 //! - [`gemv`], and [`narrow`] on Hopper: products with few rows, limited by reading
 //!   weights once; [`gemm`]: the others, through cuBLASLt.
 //! - [`attention`]: over pages, of one new token a sequence or many.
-//! - [`argmax`], [`random`]: tokens from logits, and made-up weights.
+//! - [`mod@sample`], [`random`]: tokens from logits, and made-up weights.
 //!
 //! Matrices are row-major. Sources are `kernels/cuda/*.cu`, compiled when this
 //! crate is built; a file's name and a function's in it name a kernel.
 
-pub mod argmax;
 pub mod attention;
 mod device;
 pub mod embed;
@@ -29,6 +28,7 @@ mod pinned;
 pub mod random;
 pub mod rope;
 pub mod rows;
+pub mod sample;
 mod tensor_map;
 mod view;
 

@@ -12,4 +12,7 @@
 pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+mod draw;
 pub mod reference;
+
+pub use draw::Draw;

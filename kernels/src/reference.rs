@@ -1,6 +1,8 @@
 //! Every op in plain scalar Rust, one token or row at a time, for tests of the
 //! fast kernels. Nothing here is tuned; everything is read off the formulas.
 
+use crate::Draw;
+
 /// `x / sqrt(mean of x^2 + eps) * weight`
 pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
     let mean = x.iter().map(|x| x * x).sum::<f32>() / x.len() as f32;
@@ -73,6 +75,58 @@ pub fn gelu_tanh_mul(gate: &[f32], up: &[f32]) -> Vec<f32> {
         0.5 * x * (1.0 + inner.tanh())
     };
     gate.iter().zip(up).map(|(gate, up)| gelu(*gate) * up).collect()
+}
+
+/// The token that `draw` takes. Weights are exp((logit - greatest) / temperature), the
+/// exponent rounded down to one of 2^22 steps from 0 to -24, in 2^-40; tokens are ranked by
+/// step, then by id. None when no logit is a number.
+pub fn sample(logits: &[f32], draw: &Draw) -> Option<u32> {
+    const RANGE: f32 = 24.0;
+    const STEPS: f32 = (1 << 22) as f32;
+    let usable = |logit: f32| if logit.is_nan() { f32::NEG_INFINITY } else { logit.min(3.4e38) };
+    let peak = logits.iter().copied().map(usable).fold(f32::NEG_INFINITY, f32::max);
+    if peak == f32::NEG_INFINITY {
+        return None;
+    }
+    if draw.temperature <= 0.0 {
+        return logits.iter().position(|logit| usable(*logit) == peak).map(|id| id as u32);
+    }
+    let scale = (STEPS / RANGE / draw.temperature).min(1e30);
+    let step = |logit: &f32| ((peak - usable(*logit)) * scale).min(STEPS) as usize;
+    let weight = |step: usize| {
+        let share = (step as f32 * (-RANGE * std::f32::consts::LOG2_E / STEPS)).exp2();
+        (share * (1u64 << 40) as f32).round() as u64
+    };
+    let mut ranked: Vec<(usize, u32)> = logits.iter().map(step).zip(0..).collect();
+    ranked.retain(|(step, _)| *step < STEPS as usize);
+    ranked.sort_unstable();
+    if draw.top_k > 0 {
+        ranked.truncate(draw.top_k as usize);
+    }
+    let sum = |ranked: &[(usize, u32)]| ranked.iter().map(|(step, _)| weight(*step)).sum::<u64>();
+    if draw.top_p < 1.0 {
+        let target = ((f64::from(draw.top_p.max(0.0)) * sum(&ranked) as f64).ceil() as u64).max(1);
+        let mut reached = 0;
+        let is_needed = |(step, _): &&(usize, u32)| {
+            let before = reached;
+            reached += weight(*step);
+            before < target
+        };
+        let needed = ranked.iter().take_while(is_needed).count();
+        ranked.truncate(needed);
+    }
+    if draw.min_p > 0.0 {
+        let far = (-draw.min_p.min(1.0).ln() * (STEPS / RANGE)) as usize;
+        ranked.retain(|(step, _)| *step <= far);
+    }
+    let mut left = (u128::from(sum(&ranked)) * u128::from(draw.share) >> 64) as u64;
+    ranked.sort_unstable_by_key(|(_, id)| *id);
+    let uses_up = |(step, _): &&(usize, u32)| {
+        let (weight, before) = (weight(*step), left);
+        left = left.saturating_sub(weight);
+        before < weight
+    };
+    ranked.iter().find(uses_up).map(|(_, id)| *id)
 }
 
 fn dot(a: &[f32], b: &[f32]) -> f32 {

@@ -57,6 +57,7 @@ pub fn run(args: &args::BenchEngine, shape: &Path) -> Result<()> {
     let gpu = Gpu::open(args.device)?;
     let model = CudaModel::random(&config, &gpu)?;
     let mut limits = CudaLimits::new(CHUNK, SEQUENCES, config.context_tokens.min(1 << 14));
+    limits.deterministic = args.deterministic;
     limits.cache = Some(baton_model::default_cache().join("gemm"));
     let mut backend = CudaBackend::new(Arc::clone(&model), limits)?;
     let pages = backend.pages_left().unwrap_or(0);
@@ -190,6 +191,8 @@ impl Bench {
         config.scheduler.max_batch_tokens = CHUNK;
         config.scheduler.max_sequences = SEQUENCES;
         config.scheduler.max_waiting = REQUESTS;
+        // Nobody waits for single tokens.
+        config.scheduler.mixed_step_ms = 0;
         let mut engine = Engine::new(Box::new(self.backend), config)?;
         let handle = engine.handle();
         let began = Instant::now();
@@ -275,7 +278,7 @@ impl Load {
         for first in (0..self.tokens.len()).step_by((CHUNK / prompt).max(1)) {
             let range = first..(first + (CHUNK / prompt).max(1)).min(self.tokens.len());
             let batch = batch(&self.tokens[range.clone()], &self.pages[range.clone()], prompt);
-            let drawn = backend.greedy(&batch, &mut |_| {})?;
+            let drawn = backend.draw(&batch, &mut |_| {})?;
             for (tokens, drawn) in self.tokens[range].iter_mut().zip(drawn) {
                 tokens.push(drawn.context("no token was drawn")?);
             }
@@ -308,5 +311,5 @@ fn batch<'a>(tokens: &'a [Vec<u32>], pages: &'a [Vec<PageId>], new: usize) -> Ba
         let end = tokens.len();
         BatchSequence { tokens, start: end - new, end, pages, wants_logits: true }
     };
-    Batch { sequences: tokens.iter().zip(pages).map(part).collect() }
+    Batch::new(tokens.iter().zip(pages).map(part).collect())
 }

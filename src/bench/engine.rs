@@ -103,7 +103,7 @@ impl Load {
     pub(super) fn step(&self, backend: &mut dyn Backend, start: usize, end: usize) -> Result<()> {
         let sequence = |(pages, tokens)| BatchSequence { tokens, start, end, pages, wants_logits: true };
         let pairs = self.pages.iter().map(Vec::as_slice).zip(self.tokens.iter().map(Vec::as_slice));
-        let batch = Batch { sequences: pairs.map(sequence).collect() };
+        let batch = Batch::new(pairs.map(sequence).collect());
         backend.forward(&batch, &mut |_| {})?;
         Ok(())
     }

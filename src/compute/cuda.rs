@@ -48,8 +48,12 @@ impl Card {
         let scheduler = &settings.scheduler;
         let context = self.model.config().context_tokens;
         let mut limits = CudaLimits::new(scheduler.max_batch_tokens, scheduler.max_sequences, context);
+        limits.deterministic = settings.deterministic;
         limits.cache = Some(algorithms(&baton_model::default_cache()));
-        Ok(CudaBackend::new(Arc::clone(&self.model), limits)?)
+        let mut backend = CudaBackend::new(Arc::clone(&self.model), limits)?;
+        // Some seconds, once for a card and a model's shape; then they are on disk.
+        backend.tune()?;
+        Ok(backend)
     }
 
     /// The next node's share of the pages that fit into what is left.

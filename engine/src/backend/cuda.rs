@@ -1,4 +1,4 @@
-//! The CUDA backend: Llama-shaped models in bf16 on one card.
+//! The CUDA backend: decoders in bf16 on one card.
 //!
 //! - [`weights`]: [`CudaModel`], uploaded once and shared by the backends of a process
 //! - `memory`: pages on the card
@@ -9,6 +9,10 @@
 //!
 //! Steps of single tokens alone are recorded as graphs, one for each padded
 //! form, and replayed.
+//!
+//! A deterministic backend uses one kernel for each op whatever the step is, all of which
+//! sum up a row in an order of its own: attention as of prompts, products in
+//! bands by the kernel for few rows.
 
 mod memory;
 mod pass;
@@ -30,7 +34,7 @@ pub use workspace::CudaLimits;
 
 use super::{Backend, BackendError};
 use crate::{
-    batch::{Batch, Logits},
+    batch::{Batch, Draw, Logits},
     kv::KvStore,
 };
 use memory::DevicePages;
@@ -144,7 +148,7 @@ impl CudaBackend {
     fn checked<'a>(&self, batch: &'a Batch<'a>) -> Result<Step<'a>, BackendError> {
         let pending = self.ahead.back().map_or(0, |step| step.outputs.len());
         batch.check_ahead(&self.shape, self.memory.pages(), self.vocab_tokens(), pending)?;
-        let step = Step::new(batch, PAGE_TOKENS as usize);
+        let step = Step::new(batch, PAGE_TOKENS as usize, self.limits.deterministic);
         let Form { wanted, table_pages, .. } = step.form;
         let (rows, sequences) = (step.form.rows(), step.form.sequences());
         let CudaLimits { rows: most_rows, sequences: most, .. } = self.limits;
@@ -235,6 +239,10 @@ impl Backend for CudaBackend {
         Some(free / (self.shape.token_bytes() * PAGE_TOKENS as usize))
     }
 
+    fn draws(&self, _: &Draw) -> bool {
+        true
+    }
+
     fn forward(
         &mut self,
         batch: &Batch<'_>,
@@ -248,7 +256,7 @@ impl Backend for CudaBackend {
         Ok(Logits { values, vocab_tokens: self.vocab_tokens() })
     }
 
-    fn greedy(
+    fn draw(
         &mut self,
         batch: &Batch<'_>,
         layer_done: &mut dyn FnMut(usize),

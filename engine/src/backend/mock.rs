@@ -204,7 +204,7 @@ impl Backend for MockBackend {
         let Some(step) = self.stream.pop() else {
             return Err(BackendError::Device("no step is under way".to_owned()));
         };
-        let drawn = self.greedy(&step.batch(), &mut |_| {});
+        let drawn = self.draw(&step.batch(), &mut |_| {});
         match &drawn {
             Ok(drawn) => self.stream.drew(drawn),
             // Those after it build on what it did not compute.
@@ -294,7 +294,7 @@ mod tests {
     fn forward(mock: &mut MockBackend, tokens: &[u32], start: usize) -> Result<Logits, BackendError> {
         let sequence = BatchSequence { tokens, start, end: tokens.len(), pages: &PAGES, wants_logits: true };
         let mut layers = Vec::new();
-        let logits = mock.forward(&Batch { sequences: vec![sequence] }, &mut |layer| layers.push(layer))?;
+        let logits = mock.forward(&Batch::new(vec![sequence]), &mut |layer| layers.push(layer))?;
         assert_eq!(layers, [0, 1, 2, 3]);
         Ok(logits)
     }

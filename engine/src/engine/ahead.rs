@@ -4,7 +4,8 @@
 //! A sequence that draws in a step under way knows one more token, which is
 //! [`pending`] until the step is collected. What ends with the collected token
 //! was computed in vain in the step enqueued meanwhile. Steps that need more
-//! than the likeliest token of each sequence wait until nothing is under way.
+//! than one token drawn by the backend for each sequence wait until nothing is
+//! under way.
 
 use std::{
     collections::VecDeque,
@@ -61,13 +62,13 @@ impl Ahead {
 
 impl Engine {
     /// Whether the plan's step can be enqueued now: everybody who draws is a
-    /// choice of its own that takes the likeliest token, and nobody waits for
-    /// its layers.
+    /// choice of its own, for which the backend draws, and nobody waits for its
+    /// layers.
     pub(super) fn can_enqueue(&self, plan: &Plan) -> bool {
         let is_plain = |chunk: &Chunk| {
             self.scheduler.get(chunk.key).is_some_and(|sequence| {
                 let goes_on = chunk.tokens.end < sequence.tokens.len();
-                let draws = chunk.wants_logits && sequence.has_parted() && self.rules.is_plain(sequence);
+                let draws = chunk.wants_logits && sequence.has_parted();
                 !sequence.origin.is_prefill && (goes_on || draws)
             })
         };
@@ -75,13 +76,16 @@ impl Engine {
             && !plan.chunks.is_empty()
             && !plan.is_short
             && plan.chunks.iter().all(is_plain)
+            && self.draws(plan).is_some()
     }
 
     /// Enqueues the plan's step; what its sequences draw is pending from now on.
     pub(super) fn enqueue(&mut self, plan: Plan) -> Result<(), EngineError> {
         self.is_checked = false;
         let pages = self.scheduler.page_ids(&plan);
-        let enqueued = self.backend.enqueue(&self.scheduler.batch(&plan, &pages));
+        let mut batch = self.scheduler.batch(&plan, &pages);
+        batch.draws = self.draws(&plan).unwrap_or_default();
+        let enqueued = self.backend.enqueue(&batch);
         if let Err(error) = enqueued {
             return self.blame(&plan, error);
         }
@@ -123,7 +127,7 @@ impl Engine {
     fn settle(&mut self, plan: &Plan, drawn: Vec<Option<u32>>) {
         let mut drawn = drawn.into_iter();
         for chunk in &plan.chunks {
-            let row = if chunk.wants_logits { drawn.next().map(Row::Likeliest) } else { None };
+            let row = if chunk.wants_logits { drawn.next().map(Row::Token) } else { None };
             // It may have ended since the step was enqueued.
             let Some(sequence) = self.scheduler.get_mut(chunk.key) else { continue };
             count_prompt_tokens(&self.shared.metrics, chunk, sequence);

@@ -4,7 +4,7 @@ use baton_protocol::{ErrorCode, Failure, FinishReason, Token};
 
 use crate::{
     EngineMetrics, SequenceEvent,
-    batch::Logits,
+    batch::{Draw, Logits},
     sampler,
     sequence::{Origin, Sequence},
 };
@@ -18,15 +18,15 @@ pub(super) struct Rules {
 /// What a step gave for each sequence that draws, in batch order.
 pub(super) enum Rows {
     Logits(Logits),
-    /// All of them draw nothing but the likeliest token.
-    Likeliest(Vec<Option<u32>>),
+    /// The backend has drawn already.
+    Tokens(Vec<Option<u32>>),
 }
 
 /// What one sequence draws from.
 #[derive(Clone, Copy)]
 pub(super) enum Row<'a> {
     Logits(&'a [f32]),
-    Likeliest(Option<u32>),
+    Token(Option<u32>),
 }
 
 /// What came of a draw. The receiver knows already.
@@ -45,7 +45,7 @@ impl Rows {
     pub fn iter(&self) -> Box<dyn Iterator<Item = Row<'_>> + '_> {
         match self {
             Self::Logits(logits) => Box::new(logits.rows().map(Row::Logits)),
-            Self::Likeliest(tokens) => Box::new(tokens.iter().copied().map(Row::Likeliest)),
+            Self::Tokens(tokens) => Box::new(tokens.iter().copied().map(Row::Token)),
         }
     }
 }
@@ -53,16 +53,18 @@ impl Rows {
 // === impl Rules ===
 
 impl Rules {
-    /// Whether the next token is the model's likeliest, whatever came before, and nothing else is asked of it.
-    pub fn is_plain(&self, sequence: &Sequence) -> bool {
+    /// How the next token is drawn, if that depends on the logits alone and nothing else is asked of it.
+    pub fn plain(&self, sequence: &Sequence) -> Option<Draw> {
         let Origin { sampling, stop, logprobs, .. } = &*sequence.origin;
-        sampling.temperature <= 0.0
-            && sampling.logit_bias.is_empty()
+        let position = sequence.output_tokens();
+        let is_plain = sampling.logit_bias.is_empty()
             && sampling.repetition_penalty == 1.0
             && sampling.presence_penalty == 0.0
             && sampling.frequency_penalty == 0.0
             && !logprobs
-            && sequence.output_tokens() >= stop.min_tokens as usize
+            && position >= stop.min_tokens as usize;
+        let choice = sequence.choices.front().map_or(0, |choice| choice.choice);
+        is_plain.then(|| sampler::plain(sampling, choice, position as u64))
     }
 
     /// Draws the token after `tokens` for one choice, and tells the receiver what came of it.
@@ -96,7 +98,7 @@ impl Rules {
     fn choose(&self, origin: &Origin, tokens: &[u32], choice: u32, row: Row<'_>) -> Option<u32> {
         let row = match row {
             Row::Logits(row) => row,
-            Row::Likeliest(token) => return token,
+            Row::Token(token) => return token,
         };
         let prompt_tokens = origin.prompt_tokens;
         let may_end = tokens.len() - prompt_tokens >= origin.stop.min_tokens as usize;

@@ -27,7 +27,6 @@ use self::{
 pub use self::{cache::Found, search::Timed};
 use super::{
     Gpu, Read, Weights, Write,
-    argmax::Logit,
     error::{GpuError, exactly, multiple},
 };
 
@@ -38,6 +37,20 @@ const WORKSPACE_BYTES: usize = 64 << 20;
 
 /// Prepared products kept; a bound, as numbers of rows vary.
 const MAX_PRODUCTS: usize = 1 << 14;
+
+/// What outputs of products may be.
+pub trait Output: cudarc::driver::DeviceRepr {
+    /// Whether it is `f32`, not `bf16`.
+    const IS_F32: bool;
+}
+
+impl Output for bf16 {
+    const IS_F32: bool = false;
+}
+
+impl Output for f32 {
+    const IS_F32: bool = true;
+}
 
 /// Sizes of a product: `out[m][n]` = sum over k of `x[m][k] * w[n][k]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -78,7 +91,7 @@ impl Gemm {
     ///
     /// # Errors
     /// When shapes do not fit or cuBLASLt fails.
-    pub fn run<T: Logit>(
+    pub fn run<T: Output>(
         &self,
         weights: &Weights<'_>,
         x: &impl Read<bf16>,
@@ -125,7 +138,7 @@ impl Gemm {
         Ok(results)
     }
 
-    fn enqueue<T: Logit>(
+    fn enqueue<T: Output>(
         &self,
         weights: &Weights<'_>,
         x: &impl Read<bf16>,
@@ -141,7 +154,7 @@ impl Gemm {
         multiple(OP, "elements in", x.len(), k)?;
         let m = x.len() / k;
         exactly(OP, "elements out", out.len(), m * n)?;
-        let product = self.product(Sizes { n, k, m }, T::NAME == f32::NAME)?;
+        let product = self.product(Sizes { n, k, m }, T::IS_F32)?;
         product.enqueue(&self.handle, (&weights.data, x), out, keep)
     }
 

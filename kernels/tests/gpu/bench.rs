@@ -2,36 +2,38 @@
 //! rates: `scripts/test-gpu bench`.
 #![expect(clippy::print_stdout, reason = "a table is what this is for")]
 
-use baton_kernels::cuda::{
-    Gemm, Gemv, Gpu, GpuError, Graph, Narrow, Weights,
-    argmax::argmax,
-    cudarc::driver::{CudaSlice, sys::CUevent_flags},
-    embed::{Tokens, embed},
-    gate::{Activation, gate},
-    gemm::Sizes,
-    gemv::MAX_ROWS,
-    norm::Norm,
-    random::fill_uniform,
-    rope::{Places, PoolShape, Rope},
+use baton_kernels::{
+    Draw,
+    cuda::{
+        Gemm, Gemv, Gpu, GpuError, Graph, Narrow, Weights,
+        cudarc::driver::{CudaSlice, sys::CUevent_flags},
+        embed::{Tokens, embed},
+        gate::{Activation, gate},
+        gemm::Sizes,
+        norm::Norm,
+        random::fill_uniform,
+        rope::{Places, PoolShape, Rope},
+        sample::sample,
+    },
 };
 use half::bf16;
 
-use crate::gpu;
+use crate::{gpu, step};
 
 /// Name, outputs and inputs of the 8B shape's products.
-const SHAPES: [(&str, usize, usize); 5] = [
+pub(crate) const SHAPES: [(&str, usize, usize); 5] = [
     ("qkv", 6144, 4096),
     ("o", 4096, 4096),
     ("gate_up", 28_672, 4096),
     ("down", 4096, 14_336),
     ("lm_head", 128_256, 4096),
 ];
-const HIDDEN: usize = 4096;
-const INNER: usize = 14_336;
-const LAYERS: usize = 32;
+pub(crate) const HIDDEN: usize = 4096;
+pub(crate) const INNER: usize = 14_336;
+pub(crate) const LAYERS: usize = 32;
 
 /// Microseconds of what `ops` enqueues: the median of some replays.
-fn micros(gpu: &Gpu, ops: impl Fn(&Gpu) -> Result<(), GpuError>) -> f64 {
+pub(crate) fn micros(gpu: &Gpu, ops: impl Fn(&Gpu) -> Result<(), GpuError>) -> f64 {
     ops(gpu).unwrap();
     gpu.synchronize().unwrap();
     let graph = Graph::record(gpu, &ops).unwrap();
@@ -54,7 +56,7 @@ fn timed(gpu: &Gpu, enqueue: impl Fn()) -> f64 {
     f64::from(times[times.len() / 2]) * 1e3
 }
 
-fn filled(gpu: &Gpu, seed: u64, len: usize, scale: f32) -> CudaSlice<bf16> {
+pub(crate) fn filled(gpu: &Gpu, seed: u64, len: usize, scale: f32) -> CudaSlice<bf16> {
     let mut memory = gpu.unset(len).unwrap();
     fill_uniform(gpu, seed, scale, &mut memory).unwrap();
     gpu.synchronize().unwrap();
@@ -94,7 +96,7 @@ impl Cold {
 }
 
 /// A cell that ops can write through a shared reference.
-fn cell(gpu: &Gpu, len: usize) -> std::cell::RefCell<CudaSlice<bf16>> {
+pub(crate) fn cell(gpu: &Gpu, len: usize) -> std::cell::RefCell<CudaSlice<bf16>> {
     std::cell::RefCell::new(filled(gpu, 7, len, 1.0))
 }
 
@@ -166,14 +168,29 @@ fn small_table(gpu: &Gpu) {
         let gated = each(&|gpu| gate(gpu, Activation::Silu, INNER, &wide, &mut *inner.borrow_mut()));
         println!("M={m:<5} add_rms_norm {add:>7.2}  rope_write {turn:>7.2}  gate {gated:>7.2}");
     }
-    let tokens = std::cell::RefCell::new(gpu.zeros::<i32>(8).unwrap());
-    let logits = gpu.upload(&vec![0.5_f32; 8 * 128_256]).unwrap();
-    let one = micros(gpu, |gpu| {
-        let (logits, mut tokens) = (logits.slice(..128_256), tokens.borrow_mut());
-        argmax(gpu, &logits, &mut tokens.slice_mut(..1))
-    });
-    let eight = micros(gpu, |gpu| argmax(gpu, &logits, &mut *tokens.borrow_mut()));
-    println!("argmax f32 of 128256: 1 row {one:.1} us, 8 rows {eight:.1} us");
+    let logits = logits_of(gpu, 256 * 128_256);
+    let draws = [
+        ("likeliest", Draw::LIKELIEST),
+        ("any", Draw { temperature: 1.0, share: 1 << 63, ..Draw::LIKELIEST }),
+        ("top-p 0.9", Draw { temperature: 1.0, top_p: 0.9, share: 1 << 63, ..Draw::LIKELIEST }),
+        ("top-k 50, top-p 0.9", Draw { temperature: 1.0, top_k: 50, top_p: 0.9, ..Draw::LIKELIEST }),
+    ];
+    for (name, draw) in draws {
+        for rows in [1, 64, 256] {
+            let draws = gpu.upload(&draw.words().repeat(rows)).unwrap();
+            let tokens = std::cell::RefCell::new(gpu.zeros::<i32>(rows).unwrap());
+            let logits = logits.slice(..rows * 128_256);
+            let micros = micros(gpu, |gpu| sample(gpu, &logits, &draws, &mut *tokens.borrow_mut()));
+            println!("sample, {name}, {rows} rows of 128256: {micros:.1} us");
+        }
+    }
+}
+
+/// Logits about as spread as a model's.
+fn logits_of(gpu: &Gpu, len: usize) -> CudaSlice<f32> {
+    let mut random = fastrand::Rng::with_seed(9);
+    let mut one = || (0..6).map(|_| 4.0 * random.f32() - 2.0).sum();
+    gpu.upload(&(0..len).map(|_| one()).collect::<Vec<f32>>()).unwrap()
 }
 
 fn gap_table(gpu: &Gpu) {
@@ -190,69 +207,6 @@ fn gap_table(gpu: &Gpu) {
     };
     let (overlapping, alone) = (each(gpu), each(&gpu.overlapping(false)));
     println!("\ntiny kernels in a graph: {overlapping:.2} us each overlapping, {alone:.2} us not");
-}
-
-/// All weights of the 8B shape, and a step's buffers for `m` rows.
-struct Model {
-    weights: CudaSlice<bf16>,
-    gain: CudaSlice<bf16>,
-    m: usize,
-    x: std::cell::RefCell<CudaSlice<bf16>>,
-    normed: std::cell::RefCell<CudaSlice<bf16>>,
-    qkv: std::cell::RefCell<CudaSlice<bf16>>,
-    inner: std::cell::RefCell<CudaSlice<bf16>>,
-    logits: std::cell::RefCell<CudaSlice<f32>>,
-    tokens: std::cell::RefCell<CudaSlice<i32>>,
-}
-
-impl Model {
-    fn weight(&self, layer: usize, which: usize) -> Weights<'_> {
-        let size = |(_, n, k): (&str, usize, usize)| n * k;
-        let layer_size: usize = SHAPES[..4].iter().copied().map(size).sum();
-        let at = layer * layer_size + SHAPES[..which].iter().copied().map(size).sum::<usize>();
-        let (_, outputs, inputs) = SHAPES[which];
-        let at = if which == 4 { LAYERS * layer_size } else { at };
-        Weights { data: self.weights.slice(at..at + outputs * inputs), outputs, inputs }
-    }
-
-    /// A decode step without attention and rotary embedding.
-    fn step(&self, gpu: &Gpu) -> Result<(), GpuError> {
-        let (mut x, mut qkv) = (self.x.borrow_mut(), self.qkv.borrow_mut());
-        let (mut inner, mut logits) = (self.inner.borrow_mut(), self.logits.borrow_mut());
-        let norm = || Norm { weight: self.gain.as_view(), eps: 1e-5 };
-        let plain = |layer, which| Gemv::new(self.weight(layer, which));
-        let normed = |layer, which| Gemv::normed(self.weight(layer, which), norm());
-        for layer in 0..LAYERS {
-            normed(layer, 0).run(gpu, &*x, &mut *qkv)?;
-            plain(layer, 1).add(gpu, &qkv.slice(..self.m * HIDDEN), &mut *x)?;
-            normed(layer, 2).gated(gpu, Activation::Silu, &*x, &mut *inner)?;
-            plain(layer, 3).add(gpu, &*inner, &mut *x)?;
-        }
-        normed(0, 4).run_f32(gpu, &*x, &mut *logits)?;
-        argmax(gpu, &*logits, &mut *self.tokens.borrow_mut())
-    }
-}
-
-impl Model {
-    /// The same with norms of their own.
-    fn narrow_step(&self, gpu: &Gpu) -> Result<(), GpuError> {
-        let (mut x, mut normed) = (self.x.borrow_mut(), self.normed.borrow_mut());
-        let (mut qkv, mut inner) = (self.qkv.borrow_mut(), self.inner.borrow_mut());
-        let mut logits = self.logits.borrow_mut();
-        let norm = || Norm { weight: self.gain.as_view(), eps: 1e-5 };
-        let product = |layer, which| Narrow::new(gpu, self.weight(layer, which)).unwrap();
-        for layer in 0..LAYERS {
-            norm().run(gpu, &*x, &mut *normed)?;
-            product(layer, 0).run(gpu, &*normed, &mut *qkv)?;
-            product(layer, 1).add(gpu, &qkv.slice(..self.m * HIDDEN), &mut *x)?;
-            norm().run(gpu, &*x, &mut *normed)?;
-            product(layer, 2).gated(gpu, Activation::Silu, &*normed, &mut *inner)?;
-            product(layer, 3).add(gpu, &*inner, &mut *x)?;
-        }
-        norm().run(gpu, &*x, &mut *normed)?;
-        product(0, 4).run_f32(gpu, &*normed, &mut *logits)?;
-        argmax(gpu, &*logits, &mut *self.tokens.borrow_mut())
-    }
 }
 
 fn narrow_table(gpu: &Gpu) {
@@ -273,40 +227,6 @@ fn narrow_table(gpu: &Gpu) {
     }
 }
 
-fn step_table(gpu: &Gpu) {
-    println!("\na step of the 8B shape but for attention: ms, GB/s of weights");
-    let len = LAYERS * (6144 + 4096 + 28_672 + 14_336) * HIDDEN + 128_256 * HIDDEN;
-    let mut model = Model {
-        weights: filled(gpu, 3, len, 0.02),
-        gain: filled(gpu, 4, HIDDEN, 1.0),
-        m: 0,
-        x: cell(gpu, 0),
-        normed: cell(gpu, 0),
-        qkv: cell(gpu, 0),
-        inner: cell(gpu, 0),
-        logits: std::cell::RefCell::new(gpu.zeros(0).unwrap()),
-        tokens: std::cell::RefCell::new(gpu.zeros(0).unwrap()),
-    };
-    for m in [1, 8, 16, 32, 64, 128] {
-        model.m = m;
-        model.x = cell(gpu, m * HIDDEN);
-        model.qkv = cell(gpu, m * 6144);
-        model.inner = cell(gpu, m * INNER);
-        model.logits = std::cell::RefCell::new(gpu.zeros(m * 128_256).unwrap());
-        model.tokens = std::cell::RefCell::new(gpu.zeros(m).unwrap());
-        model.normed = cell(gpu, m * HIDDEN);
-        let rate = |ms: f64| (2 * len) as f64 / ms / 1e6;
-        if m <= MAX_ROWS {
-            let step = |gpu: &Gpu| micros(gpu, |gpu| model.step(gpu)) / 1e3;
-            let (ms, alone) = (step(gpu), step(&gpu.overlapping(false)));
-            println!("M={m:<3} gemv   {ms:.3} ms, {:.0} GB/s; not overlapping {alone:.3} ms", rate(ms));
-        }
-        let step = |gpu: &Gpu| micros(gpu, |gpu| model.narrow_step(gpu)) / 1e3;
-        let (ms, alone) = (step(gpu), step(&gpu.overlapping(false)));
-        println!("M={m:<3} narrow {ms:.3} ms, {:.0} GB/s; not overlapping {alone:.3} ms", rate(ms));
-    }
-}
-
 #[test]
 #[ignore = "prints figures"]
 fn bench() {
@@ -317,6 +237,6 @@ fn bench() {
     small_table(&gpu);
     gemv_table(&gpu, copy);
     narrow_table(&gpu);
-    step_table(&gpu);
-    gemm_table(&gpu, &[8, 16, 32, 64, 128, 256, 512, 2048, 8192]);
+    step::table(&gpu);
+    gemm_table(&gpu, &[8, 16, 32, 64, 128, 256, 512, 1024, 2048, 8192]);
 }

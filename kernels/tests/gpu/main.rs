@@ -4,7 +4,7 @@
 //! - `ops`: what stands between matrix products.
 //! - `products`: matrix products.
 //! - `overlap`: chains of ops that overlap and are replayed.
-//! - `bench`: figures, on demand.
+//! - `bench`, `step`: figures, on demand.
 
 #![expect(clippy::unwrap_used, reason = "a failed test says where")]
 
@@ -12,6 +12,7 @@ mod bench;
 mod ops;
 mod overlap;
 mod products;
+mod step;
 
 use baton_kernels::cuda::{Gpu, cudarc::driver::CudaSlice};
 use half::bf16;

@@ -1,14 +1,18 @@
 //! Embedding, norms, rotary embedding, gates, rows, the likeliest token.
 
-use baton_kernels::cuda::{
-    Gpu, Weights,
-    argmax::argmax,
-    embed::{Tokens, embed},
-    gate::{Activation, gate},
-    norm::{Heads, Norm},
-    random::fill_uniform,
-    rope::{Places, PoolShape, Rope},
-    rows,
+use baton_kernels::{
+    Draw,
+    cuda::{
+        Gpu, Weights,
+        embed::{Tokens, embed},
+        gate::{Activation, gate},
+        norm::{Heads, Norm},
+        random::fill_uniform,
+        rope::{Places, PoolShape, Rope},
+        rows,
+        sample::sample,
+    },
+    reference,
 };
 use half::bf16;
 
@@ -295,13 +299,42 @@ fn the_likeliest_token_is_the_lowest_of_the_greatest() {
             logits[5 * vocab - 1] = f32::INFINITY;
         }
         let expected: Vec<i32> = logits.chunks(vocab).map(likeliest).collect();
-        let mut tokens = gpu.upload(&vec![-7; rows]).unwrap();
-        argmax(&gpu, &gpu.upload(&logits).unwrap(), &mut tokens).unwrap();
-        assert_eq!(gpu.download(&tokens).unwrap(), expected, "{vocab}");
-        let rounded: Vec<bf16> = logits.iter().map(|x| bf16::from_f32(*x)).collect();
-        let mut tokens = gpu.upload(&vec![-7; rows]).unwrap();
-        argmax(&gpu, &gpu.upload(&rounded).unwrap(), &mut tokens).unwrap();
-        assert_eq!(gpu.download(&tokens).unwrap(), expected, "{vocab}");
+        assert_eq!(sampled(&gpu, &logits, &vec![Draw::LIKELIEST; rows]), expected, "{vocab}");
+    }
+}
+
+fn sampled(gpu: &Gpu, logits: &[f32], draws: &[Draw]) -> Vec<i32> {
+    let words: Vec<i32> = draws.iter().flat_map(Draw::words).copied().collect();
+    let mut tokens = gpu.upload(&vec![-7; draws.len()]).unwrap();
+    sample(gpu, &gpu.upload(logits).unwrap(), &gpu.upload(&words).unwrap(), &mut tokens).unwrap();
+    gpu.download(&tokens).unwrap()
+}
+
+#[test]
+fn draws_are_those_of_the_reference() {
+    let gpu = gpu();
+    for (vocab, rows) in [(1, 3), (50, 400), (4099, 200), (49_152, 60)] {
+        let mut random = fastrand::Rng::with_seed(vocab as u64);
+        let mut logits: Vec<f32> =
+            (0..rows * vocab).map(|_| (0..4).map(|_| 6.0 * random.f32() - 3.0).sum()).collect();
+        // All the same, hardly any usable, and few values: many are equal.
+        logits[..vocab].fill(1.5);
+        logits[vocab..2 * vocab - 1].fill(f32::NAN);
+        logits[2 * vocab..3 * vocab].iter_mut().for_each(|logit| *logit = logit.round());
+        let mut draw = || Draw {
+            temperature: [0.0, 0.1, 0.7, 1.0, 1.0, 3.0][random.usize(..6)],
+            top_k: [0, 0, 1, 5, 40, 100_000][random.usize(..6)],
+            top_p: [1.0, 1.0, 0.0, 0.5, 0.9, 0.99][random.usize(..6)],
+            min_p: [0.0, 0.0, 0.05, 1.0][random.usize(..4)],
+            share: random.u64(..),
+            unused: 0,
+        };
+        let draws: Vec<Draw> = (0..rows).map(|_| draw()).collect();
+        let found = sampled(&gpu, &logits, &draws);
+        for ((row, draw), found) in logits.chunks(vocab).zip(&draws).zip(found) {
+            let expected = reference::sample(row, draw).map_or(-1, |id| id as i32);
+            assert_eq!(found, expected, "{draw:?} of {vocab}");
+        }
     }
 }
 

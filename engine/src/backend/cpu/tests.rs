@@ -29,7 +29,7 @@ impl Harness {
     }
 
     fn forward(&mut self, sequences: Vec<BatchSequence<'_>>) -> Result<Logits, BackendError> {
-        self.backend.forward(&Batch { sequences }, &mut |_| ())
+        self.backend.forward(&Batch::new(sequences), &mut |_| ())
     }
 
     /// Logits after the last token, computed in chunks.
@@ -127,8 +127,7 @@ fn layers_are_reported_in_order_with_their_rows_in_memory() {
     let (tokens, pages) = (some_tokens(5, 1), pages(0..2));
     let mut seen = Vec::new();
     let memory = Arc::clone(&harness.backend.memory);
-    let batch =
-        Batch { sequences: vec![BatchSequence { wants_logits: false, ..part(&tokens, &pages, 0..5) }] };
+    let batch = Batch::new(vec![BatchSequence { wants_logits: false, ..part(&tokens, &pages, 0..5) }]);
     let logits = harness
         .backend
         .forward(&batch, &mut |layer| {

@@ -1,16 +1,17 @@
 //! One step through all layers, enqueued.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, ops::Range};
 
 use baton_kernels::cuda::{
     Gpu, GpuError,
-    argmax::argmax,
     attention::{self, Attention, Decode, Inputs, Paged, Rows, Shares, Split},
     cudarc::driver::CudaSlice,
     embed::{Tokens, embed},
+    narrow,
     norm::Heads,
     rope::{Places, PoolShape, Rope},
     rows::{gather, softcap},
+    sample::sample,
 };
 use baton_model::ModelConfig;
 use half::bf16;
@@ -23,12 +24,32 @@ use super::{
     workspace::Workspace,
 };
 
+/// About so many rows go through the feed-forward part together: its products are no faster
+/// with more, and what is between them takes less memory.
+const BAND_ROWS: usize = 2048;
+
+/// As many as there are at most.
+pub(super) const MAX_BAND_ROWS: usize = BAND_ROWS + BAND_ROWS / 2;
+
+/// Rows of all products of a deterministic backend: at most what `Narrow` takes.
+const DETERMINISTIC_ROWS: usize = narrow::MAX_ROWS * 2 / 3;
+
 /// What the kernels of a step need besides weights and memory.
 pub(super) struct Pass {
     products: Products,
     decode: Decode,
+    /// About so many rows go through products together.
+    rows: Bands,
     /// A step's work on single tokens, for each window that layers have.
     shares: Vec<(Option<usize>, Shares)>,
+}
+
+/// Rows that are multiplied together, about.
+#[derive(Clone, Copy)]
+struct Bands {
+    /// In attention's parts, and of logits.
+    attention: usize,
+    feed_forward: usize,
 }
 
 /// One step under way.
@@ -55,7 +76,11 @@ impl Pass {
         let windows: BTreeSet<_> = config.attention.iter().map(|layer| layer.window).collect();
         let shares = windows.into_iter().map(|window| Ok((window, decode.shares(gpu, window)?)));
         let shares = shares.collect::<Result<_, GpuError>>()?;
-        Ok(Self { products: Products::new(gpu, config, limits)?, decode, shares })
+        let rows = match limits.deterministic {
+            true => Bands { attention: DETERMINISTIC_ROWS, feed_forward: DETERMINISTIC_ROWS },
+            false => Bands { attention: usize::MAX, feed_forward: BAND_ROWS },
+        };
+        Ok(Self { products: Products::new(gpu, model, limits)?, decode, rows, shares })
     }
 
     /// Finds the fastest algorithms for the products of steps up to `limits`.
@@ -120,12 +145,14 @@ impl Run<'_> {
         let rows = form.rows();
         let width = (heads + 2 * kv_heads) * head_dim;
         let mut qkv = work.qkv.slice_mut(..rows * width);
-        let input = Normed {
-            norm: &layer.attention_norm,
-            x: work.x.slice(..rows * hidden),
-            normed: work.normed.slice_mut(..rows * hidden),
-        };
-        pass.products.run(gpu, &layer.qkv, input, &mut qkv)?;
+        for Range { start, end } in bands(rows, pass.rows.attention) {
+            let input = Normed {
+                norm: &layer.attention_norm,
+                x: work.x.slice(start * hidden..end * hidden),
+                normed: work.normed.slice_mut(start * hidden..end * hidden),
+            };
+            pass.products.run(gpu, &layer.qkv, input, &mut qkv.slice_mut(start * width..end * width))?;
+        }
         if let (Some(q_norm), Some(k_norm)) = (&layer.q_norm, &layer.k_norm) {
             q_norm.view().heads(gpu, Heads { stride: width, start: 0, heads }, &mut qkv)?;
             let keys = Heads { stride: width, start: heads * head_dim, heads: kv_heads };
@@ -135,9 +162,13 @@ impl Run<'_> {
         written(index)?;
         self.attend(index)?;
         let Self { gpu, pass, work, .. } = self;
-        let attended = work.attended.slice(..rows * heads * head_dim);
-        let mut x = work.x.slice_mut(..rows * hidden);
-        pass.products.add(gpu, &layer.attention_output, &attended, &mut x)
+        let width = heads * head_dim;
+        for Range { start, end } in bands(rows, pass.rows.attention) {
+            let attended = work.attended.slice(start * width..end * width);
+            let mut x = work.x.slice_mut(start * hidden..end * hidden);
+            pass.products.add(gpu, &layer.attention_output, &attended, &mut x)?;
+        }
+        Ok(())
     }
 
     /// Turns queries and keys; keys and values go to their pages.
@@ -206,21 +237,25 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// Bands of rows one after another.
     fn feed_forward(&mut self, layer: &Layer) -> Result<(), GpuError> {
         let Self { gpu, pass, model, work, form, .. } = self;
         let &ModelConfig { hidden, intermediate, .. } = model.config();
-        let rows = form.rows();
-        let mut gated = work.gated.slice_mut(..rows * intermediate);
-        let input = Normed {
-            norm: &layer.mlp_norm,
-            x: work.x.slice(..rows * hidden),
-            normed: work.normed.slice_mut(..rows * hidden),
-        };
-        pass.products.gated(gpu, &layer.gate_up, input, (&mut work.gate_up, &mut gated))?;
-        pass.products.add(gpu, &layer.down, &gated, &mut work.x.slice_mut(..rows * hidden))
+        for Range { start, end } in bands(form.rows(), pass.rows.feed_forward) {
+            let band = start * hidden..end * hidden;
+            let mut gated = work.gated.slice_mut(..(end - start) * intermediate);
+            let input = Normed {
+                norm: &layer.mlp_norm,
+                x: work.x.slice(band.clone()),
+                normed: work.normed.slice_mut(band.clone()),
+            };
+            pass.products.gated(gpu, &layer.gate_up, input, (&mut work.gate_up, &mut gated))?;
+            pass.products.add(gpu, &layer.down, &gated, &mut work.x.slice_mut(band))?;
+        }
+        Ok(())
     }
 
-    /// Logits of the wanted rows, and the likeliest token of each.
+    /// Logits of the wanted rows, and a token drawn from each.
     fn logits(&mut self) -> Result<(), GpuError> {
         let Self { gpu, pass, model, work, form, .. } = self;
         let config = model.config();
@@ -235,18 +270,47 @@ impl Run<'_> {
         }
         let source = if form.is_decode() { x } else { last.as_view() };
         let mut logits = work.logits.slice_mut(..wanted * config.vocab);
-        let normed = work.normed.slice_mut(..wanted * hidden);
-        let input = Normed { norm: &model.norm, x: source, normed };
-        pass.products.run_f32(gpu, model.output(), input, &mut logits)?;
+        for Range { start, end } in bands(wanted, pass.rows.attention) {
+            let input = Normed {
+                norm: &model.norm,
+                x: source.slice(start * hidden..end * hidden),
+                normed: work.normed.slice_mut(start * hidden..end * hidden),
+            };
+            let mut logits = logits.slice_mut(start * config.vocab..end * config.vocab);
+            pass.products.run_f32(gpu, model.output(), input, &mut logits)?;
+        }
         if let Some(cap) = config.logit_softcap {
             softcap(gpu, cap, &mut logits)?;
         }
-        argmax(gpu, &logits, &mut work.drawn.slice_mut(..wanted))
+        let draws = work.words.slice(form.draws());
+        sample(gpu, &logits, &draws, &mut work.drawn.slice_mut(..wanted))
     }
+}
+
+/// Cuts rows into bands of about `each`, and less than half more.
+fn bands(rows: usize, each: usize) -> impl Iterator<Item = Range<usize>> {
+    let count = (rows.saturating_add(each / 2) / each).max(1);
+    (0..count).map(move |band| band * rows / count..(band + 1) * rows / count)
 }
 
 /// Shape of a pool without pages.
 fn pool(config: &ModelConfig) -> PoolShape {
     let &ModelConfig { layers, kv_heads, head_dim, .. } = config;
     PoolShape { pages: 0, layers, page_tokens: super::PAGE_TOKENS as usize, kv_heads, head_dim }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{BAND_ROWS, MAX_BAND_ROWS, bands};
+
+    #[test]
+    fn bands_cover_all_rows_in_about_equal_parts() {
+        for rows in [1, 2047, 2048, 3071, 3072, 4000, 8192, 8200] {
+            let bands: Vec<_> = bands(rows, BAND_ROWS).collect();
+            assert!(bands[0].start == 0 && bands.last().is_some_and(|band| band.end == rows), "{rows}");
+            assert!(bands.windows(2).all(|pair| pair[0].end == pair[1].start), "{rows}");
+            assert!(bands.iter().all(|band| band.len() <= MAX_BAND_ROWS), "{rows}");
+            assert_eq!(super::bands(rows, usize::MAX).count(), 1);
+        }
+    }
 }

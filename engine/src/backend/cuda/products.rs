@@ -5,12 +5,13 @@ use baton_kernels::cuda::{
     cudarc::driver::{CudaSlice, CudaView, CudaViewMut},
     gate::{Activation, gate},
     gemm::Sizes,
+    narrow,
 };
 use baton_model::ModelConfig;
 use half::bf16;
 
 use super::{
-    CudaLimits,
+    CudaLimits, CudaModel,
     weights::{Dense, Vector},
 };
 
@@ -18,12 +19,14 @@ use super::{
 const FEW_ROWS: usize = 8;
 
 /// Products of at most this many rows are faster without cuBLASLt, where [`Narrow`] does them.
-const NARROW_ROWS: usize = 128;
+const NARROW_ROWS: usize = 64;
 
 /// cuBLASLt, and what else products need.
 pub(super) struct Products {
     gemm: Gemm,
     activation: Activation,
+    /// Products of at most this many rows are left to [`Narrow`], if it does them.
+    narrow_rows: usize,
 }
 
 /// Rows that a product reads after their norm, and a place for the normed ones.
@@ -43,12 +46,16 @@ enum Kernel<'a> {
 // === impl Products ===
 
 impl Products {
-    pub fn new(gpu: &Gpu, config: &ModelConfig, limits: &CudaLimits) -> Result<Self, GpuError> {
-        let activation = match config.activation {
+    pub fn new(gpu: &Gpu, model: &CudaModel, limits: &CudaLimits) -> Result<Self, GpuError> {
+        if limits.deterministic && !model.matrices().all(|matrix| Narrow::new(gpu, matrix.view()).is_some()) {
+            return Err(GpuError::NoKernel { image: "gemm_narrow", function: "for a deterministic step" });
+        }
+        let activation = match model.config().activation {
             baton_model::Activation::Silu => Activation::Silu,
             baton_model::Activation::GeluTanh => Activation::GeluTanh,
         };
-        Ok(Self { gemm: Gemm::new(gpu, limits.cache.as_deref())?, activation })
+        let narrow_rows = if limits.deterministic { narrow::MAX_ROWS } else { NARROW_ROWS };
+        Ok(Self { gemm: Gemm::new(gpu, limits.cache.as_deref())?, activation, narrow_rows })
     }
 
     /// Finds the fastest algorithms for the products of steps up to `limits`.
@@ -70,6 +77,16 @@ impl Products {
         self.gemm.tune(&shapes).map(drop)
     }
 
+    fn kernel<'a>(&self, gpu: &Gpu, weights: &'a Dense, x: &impl Read<bf16>) -> Kernel<'a> {
+        let rows = weights.rows_of(x);
+        let narrow = (rows <= self.narrow_rows).then(|| Narrow::new(gpu, weights.view())).flatten();
+        match narrow {
+            Some(product) => Kernel::Narrow(product),
+            None if rows <= FEW_ROWS => Kernel::Gemv,
+            None => Kernel::Gemm,
+        }
+    }
+
     /// `out = weights * norm(x)`
     pub fn run(
         &self,
@@ -78,7 +95,7 @@ impl Products {
         input: Normed<'_>,
         out: &mut impl Write<bf16>,
     ) -> Result<(), GpuError> {
-        match Kernel::of(gpu, weights, &input.x) {
+        match self.kernel(gpu, weights, &input.x) {
             Kernel::Narrow(product) => product.run(gpu, &input.computed(gpu)?, out),
             Kernel::Gemv => Gemv::normed(weights.view(), input.norm.view()).run(gpu, &input.x, out),
             Kernel::Gemm => self.gemm.run(&weights.view(), &input.computed(gpu)?, out),
@@ -93,7 +110,7 @@ impl Products {
         input: Normed<'_>,
         out: &mut impl Write<f32>,
     ) -> Result<(), GpuError> {
-        match Kernel::of(gpu, weights, &input.x) {
+        match self.kernel(gpu, weights, &input.x) {
             Kernel::Narrow(product) => product.run_f32(gpu, &input.computed(gpu)?, out),
             Kernel::Gemv => Gemv::normed(weights.view(), input.norm.view()).run_f32(gpu, &input.x, out),
             Kernel::Gemm => self.gemm.run(&weights.view(), &input.computed(gpu)?, out),
@@ -109,7 +126,7 @@ impl Products {
         (both, out): (&mut CudaSlice<bf16>, &mut impl Write<bf16>),
     ) -> Result<(), GpuError> {
         let rows = weights.rows_of(&input.x);
-        match Kernel::of(gpu, weights, &input.x) {
+        match self.kernel(gpu, weights, &input.x) {
             Kernel::Narrow(product) => product.gated(gpu, self.activation, &input.computed(gpu)?, out),
             Kernel::Gemv => {
                 let product = Gemv::normed(weights.view(), input.norm.view());
@@ -131,7 +148,7 @@ impl Products {
         x: &impl Read<bf16>,
         out: &mut impl Write<bf16>,
     ) -> Result<(), GpuError> {
-        match Kernel::of(gpu, weights, x) {
+        match self.kernel(gpu, weights, x) {
             Kernel::Narrow(product) => product.add(gpu, x, out),
             Kernel::Gemv => Gemv::new(weights.view()).add(gpu, x, out),
             Kernel::Gemm => self.gemm.add(&weights.view(), x, out),
@@ -146,19 +163,5 @@ impl<'a> Normed<'a> {
     fn computed(mut self, gpu: &Gpu) -> Result<CudaViewMut<'a, bf16>, GpuError> {
         self.norm.view().run(gpu, &self.x, &mut self.normed)?;
         Ok(self.normed)
-    }
-}
-
-// === impl Kernel ===
-
-impl<'a> Kernel<'a> {
-    fn of(gpu: &Gpu, weights: &'a Dense, x: &impl Read<bf16>) -> Self {
-        let rows = weights.rows_of(x);
-        let narrow = (rows <= NARROW_ROWS).then(|| Narrow::new(gpu, weights.view())).flatten();
-        match narrow {
-            Some(product) => Self::Narrow(product),
-            None if rows <= FEW_ROWS => Self::Gemv,
-            None => Self::Gemm,
-        }
     }
 }

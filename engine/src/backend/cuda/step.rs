@@ -2,7 +2,10 @@
 
 use std::{collections::HashMap, ops::Range};
 
-use baton_kernels::cuda::attention::{Chunk, row_tiles};
+use baton_kernels::{
+    Draw,
+    cuda::attention::{Chunk, row_tiles},
+};
 
 use crate::batch::{Batch, BatchSequence};
 
@@ -31,6 +34,8 @@ pub(super) struct Step<'a> {
     pub form: Form,
     sequences: Vec<Ordered<'a>>,
     tiles: Vec<i32>,
+    /// How the batch's wanted sequences draw; none: the likeliest.
+    draws: &'a [Draw],
     /// Where the rows of the batch's wanted sequences come out, in batch order.
     pub outputs: Vec<usize>,
 }
@@ -103,9 +108,15 @@ impl Form {
         start..start + self.wanted
     }
 
+    /// How tokens are drawn from the wanted rows.
+    pub fn draws(&self) -> Range<usize> {
+        let start = self.wanted().end.next_multiple_of(4);
+        start..start + self.wanted * Draw::WORDS
+    }
+
     /// Pages, `[sequence][table_pages]`.
     pub fn table(&self) -> Range<usize> {
-        let start = self.wanted().end.next_multiple_of(4);
+        let start = self.draws().end;
         start..start + self.sequences() * self.table_pages
     }
 
@@ -117,16 +128,17 @@ impl Form {
     /// Words of the largest step of these limits.
     pub fn most_words(rows: usize, sequences: usize, table_pages: usize) -> usize {
         let tiles = 4 * (rows / 64 + sequences);
-        3 * rows + 2 * sequences + tiles + 8 + sequences * padded_pages(table_pages)
+        let draws = sequences * Draw::WORDS;
+        3 * rows + 2 * sequences + tiles + 8 + draws + sequences * padded_pages(table_pages)
     }
 }
 
 // === impl Step ===
 
 impl<'a> Step<'a> {
-    /// Orders a batch that was checked.
-    pub fn new(batch: &'a Batch<'a>, page_tokens: usize) -> Self {
-        let is_single = |sequence: &&BatchSequence<'_>| sequence.end - sequence.start == 1;
+    /// Orders a batch that was checked. If `uniform`, single tokens are computed as others are.
+    pub fn new(batch: &'a Batch<'a>, page_tokens: usize, uniform: bool) -> Self {
+        let is_single = |sequence: &&BatchSequence<'_>| !uniform && sequence.end - sequence.start == 1;
         let (singles, chunks): (Vec<_>, Vec<_>) = batch.sequences.iter().partition(is_single);
         let pages = batch.sequences.iter().map(|sequence| sequence.end.div_ceil(page_tokens)).max();
         let mut form = Form {
@@ -151,7 +163,7 @@ impl<'a> Step<'a> {
         let tiles = tiles(&sequences[sequences.len() - form.chunks..]);
         form.tile_words = tiles.len();
         let outputs = outputs(batch, &sequences, form.is_decode());
-        Self { form, sequences, tiles, outputs }
+        Self { form, sequences, tiles, draws: &batch.draws, outputs }
     }
 
     /// Writes the block; `words` is as long as the form says. Padded rows are
@@ -178,6 +190,13 @@ impl<'a> Step<'a> {
             }
         }
         words[form.tiles()].copy_from_slice(&self.tiles);
+        for draw in words[form.draws()].chunks_exact_mut(Draw::WORDS) {
+            draw.copy_from_slice(Draw::LIKELIEST.words());
+        }
+        for (output, draw) in self.outputs.iter().zip(self.draws) {
+            let at = form.draws().start + output * Draw::WORDS;
+            words[at..at + Draw::WORDS].copy_from_slice(draw.words());
+        }
         for (output, row) in words[form.wanted()].iter_mut().zip(self.wanted_rows()) {
             *output = row as i32;
         }
@@ -252,10 +271,9 @@ mod tests {
 
     #[test]
     fn single_tokens_come_first_and_chunks_behind() {
-        let batch = Batch {
-            sequences: vec![part(2, 5, true), part(6, 7, false), part(0, 2, false), part(9, 10, true)],
-        };
-        let step = Step::new(&batch, 4);
+        let batch =
+            Batch::new(vec![part(2, 5, true), part(6, 7, false), part(0, 2, false), part(9, 10, true)]);
+        let step = Step::new(&batch, 4, false);
         let form = step.form;
         assert_eq!((form.singles, form.chunks, form.chunk_rows, form.wanted), (2, 2, 5, 2));
         let words = words(&step);
@@ -281,8 +299,8 @@ mod tests {
 
     #[test]
     fn steps_of_single_tokens_are_padded() {
-        let batch = Batch { sequences: vec![part(3, 4, true), part(4, 5, false), part(9, 10, true)] };
-        let step = Step::new(&batch, 4);
+        let batch = Batch::new(vec![part(3, 4, true), part(4, 5, false), part(9, 10, true)]);
+        let step = Step::new(&batch, 4, false);
         let form = step.form;
         assert_eq!((form.singles, form.chunks, form.wanted, form.table_pages), (4, 0, 4, 16));
         let words = words(&step);
@@ -294,11 +312,31 @@ mod tests {
     }
 
     #[test]
+    fn draws_stand_where_their_rows_come_out() {
+        let mut batch = Batch::new(vec![part(2, 5, true), part(6, 7, false), part(9, 10, true)]);
+        let draw = |share| Draw { share, temperature: 0.5, ..Draw::LIKELIEST };
+        batch.draws = vec![draw(7), draw(8)];
+        let step = Step::new(&batch, 4, false);
+        let words = words(&step);
+        // The single token's row comes out first, though the chunk is first in the batch.
+        let shares: Vec<_> = words[step.form.draws()].chunks_exact(Draw::WORDS).map(|draw| draw[4]).collect();
+        assert_eq!((&step.outputs[..], &shares[..]), (&[1, 0][..], &[8, 7][..]));
+    }
+
+    #[test]
+    fn a_uniform_step_has_no_single_tokens() {
+        let batch = Batch::new(vec![part(3, 4, true), part(4, 6, false)]);
+        let form = Step::new(&batch, 4, true).form;
+        assert_eq!((form.singles, form.chunks, form.chunk_rows, form.wanted), (0, 2, 3, 1));
+        assert!(!form.is_decode());
+    }
+
+    #[test]
     fn pending_tokens_name_rows_of_the_step_before() {
         let tokens = [10, pending(1)];
         let sequence = BatchSequence { tokens: &tokens, start: 1, end: 2, pages: &PAGES, wants_logits: true };
-        let batch = Batch { sequences: vec![sequence] };
-        assert_eq!(words(&Step::new(&batch, 4))[0], -1 - 1);
+        let batch = Batch::new(vec![sequence]);
+        assert_eq!(words(&Step::new(&batch, 4, false))[0], -1 - 1);
     }
 
     #[test]
@@ -314,6 +352,7 @@ mod tests {
                 form.lengths(),
                 form.tiles(),
                 form.wanted(),
+                form.draws(),
                 form.table(),
             ];
             assert!(parts.windows(2).all(|pair| pair[0].end <= pair[1].start));

@@ -138,11 +138,12 @@ impl CudaModel {
 
     /// Bytes that a decode step reads: all weights but the looked-up embedding.
     pub fn read_bytes(&self) -> usize {
-        let layers = self
-            .layers
-            .iter()
-            .flat_map(|layer| [&layer.qkv, &layer.attention_output, &layer.gate_up, &layer.down]);
-        layers.chain([self.output()]).map(|matrix| 2 * matrix.data.len()).sum()
+        self.matrices().map(|matrix| 2 * matrix.data.len()).sum()
+    }
+
+    /// All that rows are multiplied with.
+    pub(super) fn matrices(&self) -> impl Iterator<Item = &Dense> {
+        self.layers.iter().flat_map(Layer::matrices).chain([self.output()])
     }
 
     /// Shape of the cached rows, in pages of `page_tokens`.
@@ -230,6 +231,14 @@ impl CudaModel {
         }
         uploads.sort_by_key(|upload| upload.to.len());
         uploads
+    }
+}
+
+// === impl Layer ===
+
+impl Layer {
+    fn matrices(&self) -> [&Dense; 4] {
+        [&self.qkv, &self.attention_output, &self.gate_up, &self.down]
     }
 }
 

@@ -6,9 +6,9 @@ use baton_kernels::cuda::{Gpu, GpuError, cudarc::driver::CudaSlice};
 use baton_model::ModelConfig;
 use half::bf16;
 
-use super::step::Form;
+use super::{pass::MAX_BAND_ROWS, step::Form};
 
-/// The largest step that a backend computes.
+/// The largest step that a backend computes, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CudaLimits {
     /// New tokens of a step.
@@ -19,6 +19,9 @@ pub struct CudaLimits {
     pub context_tokens: usize,
     /// Folder in which found algorithms are kept.
     pub cache: Option<PathBuf>,
+    /// Whether the bits of a row may depend on nothing but its own sequence: not on the
+    /// batch, nor on how a prompt is cut. Slower; on Hopper alone.
+    pub deterministic: bool,
 }
 
 /// Intermediate results of a step; `R` rows and `W` wanted rows at most.
@@ -33,15 +36,15 @@ pub(super) struct Workspace {
     pub qkv: CudaSlice<bf16>,
     /// Output of attention: `[R][head][head_dim]`.
     pub attended: CudaSlice<bf16>,
-    /// Gates, then what they gate: `[R][2][intermediate]`.
+    /// Gates, then what they gate, of a band of rows: `[MAX_BAND_ROWS][2][intermediate]`.
     pub gate_up: CudaSlice<bf16>,
-    /// `[R][intermediate]`
+    /// `[MAX_BAND_ROWS][intermediate]`
     pub gated: CudaSlice<bf16>,
     /// Residual stream of the wanted rows: `[W][hidden]`.
     pub last: CudaSlice<bf16>,
     /// `[W][vocab]`
     pub logits: CudaSlice<f32>,
-    /// The likeliest tokens: `[W]`.
+    /// The drawn tokens: `[W]`.
     pub drawn: CudaSlice<i32>,
 }
 
@@ -54,7 +57,7 @@ impl CudaLimits {
         // Steps of single tokens are padded.
         let sequences = Form::padded_singles(max_sequences);
         let rows = max_batch_tokens.max(sequences + super::PAGE_TOKENS as usize);
-        Self { rows, sequences, context_tokens, cache: None }
+        Self { rows, sequences, context_tokens, cache: None, deterministic: false }
     }
 }
 
@@ -64,6 +67,7 @@ impl Workspace {
     pub fn new(gpu: &Gpu, config: &ModelConfig, limits: &CudaLimits) -> Result<Self, GpuError> {
         let ModelConfig { hidden, heads, kv_heads, head_dim, intermediate, vocab, .. } = *config;
         let CudaLimits { rows, sequences, context_tokens, .. } = *limits;
+        let band = rows.min(MAX_BAND_ROWS);
         let words = Form::most_words(rows, sequences, context_tokens.div_ceil(super::PAGE_TOKENS as usize));
         Ok(Self {
             words: gpu.zeros(words)?,
@@ -71,8 +75,8 @@ impl Workspace {
             normed: gpu.zeros(rows * hidden)?,
             qkv: gpu.zeros(rows * (heads + 2 * kv_heads) * head_dim)?,
             attended: gpu.zeros(rows * heads * head_dim)?,
-            gate_up: gpu.zeros(rows * 2 * intermediate)?,
-            gated: gpu.zeros(rows * intermediate)?,
+            gate_up: gpu.zeros(band * 2 * intermediate)?,
+            gated: gpu.zeros(band * intermediate)?,
             last: gpu.zeros(sequences * hidden)?,
             logits: gpu.zeros(sequences * vocab)?,
             drawn: gpu.zeros(sequences)?,

@@ -76,7 +76,7 @@ impl Stream {
 
 impl Step {
     pub fn batch(&self) -> Batch<'_> {
-        Batch { sequences: self.parts.iter().map(Part::sequence).collect() }
+        Batch::new(self.parts.iter().map(Part::sequence).collect())
     }
 }
 
@@ -106,7 +106,7 @@ mod tests {
     fn enqueue(mock: &mut MockBackend, tokens: &[u32], start: usize) -> Result<(), BackendError> {
         let pages = [PageId(1), PageId(0)];
         let sequence = BatchSequence { tokens, start, end: tokens.len(), pages: &pages, wants_logits: true };
-        mock.enqueue(&Batch { sequences: vec![sequence] })
+        mock.enqueue(&Batch::new(vec![sequence]))
     }
 
     #[test]

@@ -80,12 +80,12 @@ impl Backend for Likeliest {
         Err(BackendError::Device("logits were asked for".to_owned()))
     }
 
-    fn greedy(
+    fn draw(
         &mut self,
         batch: &Batch<'_>,
         layer_done: &mut dyn FnMut(usize),
     ) -> Result<Vec<Option<u32>>, BackendError> {
-        self.0.greedy(batch, layer_done)
+        self.0.draw(batch, layer_done)
     }
 }
 
