@@ -25,6 +25,8 @@ pub enum Command {
     Chat(Chat),
     /// Measures; the figures of BENCHMARKS.md.
     Bench(Bench),
+    /// Looks at this machine: what it has, and what a configuration lacks on it. Fails if something is missing.
+    Doctor(Doctor),
     /// Models on this machine.
     #[command(subcommand)]
     Model(Model),
@@ -78,6 +80,14 @@ pub struct Chat {
     /// A system message.
     #[arg(long)]
     pub system: Option<String>,
+}
+
+/// `baton doctor`.
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// Where settings come from.
+    #[command(flatten)]
+    pub settings: Settings,
 }
 
 /// `baton bench`.

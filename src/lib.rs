@@ -12,6 +12,7 @@ pub mod client;
 pub mod compute;
 pub mod config;
 pub mod demo;
+pub mod doctor;
 pub mod pull;
 pub mod serve;
 pub mod telemetry;

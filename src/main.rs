@@ -7,7 +7,8 @@ use clap::Parser;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let quiet = matches!(cli.command, Command::Demo(_) | Command::Chat(_) | Command::Bench(_));
+    let quiet =
+        matches!(cli.command, Command::Demo(_) | Command::Chat(_) | Command::Bench(_) | Command::Doctor(_));
     let outcome = baton::telemetry::init(quiet).and_then(|()| run(cli.command));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -34,6 +35,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             BenchKind::Row(args) => baton::bench::row::run(&args),
             BenchKind::Check => baton::bench::check(&runtime),
         },
+        Command::Doctor(doctor) => baton::doctor::run(&baton::config::ClusterConfig::load(&doctor.settings)?),
         Command::Model(Model::Pull { name }) => baton::pull::run(&name),
         Command::Model(Model::List) => baton::pull::list(),
     }

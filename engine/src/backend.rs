@@ -37,6 +37,11 @@ pub trait Backend: Send {
         None
     }
 
+    /// New tokens of a step that are enough to keep its device busy.
+    fn batch_tokens(&self) -> usize {
+        512
+    }
+
     /// Runs the new tokens of every sequence through all layers: writes their
     /// KV rows into their pages and returns one row of logits for each
     /// sequence that asks for it, in batch order.

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use crate::kv::PoolConfig;
+use crate::{backend::Backend, kv::PoolConfig};
 
 /// Everything an engine is told besides its backend.
 #[derive(Clone, Debug)]
@@ -21,8 +21,8 @@ pub struct EngineConfig {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SchedulerConfig {
-    /// New tokens of a step. Generating sequences take theirs first, prompts
-    /// share the rest, of which there is always one page at least.
+    /// New tokens of a step; 0 means 512, or on a card 8192. Generating sequences take
+    /// theirs first, prompts share the rest, of which there is always one page at least.
     pub max_batch_tokens: usize,
     /// How long a step may take in which answers go on and prompts are
     /// computed, in milliseconds: the prompts get the tokens that fit, by the
@@ -66,10 +66,20 @@ impl EngineConfig {
 
 // === impl SchedulerConfig ===
 
+impl SchedulerConfig {
+    /// New tokens of a step over this backend.
+    pub fn batch_tokens(&self, backend: &dyn Backend) -> usize {
+        match self.max_batch_tokens {
+            0 => backend.batch_tokens(),
+            tokens => tokens,
+        }
+    }
+}
+
 impl Default for SchedulerConfig {
     fn default() -> Self {
         Self {
-            max_batch_tokens: 512,
+            max_batch_tokens: 0,
             mixed_step_ms: 45,
             max_sequences: 256,
             max_waiting: 1024,
@@ -85,6 +95,7 @@ impl Default for SchedulerConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::mock::{MockBackend, MockConfig};
 
     #[test]
     fn settings_have_defaults_and_unknown_ones_are_refused() {
@@ -92,6 +103,15 @@ mod tests {
         assert_eq!(read("{}").unwrap(), SchedulerConfig::default());
         assert_eq!(read(r#"{"max_sequences": 3}"#).unwrap().max_sequences, 3);
         assert!(read(r#"{"max_sequence": 3}"#).is_err());
+    }
+
+    #[test]
+    fn the_backend_says_how_many_tokens_a_step_has_unless_a_user_does() {
+        let backend = MockBackend::new(MockConfig::default(), 16);
+        let of = |max_batch_tokens| {
+            SchedulerConfig { max_batch_tokens, ..SchedulerConfig::default() }.batch_tokens(&backend)
+        };
+        assert_eq!((of(0), of(7)), (backend.batch_tokens(), 7));
     }
 
     #[test]

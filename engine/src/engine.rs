@@ -59,7 +59,8 @@ impl Engine {
     ///
     /// # Errors
     /// When the backend has no memory for the pool.
-    pub fn new(mut backend: Box<dyn Backend>, config: EngineConfig) -> Result<Self, BackendError> {
+    pub fn new(mut backend: Box<dyn Backend>, mut config: EngineConfig) -> Result<Self, BackendError> {
+        config.scheduler.max_batch_tokens = config.scheduler.batch_tokens(&*backend);
         let pool = KvPool::over(backend.allocate(config.pages)?, config.pool());
         let shape = pool.shape();
         let context_tokens = config.context_tokens.min(config.pages * shape.page_tokens as usize);

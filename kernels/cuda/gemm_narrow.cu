@@ -24,9 +24,8 @@ namespace {
 // What happens to the sums.
 enum Form { STORE, STORE_F32, ADD, GATE_SILU, GATE_GELU };
 
-constexpr int GROUP = 128;     // threads of a warpgroup
+constexpr int GROUP = 128; // threads of a warpgroup
 constexpr int GROUP_ROWS = 64; // outputs of one
-constexpr int PANEL = 64;      // elements of k in a stage: a swizzled row
 
 // Floats of a row of sums: rows begin in different banks.
 template <int GROUPS>
@@ -39,6 +38,8 @@ struct Job {
 };
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+
+constexpr int PANEL = 64; // elements of k in a stage: a swizzled row
 
 template <int GROUPS, int TOKENS, int STAGES>
 struct alignas(1024) Shared {

@@ -119,7 +119,7 @@ pub fn sample(logits: &[f32], draw: &Draw) -> Option<u32> {
         let far = (-draw.min_p.min(1.0).ln() * (STEPS / RANGE)) as usize;
         ranked.retain(|(step, _)| *step <= far);
     }
-    let mut left = (u128::from(sum(&ranked)) * u128::from(draw.share) >> 64) as u64;
+    let mut left = ((u128::from(sum(&ranked)) * u128::from(draw.share)) >> 64) as u64;
     ranked.sort_unstable_by_key(|(_, id)| *id);
     let uses_up = |(step, _): &&(usize, u32)| {
         let (weight, before) = (weight(*step), left);

@@ -60,12 +60,13 @@ pub fn measure(settings: &args::Settings, runs: usize) -> Result<Measured> {
     config.make_model_available()?;
     let compute = Compute::load(&config)?;
     let mut backend = compute.backend(&config.engine)?;
+    let chunk = config.engine.scheduler.batch_tokens(&*backend);
     let runs = runs.max(1);
     let mut over_candle = Vec::new();
     for prompt in PROMPTS {
         let (mut ours, mut candles) = (Vec::new(), Vec::new());
         for _ in 0..runs {
-            ours.push(prefill(&mut *backend, prompt, config.engine.scheduler.max_batch_tokens)?);
+            ours.push(prefill(&mut *backend, prompt, chunk)?);
             candles.push(candle_bound(&compute, prompt.min(512))?);
         }
         say(format_args!(

@@ -25,9 +25,10 @@ pub fn run(args: &BenchRow) -> Result<()> {
     let config = ClusterConfig::load(&args.settings)?;
     config.make_model_available()?;
     let mut backend = Compute::load(&config)?.backend(&config.engine)?;
+    let chunk = config.engine.scheduler.batch_tokens(&*backend);
     Load::new(&mut *backend, 1, CONTEXT)?.step(&mut *backend, 0, CONTEXT)?;
     let (tokens, seconds) = match args.kind {
-        RowKind::Prefill => prefill(&mut *backend, args.size, config.engine.scheduler.max_batch_tokens)?,
+        RowKind::Prefill => prefill(&mut *backend, args.size, chunk)?,
         RowKind::Decode => decode(&mut *backend, args.size)?,
     };
     say(format_args!("{:.2}", tokens as f64 / seconds));

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result};
 use baton_engine::backend::{
     Backend,
-    cuda::{CudaBackend, CudaLimits, CudaModel},
+    cuda::{BATCH_TOKENS, CudaBackend, CudaLimits, CudaModel},
 };
 use baton_kernels::cuda::Gpu;
 use baton_model::{Model, ModelConfig};
@@ -47,7 +47,11 @@ impl Card {
     pub fn backend(&self, settings: &EngineSection) -> Result<CudaBackend> {
         let scheduler = &settings.scheduler;
         let context = self.model.config().context_tokens;
-        let mut limits = CudaLimits::new(scheduler.max_batch_tokens, scheduler.max_sequences, context);
+        let batch_tokens = match scheduler.max_batch_tokens {
+            0 => BATCH_TOKENS,
+            tokens => tokens,
+        };
+        let mut limits = CudaLimits::new(batch_tokens, scheduler.max_sequences, context);
         limits.deterministic = settings.deterministic;
         limits.cache = Some(algorithms(&baton_model::default_cache()));
         let mut backend = CudaBackend::new(Arc::clone(&self.model), limits)?;

@@ -48,6 +48,9 @@ pub const PAGE_TOKENS: u32 = 64;
 /// Device memory that pages leave to recorded graphs and the driver.
 const RESERVE_BYTES: usize = 768 << 20;
 
+/// New tokens of a step, unless configured.
+pub const BATCH_TOKENS: usize = 8192;
+
 /// Steps that may be enqueued and not collected.
 const MAX_AHEAD: usize = 2;
 
@@ -237,6 +240,10 @@ impl Backend for CudaBackend {
     fn pages_left(&self) -> Option<usize> {
         let free = self.gpu.memory().ok()?.free.saturating_sub(RESERVE_BYTES);
         Some(free / (self.shape.token_bytes() * PAGE_TOKENS as usize))
+    }
+
+    fn batch_tokens(&self) -> usize {
+        self.limits.rows
     }
 
     fn draws(&self, _: &Draw) -> bool {

@@ -1,0 +1,161 @@
+//! What this machine has, and what the configured cluster lacks on it.
+
+use std::{
+    net::{TcpStream, ToSocketAddrs},
+    time::Duration,
+};
+
+use anyhow::{Result, ensure};
+use baton_kernels::cpu::Isa;
+
+use crate::{
+    config::{BackendKind, ClusterConfig, RegistryConfig},
+    terminal::say,
+};
+
+/// How long an etcd may take to accept a connection.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Something that was looked at.
+struct Finding {
+    what: &'static str,
+    /// What was found, or what is wrong and what to do about it.
+    found: Result<String, String>,
+    /// Whether the cluster cannot run here without it.
+    is_needed: bool,
+}
+
+/// Prints a line for each finding.
+///
+/// # Errors
+/// When something is missing that the cluster needs.
+pub fn run(config: &ClusterConfig) -> Result<()> {
+    let findings = [processor(), card(config), model(config), registry(config)];
+    let mut missing = 0;
+    for Finding { what, found, is_needed } in findings {
+        let verdict = match (&found, is_needed) {
+            (Ok(_), _) => "ok",
+            (Err(_), true) => "MISSING",
+            (Err(_), false) => "-",
+        };
+        missing += usize::from(verdict == "MISSING");
+        say(format_args!("{verdict:>7}  {what}: {}", found.unwrap_or_else(|error| error)));
+    }
+    ensure!(missing == 0, "{missing} of what this configuration needs is missing");
+    Ok(())
+}
+
+fn processor() -> Finding {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let found = format!("{cores} threads, best kernels: {}", Isa::best().as_str());
+    Finding { what: "processor", found: Ok(found), is_needed: true }
+}
+
+fn card(config: &ClusterConfig) -> Finding {
+    let is_needed = config.engine.backend == BackendKind::Cuda;
+    Finding { what: "card", found: find_card(config.engine.device), is_needed }
+}
+
+#[cfg(feature = "cuda")]
+fn find_card(device: usize) -> Result<String, String> {
+    use baton_kernels::cuda::{Gemm, Gpu, GpuError};
+    let advice = |error: GpuError| {
+        let what_to_do = match &error {
+            GpuError::NoDriver => "install NVIDIA's driver, 580 or newer",
+            GpuError::NoDevice { .. } => "set engine.device to a card that nvidia-smi -L lists",
+            GpuError::NoImage { .. } => {
+                "build with BATON_CUDA_ARCHS for this card, or install a driver of CUDA 13"
+            }
+            GpuError::NoBlas => {
+                "install cuBLAS 13 (package libcublas-13-0, or pip's nvidia-cublas) and name its folder in LD_LIBRARY_PATH"
+            }
+            _ => "see what nvidia-smi says",
+        };
+        format!("{error}; {what_to_do}")
+    };
+    let gpu = Gpu::open(device).map_err(advice)?;
+    Gemm::new(&gpu, None).map_err(advice)?;
+    let memory = gpu.memory().map_err(advice)?;
+    let (major, minor) = gpu.capability();
+    let gib = |bytes: usize| bytes as f64 / f64::from(1 << 30);
+    Ok(format!(
+        "{} (compute capability {major}.{minor}), {:.1} of {:.1} GiB free, cuBLASLt found",
+        gpu.name(),
+        gib(memory.free),
+        gib(memory.total)
+    ))
+}
+
+#[cfg(not(feature = "cuda"))]
+fn find_card(_: usize) -> Result<String, String> {
+    Err("this baton was built without feature cuda; build one with `cargo build --release --features cuda`"
+        .to_owned())
+}
+
+fn model(config: &ClusterConfig) -> Finding {
+    let resolve = || baton_model::resolve(&config.model, &baton_model::default_cache());
+    let found = match config.engine.backend {
+        BackendKind::Mock => Ok("none needed by the mock backend".to_owned()),
+        _ => resolve()
+            .map(|path| path.display().to_string())
+            .map_err(|error| format!("{error}; `baton model pull {}` fetches it", config.model)),
+    };
+    // `baton serve` fetches what is not there.
+    Finding { what: "model", found, is_needed: false }
+}
+
+fn registry(config: &ClusterConfig) -> Finding {
+    let found = match &config.registry {
+        RegistryConfig::Memory => Ok("in this process, no etcd needed".to_owned()),
+        RegistryConfig::Etcd(etcd) => reach_one(&etcd.endpoints),
+    };
+    Finding { what: "registry", found, is_needed: true }
+}
+
+/// The first of the endpoints that accepts a connection.
+fn reach_one(endpoints: &[String]) -> Result<String, String> {
+    let accepts = |endpoint: &&String| {
+        let host = endpoint.split("://").last().unwrap_or_default().trim_end_matches('/');
+        let mut addrs = host.to_socket_addrs().into_iter().flatten();
+        addrs.any(|addr| TcpStream::connect_timeout(&addr, PATIENCE).is_ok())
+    };
+    match endpoints.iter().find(accepts) {
+        Some(endpoint) => Ok(format!("etcd at {endpoint}")),
+        None => {
+            Err(format!("no etcd answers at {}; start one, or set registry.endpoints", endpoints.join(", ")))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn a_plain_machine_has_what_one_process_needs() {
+        run(&ClusterConfig::default()).unwrap();
+    }
+
+    #[test]
+    #[cfg(not(feature = "cuda"))]
+    fn a_card_that_is_asked_for_and_not_there_is_missing() {
+        let config = |set: &str| {
+            let set = vec![set.to_owned()];
+            ClusterConfig::load(&crate::args::Settings { set, ..Default::default() }).unwrap()
+        };
+        assert!(run(&config("engine.backend=\"cuda\"")).is_err());
+        assert!(!card(&config("engine.backend=\"cpu\"")).is_needed);
+    }
+
+    #[test]
+    fn an_etcd_is_found_where_something_listens_and_missed_elsewhere() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let there = format!("http://{}", listener.local_addr().unwrap());
+        let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let gone = format!("http://{gone}");
+        assert!(reach_one(&[gone.clone(), there]).is_ok());
+        assert!(reach_one(std::slice::from_ref(&gone)).unwrap_err().contains(&gone));
+    }
+}
