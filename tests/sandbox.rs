@@ -45,6 +45,13 @@ pub struct Plan {
 // === impl Cluster ===
 
 impl Cluster {
+    /// `BATON_TEST_SET` has settings for every process, separated by spaces: the same tests on
+    /// another backend.
+    fn more_args() -> Vec<String> {
+        let set = std::env::var("BATON_TEST_SET").unwrap_or_default();
+        set.split_whitespace().flat_map(|setting| ["--set".to_owned(), setting.to_owned()]).collect()
+    }
+
     /// Starts every node as its own process over a fresh etcd and waits until requests are served.
     pub async fn start(plan: &Plan) -> Self {
         let dir = TempDir::new().unwrap();
@@ -74,7 +81,9 @@ impl Cluster {
         let dir = TempDir::new().unwrap();
         let config = dir.path().join("cluster.toml");
         fs::write(&config, settings).unwrap();
-        let args = ["serve", "--config", config.to_str().unwrap()];
+        let more = Self::more_args();
+        let mut args = vec!["serve", "--config", config.to_str().unwrap()];
+        args.extend(more.iter().map(String::as_str));
         let process = Process::start("local", env!("CARGO_BIN_EXE_baton"), &args);
         let line = process.wait_for("ready at ", PATIENCE);
         Self {
@@ -90,7 +99,9 @@ impl Cluster {
     /// Starts (or starts again) one node of the plan.
     pub fn start_node(&mut self, node: &str) {
         let config = self.config.to_str().unwrap();
-        let args = ["serve", "--config", config, "--node", node];
+        let more = Self::more_args();
+        let mut args = vec!["serve", "--config", config, "--node", node];
+        args.extend(more.iter().map(String::as_str));
         let process = Process::start(node, env!("CARGO_BIN_EXE_baton"), &args);
         process.wait_for(&format!("node {node} "), PATIENCE);
         self.nodes.insert(node.to_owned(), process);

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use baton_protocol::KvShape;
 
 use crate::{
-    batch::{Batch, Draw, Logits},
+    batch::{Batch, Draw, Logits, Rows, Source},
     kv::KvStore,
     sampler,
 };
@@ -66,17 +66,18 @@ pub trait Backend: Send {
         draw.temperature <= 0.0
     }
 
-    /// As [`forward`](Self::forward), with a token in place of each row of logits:
-    /// drawn as the batch says, none if no logit is usable.
+    /// As [`forward`](Self::forward), with a token in place of each row of logits for
+    /// which the batch says how to draw.
     ///
     /// # Errors
     /// As [`forward`](Self::forward).
-    fn draw(
-        &mut self,
-        batch: &Batch<'_>,
-        layer_done: &mut dyn FnMut(usize),
-    ) -> Result<Vec<Option<u32>>, BackendError> {
-        Ok(self.forward(batch, layer_done)?.rows().map(sampler::greatest).collect())
+    fn draw(&mut self, batch: &Batch<'_>, layer_done: &mut dyn FnMut(usize)) -> Result<Rows, BackendError> {
+        let logits = self.forward(batch, layer_done)?;
+        let source = |(index, row)| match batch.draw(index) {
+            Some(_) => Source::Token(sampler::greatest(row)),
+            None => Source::Row(index),
+        };
+        Ok(Rows { sources: logits.rows().enumerate().map(source).collect(), logits })
     }
 
     /// Whether it takes steps with [`enqueue`](Self::enqueue): one may be under way while the next is made.

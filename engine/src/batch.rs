@@ -10,8 +10,9 @@ use crate::{backend::BackendError, kv::PageId};
 pub struct Batch<'a> {
     /// In the order in which logits come back.
     pub sequences: Vec<BatchSequence<'a>>,
-    /// How the backend draws, one for each sequence that wants logits; none: the likeliest of each.
-    pub draws: Vec<Draw>,
+    /// How the backend draws for each sequence that wants logits, or that its row is wanted
+    /// instead. Empty: the likeliest of each.
+    pub draws: Vec<Option<Draw>>,
 }
 
 /// The new tokens of one sequence.
@@ -51,10 +52,53 @@ pub struct Logits {
     pub vocab_tokens: usize,
 }
 
+/// What a step gives for each sequence that wants logits, in batch order.
+#[derive(Debug, Default)]
+pub struct Rows {
+    /// A token that was drawn, or which of `logits` to draw from.
+    pub sources: Vec<Source>,
+    /// Rows that are wanted.
+    pub logits: Logits,
+}
+
+/// See [`Rows`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// None: no logit was usable.
+    Token(Option<u32>),
+    /// Index among the rows of logits.
+    Row(usize),
+}
+
+/// What one sequence draws from.
+#[derive(Clone, Copy, Debug)]
+pub enum Row<'a> {
+    /// The backend has drawn already.
+    Token(Option<u32>),
+    /// Its logits.
+    Logits(&'a [f32]),
+}
+
+impl Rows {
+    /// One for each sequence that wants something.
+    pub fn iter(&self) -> impl Iterator<Item = Row<'_>> {
+        let Logits { values, vocab_tokens } = &self.logits;
+        self.sources.iter().map(move |source| match *source {
+            Source::Token(token) => Row::Token(token),
+            Source::Row(row) => Row::Logits(&values[row * vocab_tokens..][..*vocab_tokens]),
+        })
+    }
+}
+
 impl<'a> Batch<'a> {
     /// A batch of which the likeliest tokens are wanted, or logits.
     pub fn new(sequences: Vec<BatchSequence<'a>>) -> Self {
         Self { sequences, draws: Vec::new() }
+    }
+
+    /// How the backend draws for the `index`-th sequence that wants logits, if it does.
+    pub fn draw(&self, index: usize) -> Option<Draw> {
+        self.draws.get(index).copied().unwrap_or(Some(Draw::LIKELIEST))
     }
 }
 

@@ -17,14 +17,14 @@ use baton_protocol::{ErrorCode, Failure};
 use crate::{
     ChoiceSpec, EngineConfig, EngineError, EngineHandle, EngineMetrics, SequenceEvent,
     backend::{Backend, BackendError},
-    batch::Draw,
+    batch::{Draw, Row, Rows},
     kv::KvPool,
     scheduler::{Chunk, Plan, Scheduler},
     sequence::{Sequence, spec::Limits},
     worker::Shared,
 };
 use ahead::Ahead;
-use draw::{Drawn, Row, Rows, Rules};
+use draw::{Drawn, Rules};
 
 /// A backend, its page pool and its sequences. Runs on whatever thread calls
 /// [`step`](Self::step); see [`EngineWorker`](crate::EngineWorker).
@@ -164,19 +164,17 @@ impl Engine {
                 sequence.origin.emit(SequenceEvent::Computed { layers: layers.clone(), tokens });
             }
         };
-        if let Some(draws) = self.draws(plan) {
-            batch.draws = draws;
-            return self.backend.draw(&batch, &mut layer_done).map(Rows::Tokens);
-        }
-        self.backend.forward(&batch, &mut layer_done).map(Rows::Logits)
+        batch.draws = self.draws(plan);
+        self.backend.draw(&batch, &mut layer_done)
     }
 
-    /// How the backend draws for all of the plan that want it; none when it cannot for some.
-    fn draws(&self, plan: &Plan) -> Option<Vec<Draw>> {
+    /// How the backend draws for those of the plan that want it, if it can. What decides is
+    /// the request alone: its tokens do not depend on who else is in the step.
+    fn draws(&self, plan: &Plan) -> Vec<Option<Draw>> {
         let wanting = self.scheduler.planned(plan).filter(|(chunk, _)| chunk.wants_logits);
         let draw = |(_, sequence): (&Chunk, &Sequence)| {
-            // Several choices draw differently from one row, unless it is the likeliest.
             let draw = self.rules.plain(sequence).filter(|draw| self.backend.draws(draw))?;
+            // Several choices draw differently from one row, unless it is the likeliest.
             (sequence.choices.len() <= 1 || draw == Draw::LIKELIEST).then_some(draw)
         };
         wanting.map(draw).collect()

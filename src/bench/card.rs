@@ -3,14 +3,14 @@
 
 use std::{path::Path, sync::Arc, time::Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use baton_engine::{
     ChoiceSpec, Engine, EngineConfig, Goal, SequenceEvent, SequenceSpec, StartFrom, StepOutcome,
     backend::{
         Backend,
         cuda::{CudaBackend, CudaLimits, CudaModel},
     },
-    batch::{Batch, BatchSequence, pending},
+    batch::{Batch, BatchSequence, Row, pending},
     kv::PageId,
 };
 use baton_kernels::cuda::{Gemm, Gpu, Weights, random::fill_uniform};
@@ -279,8 +279,9 @@ impl Load {
             let range = first..(first + (CHUNK / prompt).max(1)).min(self.tokens.len());
             let batch = batch(&self.tokens[range.clone()], &self.pages[range.clone()], prompt);
             let drawn = backend.draw(&batch, &mut |_| {})?;
-            for (tokens, drawn) in self.tokens[range].iter_mut().zip(drawn) {
-                tokens.push(drawn.context("no token was drawn")?);
+            for (tokens, row) in self.tokens[range].iter_mut().zip(drawn.iter()) {
+                let Row::Token(Some(token)) = row else { bail!("no token was drawn") };
+                tokens.push(token);
             }
         }
         Ok(())

@@ -34,7 +34,7 @@ pub use workspace::CudaLimits;
 
 use super::{Backend, BackendError};
 use crate::{
-    batch::{Batch, Draw, Logits},
+    batch::{Batch, Draw, Logits, Rows, Source},
     kv::KvStore,
 };
 use memory::DevicePages;
@@ -202,16 +202,18 @@ impl CudaBackend {
         Ok(())
     }
 
-    /// The rows of logits of the step enqueued last.
+    /// These rows of logits of the step enqueued last.
     fn take_logits(&mut self, outputs: &[usize]) -> Result<Vec<f32>, GpuError> {
         let vocab = self.model.config().vocab;
-        let len = outputs.iter().max().map_or(0, |last| (last + 1) * vocab);
+        let len = outputs.len() * vocab;
         if self.logits.len() < len {
             self.logits = Pinned::zeros(&self.gpu, len)?;
         }
-        self.logits.copy_from(&self.gpu, 0, &self.work.logits.slice(..len))?;
-        let rows = self.logits.get()?;
-        Ok(outputs.iter().flat_map(|output| &rows[output * vocab..][..vocab]).copied().collect())
+        for (index, output) in outputs.iter().enumerate() {
+            let row = self.work.logits.slice(output * vocab..(output + 1) * vocab);
+            self.logits.copy_from(&self.gpu, index * vocab, &row)?;
+        }
+        Ok(self.logits.get()?[..len].to_vec())
     }
 }
 
@@ -263,15 +265,21 @@ impl Backend for CudaBackend {
         Ok(Logits { values, vocab_tokens: self.vocab_tokens() })
     }
 
-    fn draw(
-        &mut self,
-        batch: &Batch<'_>,
-        layer_done: &mut dyn FnMut(usize),
-    ) -> Result<Vec<Option<u32>>, BackendError> {
+    fn draw(&mut self, batch: &Batch<'_>, layer_done: &mut dyn FnMut(usize)) -> Result<Rows, BackendError> {
         let step = self.checked(batch)?;
         self.launch(&step).map_err(failed)?;
         self.report(layer_done)?;
-        self.collect()
+        let outputs = step.outputs.iter().enumerate();
+        let wanted: Vec<usize> =
+            outputs.filter(|(index, _)| batch.draw(*index).is_none()).map(|(_, output)| *output).collect();
+        let values = self.take_logits(&wanted).map_err(failed)?;
+        let mut rows = 0..wanted.len();
+        let source = |(index, token)| match batch.draw(index) {
+            Some(_) => Source::Token(token),
+            None => Source::Row(rows.next().unwrap_or_default()),
+        };
+        let sources = self.collect()?.into_iter().enumerate().map(source).collect();
+        Ok(Rows { sources, logits: Logits { values, vocab_tokens: self.vocab_tokens() } })
     }
 
     fn runs_ahead(&self) -> bool {

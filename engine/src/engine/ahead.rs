@@ -12,11 +12,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Drawn, Engine, Row, count_prompt_tokens};
+use super::{Drawn, Engine, count_prompt_tokens};
 use crate::{
     EngineError,
     backend::BackendError,
-    batch::pending,
+    batch::{Row, pending},
     scheduler::{Chunk, Plan},
     sequence::{Sequence, SequenceKey},
 };
@@ -76,7 +76,7 @@ impl Engine {
             && !plan.chunks.is_empty()
             && !plan.is_short
             && plan.chunks.iter().all(is_plain)
-            && self.draws(plan).is_some()
+            && self.draws(plan).iter().all(Option::is_some)
     }
 
     /// Enqueues the plan's step; what its sequences draw is pending from now on.
@@ -84,7 +84,7 @@ impl Engine {
         self.is_checked = false;
         let pages = self.scheduler.page_ids(&plan);
         let mut batch = self.scheduler.batch(&plan, &pages);
-        batch.draws = self.draws(&plan).unwrap_or_default();
+        batch.draws = self.draws(&plan);
         let enqueued = self.backend.enqueue(&batch);
         if let Err(error) = enqueued {
             return self.blame(&plan, error);

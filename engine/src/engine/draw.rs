@@ -4,7 +4,7 @@ use baton_protocol::{ErrorCode, Failure, FinishReason, Token};
 
 use crate::{
     EngineMetrics, SequenceEvent,
-    batch::{Draw, Logits},
+    batch::{Draw, Row},
     sampler,
     sequence::{Origin, Sequence},
 };
@@ -15,20 +15,6 @@ pub(super) struct Rules {
     pub metrics: EngineMetrics,
 }
 
-/// What a step gave for each sequence that draws, in batch order.
-pub(super) enum Rows {
-    Logits(Logits),
-    /// The backend has drawn already.
-    Tokens(Vec<Option<u32>>),
-}
-
-/// What one sequence draws from.
-#[derive(Clone, Copy)]
-pub(super) enum Row<'a> {
-    Logits(&'a [f32]),
-    Token(Option<u32>),
-}
-
 /// What came of a draw. The receiver knows already.
 pub(super) enum Drawn {
     /// The choice goes on with this token.
@@ -37,17 +23,6 @@ pub(super) enum Drawn {
     End,
     /// The model returned nothing to draw from: the request failed.
     Nothing,
-}
-
-// === impl Rows ===
-
-impl Rows {
-    pub fn iter(&self) -> Box<dyn Iterator<Item = Row<'_>> + '_> {
-        match self {
-            Self::Logits(logits) => Box::new(logits.rows().map(Row::Logits)),
-            Self::Tokens(tokens) => Box::new(tokens.iter().copied().map(Row::Token)),
-        }
-    }
 }
 
 // === impl Rules ===

@@ -35,7 +35,7 @@ pub(super) struct Step<'a> {
     sequences: Vec<Ordered<'a>>,
     tiles: Vec<i32>,
     /// How the batch's wanted sequences draw; none: the likeliest.
-    draws: &'a [Draw],
+    draws: &'a [Option<Draw>],
     /// Where the rows of the batch's wanted sequences come out, in batch order.
     pub outputs: Vec<usize>,
 }
@@ -194,6 +194,7 @@ impl<'a> Step<'a> {
             draw.copy_from_slice(Draw::LIKELIEST.words());
         }
         for (output, draw) in self.outputs.iter().zip(self.draws) {
+            let Some(draw) = draw else { continue };
             let at = form.draws().start + output * Draw::WORDS;
             words[at..at + Draw::WORDS].copy_from_slice(draw.words());
         }
@@ -315,7 +316,7 @@ mod tests {
     fn draws_stand_where_their_rows_come_out() {
         let mut batch = Batch::new(vec![part(2, 5, true), part(6, 7, false), part(9, 10, true)]);
         let draw = |share| Draw { share, temperature: 0.5, ..Draw::LIKELIEST };
-        batch.draws = vec![draw(7), draw(8)];
+        batch.draws = vec![Some(draw(7)), Some(draw(8))];
         let step = Step::new(&batch, 4, false);
         let words = words(&step);
         // The single token's row comes out first, though the chunk is first in the batch.

@@ -7,7 +7,7 @@ use baton_protocol::KvShape;
 use super::fixture;
 use crate::{
     backend::{Backend, BackendError, mock::MockConfig},
-    batch::{Batch, Logits},
+    batch::{Batch, Logits, Rows},
     kv::KvStore,
 };
 
@@ -80,11 +80,10 @@ impl Backend for Likeliest {
         Err(BackendError::Device("logits were asked for".to_owned()))
     }
 
-    fn draw(
-        &mut self,
-        batch: &Batch<'_>,
-        layer_done: &mut dyn FnMut(usize),
-    ) -> Result<Vec<Option<u32>>, BackendError> {
+    fn draw(&mut self, batch: &Batch<'_>, layer_done: &mut dyn FnMut(usize)) -> Result<Rows, BackendError> {
+        if batch.draws.iter().any(Option::is_none) {
+            return Err(BackendError::Device("logits were asked for".to_owned()));
+        }
         self.0.draw(batch, layer_done)
     }
 }
