@@ -26,6 +26,7 @@ pub struct Gpu {
     card: Arc<Card>,
     stream: Arc<CudaStream>,
     overlaps: bool,
+    shared_percent: u32,
 }
 
 /// Device memory in bytes.
@@ -75,7 +76,7 @@ impl Gpu {
         // orders them with events, which recorded graphs need anyway.
         unsafe { context.disable_event_tracking() };
         let stream = context.new_stream().named("cuStreamCreate")?;
-        Ok(Self { card: Arc::new(Card::load(context)?), stream, overlaps: true })
+        Ok(Self { card: Arc::new(Card::load(context)?), stream, overlaps: true, shared_percent: 100 })
     }
 
     /// The same card with a stream of its own, not ordered with this one.
@@ -92,6 +93,14 @@ impl Gpu {
     #[must_use]
     pub fn overlapping(&self, overlaps: bool) -> Self {
         Self { overlaps: overlaps && self.card.capability.0 >= 9, ..self.clone() }
+    }
+
+    /// The same stream; ops ask for so much of a multiprocessor's memory to be shared memory, in
+    /// percent, and leave the rest to L1. Ops in a row ask for the same best: a
+    /// multiprocessor must fall idle to change it, and they would not overlap. 100 at first.
+    #[must_use]
+    pub fn sharing(&self, percent: u32) -> Self {
+        Self { shared_percent: percent.min(100), ..self.clone() }
     }
 
     /// Whether ops overlap: for [`Kernel::launch`].
@@ -203,7 +212,7 @@ impl Gpu {
     /// Begins the parameters of a kernel launched on this stream.
     #[must_use]
     pub fn args(&self) -> Args<'_> {
-        Args::on(&self.stream)
+        Args::on(&self.stream, self.shared_percent)
     }
 }
 
@@ -254,16 +263,7 @@ impl Card {
         let found = unsafe { result::module::get_function(module.0, name) };
         let kernel = Kernel { function: found.map_err(|_| missing)? };
         self.allow_shared_memory(kernel)?;
-        Self::prefer_shared_memory(kernel)?;
         Ok(kernel)
-    }
-
-    /// Gives every kernel the same split between shared memory and L1: a multiprocessor
-    /// must fall idle before it changes that, so that kernels would not overlap.
-    fn prefer_shared_memory(kernel: Kernel) -> Result<(), GpuError> {
-        let at = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT;
-        // SAFETY: a loaded function.
-        unsafe { sys::cuFuncSetAttribute(kernel.function, at, 100) }.result().named("cuFuncSetAttribute")
     }
 
     /// Lets a launch ask for as much shared memory as a block can have.

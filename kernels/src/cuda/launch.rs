@@ -33,6 +33,8 @@ pub struct Grid {
 #[derive(Debug)]
 pub struct Args<'a> {
     stream: &'a CudaStream,
+    /// Share of a multiprocessor's memory that is to be shared memory, not L1, in percent.
+    shared_percent: u32,
     /// Each in the low bytes of a word of its own, records in several.
     words: [u64; MAX_WORDS],
     len: usize,
@@ -43,7 +45,7 @@ pub struct Args<'a> {
 
 /// How a kernel is launched besides its grid.
 struct Attributes {
-    list: [sys::CUlaunchAttribute; 2],
+    list: [sys::CUlaunchAttribute; 3],
     count: u32,
 }
 
@@ -72,6 +74,7 @@ impl Kernel {
             *parameter = args.words[*start..].as_mut_ptr().cast();
         }
         let mut attributes = Attributes::default();
+        attributes.share(args.shared_percent);
         if overlaps {
             attributes.overlap();
         }
@@ -116,7 +119,7 @@ impl Default for Attributes {
             pad: [0; 4],
             value: sys::CUlaunchAttributeValue { pad: [0; 64] },
         };
-        Self { list: [none; 2], count: 0 }
+        Self { list: [none; 3], count: 0 }
     }
 }
 
@@ -124,6 +127,13 @@ impl Attributes {
     fn push(&mut self, id: sys::CUlaunchAttributeID, value: sys::CUlaunchAttributeValue) {
         self.list[self.count as usize] = sys::CUlaunchAttribute { id, pad: [0; 4], value };
         self.count += 1;
+    }
+
+    fn share(&mut self, percent: u32) {
+        self.push(
+            sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT,
+            sys::CUlaunchAttributeValue { sharedMemCarveout: percent },
+        );
     }
 
     fn overlap(&mut self) {
@@ -155,10 +165,10 @@ impl Grid {
 // === impl Args ===
 
 impl<'a> Args<'a> {
-    /// None yet, for a launch on `stream`.
+    /// None yet, for a launch on `stream`. See [`Gpu::sharing`](super::Gpu::sharing).
     #[must_use]
-    pub fn on(stream: &'a CudaStream) -> Self {
-        Self { stream, words: [0; MAX_WORDS], len: 0, starts: [0; MAX_WORDS], count: 0 }
+    pub fn on(stream: &'a CudaStream, shared_percent: u32) -> Self {
+        Self { stream, shared_percent, words: [0; MAX_WORDS], len: 0, starts: [0; MAX_WORDS], count: 0 }
     }
 
     /// A pointer to memory that is read.

@@ -94,7 +94,7 @@ impl Model {
         Weights { data: self.weights.slice(at..at + outputs * inputs), outputs, inputs }
     }
 
-    /// A step without the stage `out`.
+    /// A step without the stage `out`, with products as of 9 to 64 rows.
     fn step(&self, gpu: &Gpu, scene: &Scene, out: Option<Stage>) -> Result<(), GpuError> {
         let has = |stage| out != Some(stage);
         let norm = || Norm { weight: self.gain.as_view(), eps: 1e-5 };

@@ -100,6 +100,7 @@ impl Pass {
     ) -> Result<(), GpuError> {
         let mut pool = pool(model.config());
         pool.pages = pages.len() / pool.page_elements();
+        let gpu = &self.products.divided(gpu, form.rows());
         let mut run = Run { gpu, pass: self, model, work, pages, pool, form };
         run.embed()?;
         run.plan()?;

@@ -15,8 +15,12 @@ use super::{
     weights::{Dense, Vector},
 };
 
-/// Products of at most this many rows norm their input on the way, where [`Narrow`] does not do them.
+/// Products of at most this many rows norm their input on the way.
 const FEW_ROWS: usize = 8;
+
+/// What steps of so few rows leave of a multiprocessor's memory to shared memory, in percent:
+/// enough for attention, and the rest to L1, through which [`Gemv`] reads.
+const FEW_ROWS_SHARE: u32 = 58;
 
 /// Products of at most this many rows are faster without cuBLASLt, where [`Narrow`] does them.
 const NARROW_ROWS: usize = 64;
@@ -25,8 +29,8 @@ const NARROW_ROWS: usize = 64;
 pub(super) struct Products {
     gemm: Gemm,
     activation: Activation,
-    /// Products of at most this many rows are left to [`Narrow`], if it does them.
-    narrow_rows: usize,
+    /// Whether [`Narrow`] does all, in bands.
+    deterministic: bool,
 }
 
 /// Rows that a product reads after their norm, and a place for the normed ones.
@@ -54,8 +58,11 @@ impl Products {
             baton_model::Activation::Silu => Activation::Silu,
             baton_model::Activation::GeluTanh => Activation::GeluTanh,
         };
-        let narrow_rows = if limits.deterministic { narrow::MAX_ROWS } else { NARROW_ROWS };
-        Ok(Self { gemm: Gemm::new(gpu, limits.cache.as_deref())?, activation, narrow_rows })
+        Ok(Self {
+            gemm: Gemm::new(gpu, limits.cache.as_deref())?,
+            activation,
+            deterministic: limits.deterministic,
+        })
     }
 
     /// Finds the fastest algorithms for the products of steps up to `limits`.
@@ -79,12 +86,22 @@ impl Products {
 
     fn kernel<'a>(&self, gpu: &Gpu, weights: &'a Dense, x: &impl Read<bf16>) -> Kernel<'a> {
         let rows = weights.rows_of(x);
-        let narrow = (rows <= self.narrow_rows).then(|| Narrow::new(gpu, weights.view())).flatten();
+        let narrow_rows = match rows {
+            _ if self.deterministic => 1..=narrow::MAX_ROWS,
+            _ => FEW_ROWS + 1..=NARROW_ROWS,
+        };
+        let narrow = narrow_rows.contains(&rows).then(|| Narrow::new(gpu, weights.view())).flatten();
         match narrow {
             Some(product) => Kernel::Narrow(product),
             None if rows <= FEW_ROWS => Kernel::Gemv,
             None => Kernel::Gemm,
         }
+    }
+
+    /// How all ops of a step of so many rows divide a multiprocessor's memory.
+    pub fn divided(&self, gpu: &Gpu, rows: usize) -> Gpu {
+        let is_few = rows <= FEW_ROWS && !self.deterministic;
+        gpu.sharing(if is_few { FEW_ROWS_SHARE } else { 100 })
     }
 
     /// `out = weights * norm(x)`
