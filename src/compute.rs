@@ -111,7 +111,7 @@ impl Compute {
         let path = baton_model::resolve(&config.model, &baton_model::default_cache())?;
         let EngineSection { precision, weights, threads, .. } = config.engine;
         let threads = NonZero::new(threads).map_or_else(available_parallelism, Ok)?;
-        let pool = ComputePool::new(threads.get())?;
+        let pool = precision.pool(threads.get())?;
         let name = served_name(&config.model);
         let bar = LoadingBar::start(&name);
         let progress = |done, total| bar.show(done, total);

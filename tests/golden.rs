@@ -12,7 +12,6 @@ use baton_engine::{
     batch::{Batch, BatchSequence},
     kv::PageId,
 };
-use baton_kernels::cpu::ComputePool;
 use baton_model::Model;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -84,7 +83,8 @@ fn backend<'a>(model: &'a Model, how: impl Into<Loading<'a>>) -> CpuBackend {
 }
 
 fn on(model: Arc<CpuModel>) -> CpuBackend {
-    CpuBackend::new(model, ComputePool::new(2).unwrap(), PAGE_TOKENS)
+    let pool = model.precision().pool(2).unwrap();
+    CpuBackend::new(model, pool, PAGE_TOKENS)
 }
 
 /// One sequence on pages of its own.

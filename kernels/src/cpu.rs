@@ -5,18 +5,27 @@
 //! - [`element`]: [`Element`], what activations and cached keys and values are stored as.
 //! - [`packed`]: [`PackedMatrix`], weights laid out for the tile kernel, of bf16, four or eight bits.
 //! - `tile`: the innermost product, a few rows by 32 columns in registers.
+//! - `amx`: the same in Intel's tile registers, 32 rows by 32 columns.
 //! - [`gemm`](mod@gemm): activations times weights.
 //! - [`activation`]: nonlinearities of a gate.
 //! - [`attention`](mod@attention): paged causal attention, of prompts and of single tokens alike.
 //! - [`norm`], [`rope`], [`softcap`]: the small ops.
 //! - `disjoint`: one output, written by many threads.
 //!
-//! The numerics, which all instruction sets share to the bit (subnormal
+//! The numerics, which all exact instruction sets share to the bit (subnormal
 //! numbers apart, which some of them flush): a sum over `k` runs from the
 //! first to the last pair of elements in one accumulator, the odd element of a
 //! pair before the even one. That is the order of `vdpbf16ps`.
+//!
+//! Tile registers ([`Isa::Amx`]) have the order of `tdpbf16ps`: of each 32 elements
+//! the even products are summed up, and the odd ones, and the two added to the
+//! accumulator. An f32 is two numbers of bf16, the second the rest of the first:
+//! sixteen bits. Matrices and heads whose `k` is not a multiple of 32 are multiplied
+//! as without them, whatever the number of rows.
 
 pub mod activation;
+#[cfg_attr(not(target_arch = "x86_64"), path = "cpu/amx/absent.rs")]
+mod amx;
 pub mod attention;
 mod disjoint;
 pub mod element;

@@ -14,7 +14,7 @@ pub mod weights;
 
 use std::sync::Arc;
 
-use baton_kernels::cpu::ComputePool;
+use baton_kernels::cpu::{ComputePool, PoolError};
 use baton_protocol::{KvDtype, KvShape};
 use half::bf16;
 use serde::{Deserialize, Serialize};
@@ -59,13 +59,29 @@ impl Precision {
             Self::Reference => KvDtype::F32,
         }
     }
+
+    /// Threads to compute with.
+    ///
+    /// # Errors
+    /// When the system refuses them.
+    pub fn pool(self, threads: usize) -> Result<Arc<ComputePool>, PoolError> {
+        match self {
+            Self::Fast => ComputePool::new(threads),
+            Self::Reference => ComputePool::exact(threads),
+        }
+    }
 }
 
 // === impl CpuBackend ===
 
 impl CpuBackend {
     /// A backend that caches rows in pages of `page_tokens` tokens.
+    ///
+    /// # Panics
+    /// When the model is to be computed exactly and the pool does not.
     pub fn new(model: Arc<CpuModel>, pool: Arc<ComputePool>, page_tokens: u32) -> Self {
+        let exact = model.precision() == Precision::Fast || pool.isa().is_exact();
+        assert!(exact, "reference precision with {}", pool.isa().as_str());
         let shape = model.kv_shape(page_tokens);
         let memory = Arc::new(KvMemory::new(shape.clone(), 0));
         Self { model, pool, shape, memory }

@@ -19,7 +19,12 @@ mod buffers;
 mod run;
 mod state;
 
-use super::{disjoint::Disjoint, element::Element, pool::ComputePool};
+use super::{
+    amx::{Amx, BLOCK},
+    disjoint::Disjoint,
+    element::Element,
+    pool::ComputePool,
+};
 use block::Block;
 use buffers::with_scratch;
 use run::{Merge, Run};
@@ -82,7 +87,8 @@ pub fn attention<E: Element>(
     shape.check(sequences, q, out);
     let out = Disjoint::new(out);
     let no_key = vec![E::default(); shape.kv_row()];
-    let call = Call { shape, no_key: &no_key, q, out: &out };
+    let amx = pool.isa().amx().filter(|_| E::PARTS == 1 && shape.head_dim.is_multiple_of(BLOCK));
+    let call = Call { shape, no_key: &no_key, q, out: &out, amx };
     let blocks: Vec<Block<'_, E>> =
         sequences.iter().flat_map(|sequence| Block::of(&call, sequence)).collect();
     let work: usize = blocks.iter().map(Block::work).sum();
@@ -112,6 +118,8 @@ struct Call<'a, E> {
     no_key: &'a [E],
     q: &'a [E],
     out: &'a Disjoint<'a, E>,
+    /// If tile registers make its products.
+    amx: Option<Amx>,
 }
 
 // === impl AttentionShape ===

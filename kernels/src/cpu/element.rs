@@ -6,16 +6,28 @@ use bytemuck::Pod;
 use half::bf16;
 
 use super::{
+    amx::{BLOCK, Line},
     simd::{Isa, LANES, Simd, Work},
     tile::{PANEL, Product},
 };
 
 /// An element of activations and of the KV cache: [`bf16`] or [`f32`]. Sums are f32 in any case.
 pub trait Element: Pod + Default + PartialEq + Debug + Send + Sync + Product<bf16> + Product<Self> {
+    /// Numbers of bf16 that tile registers take for one element.
+    #[doc(hidden)]
+    const PARTS: usize;
+
     /// Rounded to the nearest, ties to even.
     fn from_f32(value: f32) -> Self;
     /// Exactly.
     fn to_f32(self) -> f32;
+
+    /// Writes [`PARTS`](Self::PARTS) lines whose sum is `from`, to sixteen bits.
+    #[doc(hidden)]
+    fn split<S: Simd>(simd: S, from: &[Self; BLOCK], to: &mut [Line; 2]);
+    /// The elements themselves, if they are bf16.
+    #[doc(hidden)]
+    fn as_bf16(values: &[Self]) -> Option<&[bf16]>;
 
     /// Sixteen elements as a vector.
     #[doc(hidden)]
@@ -59,12 +71,24 @@ impl<E: Element> Work for RoundInto<'_, E> {
 }
 
 impl Element for bf16 {
+    const PARTS: usize = 1;
+
     fn from_f32(value: f32) -> Self {
         Self::from_f32(value)
     }
 
     fn to_f32(self) -> f32 {
         self.to_f32()
+    }
+
+    #[inline(always)]
+    fn split<S: Simd>(_: S, from: &[Self; BLOCK], to: &mut [Line; 2]) {
+        to[0].0 = *from;
+    }
+
+    #[inline(always)]
+    fn as_bf16(values: &[Self]) -> Option<&[bf16]> {
+        Some(values)
     }
 
     #[inline(always)]
@@ -87,12 +111,29 @@ impl Element for bf16 {
 }
 
 impl Element for f32 {
+    const PARTS: usize = 2;
+
     fn from_f32(value: f32) -> Self {
         value
     }
 
     fn to_f32(self) -> f32 {
         self
+    }
+
+    #[inline(always)]
+    fn split<S: Simd>(simd: S, from: &[Self; BLOCK], [upper, lower]: &mut [Line; 2]) {
+        let parts = upper.0.as_chunks_mut().0.iter_mut().zip(lower.0.as_chunks_mut().0);
+        for (from, (upper, lower)) in from.as_chunks().0.iter().zip(parts) {
+            let values = simd.load(from);
+            simd.store_bf16(values, upper);
+            simd.store_bf16(simd.sub(values, simd.load_bf16(upper)), lower);
+        }
+    }
+
+    #[inline(always)]
+    fn as_bf16(_: &[Self]) -> Option<&[bf16]> {
+        None
     }
 
     #[inline(always)]

@@ -2,15 +2,23 @@
 //!
 //! Work is cut into rectangles of rows and panels. The rows of a rectangle stay
 //! in the second-level cache while its panels are read once, one after another.
+//!
+//! - `strips`: activations for tile registers, if the processor has them
 
 #![expect(unsafe_code, reason = "tasks write different columns of the same rows")]
 
+mod strips;
+#[cfg(test)]
+mod tests;
+
 use std::{cell::RefCell, ops::Range};
 
+use bytemuck::Zeroable;
 use half::bf16;
 
 use super::{
     activation::Activation,
+    amx::{BLOCK, Line},
     disjoint::Disjoint,
     element::Element,
     packed::{GROUP, Group, PackedMatrix, Panel},
@@ -18,6 +26,7 @@ use super::{
     simd::{LANES, Simd, Work},
     tile::{PANEL, Product, Rows, Tile},
 };
+use strips::Strips;
 
 /// Activations of a rectangle: well within a usual second-level cache.
 const RECTANGLE_BYTES: usize = 384 << 10;
@@ -25,7 +34,7 @@ const RECTANGLE_BYTES: usize = 384 << 10;
 /// Rectangles for each thread, so that a thread held up by something else is helped out.
 const RECTANGLES_PER_THREAD: usize = 8;
 
-/// No instruction set has taller tiles; rectangles are multiples of it.
+/// No vectors make taller tiles; rectangles are multiples of it, or of a strip.
 const MAX_TILE_ROWS: usize = 12;
 
 /// Groups that are unpacked at a time: 16 KiB of bf16.
@@ -34,7 +43,7 @@ const GROUPS_AT_ONCE: usize = 8;
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch {
         sums: Vec::new(),
-        unpacked: Box::new([[bf16::ZERO; GROUP * PANEL]; GROUPS_AT_ONCE]),
+        unpacked: vec![Line::zeroed(); GROUPS_AT_ONCE * GROUP * PANEL / BLOCK],
     });
 }
 
@@ -82,6 +91,8 @@ enum Finish<'a, A> {
 /// One product, cut into rectangles.
 struct Gemm<'a, A> {
     a: &'a [A],
+    /// The same, if tile registers multiply them.
+    strips: Option<Strips<'a>>,
     weights: &'a PackedMatrix,
     finish: Finish<'a, A>,
 }
@@ -100,20 +111,17 @@ struct Run<'a, A> {
 }
 
 /// Activations of a rectangle.
-struct Band<'a, A> {
-    /// From the first row on.
-    values: &'a [A],
-    stride: usize,
-    first: usize,
-    count: usize,
+enum Band<'a, A> {
+    Rows(Rows<'a, A>),
+    Strips(strips::Band<'a>),
 }
 
 /// Memory of a thread.
 struct Scratch {
-    /// `[row][32]` of one panel.
-    sums: Vec<f32>,
+    /// `[row][32]` of one panel, as f32.
+    sums: Vec<Line>,
     /// A part of a panel as bf16.
-    unpacked: Box<[[bf16; GROUP * PANEL]; GROUPS_AT_ONCE]>,
+    unpacked: Vec<Line>,
 }
 
 impl<'a, T> Disjoint<'a, T> {
@@ -127,9 +135,14 @@ impl<'a, T> Disjoint<'a, T> {
 }
 
 fn run<A: Element>(pool: &ComputePool, a: &[A], weights: &PackedMatrix, finish: Finish<'_, A>) {
-    let gemm = Gemm { a, weights, finish };
-    pool.for_each(gemm.rectangles(pool.threads()), |rectangle| {
-        SCRATCH.with_borrow_mut(|scratch| pool.isa().run(Run { rectangle, scratch }));
+    // Whether there are tiles for a matrix must not depend on the rows that it is multiplied with.
+    let amx = pool.isa().amx().filter(|_| weights.cols().is_multiple_of(BLOCK));
+    pool.with_lines(|lines| {
+        let strips = amx.map(|amx| Strips::new(pool, amx, a, weights.cols(), lines));
+        let gemm = Gemm { a, strips, weights, finish };
+        pool.for_each(gemm.rectangles(pool.threads()), |rectangle| {
+            SCRATCH.with_borrow_mut(|scratch| pool.isa().run(Run { rectangle, scratch }));
+        });
     });
 }
 
@@ -138,9 +151,10 @@ fn run<A: Element>(pool: &ComputePool, a: &[A], weights: &PackedMatrix, finish: 
 impl<A: Element> Gemm<'_, A> {
     fn rectangles(&self, threads: usize) -> Vec<Rectangle<'_, A>> {
         let rows = self.a.len() / self.weights.cols();
+        let step = self.strips.as_ref().map_or(MAX_TILE_ROWS, |strips| strips.rows);
         let fitting = RECTANGLE_BYTES / (self.weights.cols() * size_of::<A>());
-        let bands = rows.div_ceil(fitting.max(MAX_TILE_ROWS)).max(1);
-        let height = rows.div_ceil(bands).next_multiple_of(MAX_TILE_ROWS).max(MAX_TILE_ROWS);
+        let bands = rows.div_ceil(fitting.max(step)).max(1);
+        let height = rows.div_ceil(bands).next_multiple_of(step).max(step);
         let stacks = (threads * RECTANGLES_PER_THREAD).div_ceil(bands);
         let width = (self.weights.panels() / stacks).max(1);
         let mut rectangles = Vec::new();
@@ -166,16 +180,17 @@ impl<A: Element> Work for Run<'_, A> {
     fn run<S: Simd>(self, s: S) {
         let Rectangle { gemm, rows, panels } = self.rectangle;
         let Scratch { sums, unpacked } = self.scratch;
-        let rows = gemm.band(rows);
-        sums.resize(rows.count * PANEL, 0.0);
+        let band = gemm.band(rows.clone());
+        sums.resize(band.rows() * PANEL * size_of::<f32>() / size_of::<Line>(), Line::zeroed());
+        let (sums, unpacked) = (bytemuck::cast_slice_mut(sums), bytemuck::cast_slice_mut(unpacked));
         for panel in panels {
             match gemm.weights.panel(panel) {
-                Panel::Bf16(values) => rows.multiply(s, 0, values, sums),
-                Panel::Int4(groups) => rows.multiply_groups(s, groups, unpacked, sums),
-                Panel::Int8(groups) => rows.multiply_groups(s, groups, unpacked, sums),
+                Panel::Bf16(values) => band.multiply(s, 0, values, sums),
+                Panel::Int4(groups) => band.multiply_groups(s, groups, unpacked, sums),
+                Panel::Int8(groups) => band.multiply_groups(s, groups, unpacked, sums),
             }
-            for (r, values) in sums.as_chunks::<PANEL>().0.iter().enumerate() {
-                gemm.finish(s, rows.first + r, panel, values);
+            for (row, values) in rows.clone().zip(sums.as_chunks::<PANEL>().0) {
+                gemm.finish(s, row, panel, values);
             }
         }
     }
@@ -184,15 +199,27 @@ impl<A: Element> Work for Run<'_, A> {
 // === impl Band ===
 
 impl<A: Element> Band<'_, A> {
+    /// Of sums.
+    fn rows(&self) -> usize {
+        match self {
+            Self::Rows(rows) => rows.rows,
+            Self::Strips(strips) => strips.rows(),
+        }
+    }
+
     /// The sums over inputs from `input` on, as many as `values` has pairs for: `[input / 2][32][2]`.
     #[inline(always)]
     fn multiply<S: Simd>(&self, s: S, input: usize, values: &[bf16], sums: &mut [f32]) {
+        let band = match self {
+            Self::Rows(rows) => rows,
+            Self::Strips(strips) => return strips.multiply(input, values, sums),
+        };
         let mut row = 0;
-        while row < self.count {
+        while row < band.rows {
             // Tiles of about equal height: a rest of one row would be slow.
-            let left = self.count - row;
+            let left = band.rows - row;
             let rows = left.div_ceil(left.div_ceil(S::TILE_ROWS));
-            let a = Rows { values: &self.values[row * self.stride + input..], stride: self.stride, rows };
+            let a = Rows { values: &band.values[row * band.stride + input..], stride: band.stride, rows };
             let c = Tile { values: &mut sums[row * PANEL..], stride: PANEL, accumulate: input > 0 };
             <A as Product<bf16>>::multiply(s, a, values, c);
             row += rows;
@@ -205,14 +232,14 @@ impl<A: Element> Band<'_, A> {
         &self,
         s: S,
         groups: &[G],
-        unpacked: &mut [[bf16; GROUP * PANEL]; GROUPS_AT_ONCE],
+        unpacked: &mut [bf16],
         sums: &mut [f32],
     ) {
         for (i, groups) in groups.chunks(GROUPS_AT_ONCE).enumerate() {
-            for (group, to) in groups.iter().zip(&mut *unpacked) {
+            for (group, to) in groups.iter().zip(unpacked.as_chunks_mut().0) {
                 group.unpack(s, to);
             }
-            let values = unpacked[..groups.len()].as_flattened();
+            let values = &unpacked[..groups.len() * GROUP * PANEL];
             self.multiply(s, i * GROUPS_AT_ONCE * GROUP, values, sums);
         }
     }
@@ -221,7 +248,10 @@ impl<A: Element> Band<'_, A> {
 impl<A: Element> Gemm<'_, A> {
     fn band(&self, rows: Range<usize>) -> Band<'_, A> {
         let stride = self.weights.cols();
-        Band { values: &self.a[rows.start * stride..], stride, first: rows.start, count: rows.len() }
+        match &self.strips {
+            Some(strips) => Band::Strips(strips.band(rows)),
+            None => Band::Rows(Rows { values: &self.a[rows.start * stride..], stride, rows: rows.len() }),
+        }
     }
 
     /// Writes one row of a tile.
@@ -255,6 +285,3 @@ impl<A: Element> Gemm<'_, A> {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

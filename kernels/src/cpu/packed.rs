@@ -8,6 +8,7 @@ mod tests;
 
 use std::convert::Infallible;
 
+use bytemuck::{Pod, Zeroable};
 use half::bf16;
 use rayon::prelude::*;
 
@@ -28,13 +29,19 @@ pub struct PackedMatrix {
 /// Panels, one after another.
 #[doc(hidden)]
 pub enum Values {
-    /// `[rows / 32][cols / 2][32][2]`
-    Bf16(Vec<bf16>),
+    /// `[rows / 32][cols / 2]`
+    Bf16(Vec<Pairs>),
     /// `[rows / 32][cols / 32]`
     Int4(Vec<Nibbles>),
     /// `[rows / 32][cols / 32]`
     Int8(Vec<Bytes>),
 }
+
+/// Two inputs of a panel of bf16, in whole cache lines: `[32][2]`.
+#[doc(hidden)]
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Pod, Zeroable)]
+pub struct Pairs([bf16; 2 * PANEL]);
 
 /// One panel of a matrix.
 pub(super) enum Panel<'a> {
@@ -54,7 +61,7 @@ pub trait Unit: Copy + Send + Sync + 'static {
     const ZERO: Self;
     /// What a panel is made of.
     #[doc(hidden)]
-    type Cell: Copy + Send + Sync + bytemuck::Zeroable;
+    type Cell: Copy + Send + Sync + Zeroable;
     /// Cells of a panel.
     #[doc(hidden)]
     fn cells(cols: usize) -> usize;
@@ -237,10 +244,10 @@ impl PackedMatrix {
 
     #[inline]
     pub(super) fn panel(&self, index: usize) -> Panel<'_> {
-        let len = PANEL * self.cols;
+        let pairs = self.cols / 2;
         let groups = self.cols / GROUP;
         match &self.values {
-            Values::Bf16(values) => Panel::Bf16(&values[index * len..][..len]),
+            Values::Bf16(values) => Panel::Bf16(bytemuck::cast_slice(&values[index * pairs..][..pairs])),
             Values::Int4(values) => Panel::Int4(&values[index * groups..][..groups]),
             Values::Int8(values) => Panel::Int8(&values[index * groups..][..groups]),
         }
@@ -252,16 +259,16 @@ impl PackedMatrix {
 impl Unit for bf16 {
     const VALUES: usize = 1;
     const ZERO: Self = Self::ZERO;
-    type Cell = Self;
+    type Cell = Pairs;
 
     fn cells(cols: usize) -> usize {
-        PANEL * cols
+        cols / 2
     }
 
-    fn place(rows: &[Self], row: usize, panel: &mut [Self]) {
+    fn place(rows: &[Self], row: usize, panel: &mut [Pairs]) {
         /// Pairs that lie in one cache line of a row.
         const LINE: usize = 16;
-        let (pairs, _) = panel.as_chunks_mut::<2>();
+        let (pairs, _) = bytemuck::cast_slice_mut(panel).as_chunks_mut::<2>();
         // What is written between two lanes stays in the first-level cache.
         for (line, pairs) in pairs.chunks_mut(LINE * PANEL).enumerate() {
             for (lane, values) in rows.chunks_exact(row).enumerate() {
@@ -273,7 +280,7 @@ impl Unit for bf16 {
         }
     }
 
-    fn wrap(cells: Vec<Self>) -> Values {
+    fn wrap(cells: Vec<Pairs>) -> Values {
         Values::Bf16(cells)
     }
 }

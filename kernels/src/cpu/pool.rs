@@ -1,11 +1,14 @@
 //! The compute threads of a process.
 
-use std::sync::{Arc, mpsc::sync_channel};
+use std::{
+    mem,
+    sync::{Arc, mpsc::sync_channel},
+};
 
 use parking_lot::{Mutex, MutexGuard};
 use rayon::prelude::*;
 
-use super::simd::Isa;
+use super::{amx::Line, simd::Isa};
 
 /// Reports that may wait for the caller of [`ComputePool::drive`] before the computation does.
 const REPORTS: usize = 256;
@@ -18,6 +21,8 @@ pub struct ComputePool {
     isa: Isa,
     /// Whose turn it is: two computations at a time would only wait inside of each other.
     turn: Mutex<()>,
+    /// Memory for activations as tile registers want them.
+    lines: Mutex<Vec<Line>>,
 }
 
 /// The threads could not be started.
@@ -42,6 +47,14 @@ impl ComputePool {
         Self::with_isa(threads, Isa::best())
     }
 
+    /// The same for the best instructions that are exact ([`Isa::is_exact`]).
+    ///
+    /// # Errors
+    /// When the system refuses threads.
+    pub fn exact(threads: usize) -> Result<Arc<Self>, PoolError> {
+        Self::with_isa(threads, Isa::best_exact())
+    }
+
     /// The same with chosen instructions.
     ///
     /// # Errors
@@ -53,7 +66,7 @@ impl ComputePool {
             .thread_name(|index| format!("compute-{index}"))
             .build()
             .map_err(|source| PoolError { threads, source })?;
-        Ok(Arc::new(Self { threads: pool, isa, turn: Mutex::new(()) }))
+        Ok(Arc::new(Self { threads: pool, isa, turn: Mutex::new(()), lines: Mutex::default() }))
     }
 
     /// Number of threads.
@@ -64,6 +77,14 @@ impl ComputePool {
     /// The instructions its kernels use.
     pub fn isa(&self) -> Isa {
         self.isa
+    }
+
+    /// Lends memory that holds anything. Who comes while it is lent gets new memory.
+    pub(super) fn with_lines<R>(&self, work: impl FnOnce(&mut Vec<Line>) -> R) -> R {
+        let mut lines = mem::take(&mut *self.lines.lock());
+        let result = work(&mut lines);
+        *self.lines.lock() = lines;
+        result
     }
 
     /// Runs `work` on the pool's threads, and what it does in parallel too.

@@ -21,6 +21,9 @@ pub const LANES: usize = 16;
 /// Instructions to compute with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Isa {
+    /// AVX-512 with dot products of bf16, and tile registers for products of matrices.
+    #[cfg(target_arch = "x86_64")]
+    Amx,
     /// AVX-512 with dot products of bf16.
     #[cfg(target_arch = "x86_64")]
     Avx512Bf16,

@@ -22,7 +22,7 @@ struct Harness {
 
 impl Harness {
     fn new(model: &Arc<CpuModel>, threads: usize) -> Self {
-        let pool = ComputePool::new(threads).unwrap();
+        let pool = model.precision().pool(threads).unwrap();
         let mut backend = CpuBackend::new(Arc::clone(model), pool, PAGE_TOKENS);
         backend.allocate(64).unwrap();
         Self { backend }

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::{AttentionSequence, AttentionShape, Call, RANGE_KEYS, TILE_KEYS};
 use crate::cpu::{
+    amx::Amx,
     element::Element,
     simd::{LANES, Simd},
     tile::PANEL,
@@ -53,6 +54,12 @@ impl<'a, E: Element> Block<'a, E> {
     #[inline]
     pub fn shape(&self) -> AttentionShape {
         self.call.shape
+    }
+
+    /// The tile registers, if they make its products.
+    #[inline]
+    pub fn amx(&self) -> Option<Amx> {
+        self.call.amx
     }
 
     /// Rows of one of its key/value heads.

@@ -2,16 +2,18 @@
 
 use std::cell::RefCell;
 
-use super::{TILE_KEYS, block::Block, state::State};
-use crate::cpu::element::Element;
+use bytemuck::Zeroable;
 
-/// No instruction set has taller tiles.
-const MAX_TILE_ROWS: usize = 12;
+use super::{TILE_KEYS, block::Block, state::State};
+use crate::cpu::{
+    amx::{Line, MAX_ROWS},
+    element::Element,
+};
 
 /// Memory of a thread.
 #[derive(Default)]
 pub(super) struct Scratch {
-    words: Vec<u32>,
+    lines: Vec<Line>,
     floats: Vec<f32>,
 }
 
@@ -23,7 +25,7 @@ pub(super) struct Buffers<'a, E> {
     pub keys: &'a mut [E],
     /// Panels of 32 elements of 64 positions.
     pub values: &'a mut [E],
-    /// Softmax numerators of a tile, rounded.
+    /// Softmax numerators of a tile of keys, rounded, of as many rows as are done at a time.
     pub weights: &'a mut [[E; TILE_KEYS]],
     /// Scores of a tile.
     pub scores: &'a mut [[f32; TILE_KEYS]],
@@ -49,16 +51,16 @@ impl<E: Element> Block<'_, E> {
 
     pub(super) fn buffers<'s>(&self, scratch: &'s mut Scratch) -> Buffers<'s, E> {
         let (rows, dim, padded) = (self.rows(), self.shape().head_dim, self.padded_dim());
-        let elements = [rows * dim, dim * TILE_KEYS, padded * TILE_KEYS, MAX_TILE_ROWS * TILE_KEYS];
-        let floats = [MAX_TILE_ROWS * TILE_KEYS, self.state_floats(), self.state_floats()];
-        let words = (elements.iter().sum::<usize>() * size_of::<E>()).div_ceil(size_of::<u32>());
-        if scratch.words.len() < words {
-            scratch.words.resize(words, 0);
+        let elements = [rows * dim, dim * TILE_KEYS, padded * TILE_KEYS, MAX_ROWS * TILE_KEYS];
+        let floats = [MAX_ROWS * TILE_KEYS, self.state_floats(), self.state_floats()];
+        let lines = (elements.iter().sum::<usize>() * size_of::<E>()).div_ceil(size_of::<Line>());
+        if scratch.lines.len() < lines {
+            scratch.lines.resize(lines, Line::zeroed());
         }
         if scratch.floats.len() < floats.iter().sum() {
             scratch.floats.resize(floats.iter().sum(), 0.0);
         }
-        let [queries, keys, values, weights] = cut(bytemuck::cast_slice_mut(&mut scratch.words), elements);
+        let [queries, keys, values, weights] = cut(bytemuck::cast_slice_mut(&mut scratch.lines), elements);
         let [scores, part, total] = cut(&mut scratch.floats, floats);
         let (weights, scores) = (weights.as_chunks_mut().0, scores.as_chunks_mut().0);
         let [part, total] = [part, total].map(|floats| State::within(floats, rows, padded));

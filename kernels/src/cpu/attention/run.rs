@@ -9,6 +9,7 @@ use super::{
     state::State,
 };
 use crate::cpu::{
+    amx::{BLOCK, Blocks, MAX_ROWS, Tiles},
     element::Element,
     simd::{LANES, Simd, Work},
     softcap::capped,
@@ -99,7 +100,8 @@ impl<E: Element> Block<'_, E> {
                 while row < end {
                     // Tiles of about equal height.
                     let left = end - row;
-                    let rows = left.div_ceil(left.div_ceil(S::TILE_ROWS));
+                    let most = if self.amx().is_some() { MAX_ROWS } else { S::TILE_ROWS };
+                    let rows = left.div_ceil(left.div_ceil(most));
                     self.attend(s, row..row + rows, base, buffers);
                     row += rows;
                 }
@@ -171,12 +173,13 @@ impl<E: Element> Block<'_, E> {
     fn attend<S: Simd>(&self, s: S, rows: Range<usize>, base: usize, buffers: &mut Buffers<'_, E>) {
         let shape = self.shape();
         let (dim, padded) = (shape.head_dim, self.padded_dim());
+        let tiles = self.amx().map(|amx| amx.tiles(rows.len()));
         let queries = &buffers.queries[rows.start * dim..];
         for (panel, keys) in buffers.keys.chunks_exact(dim * PANEL).enumerate() {
             let q = Rows { values: queries, stride: dim, rows: rows.len() };
             let scores = &mut buffers.scores.as_flattened_mut()[panel * PANEL..];
             let c = Tile { values: scores, stride: TILE_KEYS, accumulate: false };
-            <E as Product<E>>::multiply(s, q, keys, c);
+            multiply(s, tiles.as_ref(), q, keys, c);
         }
         for (i, row) in rows.clone().enumerate() {
             let scores = &mut buffers.scores[i];
@@ -191,7 +194,7 @@ impl<E: Element> Block<'_, E> {
             let weights = buffers.weights.as_flattened();
             let p = Rows { values: weights, stride: TILE_KEYS, rows: rows.len() };
             let c = Tile { values: &mut output[panel * PANEL..], stride: padded, accumulate: true };
-            <E as Product<E>>::multiply(s, p, values, c);
+            multiply(s, tiles.as_ref(), p, values, c);
         }
     }
 
@@ -206,5 +209,16 @@ impl<E: Element> Block<'_, E> {
             };
             s.store(scores, lanes);
         }
+    }
+}
+
+/// `a` times a panel, in tile registers if there are any.
+#[inline(always)]
+fn multiply<S: Simd, E: Element>(s: S, tiles: Option<&Tiles>, a: Rows<'_, E>, panel: &[E], c: Tile<'_>) {
+    match (tiles, E::as_bf16(a.values), E::as_bf16(panel)) {
+        (Some(tiles), Some(values), Some(panel)) => {
+            tiles.multiply(Blocks { values, stride: a.stride, step: BLOCK, parts: 1 }, panel, c);
+        }
+        _ => <E as Product<E>>::multiply(s, a, panel, c),
     }
 }

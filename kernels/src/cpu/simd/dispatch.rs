@@ -8,6 +8,7 @@
 use super::{Isa, Work, portable::Portable};
 #[cfg(target_arch = "x86_64")]
 use super::{Simd, avx2::Avx2, avx512::Avx512};
+use crate::cpu::amx::Amx;
 
 // === impl Isa ===
 
@@ -15,7 +16,7 @@ impl Isa {
     /// All that this processor has, the best first. Ends with [`Isa::Portable`].
     pub fn supported() -> Vec<Self> {
         #[cfg(target_arch = "x86_64")]
-        let all = [Self::Avx512Bf16, Self::Avx512, Self::Avx2, Self::Portable];
+        let all = [Self::Amx, Self::Avx512Bf16, Self::Avx512, Self::Avx2, Self::Portable];
         #[cfg(not(target_arch = "x86_64"))]
         let all = [Self::Portable];
         all.into_iter().filter(|isa| isa.is_supported()).collect()
@@ -30,6 +31,8 @@ impl Isa {
     pub fn as_str(self) -> &'static str {
         match self {
             #[cfg(target_arch = "x86_64")]
+            Self::Amx => "amx",
+            #[cfg(target_arch = "x86_64")]
             Self::Avx512Bf16 => "avx512-bf16",
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => "avx512",
@@ -39,9 +42,30 @@ impl Isa {
         }
     }
 
-    /// Whether this processor has it. The standard library remembers the answer.
+    /// The best that this processor has of those that are exact.
+    pub fn best_exact() -> Self {
+        Self::supported().into_iter().find(|isa| isa.is_exact()).unwrap_or(Self::Portable)
+    }
+
+    /// Whether it multiplies f32 as they are. Tile registers take the sum of two bf16 for one.
+    pub fn is_exact(self) -> bool {
+        self.amx().is_none()
+    }
+
+    /// The tile registers, if it has them.
+    pub(crate) fn amx(self) -> Option<Amx> {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx => Amx::new(),
+            _ => None,
+        }
+    }
+
+    /// Whether this processor has it. The answer is remembered.
     fn is_supported(self) -> bool {
         match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx => Self::Avx512Bf16.is_supported() && Amx::new().is_some(),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Bf16 => Self::Avx512.is_supported() && is_x86_feature_detected!("avx512bf16"),
             #[cfg(target_arch = "x86_64")]
@@ -63,7 +87,7 @@ impl Isa {
     }
 
     /// Runs `work` with these instructions, or with plain Rust on a processor
-    /// that lacks them (the results are the same).
+    /// that lacks them (then the results are those of every exact one).
     #[inline]
     pub(crate) fn run<W: Work>(self, work: W) -> W::Output {
         if !self.is_supported() {
@@ -72,7 +96,7 @@ impl Isa {
         match self {
             // SAFETY: `is_supported` checked every feature that the function enables.
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512Bf16 => unsafe { run_avx512_bf16(work, Avx512::<true>::new_unchecked()) },
+            Self::Amx | Self::Avx512Bf16 => unsafe { run_avx512_bf16(work, Avx512::<true>::new_unchecked()) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => unsafe { run_avx512(work, Avx512::<false>::new_unchecked()) },
