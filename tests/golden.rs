@@ -159,8 +159,10 @@ fn check_reference(model: &Model, cases: &[Case]) {
 
 /// The file's matrices are Q4_1 and Q8_0, which the smaller form holds as they are.
 #[test]
-fn four_bit_weights_of_a_four_bit_file_give_the_same_bits() {
-    let models = [Loading::default(), FOUR_BITS].map(|how| CpuModel::load(model(), how).unwrap());
+fn four_bit_weights_of_a_four_bit_file_give_the_same_bits_in_reference_precision() {
+    let plain = Loading::from(Precision::Reference);
+    let models = [plain, Loading { weights: WeightForm::Int4, ..plain }]
+        .map(|how| CpuModel::load(model(), how).unwrap());
     let [plain, four] = models.each_ref().map(|model| model.bytes());
     assert!(2 * four < plain, "{four} bytes are not half of {plain}");
     let mut backends = models.map(on);
@@ -180,6 +182,11 @@ fn four_bit_weights_of_a_four_bit_file_give_the_same_bits() {
 #[test]
 fn default_precision_stays_close_at_every_step() {
     check_close(model(), golden(), Loading::default(), 0.3);
+}
+
+#[test]
+fn four_bit_weights_stay_close_at_every_step() {
+    check_close(model(), golden(), FOUR_BITS, 0.3);
 }
 
 #[test]

@@ -80,7 +80,7 @@ impl CpuBackend {
     /// # Panics
     /// When the model is to be computed exactly and the pool does not.
     pub fn new(model: Arc<CpuModel>, pool: Arc<ComputePool>, page_tokens: u32) -> Self {
-        let exact = model.precision() == Precision::Fast || pool.isa().is_exact();
+        let exact = model.precision() == Precision::Fast || pool.is_exact();
         assert!(exact, "reference precision with {}", pool.isa().as_str());
         let shape = model.kv_shape(page_tokens);
         let memory = Arc::new(KvMemory::new(shape.clone(), 0));

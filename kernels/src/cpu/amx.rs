@@ -6,6 +6,8 @@
 //!
 //! An instruction sums up the even products of a block and the odd ones, each in
 //! order, and adds both to `c`. So a row's sums do not depend on the rows beside it.
+//!
+//! - `whole`: products of whole numbers
 
 #![expect(unsafe_code, reason = "instructions that have no stable functions yet")]
 
@@ -20,6 +22,9 @@ use bytemuck::{Pod, Zeroable};
 use half::bf16;
 
 use super::tile::{PANEL, Tile};
+pub use whole::{WholeTiles, Wholes};
+
+mod whole;
 
 /// Inputs of a block: of a row of a tile.
 pub const BLOCK: usize = 32;
@@ -49,9 +54,11 @@ pub struct Amx(());
 pub struct Tiles {
     /// Of activations and sums.
     rows: usize,
-    /// They are those of one thread.
-    thread: PhantomData<*const ()>,
+    _registers: Registers,
 }
+
+/// The calling thread's tile registers while they are set up at all.
+struct Registers(PhantomData<*const ()>);
 
 /// Rows of activations: row `r` of block `i` is 32 elements from `i * step + r * stride` on.
 #[derive(Clone, Copy)]
@@ -88,20 +95,16 @@ impl Amx {
     /// When it is set up already.
     pub fn tiles(self, rows: usize) -> Tiles {
         assert!(0 < rows && rows <= MAX_ROWS);
-        assert!(!IS_SET_UP.replace(true), "tiles within tiles");
-        let tiles = Tiles { rows, thread: PhantomData };
-        let [upper, lower] = tiles.heights();
-        let mut shapes =
-            Shapes { palette: 1, start: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
-        shapes.row_bytes[..8].fill(64);
+        let [upper, lower] = heights(rows);
         // Sums of two tiles of rows and two of columns, the tiles of rows, the tiles of columns.
-        for (to, rows) in shapes.rows.iter_mut().zip([upper, upper, lower, lower, upper, lower, 16, 16]) {
-            *to = rows as u8;
-        }
-        // SAFETY: `self` proves that there are tiles; no shape is larger than they are.
-        unsafe { asm!("ldtilecfg [{}]", in(reg) &shapes, options(nostack, preserves_flags, readonly)) };
-        tiles
+        let shapes = Shapes::new([64; 8], [upper, upper, lower, lower, upper, lower, 16, 16]);
+        Tiles { rows, _registers: Registers::new(self, &shapes) }
     }
+}
+
+/// Rows of the upper and of the lower tile. A single row is computed twice.
+fn heights(rows: usize) -> [usize; 2] {
+    [rows.div_ceil(2), (rows / 2).max(1)]
 }
 
 /// Whether the processor has tiles, and products of bf16 with them.
@@ -128,11 +131,6 @@ fn is_granted() -> bool {
 // === impl Tiles ===
 
 impl Tiles {
-    /// Rows of the upper and of the lower tile. A single row is computed twice.
-    fn heights(&self) -> [usize; 2] {
-        [self.rows.div_ceil(2), (self.rows / 2).max(1)]
-    }
-
     /// Multiplies all rows with a part of a panel: `[block][16][32][2]`.
     ///
     /// # Panics
@@ -144,7 +142,7 @@ impl Tiles {
         assert!((self.rows - 1) * stride + PANEL <= sums.len());
         let (last_block, last_row) = ((blocks.len() * a.parts - 1) * a.step, (self.rows - 1) * a.stride);
         assert!(last_block + last_row + BLOCK <= a.values.len());
-        let (upper, mut second) = (self.heights()[0], [0.0; PANEL]);
+        let (upper, mut second) = (heights(self.rows)[0], [0.0; PANEL]);
         let (a_high, c_high) = (a.values.as_ptr(), sums.as_mut_ptr());
         let (a_low, c_low) = match self.rows {
             1 => (a_high, second.as_mut_ptr()),
@@ -227,10 +225,39 @@ unsafe fn multiply(halves: Halves, a: Blocks<'_>, blocks: &[[bf16; BLOCK * PANEL
     }
 }
 
-impl Drop for Tiles {
+// === impl Shapes ===
+
+impl Shapes {
+    /// Bytes of a row, and rows, of each register.
+    fn new(widths: [u16; 8], heights: [usize; 8]) -> Self {
+        let mut shapes = Self { palette: 1, start: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
+        shapes.row_bytes[..8].copy_from_slice(&widths);
+        for (to, rows) in shapes.rows.iter_mut().zip(heights) {
+            *to = rows as u8;
+        }
+        shapes
+    }
+}
+
+// === impl Registers ===
+
+impl Registers {
+    /// `shapes` must fit into registers.
+    ///
+    /// # Panics
+    /// When they are set up already.
+    fn new(_: Amx, shapes: &Shapes) -> Self {
+        assert!(!IS_SET_UP.replace(true), "tiles within tiles");
+        // SAFETY: the first argument proves that there are tiles.
+        unsafe { asm!("ldtilecfg [{}]", in(reg) shapes, options(nostack, preserves_flags, readonly)) };
+        Self(PhantomData)
+    }
+}
+
+impl Drop for Registers {
     /// Threads without tiles are cheaper to switch to and from.
     fn drop(&mut self) {
-        // SAFETY: as in `Amx::tiles`.
+        // SAFETY: as in `new`.
         unsafe { asm!("tilerelease", options(nomem, nostack, preserves_flags)) };
         IS_SET_UP.set(false);
     }

@@ -4,9 +4,11 @@
 //! in the second-level cache while its panels are read once, one after another.
 //!
 //! - `strips`: activations for tile registers, if the processor has them
+//! - `quants`: activations as whole numbers, for weights that are
 
 #![expect(unsafe_code, reason = "tasks write different columns of the same rows")]
 
+mod quants;
 mod strips;
 #[cfg(test)]
 mod tests;
@@ -18,7 +20,7 @@ use half::bf16;
 
 use super::{
     activation::Activation,
-    amx::{BLOCK, Line},
+    amx::{BLOCK, Line, Wholes},
     disjoint::Disjoint,
     element::Element,
     packed::{GROUP, Group, PackedMatrix, Panel},
@@ -26,6 +28,7 @@ use super::{
     simd::{LANES, Simd, Work},
     tile::{PANEL, Product, Rows, Tile},
 };
+use quants::Quants;
 use strips::Strips;
 
 /// Activations of a rectangle: well within a usual second-level cache.
@@ -43,7 +46,10 @@ const GROUPS_AT_ONCE: usize = 8;
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch {
         sums: Vec::new(),
-        unpacked: vec![Line::zeroed(); GROUPS_AT_ONCE * GROUP * PANEL / BLOCK],
+        parts: Parts {
+            unpacked: vec![Line::zeroed(); GROUPS_AT_ONCE * GROUP * PANEL / BLOCK],
+            wholes: [Wholes::ZERO; 2],
+        },
     });
 }
 
@@ -90,11 +96,16 @@ enum Finish<'a, A> {
 
 /// One product, cut into rectangles.
 struct Gemm<'a, A> {
-    a: &'a [A],
-    /// The same, if tile registers multiply them.
-    strips: Option<Strips<'a>>,
+    a: Activations<'a, A>,
     weights: &'a PackedMatrix,
     finish: Finish<'a, A>,
+}
+
+/// All activations of a product, in the form that is multiplied.
+enum Activations<'a, A> {
+    Rows(&'a [A]),
+    Strips(Strips<'a>),
+    Quants(Quants<'a>),
 }
 
 /// A rectangle of a product.
@@ -114,14 +125,22 @@ struct Run<'a, A> {
 enum Band<'a, A> {
     Rows(Rows<'a, A>),
     Strips(strips::Band<'a>),
+    Quants(quants::Band<'a>),
 }
 
 /// Memory of a thread.
 struct Scratch {
     /// `[row][32]` of one panel, as f32.
     sums: Vec<Line>,
+    parts: Parts,
+}
+
+/// Memory for parts of a product.
+struct Parts {
     /// A part of a panel as bf16.
     unpacked: Vec<Line>,
+    /// Sums of a strip.
+    wholes: [Wholes; 2],
 }
 
 impl<'a, T> Disjoint<'a, T> {
@@ -135,12 +154,18 @@ impl<'a, T> Disjoint<'a, T> {
 }
 
 fn run<A: Element>(pool: &ComputePool, a: &[A], weights: &PackedMatrix, finish: Finish<'_, A>) {
-    // Whether there are tiles for a matrix must not depend on the rows that it is multiplied with.
-    let amx = pool.isa().amx().filter(|_| weights.cols().is_multiple_of(BLOCK));
+    let (cols, rows) = (weights.cols(), a.len() / weights.cols());
+    // What is rounded, and how, must not depend on the number of rows.
+    let amx = pool.isa().amx().filter(|_| cols.is_multiple_of(BLOCK));
+    let is_whole = weights.grouped() && !pool.is_exact();
     pool.with_lines(|lines| {
-        let strips = amx.map(|amx| Strips::new(pool, amx, a, weights.cols(), lines));
-        let gemm = Gemm { a, strips, weights, finish };
-        pool.for_each(gemm.rectangles(pool.threads()), |rectangle| {
+        let a = match amx {
+            _ if is_whole => Activations::Quants(Quants::new(pool, a, cols, lines)),
+            Some(amx) => Activations::Strips(Strips::new(pool, amx, a, cols, lines)),
+            None => Activations::Rows(a),
+        };
+        let gemm = Gemm { a, weights, finish };
+        pool.for_each(gemm.rectangles(rows, pool.threads()), |rectangle| {
             SCRATCH.with_borrow_mut(|scratch| pool.isa().run(Run { rectangle, scratch }));
         });
     });
@@ -149,9 +174,12 @@ fn run<A: Element>(pool: &ComputePool, a: &[A], weights: &PackedMatrix, finish: 
 // === impl Gemm ===
 
 impl<A: Element> Gemm<'_, A> {
-    fn rectangles(&self, threads: usize) -> Vec<Rectangle<'_, A>> {
-        let rows = self.a.len() / self.weights.cols();
-        let step = self.strips.as_ref().map_or(MAX_TILE_ROWS, |strips| strips.rows);
+    fn rectangles(&self, rows: usize, threads: usize) -> Vec<Rectangle<'_, A>> {
+        let step = match &self.a {
+            Activations::Rows(_) => MAX_TILE_ROWS,
+            Activations::Strips(strips) => strips.rows,
+            Activations::Quants(quants) => quants.rows,
+        };
         let fitting = RECTANGLE_BYTES / (self.weights.cols() * size_of::<A>());
         let bands = rows.div_ceil(fitting.max(step)).max(1);
         let height = rows.div_ceil(bands).next_multiple_of(step).max(step);
@@ -179,15 +207,15 @@ impl<A: Element> Work for Run<'_, A> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Rectangle { gemm, rows, panels } = self.rectangle;
-        let Scratch { sums, unpacked } = self.scratch;
+        let Scratch { sums, parts } = self.scratch;
         let band = gemm.band(rows.clone());
         sums.resize(band.rows() * PANEL * size_of::<f32>() / size_of::<Line>(), Line::zeroed());
-        let (sums, unpacked) = (bytemuck::cast_slice_mut(sums), bytemuck::cast_slice_mut(unpacked));
+        let sums = bytemuck::cast_slice_mut(sums);
         for panel in panels {
             match gemm.weights.panel(panel) {
                 Panel::Bf16(values) => band.multiply(s, 0, values, sums),
-                Panel::Int4(groups) => band.multiply_groups(s, groups, unpacked, sums),
-                Panel::Int8(groups) => band.multiply_groups(s, groups, unpacked, sums),
+                Panel::Int4(groups) => band.multiply_groups(s, groups, parts, sums),
+                Panel::Int8(groups) => band.multiply_groups(s, groups, parts, sums),
             }
             for (row, values) in rows.clone().zip(sums.as_chunks::<PANEL>().0) {
                 gemm.finish(s, row, panel, values);
@@ -204,6 +232,7 @@ impl<A: Element> Band<'_, A> {
         match self {
             Self::Rows(rows) => rows.rows,
             Self::Strips(strips) => strips.rows(),
+            Self::Quants(quants) => quants.rows(),
         }
     }
 
@@ -213,6 +242,7 @@ impl<A: Element> Band<'_, A> {
         let band = match self {
             Self::Rows(rows) => rows,
             Self::Strips(strips) => return strips.multiply(input, values, sums),
+            Self::Quants(_) => unreachable!("weights of bf16 are not whole numbers"),
         };
         let mut row = 0;
         while row < band.rows {
@@ -232,9 +262,13 @@ impl<A: Element> Band<'_, A> {
         &self,
         s: S,
         groups: &[G],
-        unpacked: &mut [bf16],
+        Parts { unpacked, wholes }: &mut Parts,
         sums: &mut [f32],
     ) {
+        let unpacked: &mut [bf16] = bytemuck::cast_slice_mut(unpacked);
+        if let Self::Quants(quants) = self {
+            return quants.multiply(s, groups, wholes, sums);
+        }
         for (i, groups) in groups.chunks(GROUPS_AT_ONCE).enumerate() {
             for (group, to) in groups.iter().zip(unpacked.as_chunks_mut().0) {
                 group.unpack(s, to);
@@ -248,9 +282,12 @@ impl<A: Element> Band<'_, A> {
 impl<A: Element> Gemm<'_, A> {
     fn band(&self, rows: Range<usize>) -> Band<'_, A> {
         let stride = self.weights.cols();
-        match &self.strips {
-            Some(strips) => Band::Strips(strips.band(rows)),
-            None => Band::Rows(Rows { values: &self.a[rows.start * stride..], stride, rows: rows.len() }),
+        match &self.a {
+            Activations::Rows(a) => {
+                Band::Rows(Rows { values: &a[rows.start * stride..], stride, rows: rows.len() })
+            }
+            Activations::Strips(strips) => Band::Strips(strips.band(rows)),
+            Activations::Quants(quants) => Band::Quants(quants.band(rows)),
         }
     }
 

@@ -12,7 +12,7 @@ use bytemuck::{Pod, Zeroable};
 use half::bf16;
 use rayon::prelude::*;
 
-pub(super) use grouped::{Bytes, GROUP, Group, Nibbles};
+pub(super) use grouped::{Bytes, GROUP, Group, Nibbles, Quads};
 pub use grouped::{Q4_1, Q8_0, quantise_q4_1, quantise_q8_0};
 
 use super::tile::PANEL;
@@ -232,6 +232,11 @@ impl PackedMatrix {
             Panel::Int4(groups) => read_groups(groups, lane, to),
             Panel::Int8(groups) => read_groups(groups, lane, to),
         }
+    }
+
+    /// Whether weights are whole numbers in groups.
+    pub(super) fn grouped(&self) -> bool {
+        !matches!(self.values, Values::Bf16(_))
     }
 
     pub(super) fn gated(&self) -> bool {

@@ -19,6 +19,7 @@ const REPORTS: usize = 256;
 pub struct ComputePool {
     threads: rayon::ThreadPool,
     isa: Isa,
+    exact: bool,
     /// Whose turn it is: two computations at a time would only wait inside of each other.
     turn: Mutex<()>,
     /// Memory for activations as tile registers want them.
@@ -47,12 +48,13 @@ impl ComputePool {
         Self::with_isa(threads, Isa::best())
     }
 
-    /// The same for the best instructions that are exact ([`Isa::is_exact`]).
+    /// The same for products that round no activation, with the best instructions
+    /// that can ([`Isa::is_exact`]).
     ///
     /// # Errors
     /// When the system refuses threads.
     pub fn exact(threads: usize) -> Result<Arc<Self>, PoolError> {
-        Self::with_isa(threads, Isa::best_exact())
+        Self::start(threads, Isa::best_exact(), true)
     }
 
     /// The same with chosen instructions.
@@ -60,13 +62,27 @@ impl ComputePool {
     /// # Errors
     /// When the system refuses threads.
     pub fn with_isa(threads: usize, isa: Isa) -> Result<Arc<Self>, PoolError> {
+        Self::start(threads, isa, false)
+    }
+
+    /// As [`exact`](Self::exact) with chosen instructions.
+    ///
+    /// # Panics
+    /// When these are not exact.
+    #[cfg(test)]
+    pub(super) fn exact_with_isa(threads: usize, isa: Isa) -> Arc<Self> {
+        assert!(isa.is_exact());
+        Self::start(threads, isa, true).unwrap()
+    }
+
+    fn start(threads: usize, isa: Isa, exact: bool) -> Result<Arc<Self>, PoolError> {
         let threads = threads.max(1);
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|index| format!("compute-{index}"))
             .build()
             .map_err(|source| PoolError { threads, source })?;
-        Ok(Arc::new(Self { threads: pool, isa, turn: Mutex::new(()), lines: Mutex::default() }))
+        Ok(Arc::new(Self { threads: pool, isa, exact, turn: Mutex::new(()), lines: Mutex::default() }))
     }
 
     /// Number of threads.
@@ -77,6 +93,11 @@ impl ComputePool {
     /// The instructions its kernels use.
     pub fn isa(&self) -> Isa {
         self.isa
+    }
+
+    /// Whether products take activations as they are.
+    pub fn is_exact(&self) -> bool {
+        self.exact
     }
 
     /// Lends memory that holds anything. Who comes while it is lent gets new memory.

@@ -21,10 +21,10 @@ pub const LANES: usize = 16;
 /// Instructions to compute with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Isa {
-    /// AVX-512 with dot products of bf16, and tile registers for products of matrices.
+    /// As the next, and tile registers for products of matrices.
     #[cfg(target_arch = "x86_64")]
     Amx,
-    /// AVX-512 with dot products of bf16.
+    /// AVX-512 with dot products of bf16 and of bytes.
     #[cfg(target_arch = "x86_64")]
     Avx512Bf16,
     /// AVX-512 F, BW, DQ and VL.
@@ -53,6 +53,10 @@ pub trait Simd: Copy {
     type V: Copy;
     /// Sixteen pairs of bf16, in the form that `dot` wants.
     type Pairs: Copy;
+    /// Sixteen whole numbers of 32 bits.
+    type Whole: Copy;
+    /// Sixteen times four bytes, in the form that `dot_quads` wants.
+    type Quads: Copy;
 
     fn splat(self, value: f32) -> Self::V;
     fn load(self, from: &[f32; LANES]) -> Self::V;
@@ -80,12 +84,30 @@ pub trait Simd: Copy {
     /// The even and the odd elements of sixteen pairs.
     fn load_split(self, from: &[bf16; 2 * LANES]) -> [Self::V; 2];
 
-    /// Eight f16, each in two neighbouring lanes.
-    fn load_f16_twice(self, from: &[f16; LANES / 2]) -> Self::V;
+    /// Writes pairs of bf16, rounded to the nearest, ties to even.
+    #[inline(always)]
+    fn store_pairs(self, even: Self::V, odd: Self::V, to: &mut [bf16; 2 * LANES]) {
+        let mut halves = [[bf16::ZERO; LANES]; 2];
+        self.store_bf16(even, &mut halves[0]);
+        self.store_bf16(odd, &mut halves[1]);
+        for i in 0..LANES {
+            (to[2 * i], to[2 * i + 1]) = (halves[0][i], halves[1][i]);
+        }
+    }
+
+    fn load_f16(self, from: &[f16; LANES]) -> Self::V;
     /// Bits `4 * index` to `4 * index + 4` of the words as numbers from 0 to 15.
     fn nibbles(self, words: &[u32; LANES], index: usize) -> Self::V;
-    /// Bits `8 * index` to `8 * index + 8` of the words as numbers from -128 to 127.
+    /// Bits `8 * index` to `8 * index + 8` of the words as numbers from 0 to 255.
     fn bytes(self, words: &[u32; LANES], index: usize) -> Self::V;
+
+    fn no_whole(self) -> Self::Whole;
+    fn load_whole(self, from: &[i32; LANES]) -> Self::Whole;
+    fn load_quads(self, from: &[u8; 4 * LANES]) -> Self::Quads;
+    /// `acc + sum over i of a[i] * b[i]` in every lane. Exact while the sums fit.
+    fn dot_quads(self, acc: Self::Whole, a: [i8; 4], b: Self::Quads) -> Self::Whole;
+    /// `high * 128 + low - less`, rounded once.
+    fn value(self, high: Self::Whole, low: Self::Whole, less: i32) -> Self::V;
 
     /// The sum of the lanes, always added in the same order.
     #[inline(always)]

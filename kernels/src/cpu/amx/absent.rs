@@ -37,3 +37,23 @@ impl Tiles {
         match *self {}
     }
 }
+
+pub struct Wholes(pub [[[[i32; 16]; 16]; 2]; 2]);
+
+impl Wholes {
+    pub const ZERO: Self = Self([[[[0; 16]; 16]; 2]; 2]);
+}
+
+pub enum WholeTiles {}
+
+impl Amx {
+    pub fn whole_tiles(self, _rows: usize) -> WholeTiles {
+        match self {}
+    }
+}
+
+impl WholeTiles {
+    pub fn multiply(&self, _rows: &[[i8; 64]], _quads: &[[[u8; 64]; 8]; 2], _sums: &mut Wholes) {
+        match *self {}
+    }
+}

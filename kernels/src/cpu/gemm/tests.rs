@@ -149,7 +149,12 @@ fn unpacked(matrix: &PackedMatrix) -> PackedMatrix {
     PackedMatrix::pack(&[&values], matrix.cols()).unwrap()
 }
 
-fn grouped_products_are_those_of_unpacked_weights<A: Element>() {
+fn exact_pools() -> Vec<Arc<ComputePool>> {
+    let isas = Isa::supported().into_iter().filter(|isa| isa.is_exact()).enumerate();
+    isas.map(|(i, isa)| ComputePool::exact_with_isa(3 - i % 3, isa)).collect()
+}
+
+fn exact_grouped_products_are_those_of_unpacked_weights<A: Element>() {
     let mut rng = fastrand::Rng::with_seed(13);
     // More inputs than are unpacked at once; fewer outputs than whole panels.
     for (k, n) in [(32, 1), (320, 70), (544, 96)] {
@@ -157,7 +162,7 @@ fn grouped_products_are_those_of_unpacked_weights<A: Element>() {
         let matrices = [PackedMatrix::pack(&[&four], k).unwrap(), PackedMatrix::pack(&[&eight], k).unwrap()];
         for matrix in &matrices {
             let plain = unpacked(matrix);
-            for pool in pools() {
+            for pool in exact_pools() {
                 for m in [1, 2, 5, 12, 13, 40] {
                     let a: Vec<A> = random(&mut rng, m * k);
                     let mut out = [vec![f32::NAN; m * n], vec![f32::NAN; m * n]];
@@ -171,13 +176,77 @@ fn grouped_products_are_those_of_unpacked_weights<A: Element>() {
 }
 
 #[test]
-fn grouped_bf16_products_are_those_of_unpacked_weights() {
-    grouped_products_are_those_of_unpacked_weights::<bf16>();
+fn exact_grouped_bf16_products_are_those_of_unpacked_weights() {
+    exact_grouped_products_are_those_of_unpacked_weights::<bf16>();
 }
 
 #[test]
-fn grouped_f32_products_are_those_of_unpacked_weights() {
-    grouped_products_are_those_of_unpacked_weights::<f32>();
+fn exact_grouped_f32_products_are_those_of_unpacked_weights() {
+    exact_grouped_products_are_those_of_unpacked_weights::<f32>();
+}
+
+/// Products of whole numbers are the same on all processors, alone and among others, and
+/// close to what they stand for.
+fn grouped_products_are_close_and_the_same_everywhere<A: Element>() {
+    let mut rng = fastrand::Rng::with_seed(17);
+    for (k, n) in [(32, 1), (320, 70), (544, 96)] {
+        let (four, eight) = quantised(&mut rng, n * k);
+        for matrix in [PackedMatrix::pack(&[&four], k).unwrap(), PackedMatrix::pack(&[&eight], k).unwrap()] {
+            let m = 40;
+            // Groups of very different sizes.
+            let scale = |i: usize| [1.0, 3e-5, 1e4][i / 32 % 3];
+            let a: Vec<A> = (0..m * k).map(|i| A::from_f32(scale(i) * (rng.f32() - 0.5))).collect();
+            let mut all = vec![f32::NAN; m * n];
+            gemm(&ComputePool::with_isa(1, Isa::Portable).unwrap(), &a, &matrix, &mut all);
+            let mut expected = vec![f32::NAN; m * n];
+            gemm(&ComputePool::exact(1).unwrap(), &a, &unpacked(&matrix), &mut expected);
+            // Weights were rounded to bf16 there, activations to a 32,512th of their group's greatest here.
+            assert_close(&all, &expected, 1e4 * 32.0 * 2.0_f32.powi(-9));
+            for pool in pools() {
+                for rows in [1, 2, 3, 4, 5, 12, 13, 16, 17, 33, 40] {
+                    let from = rng.usize(0..=m - rows);
+                    let mut some = vec![f32::NAN; rows * n];
+                    gemm(&pool, &a[from * k..][..rows * k], &matrix, &mut some);
+                    assert!(
+                        some == all[from * n..][..rows * n],
+                        "{rows} x {k} x {n}, {}",
+                        pool.isa().as_str()
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn grouped_bf16_products_are_close_and_the_same_everywhere() {
+    grouped_products_are_close_and_the_same_everywhere::<bf16>();
+}
+
+#[test]
+fn grouped_f32_products_are_close_and_the_same_everywhere() {
+    grouped_products_are_close_and_the_same_everywhere::<f32>();
+}
+
+#[test]
+fn activations_keep_fifteen_bits_and_what_is_no_number() {
+    // Each weight is one, so the product is the sum.
+    let weights = PackedMatrix::pack(&[&quantise_q8_0(&[bf16::ONE; 32])], 32).unwrap();
+    let product = |values: [f32; 32]| {
+        let mut out = [f32::NAN];
+        gemm(&pools()[0], &values, &weights, &mut out);
+        out[0]
+    };
+    let mut values = [0.0; 32];
+    assert_eq!(product(values), 0.0);
+    values[3] = 2.0;
+    values[9] = -1.0 / 4096.0;
+    assert!((product(values) - (2.0 - 1.0 / 4096.0)).abs() < 1e-3 + 2.0 / 32512.0);
+    values[20] = f32::INFINITY;
+    assert!(!product(values).is_finite());
+    values[20] = f32::NAN;
+    assert!(product(values).is_nan());
+    assert_eq!(product([1e-38; 32]), 0.0);
 }
 
 #[test]

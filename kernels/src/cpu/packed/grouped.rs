@@ -1,14 +1,13 @@
 //! Weights of four and eight bits: each 32 of a row share a scale, and of four bits a minimum.
 //!
-//! A weight is `bf16(scale * q + min)`, so the products of a file that was
-//! written like this are the same bits as with its weights unpacked to bf16.
+//! A weight is `scale * q + min` with a whole `q`. Products by [`Quads`] take it as it is,
+//! exact ones round it to bf16 first.
 //!
 //! ```text
-//! word[v][h] lane l, field t  is  weight k = 2 * (h * fields + t) + l % 2
-//!                                 of row     8 * v + l / 2
+//! words[v][j] lane l, byte b  is  weight k = 4 * j + b of row 16 * v + l
 //! ```
 //!
-//! so that unpacking a vector gives pairs in the order of a bf16 panel.
+//! and of four bits also, in the upper half of the byte, weight `k + 16`.
 
 use bytemuck::{Pod, Zeroable};
 use half::{bf16, f16};
@@ -22,8 +21,12 @@ use crate::cpu::{
 /// Weights of a row that share a scale.
 pub const GROUP: usize = 32;
 
-/// Rows of a vector of pairs.
-const OCTET: usize = LANES / 2;
+/// Vectors that 32 weights of sixteen rows lie in as bytes.
+const QUADS: usize = GROUP / 4;
+
+/// Whole numbers from 0 to 255 of a group of each row of a panel, four neighbours of a row
+/// beside each other: `[16-row half][k / 4][row][k % 4]`.
+pub type Quads = [[[u8; 4 * LANES]; QUADS]; PANEL / LANES];
 
 /// 32 weights of a row as GGUF writes them in Q4_1: the scale, the minimum, and four bits
 /// each, `i` and `i + 16` in one byte.
@@ -34,6 +37,14 @@ pub type Q8_0 = [u8; 34];
 
 /// A group of each row of a panel.
 pub trait Group: Pod + Send + Sync {
+    /// What numbers are larger by in [`quads`](Self::quads).
+    const OFFSET: i32;
+    /// The numbers as bytes, in place or written to `to`.
+    fn quads<'a>(&'a self, to: &'a mut Quads) -> &'a Quads;
+    /// Scale of each row.
+    fn scales(&self) -> &[[f16; LANES]; PANEL / LANES];
+    /// What is added to each weight of a row, if anything is.
+    fn mins(&self) -> Option<&[[f16; LANES]; PANEL / LANES]>;
     /// Writes all weights as part of a bf16 panel.
     fn unpack<S: Simd>(&self, simd: S, to: &mut [bf16; GROUP * PANEL]);
     /// Weight `k` of row `lane`.
@@ -44,35 +55,23 @@ pub trait Group: Pod + Send + Sync {
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Pod, Zeroable)]
 pub struct Nibbles {
-    scales: [[f16; OCTET]; PANEL / OCTET],
-    mins: [[f16; OCTET]; PANEL / OCTET],
-    words: [[[u32; LANES]; 2]; PANEL / OCTET],
+    scales: [[f16; LANES]; PANEL / LANES],
+    mins: [[f16; LANES]; PANEL / LANES],
+    words: [[[u32; LANES]; QUADS / 2]; PANEL / LANES],
 }
 
-/// Groups of eight-bit weights.
+/// Groups of eight-bit weights, each larger by 128.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Pod, Zeroable)]
 pub struct Bytes {
-    scales: [[f16; OCTET]; PANEL / OCTET],
-    words: [[[u32; LANES]; 4]; PANEL / OCTET],
+    scales: [[f16; LANES]; PANEL / LANES],
+    words: [[[u32; LANES]; QUADS]; PANEL / LANES],
 }
 
-/// Where weight `k` of row `row` is, if a word holds `fields`.
-struct Place {
-    octet: usize,
-    word: usize,
-    lane: usize,
-    shift: usize,
-}
-
-fn place(fields: usize, row: usize, k: usize) -> Place {
-    let bits = 32 / fields;
-    Place {
-        octet: row / OCTET,
-        word: k / 2 / fields,
-        lane: row % OCTET * 2 + k % 2,
-        shift: k / 2 % fields * bits,
-    }
+/// The pair of a bf16 panel that begins with weight `k` of the `v`-th sixteen rows.
+#[inline(always)]
+fn pair(to: &mut [bf16; GROUP * PANEL], k: usize, v: usize) -> &mut [bf16; 2 * LANES] {
+    &mut to.as_chunks_mut().0[k + v]
 }
 
 fn half(block: &[u8], at: usize) -> f16 {
@@ -82,24 +81,50 @@ fn half(block: &[u8], at: usize) -> f16 {
 // === impl Nibbles ===
 
 impl Group for Nibbles {
+    const OFFSET: i32 = 0;
+
+    #[inline(always)]
+    fn quads<'a>(&'a self, to: &'a mut Quads) -> &'a Quads {
+        for (words, to) in self.words.iter().zip(&mut *to) {
+            let (lower, upper) = to.split_at_mut(QUADS / 2);
+            for (words, (lower, upper)) in words.iter().zip(lower.iter_mut().zip(upper)) {
+                let bytes: &[u8; 4 * LANES] = bytemuck::cast_ref(words);
+                *lower = bytes.map(|byte| byte & 15);
+                *upper = bytes.map(|byte| byte >> 4);
+            }
+        }
+        to
+    }
+
+    #[inline(always)]
+    fn scales(&self) -> &[[f16; LANES]; PANEL / LANES] {
+        &self.scales
+    }
+
+    #[inline(always)]
+    fn mins(&self) -> Option<&[[f16; LANES]; PANEL / LANES]> {
+        Some(&self.mins)
+    }
+
     #[inline(always)]
     fn unpack<S: Simd>(&self, s: S, to: &mut [bf16; GROUP * PANEL]) {
-        let (to, _) = to.as_chunks_mut::<LANES>();
         for (v, words) in self.words.iter().enumerate() {
-            let (scale, min) = (s.load_f16_twice(&self.scales[v]), s.load_f16_twice(&self.mins[v]));
-            for (h, words) in words.iter().enumerate() {
-                for t in 0..8 {
-                    let values = s.fma(s.nibbles(words, t), scale, min);
-                    s.store_bf16(values, &mut to[(h * 8 + t) * 4 + v]);
+            let (scale, min) = (s.load_f16(&self.scales[v]), s.load_f16(&self.mins[v]));
+            for (j, words) in words.iter().enumerate() {
+                for t in 0..4 {
+                    // Of each byte the lower half and the upper one.
+                    let (b, half) = (2 * (t % 2), t / 2);
+                    let weight = |b: usize| s.fma(s.nibbles(words, 2 * b + half), scale, min);
+                    s.store_pairs(weight(b), weight(b + 1), pair(to, 16 * half + 4 * j + b, v));
                 }
             }
         }
     }
 
     fn get(&self, lane: usize, k: usize) -> bf16 {
-        let Place { octet, word, lane: at, shift } = place(8, lane, k);
-        let quant = self.words[octet][word][at] >> shift & 15;
-        let [scale, min] = [&self.scales, &self.mins].map(|all| all[octet][lane % OCTET].to_f32());
+        let (v, lane) = (lane / LANES, lane % LANES);
+        let quant = self.words[v][k % 16 / 4][lane] >> (8 * (k % 4) + k / 16 * 4) & 15;
+        let [scale, min] = [&self.scales, &self.mins].map(|all| all[v][lane].to_f32());
         bf16::from_f32((quant as f32).mul_add(scale, min))
     }
 }
@@ -117,12 +142,12 @@ impl Unit for Q4_1 {
         for (index, group) in panel.iter_mut().enumerate() {
             for (lane, blocks) in rows.chunks_exact(row).enumerate() {
                 let block = &blocks[index];
-                group.scales[lane / OCTET][lane % OCTET] = half(block, 0);
-                group.mins[lane / OCTET][lane % OCTET] = half(block, 2);
-                for k in 0..GROUP {
-                    let quant = block[4 + k % 16] >> (k / 16 * 4) & 15;
-                    let Place { octet, word, lane, shift } = place(8, lane, k);
-                    group.words[octet][word][lane] |= u32::from(quant) << shift;
+                let (v, lane) = (lane / LANES, lane % LANES);
+                group.scales[v][lane] = half(block, 0);
+                group.mins[v][lane] = half(block, 2);
+                // Bytes lie in the file as they do here.
+                for (j, four) in block[4..].as_chunks().0.iter().enumerate() {
+                    group.words[v][j][lane] = u32::from_le_bytes(*four);
                 }
             }
         }
@@ -136,24 +161,41 @@ impl Unit for Q4_1 {
 // === impl Bytes ===
 
 impl Group for Bytes {
+    const OFFSET: i32 = 128;
+
+    #[inline(always)]
+    fn quads<'a>(&'a self, _: &'a mut Quads) -> &'a Quads {
+        bytemuck::cast_ref(&self.words)
+    }
+
+    #[inline(always)]
+    fn scales(&self) -> &[[f16; LANES]; PANEL / LANES] {
+        &self.scales
+    }
+
+    #[inline(always)]
+    fn mins(&self) -> Option<&[[f16; LANES]; PANEL / LANES]> {
+        None
+    }
+
     #[inline(always)]
     fn unpack<S: Simd>(&self, s: S, to: &mut [bf16; GROUP * PANEL]) {
-        let (to, _) = to.as_chunks_mut::<LANES>();
+        let offset = s.splat(Self::OFFSET as f32);
         for (v, words) in self.words.iter().enumerate() {
-            let scale = s.load_f16_twice(&self.scales[v]);
-            for (h, words) in words.iter().enumerate() {
-                for t in 0..4 {
-                    let values = s.mul(s.bytes(words, t), scale);
-                    s.store_bf16(values, &mut to[(h * 4 + t) * 4 + v]);
+            let scale = s.load_f16(&self.scales[v]);
+            for (j, words) in words.iter().enumerate() {
+                for b in [0, 2] {
+                    let weight = |b: usize| s.mul(s.sub(s.bytes(words, b), offset), scale);
+                    s.store_pairs(weight(b), weight(b + 1), pair(to, 4 * j + b, v));
                 }
             }
         }
     }
 
     fn get(&self, lane: usize, k: usize) -> bf16 {
-        let Place { octet, word, lane: at, shift } = place(4, lane, k);
-        let quant = (self.words[octet][word][at] >> shift) as i8;
-        bf16::from_f32(f32::from(quant) * self.scales[octet][lane % OCTET].to_f32())
+        let (v, lane) = (lane / LANES, lane % LANES);
+        let quant = (self.words[v][k / 4][lane] >> (8 * (k % 4)) & 255) as i32 - Self::OFFSET;
+        bf16::from_f32(quant as f32 * self.scales[v][lane].to_f32())
     }
 }
 
@@ -170,10 +212,10 @@ impl Unit for Q8_0 {
         for (index, group) in panel.iter_mut().enumerate() {
             for (lane, blocks) in rows.chunks_exact(row).enumerate() {
                 let block = &blocks[index];
-                group.scales[lane / OCTET][lane % OCTET] = half(block, 0);
-                for (k, quant) in block[2..].iter().enumerate() {
-                    let Place { octet, word, lane, shift } = place(4, lane, k);
-                    group.words[octet][word][lane] |= u32::from(*quant) << shift;
+                let (v, lane) = (lane / LANES, lane % LANES);
+                group.scales[v][lane] = half(block, 0);
+                for (j, four) in block[2..].as_chunks::<4>().0.iter().enumerate() {
+                    group.words[v][j][lane] = u32::from_le_bytes(four.map(|quant| quant ^ 128));
                 }
             }
         }

@@ -58,6 +58,8 @@ impl Simd for Avx2 {
     type V = Two;
     /// Even and odd elements.
     type Pairs = [Two; 2];
+    type Whole = [__m256i; 2];
+    type Quads = [__m256i; 2];
 
     #[inline(always)]
     fn splat(self, value: f32) -> Two {
@@ -165,12 +167,10 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn load_f16_twice(self, from: &[f16; LANES / 2]) -> Two {
+    fn load_f16(self, from: &[f16; LANES]) -> Two {
         unsafe {
-            let wide = _mm256_cvtph_ps(_mm_loadu_si128(from.as_ptr().cast()));
-            let low = _mm256_permutevar8x32_ps(wide, _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3));
-            let high = _mm256_permutevar8x32_ps(wide, _mm256_setr_epi32(4, 4, 5, 5, 6, 6, 7, 7));
-            [low, high]
+            let from: *const __m128i = from.as_ptr().cast();
+            [_mm256_cvtph_ps(_mm_loadu_si128(from)), _mm256_cvtph_ps(_mm_loadu_si128(from.add(1)))]
         }
     }
 
@@ -189,12 +189,61 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn bytes(self, words: &[u32; LANES], index: usize) -> Two {
         unsafe {
-            let shift = _mm_cvtsi64_si128(24 - 8 * index as i64);
+            let shift = _mm_cvtsi64_si128(8 * index as i64);
             let number = |words: *const u32| {
-                let shifted = _mm256_sll_epi32(_mm256_loadu_si256(words.cast()), shift);
-                _mm256_cvtepi32_ps(_mm256_srai_epi32::<24>(shifted))
+                let shifted = _mm256_srl_epi32(_mm256_loadu_si256(words.cast()), shift);
+                _mm256_cvtepi32_ps(_mm256_and_si256(shifted, _mm256_set1_epi32(255)))
             };
             [number(words.as_ptr()), number(words.as_ptr().add(8))]
+        }
+    }
+
+    #[inline(always)]
+    fn no_whole(self) -> [__m256i; 2] {
+        unsafe { [_mm256_setzero_si256(); 2] }
+    }
+
+    #[inline(always)]
+    fn load_whole(self, from: &[i32; LANES]) -> [__m256i; 2] {
+        unsafe {
+            let from: *const __m256i = from.as_ptr().cast();
+            [_mm256_loadu_si256(from), _mm256_loadu_si256(from.add(1))]
+        }
+    }
+
+    #[inline(always)]
+    fn load_quads(self, from: &[u8; 4 * LANES]) -> [__m256i; 2] {
+        unsafe {
+            let from: *const __m256i = from.as_ptr().cast();
+            [_mm256_loadu_si256(from), _mm256_loadu_si256(from.add(1))]
+        }
+    }
+
+    #[inline(always)]
+    fn dot_quads(self, acc: [__m256i; 2], a: [i8; 4], b: [__m256i; 2]) -> [__m256i; 2] {
+        unsafe {
+            let a = _mm256_set1_epi32(i32::from_le_bytes(a.map(|byte| byte as u8)));
+            // Bytes 0 and 2 of each four, then 1 and 3, as numbers of sixteen bits.
+            let [evens, odds] =
+                [_mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(a)), _mm256_srai_epi16::<8>(a)];
+            let mut sums = acc;
+            for (sum, b) in sums.iter_mut().zip(b) {
+                let even = _mm256_madd_epi16(_mm256_and_si256(b, _mm256_set1_epi16(255)), evens);
+                let odd = _mm256_madd_epi16(_mm256_srli_epi16::<8>(b), odds);
+                *sum = _mm256_add_epi32(*sum, _mm256_add_epi32(even, odd));
+            }
+            sums
+        }
+    }
+
+    #[inline(always)]
+    fn value(self, high: [__m256i; 2], low: [__m256i; 2], less: i32) -> Two {
+        unsafe {
+            let half = |high: __m256i, low: __m256i| {
+                let whole = _mm256_add_epi32(_mm256_slli_epi32::<7>(high), low);
+                _mm256_cvtepi32_ps(_mm256_sub_epi32(whole, _mm256_set1_epi32(less)))
+            };
+            [half(high[0], low[0]), half(high[1], low[1])]
         }
     }
 }

@@ -1,4 +1,4 @@
-//! AVX-512, with or without its dot products of bf16.
+//! AVX-512, with or without its dot products of bf16 and of bytes.
 
 #![expect(unsafe_code, reason = "intrinsics; a value of `Avx512` proves that the processor has them")]
 
@@ -8,7 +8,7 @@ use half::{bf16, f16};
 
 use super::{LANES, Simd};
 
-/// Proof of AVX-512 F, BW, DQ and VL, and of BF16 if so marked.
+/// Proof of AVX-512 F, BW, DQ and VL, and of BF16 and VNNI if so marked.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512<const BF16: bool>(());
 
@@ -33,6 +33,8 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     const TILE_ROWS: usize = 12;
     type V = __m512;
     type Pairs = __m512i;
+    type Whole = __m512i;
+    type Quads = __m512i;
 
     #[inline(always)]
     fn splat(self, value: f32) -> __m512 {
@@ -148,12 +150,24 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     }
 
     #[inline(always)]
-    fn load_f16_twice(self, from: &[f16; LANES / 2]) -> __m512 {
+    fn store_pairs(self, even: __m512, odd: __m512, to: &mut [bf16; 2 * LANES]) {
+        let mut halves = [bf16::ZERO; 2 * LANES];
+        let [low, high] = halves.as_chunks_mut().0 else { return };
+        self.store_bf16(even, low);
+        self.store_bf16(odd, high);
         unsafe {
-            let wide = _mm512_cvtph_ps(_mm256_castsi128_si256(_mm_loadu_si128(from.as_ptr().cast())));
-            let twice = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
-            _mm512_permutexvar_ps(twice, wide)
+            let order = _mm512_setr_epi32(
+                0x10_0000, 0x11_0001, 0x12_0002, 0x13_0003, 0x14_0004, 0x15_0005, 0x16_0006, 0x17_0007,
+                0x18_0008, 0x19_0009, 0x1a_000a, 0x1b_000b, 0x1c_000c, 0x1d_000d, 0x1e_000e, 0x1f_000f,
+            );
+            let pairs = _mm512_permutexvar_epi16(order, _mm512_loadu_si512(halves.as_ptr().cast()));
+            _mm512_storeu_si512(to.as_mut_ptr().cast(), pairs);
         }
+    }
+
+    #[inline(always)]
+    fn load_f16(self, from: &[f16; LANES]) -> __m512 {
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.as_ptr().cast())) }
     }
 
     #[inline(always)]
@@ -171,9 +185,50 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     #[inline(always)]
     fn bytes(self, words: &[u32; LANES], index: usize) -> __m512 {
         unsafe {
-            let shift = _mm_cvtsi64_si128(24 - 8 * index as i64);
-            let shifted = _mm512_sll_epi32(_mm512_loadu_si512(words.as_ptr().cast()), shift);
-            _mm512_cvtepi32_ps(_mm512_srai_epi32::<24>(shifted))
+            let shift = _mm_cvtsi64_si128(8 * index as i64);
+            let shifted = _mm512_srl_epi32(_mm512_loadu_si512(words.as_ptr().cast()), shift);
+            _mm512_cvtepi32_ps(_mm512_and_si512(shifted, _mm512_set1_epi32(255)))
+        }
+    }
+
+    #[inline(always)]
+    fn no_whole(self) -> __m512i {
+        unsafe { _mm512_setzero_si512() }
+    }
+
+    #[inline(always)]
+    fn load_whole(self, from: &[i32; LANES]) -> __m512i {
+        unsafe { _mm512_loadu_si512(from.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    fn load_quads(self, from: &[u8; 4 * LANES]) -> __m512i {
+        unsafe { _mm512_loadu_si512(from.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    fn dot_quads(self, acc: __m512i, a: [i8; 4], b: __m512i) -> __m512i {
+        unsafe {
+            let a = _mm512_set1_epi32(transmute::<[i8; 4], i32>(a));
+            if BF16 {
+                return _mm512_dpbusd_epi32(acc, b, a);
+            }
+            // Bytes 0 and 2 of each four, then 1 and 3, as numbers of sixteen bits.
+            let low_bytes = _mm512_set1_epi16(255);
+            let even = _mm512_madd_epi16(
+                _mm512_and_si512(b, low_bytes),
+                _mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(a)),
+            );
+            let odd = _mm512_madd_epi16(_mm512_srli_epi16::<8>(b), _mm512_srai_epi16::<8>(a));
+            _mm512_add_epi32(acc, _mm512_add_epi32(even, odd))
+        }
+    }
+
+    #[inline(always)]
+    fn value(self, high: __m512i, low: __m512i, less: i32) -> __m512 {
+        unsafe {
+            let whole = _mm512_add_epi32(_mm512_slli_epi32::<7>(high), low);
+            _mm512_cvtepi32_ps(_mm512_sub_epi32(whole, _mm512_set1_epi32(less)))
         }
     }
 

@@ -19,6 +19,8 @@ impl Simd for Portable {
     const TILE_ROWS: usize = 2;
     type V = Lanes;
     type Pairs = [Lanes; 2];
+    type Whole = [i32; LANES];
+    type Quads = [u8; 4 * LANES];
 
     #[inline(always)]
     fn splat(self, value: f32) -> Lanes {
@@ -104,8 +106,8 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn load_f16_twice(self, from: &[f16; LANES / 2]) -> Lanes {
-        std::array::from_fn(|i| from[i / 2].to_f32())
+    fn load_f16(self, from: &[f16; LANES]) -> Lanes {
+        from.map(f16::to_f32)
     }
 
     #[inline(always)]
@@ -115,6 +117,32 @@ impl Simd for Portable {
 
     #[inline(always)]
     fn bytes(self, words: &[u32; LANES], index: usize) -> Lanes {
-        words.map(|word| f32::from((word >> (8 * index)) as i8))
+        words.map(|word| f32::from((word >> (8 * index)) as u8))
+    }
+
+    #[inline(always)]
+    fn no_whole(self) -> [i32; LANES] {
+        [0; LANES]
+    }
+
+    #[inline(always)]
+    fn load_whole(self, from: &[i32; LANES]) -> [i32; LANES] {
+        *from
+    }
+
+    #[inline(always)]
+    fn load_quads(self, from: &[u8; 4 * LANES]) -> [u8; 4 * LANES] {
+        *from
+    }
+
+    #[inline(always)]
+    fn dot_quads(self, acc: [i32; LANES], a: [i8; 4], b: [u8; 4 * LANES]) -> [i32; LANES] {
+        let dot = |lane: usize| -> i32 { (0..4).map(|i| i32::from(a[i]) * i32::from(b[4 * lane + i])).sum() };
+        std::array::from_fn(|lane| acc[lane] + dot(lane))
+    }
+
+    #[inline(always)]
+    fn value(self, high: [i32; LANES], low: [i32; LANES], less: i32) -> Lanes {
+        std::array::from_fn(|lane| (high[lane] * 128 + low[lane] - less) as f32)
     }
 }

@@ -18,6 +18,12 @@ impl Work for AllOps {
         s.store_bf16(b, &mut narrow[1]);
         let pairs = narrow.as_flattened().first_chunk().unwrap();
         let [even, odd] = s.load_split(pairs);
+        let mut paired = [bf16::ZERO; 2 * LANES];
+        s.store_pairs(a, b, &mut paired);
+        let [first, second] = s.load_split(&paired);
+        let quads = s.load_quads(bytemuck::cast_ref(&self.a));
+        let whole = s.load_whole(&self.c.map(|c| c.to_bits() as i32 >> 12));
+        let dot = s.dot_quads(whole, [-128, 127, 3, -77], quads);
         let results = [
             s.add(a, b),
             s.sub(a, b),
@@ -32,15 +38,19 @@ impl Work for AllOps {
             s.dot(c, [narrow[0][3], narrow[1][7]], s.load_pairs(pairs)),
             exp2(s, a),
             tanh(s, a),
-            s.load_f16_twice(self.b.map(f16::from_f32).first_chunk().unwrap()),
+            s.load_f16(&self.b.map(f16::from_f32)),
             s.nibbles(&self.b.map(f32::to_bits), 0),
             s.nibbles(&self.b.map(f32::to_bits), 7),
             s.bytes(&self.b.map(f32::to_bits), 1),
             s.bytes(&self.b.map(f32::to_bits), 3),
+            first,
+            second,
+            s.value(whole, dot, 12345),
+            s.value(dot, s.no_whole(), -7),
             s.splat(s.sum(a)),
             s.splat(s.greatest(a)),
         ];
-        let mut lanes = [[0.0; LANES]; 20];
+        let mut lanes = [[0.0; LANES]; 24];
         for (result, lanes) in results.into_iter().zip(&mut lanes) {
             s.store(result, lanes);
         }
