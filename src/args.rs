@@ -27,6 +27,9 @@ pub enum Command {
     Bench(Bench),
     /// Looks at this machine: what it has, and what a configuration lacks on it. Fails if something is missing.
     Doctor(Doctor),
+    /// Certificates with which the nodes of a cluster know each other.
+    #[command(subcommand)]
+    Certs(Certs),
     /// Models on this machine.
     #[command(subcommand)]
     Model(Model),
@@ -234,6 +237,33 @@ pub enum RowKind {
     Prefill,
     /// Tokens after a prompt.
     Decode,
+}
+
+/// `baton certs`.
+#[derive(Debug, Subcommand)]
+pub enum Certs {
+    /// Makes a private authority and the certificates of a cluster, and says how to use them.
+    Init(CertsInit),
+}
+
+/// `baton certs init`.
+#[derive(Debug, Args)]
+pub struct CertsInit {
+    /// Name of the cluster, as in its configuration.
+    #[arg(long, default_value = "baton")]
+    pub cluster: String,
+    /// A directory for the files; none of them may be there already.
+    #[arg(long, value_name = "DIR", default_value = "certs")]
+    pub out: PathBuf,
+    /// An address or DNS name under which nodes or etcd are reached, beside loopback (repeat for several).
+    #[arg(long = "name", value_name = "ADDRESS|NAME")]
+    pub names: Vec<String>,
+    /// Roles of the nodes of one process (repeat for several); without, a certificate for each role.
+    #[arg(long = "role", value_name = "ROLE[+ROLE]...")]
+    pub roles: Vec<String>,
+    /// How long certificates are good; the authority is for ten years at least.
+    #[arg(long, default_value_t = 365)]
+    pub days: u32,
 }
 
 /// `baton model`.

@@ -1,11 +1,12 @@
 //! One cluster's settings: each room's own config, put together. The order of
 //! precedence is file, then `--set`, then `--model`.
 
-use std::{net::SocketAddr, path::Path};
+use std::{collections::BTreeSet, net::SocketAddr, path::Path};
 
 use anyhow::{Context, Result, bail, ensure};
 use baton_engine::backend::cpu::{Precision, WeightForm};
 use baton_protocol::{NodeId, Role};
+use baton_trust::{Gate, TlsConfig, Trust};
 use serde::Deserialize;
 
 use crate::args::Settings;
@@ -22,6 +23,8 @@ pub struct ClusterConfig {
     pub nodes: Vec<NodeConfig>,
     /// Where nodes find each other.
     pub registry: RegistryConfig,
+    /// Certificates with which nodes know each other; without, everything stays on this machine.
+    pub tls: Option<TlsConfig>,
     /// The engine and what computes under it.
     pub engine: EngineSection,
     /// The OpenAI API.
@@ -46,7 +49,7 @@ pub struct NodeConfig {
     pub id: NodeId,
     /// What it admits.
     pub roles: Vec<Role>,
-    /// Where its gRPC listens; port 0 lets the system choose.
+    /// Where its gRPC listens, and others call it; port 0 lets the system choose.
     #[serde(default = "any_loopback_port")]
     pub listen: SocketAddr,
 }
@@ -118,6 +121,7 @@ impl Default for ClusterConfig {
             model: "smollm2-135m".to_owned(),
             nodes: Vec::new(),
             registry: RegistryConfig::Memory,
+            tls: None,
             engine: EngineSection::default(),
             frontend: Default::default(),
             metrics_listen: any_loopback_port(),
@@ -226,6 +230,27 @@ impl ClusterConfig {
         Ok(())
     }
 
+    /// Reads the certificates of this process, if the configuration names any.
+    ///
+    /// # Errors
+    /// When they are not good for its nodes.
+    pub fn trust(&self) -> Result<Trust> {
+        let Some(tls) = &self.tls else { return Ok(Trust::none()) };
+        let roles = self.roles();
+        Trust::load(tls, &self.cluster, &roles).with_context(|| {
+            let roles = roles.iter().map(|role| role.as_str()).collect::<Vec<_>>().join("+");
+            format!("in section [tls], for which `baton certs init --role {roles}` makes certificates")
+        })
+    }
+
+    /// The roles of this process: all, if it names no nodes.
+    pub fn roles(&self) -> BTreeSet<Role> {
+        if self.nodes.is_empty() {
+            return Role::ALL.into();
+        }
+        self.nodes.iter().flat_map(|node| node.roles.iter().copied()).collect()
+    }
+
     /// Takes any free port when the wanted one is in use (for the demo, which prints where it is).
     pub fn use_free_port_if_taken(&mut self) {
         if std::net::TcpListener::bind(self.frontend.listen).is_err() {
@@ -238,25 +263,20 @@ impl ClusterConfig {
         ids.sort();
         ids.dedup();
         ensure!(ids.len() == self.nodes.len(), "two nodes have the same id");
+        let gate = if self.tls.is_some() { Gate::Certificates } else { Gate::NoCertificates };
         for node in &self.nodes {
             ensure!(!node.roles.is_empty(), "node {} has no role", node.id);
-            ensure!(
-                node.listen.ip().is_loopback(),
-                "node {} would listen on {}, beyond loopback, which needs certificates: they do not exist yet",
-                node.id,
-                node.listen
-            );
+            gate.check(node.listen).with_context(|| format!("node {}", node.id))?;
+            can_be_called(node.listen).with_context(|| format!("node {}", node.id))?;
         }
+        gate.check(self.transfer.data_listen).context("transfer.data_listen")?;
+        can_be_called(self.transfer.data_listen).context("transfer.data_listen")?;
         ensure!(
-            self.frontend.listen.ip().is_loopback(),
-            "frontend.listen {} is beyond loopback, which needs API keys: they do not exist yet",
-            self.frontend.listen
+            !self.transfer.tls || self.tls.is_some(),
+            "transfer.tls needs certificates: make them with `baton certs init`, and name them in section [tls]"
         );
-        ensure!(
-            self.metrics_listen.ip().is_loopback(),
-            "metrics_listen {} is beyond loopback",
-            self.metrics_listen
-        );
+        Gate::NoKeys.check(self.frontend.listen).context("frontend.listen")?;
+        Gate::NoKeys.check(self.metrics_listen).context("metrics_listen")?;
         self.engine.validate()
     }
 }
@@ -297,6 +317,12 @@ impl BackendKind {
             Self::Mock => "mock",
         }
     }
+}
+
+/// Peers are told the address that is listened on.
+fn can_be_called(listen: SocketAddr) -> Result<()> {
+    ensure!(!listen.ip().is_unspecified(), "others cannot call {listen}: name an address of this machine");
+    Ok(())
 }
 
 fn read(path: &Path) -> Result<String> {
@@ -396,8 +422,24 @@ mod tests {
 
     #[test]
     fn nothing_listens_beyond_loopback() {
-        let error = with(&["frontend.listen=0.0.0.0:8000"]).unwrap_err().to_string();
-        assert!(error.contains("loopback"), "{error}");
+        let refused = |set: &[&str], words: &[&str]| {
+            let error = format!("{:#}", with(set).unwrap_err());
+            assert!(words.iter().all(|word| error.contains(word)), "{error}");
+        };
+        let node = |addr| format!("nodes=[{{id='a',roles=['decode'],listen='{addr}:0'}}]");
+        let (node, anywhere) = (node("10.0.0.1"), node("0.0.0.0"));
+        let tls = "tls={ca='a',cert='b',key='c'}";
+        refused(&[&node], &["node a", "10.0.0.1", "baton certs init", "[tls]"]);
+        with(&[&node, tls]).unwrap();
+        refused(&[&anywhere, tls], &["node a", "name an address"]);
+        refused(&["transfer.data_listen=0.0.0.0:0", tls], &["transfer.data_listen", "name an address"]);
+        refused(&["transfer.data_listen=10.0.0.1:0"], &["transfer.data_listen", "baton certs init"]);
+        with(&["transfer.data_listen=10.0.0.1:0", tls]).unwrap();
+        refused(&["transfer.tls=true"], &["transfer.tls", "baton certs init"]);
+        with(&["transfer.tls=true", tls]).unwrap();
+        // There are no keys, whatever nodes have.
+        refused(&["frontend.listen=0.0.0.0:8000", tls], &["frontend.listen", "API keys"]);
+        refused(&["metrics_listen=0.0.0.0:9000", tls], &["metrics_listen", "API keys"]);
     }
 
     #[test]

@@ -1,12 +1,14 @@
 //! What this machine has, and what the configured cluster lacks on it.
 
 use std::{
+    collections::BTreeSet,
     net::{TcpStream, ToSocketAddrs},
     time::Duration,
 };
 
 use anyhow::{Result, ensure};
 use baton_kernels::cpu::Isa;
+use baton_trust::{TlsConfig, Trust, authority::file_name};
 
 use crate::{
     config::{BackendKind, ClusterConfig, RegistryConfig},
@@ -30,7 +32,7 @@ struct Finding {
 /// # Errors
 /// When something is missing that the cluster needs.
 pub fn run(config: &ClusterConfig) -> Result<()> {
-    let findings = [processor(), card(config), model(config), registry(config)];
+    let findings = [processor(), card(config), model(config), registry(config), certificates(config)];
     let mut missing = 0;
     for Finding { what, found, is_needed } in findings {
         let verdict = match (&found, is_needed) {
@@ -112,6 +114,31 @@ fn registry(config: &ClusterConfig) -> Finding {
     Finding { what: "registry", found, is_needed: true }
 }
 
+fn certificates(config: &ClusterConfig) -> Finding {
+    let found = match &config.tls {
+        None => Ok("none, so everything stays on this machine".to_owned()),
+        Some(tls) => find_certificates(config, tls),
+    };
+    Finding { what: "certificates", found, is_needed: true }
+}
+
+/// A machine has those of its own nodes: one is enough.
+fn find_certificates(config: &ClusterConfig, tls: &TlsConfig) -> Result<String, String> {
+    let processes =
+        config.nodes.iter().map(|node| node.roles.iter().copied().collect()).chain([config.roles()]);
+    let (mut good, mut bad) = (BTreeSet::new(), Vec::new());
+    for roles in processes {
+        match Trust::load(tls, &config.cluster, &roles) {
+            Ok(_) => drop(good.insert(file_name(&roles))),
+            Err(error) => bad.push(error),
+        }
+    }
+    match bad.first() {
+        Some(error) if good.is_empty() => Err(format!("{error}; `baton certs init` makes them")),
+        _ => Ok(format!("good for {}", good.into_iter().collect::<Vec<_>>().join(", "))),
+    }
+}
+
 /// The first of the endpoints that accepts a connection.
 fn reach_one(endpoints: &[String]) -> Result<String, String> {
     let accepts = |endpoint: &&String| {
@@ -147,6 +174,33 @@ mod tests {
         };
         assert!(run(&config("engine.backend=\"cuda\"")).is_err());
         assert!(!card(&config("engine.backend=\"cpu\"")).is_needed);
+    }
+
+    #[test]
+    fn certificates_are_looked_at_for_each_node() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name| format!("'{}/{name}'", dir.path().display());
+        let tls =
+            format!("tls={{ca={},cert={},key={}}}", file("ca.crt"), file("{roles}.crt"), file("{roles}.key"));
+        let node = |role: &str| format!("{{id='{role}',roles=['{role}']}}");
+        let config = |roles: [&str; 2]| {
+            let set = vec![tls.clone(), format!("nodes=[{}]", roles.map(node).join(","))];
+            ClusterConfig::load(&crate::args::Settings { set, ..Default::default() }).unwrap()
+        };
+        let missing = run(&config(["prefill", "decode"]));
+        assert!(missing.is_err());
+        crate::certs::init(&crate::args::CertsInit {
+            cluster: "baton".to_owned(),
+            out: dir.path().to_owned(),
+            names: Vec::new(),
+            roles: vec!["prefill".to_owned()],
+            days: 1,
+        })
+        .unwrap();
+        let found = |roles| certificates(&config(roles)).found;
+        assert_eq!(found(["prefill", "decode"]), Ok("good for prefill".to_owned()));
+        let error = found(["coordinator", "decode"]).unwrap_err();
+        assert!(error.contains("coordinator.crt") && error.contains("baton certs init"), "{error}");
     }
 
     #[test]

@@ -2,11 +2,12 @@
 //!
 //! - [`args`]: what the user typed; [`config`]: what it means
 //! - [`serve`]: composes roles; [`compute`]: the process's one model and pool; [`worker_node`]: one prefill or decode node
-//! - [`demo`], [`chat`], [`pull`], [`bench`]: the other commands
+//! - [`demo`], [`chat`], [`pull`], [`certs`], [`bench`]: the other commands
 //! - [`client`]: the OpenAI API from the other side; [`terminal`], [`telemetry`]: words for people and logs
 
 pub mod args;
 pub mod bench;
+pub mod certs;
 pub mod chat;
 pub mod client;
 pub mod compute;

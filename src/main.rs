@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use baton::args::{BenchKind, Cli, Command, Model};
+use baton::args::{BenchKind, Certs, Cli, Command, Model};
 use clap::Parser;
 
 fn main() -> ExitCode {
@@ -36,6 +36,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             BenchKind::Check => baton::bench::check(&runtime),
         },
         Command::Doctor(doctor) => baton::doctor::run(&baton::config::ClusterConfig::load(&doctor.settings)?),
+        Command::Certs(Certs::Init(args)) => baton::certs::init(&args),
         Command::Model(Model::Pull { name }) => baton::pull::run(&name),
         Command::Model(Model::List) => baton::pull::list(),
     }

@@ -1,15 +1,16 @@
 //! `baton serve`: composes the roles of this process and takes them down again.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use baton_coordinator::{Coordinator, CoordinatorTasks, Health};
 use baton_frontend::{FrontendError, HttpMetrics, Services};
 use baton_model::ModelText;
 use baton_protocol::Role;
-use baton_registry::{EtcdRegistry, MemoryRegistry, Registry};
+use baton_registry::{EtcdConfig, EtcdRegistry, MemoryRegistry, Registry};
+use baton_trust::{Gate, Trust, for_roles};
 use prometheus_client::registry::Registry as Metrics;
-use tokio::{net::TcpListener, signal::unix::SignalKind, task::JoinHandle};
+use tokio::{signal::unix::SignalKind, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -23,6 +24,7 @@ use crate::{
 /// The nodes of this process, running.
 pub struct Cluster {
     config: Arc<ClusterConfig>,
+    trust: Trust,
     url: Option<String>,
     stop: CancellationToken,
     frontend: Option<JoinHandle<Result<(), FrontendError>>>,
@@ -73,11 +75,17 @@ impl Cluster {
     /// Starts every node of `config`.
     ///
     /// # Errors
-    /// When the model cannot be loaded, an address is taken, or a setting cannot work.
+    /// When the model cannot be loaded, an address is taken, or a setting or certificate cannot work.
     pub async fn start(config: Arc<ClusterConfig>) -> Result<Self> {
+        let trust = config.trust()?;
         let registry: Arc<dyn Registry> = match &config.registry {
             RegistryConfig::Memory => Arc::new(MemoryRegistry::new()),
-            RegistryConfig::Etcd(etcd) => Arc::new(EtcdRegistry::start(&config.cluster, etcd.clone())?),
+            RegistryConfig::Etcd(etcd) => {
+                // `{roles}` means the same here as in section [tls].
+                let own = |path: &Option<PathBuf>| Some(for_roles(path.as_deref()?, &config.roles()));
+                let etcd = EtcdConfig { cert: own(&etcd.cert), key: own(&etcd.key), ..etcd.clone() };
+                Arc::new(EtcdRegistry::start(&config.cluster, etcd)?)
+            }
         };
         let mut metrics = Metrics::with_prefix(METRICS_PREFIX);
         let mut cluster = Self {
@@ -88,6 +96,7 @@ impl Cluster {
             workers: Vec::new(),
             text: None,
             registry,
+            trust,
             config,
         };
         let started = cluster.start_nodes(&mut metrics).await;
@@ -147,9 +156,10 @@ impl Cluster {
             self.text = Some(Arc::clone(&compute.text));
             for node in workers {
                 let scope = metrics.sub_registry_with_label(("node".into(), node.id.0.clone().into()));
-                let worker = WorkerNode::start(&config, node, &compute, (&*self.registry, scope))
-                    .await
-                    .with_context(|| format!("cannot start node {}", node.id))?;
+                let worker =
+                    WorkerNode::start(&config, node, (&compute, &self.trust), (&*self.registry, scope))
+                        .await
+                        .with_context(|| format!("cannot start node {}", node.id))?;
                 say(format_args!("node {} control {}", worker.id(), worker.control_addr()));
                 self.workers.push(worker);
             }
@@ -162,10 +172,8 @@ impl Cluster {
 
     /// A process without the API still shows its metrics, on a port of the system's choice.
     async fn start_metrics(&mut self, metrics: Metrics) -> Result<()> {
-        let listener = TcpListener::bind(self.config.metrics_listen)
-            .await
-            .with_context(|| format!("cannot listen on {}", self.config.metrics_listen))?;
-        say(format_args!("metrics at http://{}/metrics", listener.local_addr()?));
+        let listener = Gate::NoKeys.listen(self.config.metrics_listen)?;
+        say(format_args!("metrics at http://{}/metrics", listener.local_addr()));
         let (limits, stop) = (self.config.frontend.clone(), self.stop.clone().cancelled_owned());
         #[expect(clippy::disallowed_methods, reason = "owned by the cluster and joined at shutdown")]
         let serving = tokio::spawn(baton_frontend::serve_metrics(listener, limits, Arc::new(metrics), stop));
@@ -175,15 +183,13 @@ impl Cluster {
 
     async fn start_coordinator(&mut self, mut metrics: Metrics) -> Result<()> {
         let (coordinator, tasks) =
-            Coordinator::new(self.config.coordinator.clone(), Arc::clone(&self.registry));
+            Coordinator::new(self.config.coordinator.clone(), Arc::clone(&self.registry), self.trust.clone());
         self.coordinator = Some(tasks);
         coordinator.metrics().register(&mut metrics);
         let http = HttpMetrics::register(&mut metrics);
         let limits = self.config.frontend.clone();
-        let listener = TcpListener::bind(limits.listen)
-            .await
-            .with_context(|| format!("cannot listen on {}", limits.listen))?;
-        self.url = Some(format!("http://{}", listener.local_addr()?));
+        let listener = Gate::NoKeys.listen(limits.listen)?;
+        self.url = Some(format!("http://{}", listener.local_addr()));
         let services = Services {
             dispatch: Arc::new(coordinator.clone()),
             registry: Arc::new(metrics),

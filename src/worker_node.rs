@@ -10,20 +10,21 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use baton_decode_node::DecodeNode;
 use baton_engine::{EngineHandle, EngineWorker};
-use baton_kv_transfer::{LocalNode, PrefillService, Sessions};
+use baton_kv_transfer::{LocalNode, PrefillService, Sessions, TransferConfig};
 use baton_prefill_node::PrefillNode;
 use baton_protocol::{
     Incarnation, NodeId, NodeInfo, NodeState, Role,
     wire::{LoadReport, prefill_server::PrefillServer},
 };
 use baton_registry::{NodeService, Registration, Registry, node_service};
+use baton_trust::Trust;
 use prometheus_client::registry::Registry as Metrics;
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Server, server::TcpIncoming};
+use tonic::{service::interceptor::InterceptedService, transport::server::TcpIncoming};
 
 use crate::{
     compute::Compute,
@@ -54,40 +55,43 @@ impl WorkerNode {
     /// Starts the engine, listens, then announces the node.
     ///
     /// # Errors
-    /// When an address is taken or not loopback.
+    /// When an address is taken, or beyond loopback without certificates.
     pub async fn start(
         config: &ClusterConfig,
         node: &NodeConfig,
-        compute: &Compute,
+        (compute, trust): (&Compute, &Trust),
         (registry, metrics): (&dyn Registry, &mut Metrics),
     ) -> Result<Self> {
         let (worker, engine) = EngineWorker::start(compute.engine(&config.engine)?);
-        let listener = TcpListener::bind(node.listen)
-            .await
-            .with_context(|| format!("cannot listen on {}", node.listen))?;
-        let info = describe(node, compute, &engine, listener.local_addr()?);
+        let listener = trust.gate().listen(node.listen)?;
+        let info = describe(node, compute, &engine, listener.local_addr());
         let local = LocalNode {
             cluster: config.cluster.clone(),
             node: info.id.clone(),
             incarnation: info.incarnation,
             model_fingerprint: info.model_fingerprint.clone(),
             kv: info.kv.clone(),
+            trust: trust.clone(),
         };
+        let transfer = transfer(config, node);
         let prefill = PrefillNode::new(engine.clone(), &config.prefill);
         let prefill_service =
-            PrefillService::new(local.clone(), config.transfer.clone(), Arc::clone(&prefill) as _)?;
-        let sessions = Arc::new(Sessions::new(local, config.transfer.clone()));
+            PrefillService::new(local.clone(), transfer.clone(), Arc::clone(&prefill) as _)?;
+        let sessions = Arc::new(Sessions::new(local, transfer));
         let decode = DecodeNode::new(engine.clone(), Arc::clone(&sessions), config.decode.clone());
         register_metrics(metrics, &engine, (&prefill, &decode), (&prefill_service, &sessions));
 
         let (draining, stop) = (Arc::new(AtomicBool::new(false)), CancellationToken::new());
         let service = node_service(&info, &engine, compute, (&draining, &stop));
-        let router = Server::builder()
+        // Who may ask what is decided here, for every service of the node.
+        let (routes, decodes) = (trust.guard(Role::Coordinator), trust.guard(Role::Decode));
+        let router = trust
+            .server()?
             .http2_keepalive_interval(Some(Duration::from_secs(10)))
-            .add_service(service.service())
-            .add_service(decode.service())
-            .add_service(PrefillServer::new(prefill_service.clone()));
-        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+            .add_service(InterceptedService::new(service.service(), routes.clone()))
+            .add_service(InterceptedService::new(decode.service(), routes))
+            .add_service(InterceptedService::new(PrefillServer::new(prefill_service.clone()), decodes));
+        let incoming = TcpIncoming::from(listener.into_inner()).with_nodelay(Some(true));
         let stopped = stop.clone().cancelled_owned();
         #[expect(clippy::disallowed_methods, reason = "owned by the node and joined at shutdown")]
         let server = tokio::spawn(router.serve_with_incoming_shutdown(incoming, stopped));
@@ -135,6 +139,15 @@ impl WorkerNode {
         let engine = self.engine;
         drop(tokio::task::spawn_blocking(move || engine.shutdown()).await);
     }
+}
+
+/// Data sockets are reached where the node is.
+fn transfer(config: &ClusterConfig, node: &NodeConfig) -> TransferConfig {
+    let mut transfer = config.transfer.clone();
+    if transfer.data_listen.ip().is_loopback() && !node.listen.ip().is_loopback() {
+        transfer.data_listen.set_ip(node.listen.ip());
+    }
+    transfer
 }
 
 fn describe(node: &NodeConfig, compute: &Compute, engine: &EngineHandle, addr: SocketAddr) -> NodeInfo {
@@ -200,4 +213,22 @@ fn register_metrics(
     decode.metrics().register(metrics);
     serving.metrics().register(metrics);
     sessions.metrics().register(metrics);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_sockets_are_where_the_node_is() {
+        let at = |node: &str, data: &str| {
+            let mut config = ClusterConfig::default();
+            config.transfer.data_listen = data.parse().unwrap();
+            let node = NodeConfig { id: "n".into(), roles: Vec::new(), listen: node.parse().unwrap() };
+            transfer(&config, &node).data_listen.to_string()
+        };
+        assert_eq!(at("127.0.0.1:7000", "127.0.0.1:7001"), "127.0.0.1:7001");
+        assert_eq!(at("10.0.0.1:7000", "127.0.0.1:7001"), "10.0.0.1:7001");
+        assert_eq!(at("10.0.0.1:7000", "10.0.1.1:7001"), "10.0.1.1:7001");
+    }
 }

@@ -3,15 +3,16 @@
 use std::{collections::BTreeSet, fs, path::Path};
 
 /// Room and what it may use.
-const ARROWS: [(&str, &[&str]); 10] = [
+const ARROWS: [(&str, &[&str]); 11] = [
     ("protocol", &[]),
     ("kernels", &[]),
     ("model", &["protocol"]),
     ("engine", &["model", "kernels", "protocol"]),
-    ("kv-transfer", &["protocol"]),
+    ("trust", &["protocol"]),
+    ("kv-transfer", &["trust", "protocol"]),
     ("registry", &["protocol"]),
-    ("coordinator", &["registry", "protocol"]),
-    ("frontend", &["coordinator", "model", "protocol"]),
+    ("coordinator", &["registry", "trust", "protocol"]),
+    ("frontend", &["coordinator", "model", "trust", "protocol"]),
     ("prefill-node", &["engine", "kv-transfer", "registry", "protocol"]),
     ("decode-node", &["engine", "kv-transfer", "registry", "protocol"]),
 ];

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, missing_docs, reason = "tests")]
 
 mod arrows;
+mod certs;
 mod chaos;
 mod configs;
 mod counts;

@@ -4,7 +4,12 @@
 mod answer;
 mod process;
 
-use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use baton_protocol::{PageCounts, wire};
 use tempfile::TempDir;
@@ -56,8 +61,19 @@ impl Cluster {
     pub async fn start(plan: &Plan) -> Self {
         let dir = TempDir::new().unwrap();
         let etcd = Etcd::start(dir.path());
+        Self::start_over(plan, dir, etcd).await
+    }
+
+    /// As [`start`](Self::start), over an etcd that talks to holders of certificates in `certs` alone.
+    pub async fn start_certified(plan: &Plan, certs: &Path) -> Self {
+        let dir = TempDir::new().unwrap();
+        let etcd = Etcd::start_certified(dir.path(), certs);
+        Self::start_over(plan, dir, etcd).await
+    }
+
+    async fn start_over(plan: &Plan, dir: TempDir, etcd: Etcd) -> Self {
         let config = dir.path().join("cluster.toml");
-        fs::write(&config, plan.to_toml(&etcd.client_url)).unwrap();
+        fs::write(&config, plan.to_toml() + &etcd.to_toml()).unwrap();
         let mut cluster = Self {
             nodes: BTreeMap::new(),
             etcd: Some(etcd),
@@ -181,12 +197,12 @@ impl Plan {
         names("prefill", self.prefill).chain(names("decode", self.decode)).collect()
     }
 
-    fn to_toml(&self, etcd: &str) -> String {
+    fn to_toml(&self) -> String {
         let mut text = self.settings.clone();
         for node in self.workers().iter().chain([&"coordinator".to_owned()]) {
             let role = node.split('-').next().unwrap();
             text += &format!("\n[[nodes]]\nid = \"{node}\"\nroles = [\"{role}\"]\n");
         }
-        text + &format!("\n[registry]\nkind = \"etcd\"\nendpoints = [\"{etcd}\"]\n")
+        text
     }
 }

@@ -45,8 +45,9 @@ impl Attempt {
         let (up, rest) = mpsc::channel(choices as usize);
         let in_flight = decode.occupy();
         let open = GenerateUp { message: Some(Message::Open(open)) };
+        let client = decode.client();
         let opened = tokio::select! {
-            opened = decode.client().generate(open, rest) => opened.map_err(|status| broken(&status, &decode)),
+            opened = client.generate(open, rest) => opened.map_err(|status| broken(&status, &decode)),
             () = decode.lost() => Err(lost(&decode)),
         };
         Ok(Self { down: opened?, decode, up, _in_flight: in_flight, sent_prefill })

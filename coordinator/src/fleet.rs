@@ -14,6 +14,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use baton_protocol::{NodeId, NodeInfo, Role};
 use baton_registry::Members;
+use baton_trust::{ReachError, Trust};
 use parking_lot::Mutex;
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -30,16 +31,18 @@ pub(crate) struct Fleet {
     models: Mutex<BTreeMap<String, ServedModel>>,
     changed: watch::Sender<()>,
     config: CoordinatorConfig,
+    trust: Trust,
     metrics: CoordinatorMetrics,
 }
 
 impl Fleet {
-    pub(crate) fn new(config: &CoordinatorConfig, metrics: CoordinatorMetrics) -> Self {
+    pub(crate) fn new(config: &CoordinatorConfig, trust: Trust, metrics: CoordinatorMetrics) -> Self {
         Self {
             nodes: Mutex::default(),
             models: Mutex::default(),
             changed: watch::Sender::new(()),
             config: config.clone(),
+            trust,
             metrics,
         }
     }
@@ -116,7 +119,7 @@ impl Fleet {
     }
 
     fn add(self: &Arc<Self>, info: &NodeInfo, checks: &mut JoinSet<Arc<Node>>) {
-        let client = match NodeClient::new(&info.control_addr) {
+        let client = match self.dial(info) {
             Ok(client) => client,
             Err(error) => {
                 tracing::warn!(node = %info.id, %error, "node ignored");
@@ -129,6 +132,10 @@ impl Fleet {
             before.replace();
         }
         checks.spawn(checks::run(Arc::clone(self), node));
+    }
+
+    fn dial(&self, info: &NodeInfo) -> Result<NodeClient, ReachError> {
+        NodeClient::new(&self.trust, &info.control_addr, &info.roles)
     }
 
     /// Takes out a node whose checks have ended, unless it was replaced already.

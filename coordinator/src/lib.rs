@@ -33,6 +33,7 @@ use std::sync::{Arc, atomic::AtomicU64};
 
 use baton_protocol::{Failure, Request};
 use baton_registry::Registry;
+use baton_trust::Trust;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -76,9 +77,13 @@ struct Shared {
 impl Coordinator {
     /// Starts following the registry's members. Must be called within a tokio
     /// runtime, which runs the background work.
-    pub fn new(config: CoordinatorConfig, registry: Arc<dyn Registry>) -> (Self, CoordinatorTasks) {
+    pub fn new(
+        config: CoordinatorConfig,
+        registry: Arc<dyn Registry>,
+        trust: Trust,
+    ) -> (Self, CoordinatorTasks) {
         let metrics = CoordinatorMetrics::default();
-        let fleet = Arc::new(Fleet::new(&config, metrics.clone()));
+        let fleet = Arc::new(Fleet::new(&config, trust, metrics.clone()));
         let mut tasks = CoordinatorTasks { stop: CancellationToken::new(), tasks: JoinSet::new() };
         tasks.tasks.spawn(Arc::clone(&fleet).run(registry.watch(), tasks.stop.clone()));
         let shared = Shared {

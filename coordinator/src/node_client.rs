@@ -1,37 +1,25 @@
 //! Connections to nodes.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
 use baton_protocol::{
-    ErrorCode, Failure, NodeInfo,
+    ErrorCode, Failure, NodeInfo, Role,
     wire::{
         DescribeRequest, GenerateDown, GenerateUp, LoadReport, LoadRequest, ModelTextRequest,
         decode_client::DecodeClient, node_client::NodeClient as NodeStub,
     },
 };
+use baton_trust::{ReachError, Trust};
 use futures::{StreamExt, stream};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{
-    Code, Status, Streaming,
-    transport::{Channel, Endpoint},
-};
+use tonic::{Code, Status, Streaming, transport::Channel};
 
 /// One HTTP/2 connection to a node, opened on first use and again after a
 /// break; requests share it.
 #[derive(Clone, Debug)]
 pub(crate) struct NodeClient {
     channel: Channel,
-}
-
-/// An address that is not used.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum AddressError {
-    #[error("node address {addr:?} is not of the form ip:port")]
-    Malformed { addr: String },
-    // Nothing authenticates nodes yet.
-    #[error("node address {addr} is not on loopback")]
-    NotLoopback { addr: SocketAddr },
 }
 
 /// A node's answer that is no answer.
@@ -47,15 +35,11 @@ pub(crate) enum DescribeError {
 const MAX_TEXT_BYTES: usize = 64 << 20;
 
 impl NodeClient {
-    /// Must be called within a tokio runtime, which will run the connection.
-    pub(crate) fn new(addr: &str) -> Result<Self, AddressError> {
-        let malformed = || AddressError::Malformed { addr: addr.to_owned() };
-        let socket: SocketAddr = addr.parse().map_err(|_| malformed())?;
-        if !socket.ip().is_loopback() {
-            return Err(AddressError::NotLoopback { addr: socket });
-        }
-        let endpoint = Endpoint::from_shared(format!("http://{socket}")).map_err(|_| malformed())?;
-        let channel = endpoint
+    /// A node at an address, whose certificate must be for all of `roles`. Must be called within a
+    /// tokio runtime, which will run the connection.
+    pub(crate) fn new(trust: &Trust, addr: &str, roles: &BTreeSet<Role>) -> Result<Self, ReachError> {
+        let channel = trust
+            .endpoint(addr, roles)?
             .connect_timeout(Duration::from_secs(2))
             .tcp_nodelay(true)
             .http2_keep_alive_interval(Duration::from_secs(10))
@@ -122,9 +106,10 @@ mod tests {
 
     #[tokio::test]
     async fn only_loopback_is_dialled() {
-        assert!(NodeClient::new("127.0.0.1:80").is_ok());
-        assert!(NodeClient::new("[::1]:80").is_ok());
-        assert!(matches!(NodeClient::new("10.0.0.1:80"), Err(AddressError::NotLoopback { .. })));
-        assert!(matches!(NodeClient::new("host:80"), Err(AddressError::Malformed { .. })));
+        let client = |addr| NodeClient::new(&Trust::none(), addr, &BTreeSet::from([Role::Decode]));
+        assert!(client("127.0.0.1:80").is_ok());
+        assert!(client("[::1]:80").is_ok());
+        assert!(matches!(client("10.0.0.1:80"), Err(ReachError::NoCertificates { .. })));
+        assert!(matches!(client("host:80"), Err(ReachError::Malformed { .. })));
     }
 }

@@ -1,5 +1,6 @@
 //! The coordinator against scripted nodes.
 
+mod certified;
 mod fake;
 mod losing;
 mod routing;
@@ -12,6 +13,7 @@ use baton_protocol::{
     Sampling, Stop, Token,
 };
 use baton_registry::{MemoryRegistry, Registration, Registry};
+use baton_trust::Trust;
 use futures::StreamExt;
 use tokio::time::timeout;
 
@@ -97,9 +99,7 @@ impl Cluster {
     }
 
     async fn start(config: CoordinatorConfig, infos: Vec<NodeInfo>) -> Self {
-        let registry = MemoryRegistry::new();
-        let (coordinator, tasks) = Coordinator::new(config, Arc::new(registry.clone()));
-        let mut cluster = Self { nodes: Vec::new(), registrations: Vec::new(), registry, coordinator, tasks };
+        let mut cluster = Self::empty(config, Trust::none());
         for info in infos {
             let node = FakeNode::start(info).await;
             cluster.registrations.push(cluster.registry.register(node.info()));
@@ -111,6 +111,12 @@ impl Cluster {
         };
         cluster.until("all nodes answered", answered).await;
         cluster
+    }
+
+    fn empty(config: CoordinatorConfig, trust: Trust) -> Self {
+        let registry = MemoryRegistry::new();
+        let (coordinator, tasks) = Coordinator::new(config, Arc::new(registry.clone()), trust);
+        Self { nodes: Vec::new(), registrations: Vec::new(), registry, coordinator, tasks }
     }
 
     async fn until(&self, what: &str, is_so: impl Fn(&[(String, Health)]) -> bool) {

@@ -11,7 +11,7 @@ use serde::Deserialize;
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Where the API listens. Loopback only, as long as there are no keys.
+    /// Where the API listens. Loopback only, as long as there are no keys, with certificates or without.
     pub listen: SocketAddr,
     /// Connections served at once; more wait in the listener's queue.
     pub max_connections: usize,

@@ -1,9 +1,10 @@
 //! Accepts connections, one task each, and lets them end on shutdown.
 
-use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use axum::Router;
 use baton_model::ModelText;
+use baton_trust::Listener;
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -35,18 +36,9 @@ pub struct Services {
 /// Why the API cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum FrontendError {
-    /// There are no keys yet, so only this machine may reach the API.
-    #[error("refusing to serve on {addr}: there are no keys, so frontend.listen must be a loopback address")]
-    NotLoopback {
-        /// Where the listener is.
-        addr: SocketAddr,
-    },
     /// A setting cannot work.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The listener does not know its address.
-    #[error("the listener has no address: {0}")]
-    Listener(#[source] io::Error),
 }
 
 /// Time between two looks for models whose text is not here yet.
@@ -59,9 +51,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// running answers the configured grace. Dropping the future ends everything.
 ///
 /// # Errors
-/// When the listener is not on loopback or a setting cannot work.
+/// When a setting cannot work.
 pub async fn serve(
-    listener: TcpListener,
+    listener: Listener,
     config: Config,
     services: Services,
     shutdown: impl Future<Output = ()> + Send,
@@ -84,7 +76,7 @@ pub async fn serve(
 /// # Errors
 /// As [`serve`].
 pub async fn serve_metrics(
-    listener: TcpListener,
+    listener: Listener,
     config: Config,
     registry: Arc<Registry>,
     shutdown: impl Future<Output = ()> + Send,
@@ -94,17 +86,14 @@ pub async fn serve_metrics(
 
 /// Accepts connections until `shutdown`, then lets them end.
 async fn converse_with_all(
-    listener: TcpListener,
+    listener: Listener,
     config: &Config,
     router: Router,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), FrontendError> {
     config.validate()?;
-    let addr = listener.local_addr().map_err(FrontendError::Listener)?;
-    if !addr.ip().is_loopback() {
-        return Err(FrontendError::NotLoopback { addr });
-    }
-    info!(%addr, "serving HTTP");
+    info!(addr = %listener.local_addr(), "serving HTTP");
+    let listener = listener.into_inner();
     let (grace, write_timeout) = (config.grace(), config.write_timeout());
     let places = Arc::new(Semaphore::new(config.max_connections));
     let http = connection_settings(config);

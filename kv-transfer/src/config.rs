@@ -6,12 +6,13 @@ use std::{
 };
 
 use baton_protocol::{Incarnation, KvShape, NodeId};
+use baton_trust::Trust;
 use serde::Deserialize;
 
 use crate::transport::MAX_FRAME_BYTES;
 
 /// The node on this side of every session.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct LocalNode {
     /// Nodes of different clusters refuse each other.
     pub cluster: String,
@@ -23,6 +24,8 @@ pub struct LocalNode {
     pub model_fingerprint: String,
     /// Shape of its KV cache.
     pub kv: KvShape,
+    /// Its certificates, or none.
+    pub trust: Trust,
 }
 
 /// Ways for frames to travel, by name.
@@ -41,8 +44,12 @@ pub enum TransportKind {
 pub struct TransferConfig {
     /// Transports this node uses, best first.
     pub transports: Vec<TransportKind>,
-    /// Where the sending side listens for data sockets. Loopback only, until there are certificates.
+    /// Where the sending side listens for data sockets. On a node that itself listens beyond
+    /// loopback, a loopback address means the node's own address, with this port.
     pub data_listen: SocketAddr,
+    /// Whether data sockets are encrypted; needs certificates, and the same on both sides. Otherwise
+    /// a secret ties them to the session, told over the control stream, which is.
+    pub tls: bool,
     /// Frames are whole layers up to this size, at least one row of one layer.
     pub frame_bytes: usize,
     /// Frames of one handoff that may be under way at once.
@@ -112,6 +119,7 @@ impl Default for TransferConfig {
         Self {
             transports: vec![TransportKind::Inproc, TransportKind::Tcp],
             data_listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            tls: false,
             frame_bytes: 2 << 20,
             window_frames: 4,
             repair_timeout_ms: 500,
@@ -129,6 +137,11 @@ impl Default for TransferConfig {
 }
 
 impl TransferConfig {
+    /// What data sockets are encrypted with, if they are.
+    pub(crate) fn data_tls<'a>(&self, trust: &'a Trust) -> Option<&'a Trust> {
+        self.tls.then_some(trust)
+    }
+
     pub(crate) fn frame_bytes(&self) -> usize {
         self.frame_bytes.clamp(1, MAX_FRAME_BYTES as usize)
     }

@@ -1,24 +1,19 @@
 //! Why a session or a handoff could not be had.
 
 use baton_protocol::{ErrorCode, Failure};
+use baton_trust::ReachError;
 
 /// Why two nodes have no session, or have it no longer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SessionError {
-    /// Without certificates nothing leaves this machine.
-    #[error("{addr} is not a loopback address, and there are no certificates for anything else")]
-    NotLoopback {
-        /// What was to be used.
-        addr: String,
-    },
-    /// An address that cannot be listened on.
-    #[error("cannot listen on {addr}: {reason}")]
-    Listen {
-        /// Where.
-        addr: String,
-        /// What the system said.
-        reason: String,
-    },
+    /// An address that cannot be used; without certificates nothing leaves this machine.
+    #[error(transparent)]
+    Reach(#[from] ReachError),
+    /// Encrypted data sockets were asked for, and this process has no certificates.
+    #[error(
+        "transfer.tls needs certificates: make them with `baton certs init`, and name them in section [tls]"
+    )]
+    NoCertificates,
     /// The peer was not reached, or broke off before the session was open.
     #[error("no session with {node}: {reason}")]
     Connect {

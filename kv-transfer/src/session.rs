@@ -22,10 +22,6 @@ pub mod server;
 #[cfg(test)]
 mod tests;
 
-use std::net::SocketAddr;
-
-use crate::SessionError;
-
 pub use client::{PrefillPeer, SessionReport, Sessions};
 pub use receiving::Handoff;
 pub use server::PrefillService;
@@ -35,13 +31,4 @@ pub(crate) fn secret() -> [u8; 32] {
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes).expect("the system has random numbers");
     bytes
-}
-
-/// Nothing but this machine, until there are certificates.
-fn loopback(addr: &str) -> Result<SocketAddr, SessionError> {
-    let numeric = addr.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
-    match numeric.as_deref().unwrap_or(addr).parse::<SocketAddr>() {
-        Ok(parsed) if parsed.ip().is_loopback() => Ok(parsed),
-        _ => Err(SessionError::NotLoopback { addr: addr.to_owned() }),
-    }
 }

@@ -6,12 +6,14 @@
 //!
 //! - [`inproc`], [`tcp`]: transports
 //! - [`faulty`], [`metered`]: decorators
+//! - [`socket`]: what `tcp` reads and writes, open or inside TLS
 //! - [`probe`]: the frame that measures a path
 
 pub mod faulty;
 pub mod inproc;
 pub mod metered;
 pub mod probe;
+pub mod socket;
 pub mod tcp;
 #[cfg(test)]
 mod tests;

@@ -15,7 +15,8 @@ mod view;
 pub(crate) mod tests;
 
 use std::{
-    io,
+    fs, io,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -25,7 +26,7 @@ use std::{
 };
 
 use baton_protocol::NodeInfo;
-use etcd_client::{Client, ConnectOptions};
+use etcd_client::{Certificate, Client, ConnectOptions, Identity, TlsOptions};
 use parking_lot::Mutex;
 use serde::Deserialize;
 use tokio::{runtime, sync::watch};
@@ -37,8 +38,17 @@ use crate::{Backoff, Members, Registration, Registry, RegistryHealth};
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EtcdConfig {
-    /// URLs, for example `http://127.0.0.1:2379`; nothing else is tried.
+    /// URLs, for example `http://127.0.0.1:2379`, or all `https://` with a `ca`; nothing else is tried.
     pub endpoints: Vec<String>,
+    /// PEM file of the authority that signed etcd's certificate.
+    #[serde(default)]
+    pub ca: Option<PathBuf>,
+    /// PEM files of the certificate and key shown to etcd, if it asks for them.
+    #[serde(default)]
+    pub cert: Option<PathBuf>,
+    /// See `cert`.
+    #[serde(default)]
+    pub key: Option<PathBuf>,
     /// Seconds that our entries outlive our last sign of life.
     #[serde(default = "default_lease_seconds")]
     pub lease_seconds: u32,
@@ -53,11 +63,27 @@ pub enum RegistryError {
     /// No endpoint was configured.
     #[error("no etcd endpoint is configured")]
     NoEndpoints,
-    /// Only plain http, without a path.
-    #[error("etcd endpoint {endpoint:?} is not of the form http://host:port")]
+    /// No path, and the scheme that goes with the rest.
+    #[error(
+        "etcd endpoint {endpoint:?} is not of the form {scheme}host:port (https with registry.ca, http without)"
+    )]
     BadEndpoint {
         /// As configured.
         endpoint: String,
+        /// What it must begin with.
+        scheme: &'static str,
+    },
+    /// One of two settings without the other, or both without an authority.
+    #[error("registry.cert and registry.key go together, and with registry.ca")]
+    HalfCertificate,
+    /// A certificate or key that cannot be read.
+    #[error("cannot read {path}")]
+    Certificate {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
     },
     /// Names are parts of keys.
     #[error("cluster name {name:?} is empty or holds a character other than a-z, A-Z, 0-9, '-', '_' and '.'")]
@@ -91,6 +117,7 @@ pub struct EtcdRegistry {
 #[derive(Clone, Debug)]
 struct Store {
     config: EtcdConfig,
+    tls: Option<TlsOptions>,
     /// `/{cluster}/v1/nodes/`
     prefix: String,
     counters: Arc<Counters>,
@@ -118,6 +145,8 @@ enum Trouble {
     Json(#[from] serde_json::Error),
 }
 
+const HTTP: &str = "http://";
+const HTTPS: &str = "https://";
 /// How long one answer of etcd may take.
 const ANSWER: Duration = Duration::from_secs(5);
 /// How long leaving may take when etcd does not answer.
@@ -136,7 +165,14 @@ fn default_relist_seconds() -> u32 {
 impl EtcdConfig {
     /// These endpoints, everything else as by default.
     pub fn new(endpoints: Vec<String>) -> Self {
-        Self { endpoints, lease_seconds: default_lease_seconds(), relist_seconds: default_relist_seconds() }
+        Self {
+            endpoints,
+            ca: None,
+            cert: None,
+            key: None,
+            lease_seconds: default_lease_seconds(),
+            relist_seconds: default_relist_seconds(),
+        }
     }
 
     fn check(&self) -> Result<(), RegistryError> {
@@ -144,9 +180,10 @@ impl EtcdConfig {
             return Err(RegistryError::NoEndpoints);
         }
         for endpoint in &self.endpoints {
-            let address = endpoint.strip_prefix("http://").and_then(|rest| rest.rsplit_once(':'));
+            let scheme = if self.ca.is_some() { HTTPS } else { HTTP };
+            let address = endpoint.strip_prefix(scheme).and_then(|rest| rest.rsplit_once(':'));
             if !address.is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok()) {
-                return Err(RegistryError::BadEndpoint { endpoint: endpoint.clone() });
+                return Err(RegistryError::BadEndpoint { endpoint: endpoint.clone(), scheme });
             }
         }
         for (field, value) in [("lease_seconds", self.lease_seconds), ("relist_seconds", self.relist_seconds)]
@@ -157,6 +194,25 @@ impl EtcdConfig {
         }
         Ok(())
     }
+
+    /// Reads what TLS needs; none without an authority.
+    fn tls(&self) -> Result<Option<TlsOptions>, RegistryError> {
+        let read = |path: &Path| {
+            fs::read(path).map_err(|source| RegistryError::Certificate { path: path.to_owned(), source })
+        };
+        match (&self.ca, &self.cert, &self.key) {
+            (None, None, None) => Ok(None),
+            (Some(ca), None, None) => {
+                Ok(Some(TlsOptions::new().ca_certificate(Certificate::from_pem(read(ca)?))))
+            }
+            (Some(ca), Some(cert), Some(key)) => {
+                let identity = Identity::from_pem(read(cert)?, read(key)?);
+                let tls = TlsOptions::new().ca_certificate(Certificate::from_pem(read(ca)?));
+                Ok(Some(tls.identity(identity)))
+            }
+            _ => Err(RegistryError::HalfCertificate),
+        }
+    }
 }
 
 // === impl EtcdRegistry ===
@@ -166,16 +222,17 @@ impl EtcdRegistry {
     /// waited for in the background.
     ///
     /// # Errors
-    /// When the configuration cannot work, or no thread can be started.
+    /// When the configuration cannot work, a certificate cannot be read, or no thread can be started.
     pub fn start(cluster: &str, config: EtcdConfig) -> Result<Self, RegistryError> {
         config.check()?;
+        let tls = config.tls()?;
         let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
         if cluster.is_empty() || !cluster.chars().all(allowed) {
             return Err(RegistryError::BadCluster { name: cluster.to_owned() });
         }
         let (counters, stop) = (Arc::new(Counters::default()), CancellationToken::new());
         let prefix = format!("/{cluster}/v1/nodes/");
-        let store = Store { config, prefix, counters: Arc::clone(&counters), stop: stop.clone() };
+        let store = Store { config, tls, prefix, counters: Arc::clone(&counters), stop: stop.clone() };
 
         let wanted = Arc::new(watch::Sender::new(Members::new()));
         let (publish, published) = watch::channel(Members::new());
@@ -252,11 +309,14 @@ impl Registry for EtcdRegistry {
 impl Store {
     /// A new connection each time: after trouble nothing of the old one is trusted.
     async fn connect(&self) -> Result<Client, Trouble> {
-        let options = ConnectOptions::new()
+        let mut options = ConnectOptions::new()
             .with_connect_timeout(Duration::from_secs(2))
             .with_keep_alive(Duration::from_secs(5), Duration::from_secs(3))
             .with_keep_alive_while_idle(true)
             .with_require_leader(true);
+        if let Some(tls) = &self.tls {
+            options = options.with_tls(tls.clone());
+        }
         Ok(tokio::time::timeout(ANSWER, Client::connect(&self.config.endpoints, Some(options))).await??)
     }
 

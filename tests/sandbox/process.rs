@@ -25,6 +25,8 @@ pub struct Etcd {
     process: Option<Process>,
     data: PathBuf,
     peer_url: String,
+    /// With certificates, where they are.
+    certs: Option<PathBuf>,
 }
 
 // === impl Process ===
@@ -113,10 +115,31 @@ impl Drop for Process {
 impl Etcd {
     /// Starts etcd with its data under `dir`.
     pub fn start(dir: &Path) -> Self {
-        let url = || format!("http://127.0.0.1:{}", free_port());
-        let mut etcd = Self { client_url: url(), process: None, data: dir.join("etcd"), peer_url: url() };
+        Self::start_at("http", dir, None)
+    }
+
+    /// The same for clients with certificates, which `baton certs init` has put into `certs`.
+    pub fn start_certified(dir: &Path, certs: &Path) -> Self {
+        Self::start_at("https", dir, Some(certs.to_owned()))
+    }
+
+    fn start_at(scheme: &str, dir: &Path, certs: Option<PathBuf>) -> Self {
+        let url = |scheme| format!("{scheme}://127.0.0.1:{}", free_port());
+        let (client_url, peer_url) = (url(scheme), url("http"));
+        let mut etcd = Self { client_url, process: None, data: dir.join("etcd"), peer_url, certs };
         etcd.resume();
         etcd
+    }
+
+    /// How nodes reach it, in words of a config file.
+    pub fn to_toml(&self) -> String {
+        let mut text = format!("\n[registry]\nkind = \"etcd\"\nendpoints = [\"{}\"]\n", self.client_url);
+        if let Some(certs) = self.certs.as_ref().map(|certs| certs.display()) {
+            text += &format!(
+                "ca = \"{certs}/ca.crt\"\ncert = \"{certs}/{{roles}}.crt\"\nkey = \"{certs}/{{roles}}.key\"\n"
+            );
+        }
+        text
     }
 
     /// Kills it; its data stays.
@@ -137,7 +160,16 @@ impl Etcd {
             ("--initial-advertise-peer-urls", self.peer_url.as_str()),
             ("--initial-cluster", cluster.as_str()),
         ];
-        let args: Vec<&str> = args.iter().flat_map(|(flag, value)| [*flag, *value]).collect();
+        let mut args: Vec<&str> = args.iter().flat_map(|(flag, value)| [*flag, *value]).collect();
+        let files = self.certs.iter().flat_map(|certs| {
+            [("--trusted-ca-file", "ca.crt"), ("--cert-file", "etcd.crt"), ("--key-file", "etcd.key")]
+                .map(|(flag, name)| format!("{flag}={}", certs.join(name).display()))
+        });
+        let files: Vec<String> = files.collect();
+        args.extend(files.iter().map(String::as_str));
+        if self.certs.is_some() {
+            args.push("--client-cert-auth");
+        }
         let process = Process::start("etcd", &program, &args);
         process.wait_for("ready to serve client requests", Duration::from_secs(30));
         self.process = Some(process);

@@ -1,8 +1,8 @@
 //! The direct health check and the load stream of one node.
 
-use std::{convert::Infallible, sync::Arc};
+use std::{convert::Infallible, error::Error, sync::Arc};
 
-use baton_protocol::NodeState;
+use baton_protocol::{NodeInfo, NodeState};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::{Fleet, Health, Node};
@@ -31,7 +31,14 @@ async fn check(fleet: &Fleet, node: &Node) {
                     NodeState::Ready => Health::Ready,
                     NodeState::Draining => Health::Draining,
                 };
-                let roles_changed = info.roles != node.info().roles;
+                let before = node.info();
+                let roles_changed = info.roles != before.roles;
+                // Where it is, the registry says.
+                let info = NodeInfo { control_addr: before.control_addr.clone(), ..info };
+                // New roles must stand in its certificate too: the next check will see.
+                if roles_changed && let Ok(client) = fleet.dial(&info) {
+                    node.set_client(client);
+                }
                 fleet.learn(&info);
                 node.set_info(info);
                 if set(node, health) || roles_changed {
@@ -41,6 +48,11 @@ async fn check(fleet: &Fleet, node: &Node) {
             // Slow to answer, as on a machine with too much to do, but not silent.
             Err(_) if node.heard() != heard => missed = 0,
             answer => {
+                if let Ok(Err(error)) = &answer
+                    && missed == 0
+                {
+                    tracing::warn!(node = %node.id(), error = error as &dyn Error, "health check failed");
+                }
                 // Another process at the same address is certain; silence is not.
                 let certain = matches!(answer, Ok(Ok(_)));
                 missed += 1;

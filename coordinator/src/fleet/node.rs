@@ -43,7 +43,7 @@ pub struct Load {
 pub(crate) struct Node {
     id: NodeId,
     info: Mutex<Arc<NodeInfo>>,
-    client: NodeClient,
+    client: Mutex<NodeClient>,
     health: watch::Sender<Health>,
     load: Mutex<Load>,
     announced: AtomicBool,
@@ -92,7 +92,7 @@ impl Node {
         Self {
             id: info.id.clone(),
             info: Mutex::new(Arc::new(info)),
-            client,
+            client: Mutex::new(client),
             health: watch::Sender::new(Health::Joining),
             load: Mutex::default(),
             announced: AtomicBool::new(true),
@@ -113,8 +113,9 @@ impl Node {
         Arc::clone(&self.info.lock())
     }
 
-    pub(crate) fn client(&self) -> &NodeClient {
-        &self.client
+    /// Its connection, to a server that is certified for the roles it announces.
+    pub(crate) fn client(&self) -> NodeClient {
+        self.client.lock().clone()
     }
 
     pub(crate) fn health(&self) -> Health {
@@ -202,6 +203,10 @@ impl Node {
 
     pub(super) async fn asked(&self) {
         self.ask.notified().await;
+    }
+
+    pub(super) fn set_client(&self, client: NodeClient) {
+        *self.client.lock() = client;
     }
 
     pub(super) fn set_info(&self, info: NodeInfo) {

@@ -20,11 +20,12 @@ use baton_protocol::{
         node_server::{Node, NodeServer},
     },
 };
+use baton_trust::Trust;
 use futures::{Stream, StreamExt, future, stream};
 use parking_lot::Mutex;
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tokio_stream::wrappers::TcpListenerStream;
-use tonic::{Request, Response, Status, Streaming, transport::Server};
+use tonic::{Request, Response, Status, Streaming};
 
 /// What every fake node serves as its model's text.
 pub(super) const TEXT: &[u8] = b"a tokenizer and a template";
@@ -74,6 +75,11 @@ struct Service(Arc<State>);
 
 impl FakeNode {
     pub(super) async fn start(info: NodeInfo) -> Self {
+        Self::certified(info, &Trust::none()).await
+    }
+
+    /// As [`start`](Self::start), over the node's own certificates.
+    pub(super) async fn certified(info: NodeInfo, trust: &Trust) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let info = NodeInfo { control_addr: listener.local_addr().unwrap().to_string(), ..info };
         let state = Arc::new(State {
@@ -85,7 +91,9 @@ impl FakeNode {
             reports: watch::Sender::new(false),
             ended: watch::Sender::new(0),
         });
-        let server = Server::builder()
+        let server = trust
+            .server()
+            .unwrap()
             .add_service(DecodeServer::new(Service(Arc::clone(&state))))
             .add_service(NodeServer::new(Service(Arc::clone(&state))))
             .serve_with_incoming(TcpListenerStream::new(listener));

@@ -249,6 +249,7 @@ fn local_node(name: &str, engine: &EngineHandle) -> LocalNode {
         incarnation: Incarnation(1),
         model_fingerprint: "mock".to_owned(),
         kv: engine.pool().shape().clone(),
+        trust: Default::default(),
     }
 }
 

@@ -3,15 +3,14 @@
 use std::sync::Arc;
 
 use baton_protocol::{Event, FinishReason};
-use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
 };
 
-use super::script::{Cluster, Script, TestServer, bytes, says, soon, token, until};
-use crate::{Config, FrontendError, HttpMetrics, Services, serve};
+use super::script::{Script, TestServer, bytes, says, soon, token, until};
+use crate::Config;
 
 const CHAT: &str = "/v1/chat/completions";
 
@@ -39,17 +38,6 @@ async fn read_all(mut connection: TcpStream) -> String {
     // A reset after the answer is as good as an end.
     let _ = soon(connection.read_to_end(&mut bytes)).await;
     String::from_utf8_lossy(&bytes).into_owned()
-}
-
-#[tokio::test]
-async fn only_loopback_is_served() {
-    let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
-    let mut registry = Registry::default();
-    let metrics = HttpMetrics::register(&mut registry);
-    let dispatch = Arc::new(Cluster(Arc::new(Script::stuck())));
-    let services = Services { dispatch, registry: Arc::new(registry), metrics, texts: Vec::new() };
-    let refused = serve(listener, Config::default(), services, std::future::pending()).await;
-    assert!(matches!(refused, Err(FrontendError::NotLoopback { .. })), "{refused:?}");
 }
 
 #[tokio::test]

@@ -12,12 +12,12 @@ use std::{
 use baton_coordinator::ServedModel;
 use baton_model::ModelText;
 use baton_protocol::{Bill, ErrorCode, Event, Failure, FinishReason, Request, Token};
+use baton_trust::Gate;
 use futures::{FutureExt, future::BoxFuture};
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use serde_json::Value;
 use tokio::{
-    net::TcpListener,
     sync::{mpsc, oneshot, watch},
     task::JoinSet,
 };
@@ -207,8 +207,8 @@ impl TestServer {
 
     pub async fn configured(script: Script, config: Config) -> Self {
         let script = Arc::new(script);
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let base = format!("http://{}", listener.local_addr().unwrap());
+        let listener = Gate::NoKeys.listen(([127, 0, 0, 1], 0).into()).unwrap();
+        let base = format!("http://{}", listener.local_addr());
         let mut registry = Registry::default();
         let metrics = HttpMetrics::register(&mut registry);
         let dispatch = Arc::new(Cluster(Arc::clone(&script)));

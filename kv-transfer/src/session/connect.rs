@@ -2,25 +2,27 @@
 
 use std::sync::Arc;
 
-use baton_protocol::wire::{Control, Refuse, Welcome, control::Message, prefill_client::PrefillClient};
+use baton_protocol::{
+    Role,
+    wire::{Control, Refuse, Welcome, control::Message, prefill_client::PrefillClient},
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     sync::mpsc,
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Streaming, transport::Endpoint};
+use tonic::Streaming;
 
 use super::{
     client::PrefillPeer,
     control::opening,
     hello::{check_welcome, hello},
-    loopback,
     receiving::Receiving,
 };
 use crate::{
     LocalNode, SessionError, TransferConfig, TransferMetrics, TransportKind,
-    transport::{FrameReceiver, Link, inproc, metered, tcp},
+    transport::{FrameReceiver, Link, inproc, metered, socket, tcp},
 };
 
 /// Control messages between the outbox and the stream.
@@ -42,9 +44,10 @@ pub async fn open(
     peer: &PrefillPeer,
 ) -> Result<Opened, SessionError> {
     let failed = |reason: String| SessionError::Connect { node: peer.node.0.clone(), reason };
-    let addr = loopback(&peer.control_addr)?;
-    let endpoint =
-        Endpoint::from_shared(format!("http://{addr}")).map_err(|error| failed(error.to_string()))?;
+    if config.tls && !local.trust.is_certified() {
+        return Err(SessionError::NoCertificates);
+    }
+    let endpoint = local.trust.endpoint(&peer.control_addr, &[Role::Prefill].into())?;
     let channel = endpoint.tcp_nodelay(true).connect().await.map_err(|error| failed(describe(&error)))?;
     let (outbound, messages) = mpsc::channel(STREAM_MESSAGES);
     let greeting = opening(Message::Hello(hello(local, config, peer)));
@@ -64,7 +67,7 @@ pub async fn open(
     let link = match chosen.transport {
         TransportKind::Inproc => inproc::connect(&welcome.data_addr)
             .ok_or_else(|| failed("in-process path is not in this process".to_owned()))?,
-        TransportKind::Tcp => connect_tcp(config, &welcome).await.map_err(|error| match error {
+        TransportKind::Tcp => connect_tcp(local, config, &welcome).await.map_err(|error| match error {
             DataError::Session(error) => error,
             DataError::Io(error) => failed(format!("data socket: {error}")),
         })?,
@@ -86,19 +89,23 @@ impl From<std::io::Error> for DataError {
 }
 
 async fn connect_tcp(
+    local: &LocalNode,
     config: &TransferConfig,
     welcome: &Welcome,
 ) -> Result<Link<dyn FrameReceiver>, DataError> {
-    let addr = loopback(&welcome.data_addr).map_err(DataError::Session)?;
+    let trust = &local.trust;
+    let addr = trust.gate().parse(&welcome.data_addr).map_err(|error| DataError::Session(error.into()))?;
     let secret: [u8; 32] =
         welcome.data_secret[..].try_into().map_err(|_| std::io::Error::other("secret of another size"))?;
-    let mut socket = TcpStream::connect(addr).await?;
+    let socket = TcpStream::connect(addr).await?;
+    let mut socket = socket::connect(socket, config.data_tls(trust)).await?;
     socket.write_all(&tcp::encode_hello(baton_protocol::SessionId(welcome.session), &secret)).await?;
+    socket.flush().await?;
     let taken = socket.read_u8().await?;
     if taken != tcp::TAKEN {
         return Err(std::io::Error::other("not taken").into());
     }
-    Ok(tcp::receiver(socket.into_std()?, config.stall_timeout())?)
+    Ok(tcp::receiver(socket::Socket::from_opening(socket)?, config.stall_timeout())?)
 }
 
 /// tonic's transport errors say what happened only in their sources.

@@ -26,15 +26,17 @@ pub fn hello(local: &LocalNode, config: &TransferConfig, peer: &PrefillPeer) -> 
         model_fingerprint: local.model_fingerprint.clone(),
         kv: Some((&local.kv).into()),
         tp: 1,
-        transports: config.transports.iter().map(|&kind| offer(kind)).collect(),
+        transports: config.transports.iter().map(|&kind| offer(kind, config)).collect(),
         expect_incarnation: peer.incarnation.0,
     }
 }
 
-/// A transport as HELLO names it: in-process paths exist within one process only.
-fn offer(kind: TransportKind) -> String {
+/// A transport as HELLO names it: in-process paths exist within one process only, and encrypted
+/// sockets are another way than open ones.
+fn offer(kind: TransportKind, config: &TransferConfig) -> String {
     match kind {
         TransportKind::Inproc => format!("inproc:{}", inproc::process_name()),
+        TransportKind::Tcp if config.tls => "tcp+tls".to_owned(),
         TransportKind::Tcp => kind.as_str().to_owned(),
     }
 }
@@ -62,13 +64,16 @@ pub fn check_hello(local: &LocalNode, config: &TransferConfig, hello: &Hello) ->
     same("kv shape", &describe(&local.kv), &describe(&theirs))?;
     same("tensor parallel size", &1, &hello.tp)?;
     // The asker's order of preference, among what this side has.
-    let offered = |kind: &&TransportKind| hello.transports.contains(&offer(**kind));
-    let rank = |kind: &&TransportKind| hello.transports.iter().position(|name| *name == offer(**kind));
+    let offered = |kind: &&TransportKind| hello.transports.contains(&offer(**kind, config));
+    let rank =
+        |kind: &&TransportKind| hello.transports.iter().position(|name| *name == offer(**kind, config));
     match config.transports.iter().filter(offered).min_by_key(rank) {
         Some(&transport) => Ok(Chosen { protocol, transport }),
         None => {
-            let mine = config.transports.iter().map(|kind| kind.as_str()).collect::<Vec<_>>().join(", ");
-            let yours = hello.transports.iter().map(|name| short(name)).collect::<Vec<_>>().join(", ");
+            let mine: Vec<_> = config.transports.iter().map(|&kind| offer(kind, config)).collect();
+            let short =
+                |names: &[String]| names.iter().map(|name| short(name)).collect::<Vec<_>>().join(", ");
+            let (mine, yours) = (short(&mine), short(&hello.transports));
             Err(Refuse { field: "transports".to_owned(), mine, yours })
         }
     }

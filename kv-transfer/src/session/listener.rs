@@ -1,8 +1,9 @@
 //! The sending side's data listener: takes sockets that know a session's secret.
 
-use std::{collections::HashMap, hint::black_box, net::TcpStream as StdStream, sync::Arc, time::Duration};
+use std::{collections::HashMap, hint::black_box, sync::Arc, time::Duration};
 
 use baton_protocol::SessionId;
+use baton_trust::Trust;
 use parking_lot::Mutex;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -12,7 +13,10 @@ use tokio::{
     time::timeout,
 };
 
-use crate::transport::tcp::{HELLO_BYTES, TAKEN, decode_hello};
+use crate::transport::{
+    socket::{self, Socket},
+    tcp::{HELLO_BYTES, TAKEN, decode_hello},
+};
 
 /// Sockets that have not yet said hello; more are closed at once.
 const MAX_PENDING: usize = 64;
@@ -22,18 +26,22 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// Sessions that wait for their data socket.
 #[derive(Clone, Default)]
-pub struct Expected(Arc<Mutex<HashMap<SessionId, Seat>>>);
+pub struct Expected {
+    table: Arc<Mutex<HashMap<SessionId, Seat>>>,
+    /// What sockets are encrypted with, if they are.
+    tls: Option<Trust>,
+}
 
 struct Seat {
     secret: [u8; 32],
-    socket: oneshot::Sender<StdStream>,
+    socket: oneshot::Sender<Socket>,
 }
 
 /// A session's place in the table; dropping it gives the place up.
 pub struct Expectation {
     session: SessionId,
     table: Expected,
-    socket: oneshot::Receiver<StdStream>,
+    socket: oneshot::Receiver<Socket>,
 }
 
 /// Accepts sockets for ever.
@@ -69,26 +77,33 @@ fn same_secret(a: &[u8; 32], b: &[u8; 32]) -> bool {
 // === impl Expected ===
 
 impl Expected {
+    /// Nobody yet.
+    pub fn new(tls: Option<Trust>) -> Self {
+        Self { table: Arc::default(), tls }
+    }
+
     /// A place for the socket of a session.
     pub fn expect(&self, session: SessionId, secret: [u8; 32]) -> Expectation {
         let (socket, receiver) = oneshot::channel();
-        self.0.lock().insert(session, Seat { secret, socket });
+        self.table.lock().insert(session, Seat { secret, socket });
         Expectation { session, table: self.clone(), socket: receiver }
     }
 
-    async fn take(&self, mut socket: TcpStream) -> std::io::Result<()> {
+    async fn take(&self, socket: TcpStream) -> std::io::Result<()> {
+        let mut socket = socket::accept(socket, self.tls.as_ref()).await?;
         let mut hello = [0; HELLO_BYTES];
         socket.read_exact(&mut hello).await?;
         let Some((session, secret)) = decode_hello(&hello) else { return Ok(()) };
         let seat = {
-            let mut table = self.0.lock();
+            let mut table = self.table.lock();
             let known = table.get(&session).is_some_and(|seat| same_secret(&seat.secret, &secret));
             if known { table.remove(&session) } else { None }
         };
         if let Some(seat) = seat {
             socket.write_all(&[TAKEN]).await?;
+            socket.flush().await?;
             // The session may have ended meanwhile; then the socket closes here.
-            let _ = seat.socket.send(socket.into_std()?);
+            let _ = seat.socket.send(Socket::from_opening(socket)?);
         }
         Ok(())
     }
@@ -98,13 +113,13 @@ impl Expected {
 
 impl Expectation {
     /// Waits for the socket; none if the listener has gone.
-    pub async fn socket(&mut self) -> Option<StdStream> {
+    pub async fn socket(&mut self) -> Option<Socket> {
         (&mut self.socket).await.ok()
     }
 }
 
 impl Drop for Expectation {
     fn drop(&mut self) {
-        self.table.0.lock().remove(&self.session);
+        self.table.table.lock().remove(&self.session);
     }
 }

@@ -1,13 +1,13 @@
 //! The prefill node's service: takes sessions, runs their sending ends.
 
-use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Instant};
+use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use baton_protocol::{
     NodeId, SessionId,
     wire::{self, Control, Hello, Welcome, control::Message, prefill_server::Prefill},
 };
 use parking_lot::Mutex;
-use tokio::{net::TcpListener, sync::mpsc, task::JoinSet, time::timeout};
+use tokio::{sync::mpsc, task::JoinSet, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{Request, Response, Status, Streaming};
@@ -17,7 +17,6 @@ use super::{
     control::opening,
     hello::{Chosen, check_hello},
     listener::{Expectation, Expected, listen},
-    loopback,
     running::{Running, tick, write},
     secret,
     sending::Sending,
@@ -71,21 +70,24 @@ impl PrefillService {
     /// Listens for data sockets. Call it inside a tokio runtime.
     ///
     /// # Errors
-    /// When the configured address is not a loopback one, or is taken.
+    /// When the configured address may not be listened on, or certificates are missing.
     pub fn new(
         local: LocalNode,
         config: TransferConfig,
         prefiller: Arc<dyn Prefiller>,
     ) -> Result<Self, SessionError> {
-        let addr = loopback(&config.data_listen.to_string())?;
-        let (listener, data_addr) = bind(addr)
-            .map_err(|error| SessionError::Listen { addr: addr.to_string(), reason: error.to_string() })?;
-        let (expected, stop) = (Expected::default(), CancellationToken::new());
+        if config.tls && !local.trust.is_certified() {
+            return Err(SessionError::NoCertificates);
+        }
+        let listener = local.trust.gate().listen(config.data_listen)?;
+        let data_addr = listener.local_addr().to_string();
+        let expected = Expected::new(config.data_tls(&local.trust).cloned());
+        let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         let (sockets, limit, stopped) = (expected.clone(), config.handshake_timeout(), stop.clone());
         tasks.spawn(async move {
             tokio::select! {
-                () = listen(listener, sockets, limit) => {}
+                () = listen(listener.into_inner(), sockets, limit) => {}
                 () = stopped.cancelled() => {}
             }
         });
@@ -127,9 +129,6 @@ impl Prefill for PrefillService {
         request: Request<Streaming<Control>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
         let service = &self.service;
-        if request.remote_addr().is_some_and(|addr| !addr.ip().is_loopback()) {
-            return Err(Status::permission_denied("only this machine, until there are certificates"));
-        }
         let mut inbound = request.into_inner();
         let first = timeout(service.config.connect_timeout(), inbound.message()).await;
         let first = first.map_err(|_| Status::deadline_exceeded("no HELLO"))??;
@@ -145,13 +144,6 @@ impl Prefill for PrefillService {
         outbound.try_send(Ok(opening(greeting))).map_err(|_| Status::internal("control stream closed"))?;
         Ok(Response::new(ReceiverStream::new(messages)))
     }
-}
-
-fn bind(addr: SocketAddr) -> std::io::Result<(TcpListener, String)> {
-    let listener = std::net::TcpListener::bind(addr)?;
-    listener.set_nonblocking(true)?;
-    let addr = listener.local_addr()?.to_string();
-    Ok((TcpListener::from_std(listener)?, addr))
 }
 
 // === impl Service ===

@@ -1,5 +1,6 @@
 //! Sessions over real loopback gRPC, with an engine that has everything in memory.
 
+mod encrypted;
 mod states;
 
 use std::{
@@ -10,7 +11,10 @@ use std::{
     time::Duration,
 };
 
-use baton_protocol::{ErrorCode, Incarnation, KvShape, NodeId, Token, wire::prefill_server::PrefillServer};
+use baton_protocol::{
+    ErrorCode, Incarnation, KvShape, NodeId, Role, Token, wire::prefill_server::PrefillServer,
+};
+use baton_trust::{ReachError, Trust};
 use parking_lot::Mutex;
 use tokio::{
     io::AsyncReadExt,
@@ -20,12 +24,12 @@ use tokio::{
     time::timeout,
 };
 use tokio_stream::wrappers::TcpListenerStream;
-use tonic::transport::Server;
+use tonic::service::interceptor::InterceptedService;
 
 use super::*;
 use crate::{
     BusyReason, FaultsConfig, HandoffError, HandoffEvent, LocalNode, PrefillGuard, PrefillJob, Prefiller,
-    Progress, TransferConfig, TransportKind,
+    Progress, SessionError, TransferConfig, TransportKind,
     metrics::Outcome,
     testing::{Memory, SHAPE, Slot, ask},
 };
@@ -105,6 +109,7 @@ fn node(name: &str, incarnation: u64, page_tokens: u32) -> LocalNode {
         incarnation: Incarnation(incarnation),
         model_fingerprint: "f".to_owned(),
         kv: KvShape { page_tokens, ..SHAPE },
+        trust: Trust::none(),
     }
 }
 
@@ -128,11 +133,13 @@ struct Served {
 
 async fn serve(local: LocalNode, config: TransferConfig, engine: Arc<Engine>) -> Served {
     let peer_node = (local.node.clone(), local.incarnation);
+    let trust = local.trust.clone();
     let service = PrefillService::new(local, config, engine.clone()).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let control_addr = listener.local_addr().unwrap().to_string();
     let mut server = JoinSet::new();
-    let router = Server::builder().add_service(PrefillServer::new(service.clone()));
+    let guarded = InterceptedService::new(PrefillServer::new(service.clone()), trust.guard(Role::Decode));
+    let router = trust.server().unwrap().add_service(guarded);
     server.spawn(async move {
         router.serve_with_incoming(TcpListenerStream::new(listener)).await.unwrap();
     });
@@ -381,7 +388,8 @@ async fn nothing_beyond_this_machine() {
     let local = node("p", 1, 4);
     let open = TransferConfig { data_listen: "0.0.0.0:0".parse().unwrap(), ..config(BOTH[1]) };
     let refused = PrefillService::new(local.clone(), open, engine(&SHAPE, false)).err();
-    assert_eq!(refused, Some(SessionError::NotLoopback { addr: "0.0.0.0:0".to_owned() }));
+    let addr = "0.0.0.0:0".parse().unwrap();
+    assert_eq!(refused, Some(ReachError::NoCertificates { addr }.into()));
     let sessions = Sessions::new(local, config(BOTH[1]));
     for addr in ["192.0.2.1:80", "example.com:80", "localhost.example.com:80"] {
         let peer = PrefillPeer {
@@ -390,7 +398,9 @@ async fn nothing_beyond_this_machine() {
             incarnation: Incarnation(1),
         };
         let error = sessions.handoff(&peer, ask(0, 5, 0), Box::new(Slot(None))).await.err();
-        assert_eq!(error, Some(SessionError::NotLoopback { addr: addr.to_owned() }.into()));
+        let beyond = |addr| ReachError::NoCertificates { addr };
+        let expected = addr.parse().map_or(ReachError::Malformed { addr: addr.to_owned() }, beyond);
+        assert_eq!(error, Some(SessionError::from(expected).into()));
     }
 }
 

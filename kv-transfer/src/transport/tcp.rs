@@ -6,7 +6,7 @@
 
 use std::{
     io::{self, IoSlice, IoSliceMut, Read, Write},
-    net::{Shutdown, TcpStream},
+    net::Shutdown,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -15,7 +15,7 @@ use baton_protocol::{FrameHeader, KvSource, SessionId, frame::HEADER_BYTES};
 
 use super::{
     Closer, Crc, FrameReceiver, FrameSender, Link, MAX_FRAME_BYTES, PathError, Placement, Received,
-    check_size,
+    check_size, socket::Socket,
 };
 
 /// Bytes that open a data socket: magic, session, secret.
@@ -28,11 +28,11 @@ const HELLO_MAGIC: [u8; 4] = *b"BTNd";
 const SCRATCH_BYTES: usize = 64 << 10;
 
 struct Sender {
-    socket: TcpStream,
+    socket: Socket,
 }
 
 struct Receiver {
-    socket: TcpStream,
+    socket: Socket,
     scratch: Box<[u8]>,
 }
 
@@ -57,7 +57,8 @@ pub fn decode_hello(bytes: &[u8; HELLO_BYTES]) -> Option<(SessionId, [u8; 32])> 
 ///
 /// # Errors
 /// When the socket cannot be set up.
-pub fn sender(socket: TcpStream, stall: Duration) -> io::Result<Link<dyn FrameSender>> {
+pub fn sender(socket: impl Into<Socket>, stall: Duration) -> io::Result<Link<dyn FrameSender>> {
+    let socket = socket.into();
     let closer = prepare(&socket, stall)?;
     Ok(Link { end: Box::new(Sender { socket }), closer })
 }
@@ -66,13 +67,15 @@ pub fn sender(socket: TcpStream, stall: Duration) -> io::Result<Link<dyn FrameSe
 ///
 /// # Errors
 /// When the socket cannot be set up.
-pub fn receiver(socket: TcpStream, stall: Duration) -> io::Result<Link<dyn FrameReceiver>> {
+pub fn receiver(socket: impl Into<Socket>, stall: Duration) -> io::Result<Link<dyn FrameReceiver>> {
+    let socket = socket.into();
     let closer = prepare(&socket, stall)?;
     let scratch = vec![0; SCRATCH_BYTES].into_boxed_slice();
     Ok(Link { end: Box::new(Receiver { socket, scratch }), closer })
 }
 
-fn prepare(socket: &TcpStream, stall: Duration) -> io::Result<Closer> {
+fn prepare(socket: &Socket, stall: Duration) -> io::Result<Closer> {
+    let socket = socket.tcp();
     socket.set_nonblocking(false)?;
     socket.set_nodelay(true)?;
     socket.set_write_timeout(Some(stall))?;
@@ -114,13 +117,14 @@ impl FrameSender for Sender {
             let mut pieces: Vec<IoSlice<'_>> = Vec::with_capacity(payload.len() + 1);
             pieces.push(IoSlice::new(&head));
             pieces.extend_from_slice(payload);
-            write_all(socket, &mut pieces)
+            write_all(socket, &mut pieces)?;
+            socket.flush()
         });
         written.map_err(stalled)
     }
 }
 
-fn write_all(socket: &mut TcpStream, mut pieces: &mut [IoSlice<'_>]) -> io::Result<()> {
+fn write_all(socket: &mut Socket, mut pieces: &mut [IoSlice<'_>]) -> io::Result<()> {
     while !pieces.is_empty() {
         match socket.write_vectored(pieces) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
@@ -193,7 +197,7 @@ impl Receiver {
 }
 
 /// Fills `pieces` and adds them to `crc` while they are still in the cache.
-fn read_all(socket: &mut TcpStream, mut pieces: &mut [IoSliceMut<'_>], crc: &mut Crc) -> io::Result<()> {
+fn read_all(socket: &mut Socket, mut pieces: &mut [IoSliceMut<'_>], crc: &mut Crc) -> io::Result<()> {
     while !pieces.is_empty() {
         let read = match socket.read_vectored(pieces) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),

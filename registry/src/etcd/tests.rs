@@ -200,6 +200,7 @@ async fn a_compacted_watch_ends_for_a_new_list() {
     client.compact(revision, None).await.unwrap();
     let store = Store {
         config: EtcdConfig::new(vec![etcd.endpoint()]),
+        tls: None,
         prefix: "/test/v1/nodes/".into(),
         counters: Arc::default(),
         stop: CancellationToken::new(),
@@ -221,4 +222,12 @@ fn a_configuration_that_cannot_work_is_refused() {
     assert!(matches!(start(&["https://host:1"], "c"), RegistryError::BadEndpoint { .. }));
     assert!(matches!(start(&["http://host"], "c"), RegistryError::BadEndpoint { .. }));
     assert!(matches!(start(&["http://host:1"], "a/b"), RegistryError::BadCluster { .. }));
+    let file = || Some("no-such-file".into());
+    let config = || EtcdConfig { ca: file(), ..EtcdConfig::new(vec!["https://host:1".to_owned()]) };
+    let start = |config| EtcdRegistry::start("c", config).unwrap_err();
+    let plain = EtcdConfig { endpoints: vec!["http://host:1".to_owned()], ..config() };
+    assert!(matches!(start(plain), RegistryError::BadEndpoint { .. }));
+    let half = EtcdConfig { cert: file(), ..config() };
+    assert!(matches!(start(half), RegistryError::HalfCertificate));
+    assert!(matches!(start(config()), RegistryError::Certificate { .. }));
 }

@@ -1,0 +1,135 @@
+//! Sessions between nodes with certificates.
+
+use std::{
+    fs,
+    time::{Duration, SystemTime},
+};
+
+use baton_trust::{
+    TlsConfig,
+    authority::{Authority, Bearer},
+};
+
+use super::*;
+
+fn authority() -> Authority {
+    let now = SystemTime::now();
+    Authority::new("test", now - Duration::from_secs(60)..now + Duration::from_secs(3600)).unwrap()
+}
+
+/// What a node of this role has.
+fn trust(authority: &Authority, role: Role) -> Trust {
+    let now = SystemTime::now();
+    let valid = now - Duration::from_secs(60)..now + Duration::from_secs(3600);
+    let issued = authority.issue(&Bearer::Nodes([role].into()), &["127.0.0.1".to_owned()], valid).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let [ca, cert, key] = ["ca", "cert", "key"].map(|name| dir.path().join(name));
+    fs::write(&ca, authority.itself().cert).unwrap();
+    fs::write(&cert, issued.cert).unwrap();
+    fs::write(&key, issued.key).unwrap();
+    Trust::load(&TlsConfig { ca, cert, key }, "test", &[role].into()).unwrap()
+}
+
+fn certified(local: LocalNode, trust: Trust) -> LocalNode {
+    LocalNode { trust, ..local }
+}
+
+fn tcp(tls: bool) -> TransferConfig {
+    TransferConfig { tls, ..config(TransportKind::Tcp) }
+}
+
+/// A handoff's way to its end, or why there was none.
+async fn try_handoff(served: &Served, sessions: &Sessions) -> Result<bool, HandoffError> {
+    let sink = Memory::empty(&SHAPE, 0..TOKENS);
+    let mut handoff = sessions.handoff(&served.peer, ask(1, TOKENS, 0), landing(&sink)).await?;
+    let (_, end) = finish(&mut handoff).await;
+    Ok(matches!(end, HandoffEvent::Ready { .. }) && sink.holds(0..TOKENS))
+}
+
+#[tokio::test]
+async fn kv_arrives_whole_inside_tls() {
+    let authority = authority();
+    let (prefill, decode) = (trust(&authority, Role::Prefill), trust(&authority, Role::Decode));
+    for (tls, transport) in [(true, BOTH[1]), (false, BOTH[1]), (true, BOTH[0])] {
+        let config = TransferConfig { tls, ..config(transport) };
+        let local = certified(node("p", 1, 4), prefill.clone());
+        let served = serve(local, config.clone(), engine(&SHAPE, false)).await;
+        let sessions = Sessions::new(certified(node("d", 2, 4), decode.clone()), config);
+        for _ in 0..3 {
+            assert_eq!(try_handoff(&served, &sessions).await, Ok(true), "tls {tls}, {transport:?}");
+        }
+        until("the probe", || sessions.reports().iter().any(|r| r.bandwidth_bytes_per_second > Some(0.0)))
+            .await;
+        sessions.shutdown().await;
+        served.service.shutdown().await;
+    }
+}
+
+#[tokio::test]
+async fn only_a_decode_node_of_the_cluster_has_a_session() {
+    let authority = authority();
+    let local = certified(node("p", 1, 4), trust(&authority, Role::Prefill));
+    let served = serve(local, tcp(false), engine(&SHAPE, false)).await;
+    let dialled = async |trust: Trust| {
+        let sessions = Sessions::new(certified(node("d", 2, 4), trust), tcp(false));
+        try_handoff(&served, &sessions).await
+    };
+    assert_eq!(dialled(trust(&authority, Role::Decode)).await, Ok(true));
+    for stranger in
+        [Trust::none(), trust(&self::authority(), Role::Decode), trust(&authority, Role::Coordinator)]
+    {
+        let refused = dialled(stranger.clone()).await;
+        assert!(
+            matches!(refused, Err(HandoffError::Session(SessionError::Connect { .. }))),
+            "{stranger:?}: {refused:?}"
+        );
+    }
+    // And a decode node asks nobody but a prefill node.
+    let local = certified(node("p", 1, 4), trust(&authority, Role::Decode));
+    let other = serve(local, tcp(false), engine(&SHAPE, false)).await;
+    let sessions = Sessions::new(certified(node("d", 2, 4), trust(&authority, Role::Decode)), tcp(false));
+    let refused = format!("{:?}", try_handoff(&other, &sessions).await.unwrap_err());
+    assert!(refused.contains("is not for prefill"), "{refused}");
+}
+
+#[tokio::test]
+async fn both_sides_encrypt_or_none() {
+    let authority = authority();
+    let (prefill, decode) = (trust(&authority, Role::Prefill), trust(&authority, Role::Decode));
+    for tls in [true, false] {
+        let local = certified(node("p", 1, 4), prefill.clone());
+        let served = serve(local, tcp(tls), engine(&SHAPE, false)).await;
+        let sessions = Sessions::new(certified(node("d", 2, 4), decode.clone()), tcp(!tls));
+        let Err(HandoffError::Session(SessionError::Refused { field, mine, yours })) =
+            try_handoff(&served, &sessions).await
+        else {
+            panic!("not refused")
+        };
+        let name = |tls| if tls { "tcp+tls" } else { "tcp" };
+        assert_eq!((&*field, &*mine, &*yours), ("transports", name(!tls), name(tls)));
+    }
+    let refused = PrefillService::new(node("p", 1, 4), tcp(true), engine(&SHAPE, false)).err();
+    assert_eq!(refused, Some(SessionError::NoCertificates));
+    let served = serve(node("p", 1, 4), tcp(false), engine(&SHAPE, false)).await;
+    let refused = try_handoff(&served, &Sessions::new(node("d", 2, 4), tcp(true))).await;
+    assert_eq!(refused, Err(SessionError::NoCertificates.into()));
+}
+
+#[tokio::test]
+async fn the_secret_is_not_heard_in_the_open() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let expected = listener::Expected::new(Some(trust(&authority(), Role::Prefill)));
+    let mut tasks = JoinSet::new();
+    tasks.spawn(listener::listen(listener, expected.clone(), Duration::from_millis(200)));
+    let session = baton_protocol::SessionId(5);
+    let mut expectation = expected.expect(session, [1; 32]);
+    let mut socket = TcpStream::connect(addr).await.unwrap();
+    let hello = crate::transport::tcp::encode_hello(session, &[1; 32]);
+    tokio::io::AsyncWriteExt::write_all(&mut socket, &hello).await.unwrap();
+    let mut said = Vec::new();
+    let _ = timeout(PATIENT, socket.read_to_end(&mut said)).await.unwrap();
+    // At most an alert.
+    assert!(said.is_empty() || (said[0] == 21 && said.len() == 7), "{said:?}");
+    assert!(timeout(Duration::from_millis(50), expectation.socket()).await.is_err());
+}

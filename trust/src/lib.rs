@@ -1,0 +1,29 @@
+//! Who may speak in a cluster, and where its nodes may listen.
+//!
+//! A cluster has an authority of its own. It signs a certificate for each kind
+//! of node, which names the cluster, the roles, and the addresses under which
+//! such nodes are reached. Both ends of every connection show one and check
+//! the other's. A process without certificates talks to its own machine only.
+//!
+//! - [`Trust`]: this process's certificates, loaded and checked; both ends of TLS
+//! - [`TlsConfig`]: section `[tls]`
+//! - [`Gate`], [`Listener`]: the one rule of what may be listened on and dialled
+//! - [`Guard`]: lets callers of one role through to a gRPC service
+//! - `roles`: what a certificate says of its bearer; the server's, checked by whoever dials
+//! - [`authority`]: makes certificates
+
+pub mod authority;
+mod config;
+mod gate;
+mod guard;
+mod load;
+mod roles;
+#[cfg(test)]
+mod tests;
+mod trust;
+
+pub use config::{TlsConfig, for_roles};
+pub use gate::{Gate, Listener, ReachError};
+pub use guard::Guard;
+pub use load::TrustError;
+pub use trust::Trust;

@@ -1,0 +1,197 @@
+//! Callers and servers that are not who they should be.
+
+use std::{collections::BTreeSet, net::SocketAddr};
+
+use baton_protocol::wire::{
+    DescribeRequest, LoadReport, LoadRequest, ModelTextChunk, ModelTextRequest, NodeDescription,
+    node_client::NodeClient,
+    node_server::{Node, NodeServer},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+};
+use tokio_stream::{Empty, wrappers::TcpListenerStream};
+use tonic::{
+    Code, Request, Response, Status,
+    service::interceptor::InterceptedService,
+    transport::{Certificate, ClientTlsConfig, Endpoint},
+};
+
+use super::*;
+
+struct Described;
+
+#[tonic::async_trait]
+impl Node for Described {
+    type LoadStream = Empty<Result<LoadReport, Status>>;
+    type ModelTextStream = Empty<Result<ModelTextChunk, Status>>;
+
+    async fn describe(&self, _: Request<DescribeRequest>) -> Result<Response<NodeDescription>, Status> {
+        Ok(Response::new(NodeDescription { info_json: "me".to_owned() }))
+    }
+
+    async fn load(&self, _: Request<LoadRequest>) -> Result<Response<Self::LoadStream>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn model_text(
+        &self,
+        _: Request<ModelTextRequest>,
+    ) -> Result<Response<Self::ModelTextStream>, Status> {
+        Err(Status::unimplemented(""))
+    }
+}
+
+/// A node that only coordinators may describe.
+fn serve(trust: &Trust) -> (SocketAddr, JoinSet<()>) {
+    let listener = trust.gate().listen(([127, 0, 0, 1], 0).into()).unwrap();
+    let addr = listener.local_addr();
+    let guarded = InterceptedService::new(NodeServer::new(Described), trust.guard(Role::Coordinator));
+    let router = trust.server().unwrap().add_service(guarded);
+    let mut server = JoinSet::new();
+    server.spawn(async move {
+        router.serve_with_incoming(TcpListenerStream::new(listener.into_inner())).await.unwrap();
+    });
+    (addr, server)
+}
+
+async fn describe(endpoint: Endpoint) -> Result<String, Status> {
+    let mut client = NodeClient::new(endpoint.connect_lazy());
+    Ok(client.describe(DescribeRequest {}).await?.into_inner().info_json)
+}
+
+/// No answer of a service: the connection did not stand, or was cut off.
+fn is_broken(status: &Status) -> bool {
+    matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled)
+}
+
+/// The coordinator that should be let in.
+fn coordinator(authority: &Authority) -> Trust {
+    Files::of(authority, &nodes(&[Role::Coordinator])).trusted_blindly()
+}
+
+const WORKER: [Role; 1] = [Role::Decode];
+
+#[tokio::test]
+async fn only_a_coordinator_of_the_cluster_is_let_in() {
+    let mut authority = authority();
+    let (addr, _server) = serve(&Files::of(&authority, &nodes(&WORKER)).trusted_blindly());
+    let worker = BTreeSet::from(WORKER);
+    let call = |trust: Trust| describe(trust.endpoint(&addr.to_string(), &worker).unwrap());
+    assert_eq!(call(coordinator(&authority)).await.unwrap(), "me");
+
+    // The authority is right, the role is not.
+    for bearer in [nodes(&[Role::Decode]), nodes(&[Role::Prefill]), Bearer::Etcd] {
+        let refused = call(Files::of(&authority, &bearer).trusted_blindly()).await.unwrap_err();
+        assert_eq!(refused.code(), Code::PermissionDenied, "{bearer:?}: {refused}");
+    }
+    // Another authority, whose servers the caller would trust besides ours.
+    let ca = Certificate::from_pem(authority.itself().cert);
+    let ours = |tls: ClientTlsConfig| {
+        let endpoint = Endpoint::from_shared(format!("https://{addr}")).unwrap();
+        endpoint.tls_config(tls.ca_certificate(ca.clone())).unwrap()
+    };
+    let stranger = self::authority().issue(&nodes(&[Role::Coordinator]), &here(), now()).unwrap();
+    let expired = authority.issue(&nodes(&[Role::Coordinator]), &here(), past()).unwrap();
+    let right = authority.issue(&nodes(&[Role::Coordinator]), &here(), now()).unwrap();
+    let with = |Issued { cert, key }| {
+        ours(ClientTlsConfig::new().identity(tonic::transport::Identity::from_pem(cert, key)))
+    };
+    assert_eq!(describe(with(right)).await.unwrap(), "me");
+    for nobody in [with(stranger), with(expired), ours(ClientTlsConfig::new())] {
+        let refused = describe(nobody).await.unwrap_err();
+        assert!(is_broken(&refused), "{refused}");
+    }
+    // Another cluster's coordinator, of the same authority.
+    authority.cluster = "other".to_owned();
+    let refused = call(coordinator(&authority)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
+    // Nothing in the open.
+    let plain = Endpoint::from_shared(format!("http://{addr}")).unwrap();
+    assert!(describe(plain).await.is_err());
+    let mut socket = TcpStream::connect(addr).await.unwrap();
+    socket.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+    let mut said = Vec::new();
+    let _ = socket.read_to_end(&mut said).await;
+    // At most a TLS alert: fatal, and why.
+    assert!(said.is_empty() || (said[0] == 21 && said.len() == 7), "{said:?}");
+}
+
+#[tokio::test]
+async fn only_the_node_that_is_meant_is_spoken_to() {
+    let authority = authority();
+    let caller = coordinator(&authority);
+    let both = BTreeSet::from([Role::Prefill, Role::Decode]);
+    let issue = |bearer: &Bearer, names: &[String], valid| {
+        Files::new(&authority, &authority.issue(bearer, names, valid).unwrap())
+    };
+    let right = issue(&nodes(&[Role::Prefill, Role::Decode]), &here(), now());
+    let (addr, _server) = serve(&right.trusted_blindly());
+    let endpoint = |trust: &Trust, addr: SocketAddr| trust.endpoint(&addr.to_string(), &both).unwrap();
+    assert_eq!(describe(endpoint(&caller, addr)).await.unwrap(), "me");
+
+    let wrong = [
+        ("a role less", issue(&nodes(&[Role::Decode]), &here(), now())),
+        ("no role", issue(&Bearer::Etcd, &here(), now())),
+        ("a caller's", issue(&nodes(&[Role::Coordinator]), &here(), now())),
+        ("another address", issue(&nodes(&[Role::Prefill, Role::Decode]), &["10.0.0.1".to_owned()], now())),
+        ("expired", issue(&nodes(&[Role::Prefill, Role::Decode]), &here(), past())),
+        ("another authority", Files::of(&self::authority(), &nodes(&[Role::Prefill, Role::Decode]))),
+    ];
+    for (what, files) in wrong {
+        let (addr, _server) = serve(&files.trusted_blindly());
+        let refused = describe(endpoint(&caller, addr)).await.unwrap_err();
+        assert_eq!(refused.code(), Code::Unavailable, "{what}: {refused}");
+    }
+    let (addr, _server) = serve(&Trust::none());
+    assert!(describe(endpoint(&caller, addr)).await.is_err());
+}
+
+#[tokio::test]
+async fn without_certificates_this_machine_speaks_in_the_open() {
+    let (addr, _server) = serve(&Trust::none());
+    let endpoint = Trust::none().endpoint(&addr.to_string(), &BTreeSet::from(WORKER)).unwrap();
+    assert_eq!(describe(endpoint).await.unwrap(), "me");
+}
+
+/// Both ends of a data socket between these two, and whether a byte came through.
+async fn meet(prefill: &Trust, decode: &Trust) -> bool {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let accepting = async {
+        let (socket, _) = listener.accept().await.unwrap();
+        let mut stream = prefill.accept(socket, Role::Decode).await?;
+        stream.write_u8(7).await?;
+        stream.flush().await?;
+        // Until the peer has read it.
+        stream.read_u8().await.map(|_| ())
+    };
+    let dialling = async {
+        let mut stream = decode.connect(TcpStream::connect(addr).await?, Role::Prefill).await?;
+        let byte = stream.read_u8().await?;
+        stream.write_u8(byte).await?;
+        stream.flush().await?;
+        std::io::Result::Ok(byte)
+    };
+    let (accepted, read) = tokio::join!(accepting, dialling);
+    accepted.is_ok() && read.is_ok_and(|byte| byte == 7)
+}
+
+#[tokio::test]
+async fn data_sockets_join_a_prefill_node_and_a_decode_node() {
+    let authority = authority();
+    let of = |authority: &Authority, role| Files::of(authority, &nodes(&[role])).trusted_blindly();
+    let (prefill, decode) = (of(&authority, Role::Prefill), of(&authority, Role::Decode));
+    assert!(meet(&prefill, &decode).await);
+    assert!(!meet(&prefill, &prefill).await);
+    assert!(!meet(&decode, &decode).await);
+    let stranger = self::authority();
+    assert!(!meet(&prefill, &of(&stranger, Role::Decode)).await);
+    assert!(!meet(&of(&stranger, Role::Prefill), &decode).await);
+    let expired = authority.issue(&nodes(&[Role::Decode]), &here(), past()).unwrap();
+    assert!(!meet(&prefill, &Files::new(&authority, &expired).trusted_blindly()).await);
+    assert!(!meet(&prefill, &Trust::none()).await);
+    assert!(!meet(&Trust::none(), &decode).await);
+}
