@@ -50,6 +50,13 @@ pub(super) struct Band<'a> {
     tiles: Option<WholeTiles>,
 }
 
+/// A group of a panel of weights, and its numbers as bytes.
+struct Part<'a, G> {
+    index: usize,
+    group: &'a G,
+    quads: &'a Quads,
+}
+
 /// A group of a row: the high parts of its numbers, then the low ones.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -138,12 +145,12 @@ impl Band<'_> {
         for (index, group) in groups.iter().enumerate() {
             let quads = group.quads(&mut memory);
             if self.tiles.is_some() {
-                self.multiply_in_tiles(s, (index, group), quads, wholes, sums);
+                self.multiply_in_tiles(s, Part { index, group, quads }, wholes, sums);
                 continue;
             }
             let strips = self.strips.clone().map(|strip| self.quants.group(strip, index));
-            for ((lines, marks), sums) in strips.zip(sums.chunks_exact_mut(self.quants.rows * PANEL)) {
-                multiply_strip(s, group, quads, lines, marks, sums.as_chunks_mut().0);
+            for (strip, sums) in strips.zip(sums.chunks_exact_mut(self.quants.rows * PANEL)) {
+                multiply_strip(s, group, quads, strip, sums.as_chunks_mut().0);
             }
         }
     }
@@ -153,8 +160,7 @@ impl Band<'_> {
     fn multiply_in_tiles<S: Simd, G: Group>(
         &self,
         s: S,
-        (index, group): (usize, &G),
-        quads: &Quads,
+        Part { index, group, quads }: Part<'_, G>,
         wholes: &mut [Wholes; 2],
         sums: &mut [f32],
     ) {
@@ -181,8 +187,7 @@ fn multiply_strip<S: Simd, G: Group>(
     s: S,
     group: &G,
     quads: &Quads,
-    lines: &[Numbers],
-    marks: &[Mark],
+    (lines, marks): (&[Numbers], &[Mark]),
     sums: &mut [[f32; PANEL]],
 ) {
     for (v, quads) in quads.iter().enumerate() {
