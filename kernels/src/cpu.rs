@@ -22,6 +22,10 @@
 //! accumulator. An f32 is two numbers of bf16, the second the rest of the first:
 //! sixteen bits. Matrices and heads whose `k` is not a multiple of 32 are multiplied
 //! as without them, whatever the number of rows.
+//!
+//! Weights that are whole numbers in groups of 32 are multiplied with activations that are
+//! made so too, the same bits with all instructions (`gemm/quants.rs`), except by an exact
+//! pool ([`ComputePool::exact`]), which unpacks them.
 
 pub mod activation;
 #[cfg_attr(not(target_arch = "x86_64"), path = "cpu/amx/absent.rs")]
