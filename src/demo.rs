@@ -37,7 +37,7 @@ roles = ["coordinator"]
 kind = "memory"
 
 [transfer]
-transports = ["tcp"]
+transport = "tcp"
 "#;
 
 const SYSTEM: &str = "You are a helpful assistant who explains things in plain words.";

@@ -77,7 +77,7 @@ impl WorkerNode {
         let prefill = PrefillNode::new(engine.clone(), &config.prefill);
         let prefill_service =
             PrefillService::new(local.clone(), transfer.clone(), Arc::clone(&prefill) as _)?;
-        let sessions = Arc::new(Sessions::new(local, transfer));
+        let sessions = Arc::new(Sessions::new(local, transfer)?);
         let decode = DecodeNode::new(engine.clone(), Arc::clone(&sessions), config.decode.clone());
         register_metrics(metrics, &engine, (&prefill, &decode), (&prefill_service, &sessions));
 

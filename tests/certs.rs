@@ -56,7 +56,7 @@ pages = 64
 listen = "127.0.0.1:0"
 
 [transfer]
-transports = ["tcp"]
+transport = "tcp"
 tls = true
 "#
     )

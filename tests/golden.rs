@@ -239,7 +239,7 @@ fn prompts_tokenize_exactly() {
 fn settings(precision: &str) -> String {
     format!(
         "cluster = \"golden\"\nmodel = \"smollm2-135m\"\n[engine]\nprecision = \"{precision}\"\n\
-         [frontend]\nlisten = \"127.0.0.1:0\"\n[transfer]\ntransports = [\"tcp\"]\n"
+         [frontend]\nlisten = \"127.0.0.1:0\"\n[transfer]\ntransport = \"tcp\"\n"
     )
 }
 

@@ -17,7 +17,7 @@ model = "smollm2-135m"
 listen = "127.0.0.1:0"
 
 [transfer]
-transports = ["tcp"]
+transport = "tcp"
 "#;
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,7 +14,7 @@ const COMMON: &str = "cluster = \"parity\"\nmodel = \"smollm2-135m\"\n[frontend]
 
 const FAULTS: &str = r#"
 [transfer]
-transports = ["tcp"]
+transport = "tcp"
 frame_bytes = 131072
 
 [transfer.faults]

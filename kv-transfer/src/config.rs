@@ -9,7 +9,7 @@ use baton_protocol::{Incarnation, KvShape, NodeId};
 use baton_trust::Trust;
 use serde::Deserialize;
 
-use crate::transport::MAX_FRAME_BYTES;
+use crate::transport::{Checksum, MAX_FRAME_BYTES, tcp::MAX_SOCKETS};
 
 /// The node on this side of every session.
 #[derive(Clone, Debug)]
@@ -28,28 +28,53 @@ pub struct LocalNode {
     pub trust: Trust,
 }
 
-/// Ways for frames to travel, by name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
-#[serde(rename_all = "lowercase")]
+/// Ways for frames to travel, by name, whether this build has them or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TransportKind {
     /// Both nodes live in one process: frames are copied from page to page.
     Inproc,
-    /// A socket of its own beside the control stream.
+    /// A ring of shared memory between processes of one host.
+    Shm,
+    /// Sockets of their own beside the control stream.
     Tcp,
+    /// UCX, which knows InfiniBand and other fast networks.
+    Ucx,
+    /// NCCL between cards.
+    Nccl,
+    /// Memory of a card that another process of the host maps.
+    CudaIpc,
+}
+
+/// Which transport a node was told to use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum Wanted {
+    /// The fastest that both sides have, by measurement.
+    #[default]
+    Auto,
+    /// This one.
+    Only(TransportKind),
 }
 
 /// Section `[transfer]`: sessions, frames and transports.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TransferConfig {
-    /// Transports this node uses, best first.
-    pub transports: Vec<TransportKind>,
+    /// `auto` takes the fastest transport that both sides have; a named one is the only one
+    /// that is taken, unless `fallback` says otherwise.
+    pub transport: Wanted,
+    /// Whether a node may use another transport than the named one; metrics and a warning say so.
+    pub fallback: bool,
+    /// Checksum of payloads; none only where both sides say so.
+    pub checksum: Checksum,
     /// Where the sending side listens for data sockets. On a node that itself listens beyond
     /// loopback, a loopback address means the node's own address, with this port.
     pub data_listen: SocketAddr,
     /// Whether data sockets are encrypted; needs certificates, and the same on both sides. Otherwise
     /// a secret ties them to the session, told over the control stream, which is.
     pub tls: bool,
+    /// TCP sockets of a session, which frames use in turn; the receiving side decides.
+    pub tcp_sockets: u8,
     /// Frames are whole layers up to this size, at least one row of one layer.
     pub frame_bytes: usize,
     /// Frames of one handoff that may be under way at once.
@@ -70,7 +95,8 @@ pub struct TransferConfig {
     pub handshake_timeout_ms: u64,
     /// Time without progress inside one frame after which the data path is broken.
     pub stall_timeout_ms: u64,
-    /// Size of the frame that measures a new session's bandwidth; 0 measures nothing.
+    /// Size of the frames that measure each path of a new session; 0 measures nothing,
+    /// and the first transport in the order of `TransportKind` is taken.
     pub probe_bytes: u32,
     /// Disturbs the frames that this node sends, for tests of whole clusters.
     pub faults: Option<FaultsConfig>,
@@ -103,12 +129,50 @@ pub struct FaultsConfig {
 // === impl TransportKind ===
 
 impl TransportKind {
+    /// Every kind, the nearest first.
+    pub const ALL: [Self; 6] = [Self::Inproc, Self::CudaIpc, Self::Nccl, Self::Shm, Self::Ucx, Self::Tcp];
+
     /// Its name in config and on the wire.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Inproc => "inproc",
+            Self::Shm => "shm",
             Self::Tcp => "tcp",
+            Self::Ucx => "ucx",
+            Self::Nccl => "nccl",
+            Self::CudaIpc => "cuda_ipc",
         }
+    }
+
+    /// The kind of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == name)
+    }
+}
+
+// === impl Wanted ===
+
+impl Wanted {
+    /// Its name in config and on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Only(kind) => kind.as_str(),
+        }
+    }
+}
+
+impl TryFrom<String> for Wanted {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        if name == Self::Auto.as_str() {
+            return Ok(Self::Auto);
+        }
+        let known = || TransportKind::ALL.map(TransportKind::as_str).join(", ");
+        TransportKind::named(&name)
+            .map(Self::Only)
+            .ok_or_else(|| format!("unknown transport {name:?}: auto, {}", known()))
     }
 }
 
@@ -117,10 +181,13 @@ impl TransportKind {
 impl Default for TransferConfig {
     fn default() -> Self {
         Self {
-            transports: vec![TransportKind::Inproc, TransportKind::Tcp],
+            transport: Wanted::Auto,
+            fallback: false,
+            checksum: Checksum::Crc32c,
             data_listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             tls: false,
-            frame_bytes: 2 << 20,
+            tcp_sockets: 1,
+            frame_bytes: 1 << 20,
             window_frames: 4,
             repair_timeout_ms: 500,
             max_nacks: 3,
@@ -144,6 +211,10 @@ impl TransferConfig {
 
     pub(crate) fn frame_bytes(&self) -> usize {
         self.frame_bytes.clamp(1, MAX_FRAME_BYTES as usize)
+    }
+
+    pub(crate) fn tcp_sockets(&self) -> u8 {
+        self.tcp_sockets.clamp(1, MAX_SOCKETS)
     }
 
     pub(crate) fn window_frames(&self) -> u32 {
@@ -198,10 +269,14 @@ mod tests {
     #[test]
     fn a_section_names_only_what_differs() {
         let config: TransferConfig =
-            toml::from_str("transports = ['tcp']\nwindow_frames = 0\n[faults]\ndrop_probability = 0.5")
+            toml::from_str("transport = 'cuda_ipc'\nwindow_frames = 0\n[faults]\ndrop_probability = 0.5")
                 .unwrap();
-        assert_eq!((config.transports.as_slice(), config.window_frames()), (&[TransportKind::Tcp][..], 1));
+        assert_eq!((config.transport, config.window_frames()), (Wanted::Only(TransportKind::CudaIpc), 1));
         assert_eq!(config.faults.map(|faults| faults.drop_probability), Some(0.5));
-        assert!(toml::from_str::<TransferConfig>("windows = 3").is_err());
+        let auto: TransferConfig = toml::from_str("transport = 'auto'\nchecksum = 'none'").unwrap();
+        assert_eq!((auto.transport, auto.checksum), (Wanted::Auto, Checksum::None));
+        for wrong in ["windows = 3", "transport = 'rdma'", "checksum = 'md5'"] {
+            assert!(toml::from_str::<TransferConfig>(wrong).is_err());
+        }
     }
 }

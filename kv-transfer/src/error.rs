@@ -14,6 +14,12 @@ pub enum SessionError {
         "transfer.tls needs certificates: make them with `baton certs init`, and name them in section [tls]"
     )]
     NoCertificates,
+    /// A transport that the config names and this build has not.
+    #[error("transport {transport} is not in this build")]
+    NotBuilt {
+        /// Its name.
+        transport: &'static str,
+    },
     /// The peer was not reached, or broke off before the session was open.
     #[error("no session with {node}: {reason}")]
     Connect {

@@ -5,7 +5,7 @@
 //! land, checks every one, and nothing is used before all are in and right.
 //!
 //! - [`handoff`]: the two state machines of one handoff, without I/O; what a caller sees of it
-//! - [`transport`]: how frames travel: in process, TCP; decorators that disturb and that measure
+//! - [`transport`]: how frames travel: in process, shared memory, TCP; decorators that disturb and that measure
 //! - [`session`]: a pair of nodes: control stream, data path, liveness; both ends' drivers
 //! - [`prefiller`]: what the sending side needs from an engine
 //! - [`config`]: what a person may set; who the local node is
@@ -22,9 +22,14 @@ pub mod session;
 mod testing;
 pub mod transport;
 
-pub use config::{FaultsConfig, LocalNode, TransferConfig, TransportKind};
+pub use config::{FaultsConfig, LocalNode, TransferConfig, TransportKind, Wanted};
 pub use error::{HandoffError, SessionError};
 pub use handoff::{HandoffAsk, HandoffEvent, HandoffStats, Landing};
 pub use metrics::TransferMetrics;
 pub use prefiller::{BusyReason, PrefillGuard, PrefillJob, Prefiller, Progress, Queue};
-pub use session::{Handoff, PrefillPeer, PrefillService, SessionReport, Sessions};
+pub use session::{Handoff, PathReport, PrefillPeer, PrefillService, SessionReport, Sessions, Tried};
+
+/// Bytes as two digits each.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,9 +1,6 @@
 //! What was moved, how long it took, what went wrong.
 
-use std::{
-    sync::{Arc, atomic::AtomicU64},
-    time::Duration,
-};
+use std::{sync::atomic::AtomicU64, time::Duration};
 
 use baton_protocol::NodeId;
 use prometheus_client::{
@@ -11,6 +8,8 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::{Registry, Unit},
 };
+
+use crate::{PathReport, TransportKind};
 
 /// Which end of handoffs is measured; names the metrics apart on a node that is both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,8 +43,9 @@ struct OutcomeLabel {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct PeerLabel {
+struct PathLabels {
     peer: String,
+    transport: &'static str,
 }
 
 /// Metrics of one side. Clones share them.
@@ -62,7 +62,9 @@ pub struct TransferMetrics {
     orphans: Counter,
     late: Counter,
     sessions: Gauge,
-    bandwidth: Arc<Family<PeerLabel, Gauge<f64, AtomicU64>>>,
+    bandwidth: Family<PathLabels, Gauge<f64, AtomicU64>>,
+    paths: Family<PathLabels, Gauge>,
+    fallbacks: Family<PathLabels, Gauge>,
 }
 
 // === impl Outcome ===
@@ -97,7 +99,9 @@ impl TransferMetrics {
             orphans: Counter::default(),
             late: Counter::default(),
             sessions: Gauge::default(),
-            bandwidth: Arc::default(),
+            bandwidth: Family::default(),
+            paths: Family::default(),
+            fallbacks: Family::default(),
         }
     }
 
@@ -118,13 +122,16 @@ impl TransferMetrics {
         if self.side == Side::Receiving {
             let help = "from the first token to complete KV";
             registry.register_with_unit("exposed", help, unit.clone(), self.exposed.clone());
-            registry.register_with_unit(
-                "bandwidth_per_second",
-                "measured by the latest probe of a peer's data path",
-                Unit::Bytes,
-                (*self.bandwidth).clone(),
-            );
         }
+        registry.register_with_unit(
+            "bandwidth_per_second",
+            "measured when the latest session with a peer opened",
+            Unit::Bytes,
+            self.bandwidth.clone(),
+        );
+        registry.register("paths", "sessions by peer and transport in use", self.paths.clone());
+        let help = "those of them whose node was told to use another transport";
+        registry.register("path_fallbacks", help, self.fallbacks.clone());
         registry.register_with_unit("payload", "bytes of frames", Unit::Bytes, self.bytes.clone());
         registry.register("frames", "frames, repeats included", self.frames.clone());
         registry.register_with_unit("frame_time", "time spent moving frames", unit, self.frame_time.clone());
@@ -161,16 +168,29 @@ impl TransferMetrics {
         self.late.inc_by(messages);
     }
 
-    pub(crate) fn session_opened(&self) {
+    pub(crate) fn session_opened(&self, peer: &NodeId, path: &PathReport) {
         self.sessions.inc();
+        let labels =
+            |transport: TransportKind| PathLabels { peer: peer.0.clone(), transport: transport.as_str() };
+        for tried in &path.tried {
+            if let Ok(Some(rate)) = tried.outcome {
+                self.bandwidth.get_or_create(&labels(tried.transport)).set(rate);
+            }
+        }
+        self.paths.get_or_create(&labels(path.transport)).inc();
+        if let Some(why) = path.fallback() {
+            tracing::warn!(%peer, why, "another transport than the one told");
+            self.fallbacks.get_or_create(&labels(path.transport)).inc();
+        }
     }
 
-    pub(crate) fn session_ended(&self) {
+    pub(crate) fn session_ended(&self, peer: &NodeId, path: &PathReport) {
         self.sessions.dec();
-    }
-
-    pub(crate) fn measured(&self, peer: &NodeId, bytes_per_second: f64) {
-        self.bandwidth.get_or_create(&PeerLabel { peer: peer.0.clone() }).set(bytes_per_second);
+        let labels = PathLabels { peer: peer.0.clone(), transport: path.transport.as_str() };
+        self.paths.get_or_create(&labels).dec();
+        if path.fallback().is_some() {
+            self.fallbacks.get_or_create(&labels).dec();
+        }
     }
 
     /// Handoffs that ended in this way.
@@ -187,6 +207,7 @@ impl TransferMetrics {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Tried, Wanted};
 
     #[test]
     fn both_sides_fit_into_one_registry() {
@@ -194,10 +215,20 @@ mod tests {
         let sides = [Side::Sending, Side::Receiving].map(TransferMetrics::new);
         sides.iter().for_each(|metrics| metrics.register(&mut registry));
         sides[0].ended(Outcome::Busy, Duration::from_millis(5));
-        sides[1].measured(&"p".into(), 7.0);
+        let shm = Tried { transport: TransportKind::Shm, outcome: Ok(Some(7.0)) };
+        let tcp = Tried { transport: TransportKind::Tcp, outcome: Ok(None) };
+        let wanted = Wanted::Only(TransportKind::Shm);
+        let path = PathReport { transport: TransportKind::Tcp, tried: vec![shm, tcp], wanted };
+        sides[1].session_opened(&"p".into(), &path);
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
         assert!(text.contains("transfer_sending_handoffs_total{outcome=\"busy\"} 1"), "{text}");
-        assert!(text.contains("transfer_receiving_bandwidth_per_second_bytes{peer=\"p\"} 7.0"), "{text}");
+        for line in [
+            "bandwidth_per_second_bytes{peer=\"p\",transport=\"shm\"} 7.0",
+            "paths{peer=\"p\",transport=\"tcp\"} 1",
+            "path_fallbacks{peer=\"p\",transport=\"tcp\"} 1",
+        ] {
+            assert!(text.contains(&format!("transfer_receiving_{line}")), "{text}");
+        }
     }
 }

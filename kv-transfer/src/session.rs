@@ -5,8 +5,8 @@
 //! are numbered, and a gap ends the session like a lost socket does.
 //!
 //! - [`client`]: the decode node's pool of sessions; `connect` opens one, `receiving` is its state
-//! - [`server`]: the prefill node's service; `listener` takes data sockets, `sending` is a session's state
-//! - `hello`: who fits whom
+//! - [`server`]: the prefill node's service; `sending` is a session's state
+//! - `hello`: who fits whom; [`paths`]: which transport
 //! - `control`: numbered messages
 //! - `running`: the data thread, and the order in which a session ends
 
@@ -14,7 +14,7 @@ pub mod client;
 mod connect;
 mod control;
 mod hello;
-mod listener;
+pub mod paths;
 mod receiving;
 mod running;
 mod sending;
@@ -22,7 +22,10 @@ pub mod server;
 #[cfg(test)]
 mod tests;
 
+use std::hint::black_box;
+
 pub use client::{PrefillPeer, SessionReport, Sessions};
+pub use paths::{PathReport, Tried};
 pub use receiving::Handoff;
 pub use server::PrefillService;
 
@@ -31,4 +34,10 @@ pub(crate) fn secret() -> [u8; 32] {
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes).expect("the system has random numbers");
     bytes
+}
+
+/// Compares without telling by its time where the difference is.
+pub(crate) fn same_secret(a: &[u8; 32], b: &[u8; 32]) -> bool {
+    let difference = a.iter().zip(b).fold(0, |sum, (a, b)| black_box(sum | (a ^ b)));
+    black_box(difference) == 0
 }

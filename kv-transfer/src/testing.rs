@@ -15,7 +15,7 @@ use baton_protocol::{
 };
 use parking_lot::Mutex;
 
-use crate::{HandoffAsk, Landing, transport::checksum};
+use crate::{HandoffAsk, Landing, transport::Checksum};
 
 /// A row has 16 bytes, a token 48.
 pub const SHAPE: KvShape =
@@ -189,7 +189,7 @@ pub fn header(shape: &KvShape, source: &dyn KvSource, seq: u32, span: KvSpan) ->
         seq,
         heads: (0, shape.kv_heads as u16),
         bytes: shape.span_bytes(&span) as u32,
-        crc: checksum(source, &span).unwrap(),
+        crc: Checksum::Crc32c.of(source, &span).unwrap(),
         span,
     }
 }

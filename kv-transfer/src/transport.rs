@@ -4,15 +4,20 @@
 //! lands, or that it goes into the bit bucket. Every end lives on an OS thread
 //! of its session and is woken by its [`Closer`].
 //!
-//! - [`inproc`], [`tcp`]: transports
+//! - [`offer`]: the seam of transports, and the table of those in this build
+//! - [`inproc`], [`shm`], [`tcp`]: transports
 //! - [`faulty`], [`metered`]: decorators
+//! - [`checksum`]: what guards payloads
+//! - [`probe`]: the frames that measure a path
 //! - [`socket`]: what `tcp` reads and writes, open or inside TLS
-//! - [`probe`]: the frame that measures a path
 
+pub mod checksum;
 pub mod faulty;
 pub mod inproc;
 pub mod metered;
+pub mod offer;
 pub mod probe;
+pub mod shm;
 pub mod socket;
 pub mod tcp;
 #[cfg(test)]
@@ -24,7 +29,9 @@ use std::{
     time::Duration,
 };
 
-use baton_protocol::{FrameHeader, KvSink, KvSource, KvSpan, frame::FrameError};
+use baton_protocol::{FrameHeader, KvSink, KvSource, frame::FrameError};
+
+pub use checksum::Checksum;
 
 /// No frame is larger; a header that says otherwise ends the session.
 pub const MAX_FRAME_BYTES: u32 = 64 << 20;
@@ -85,6 +92,12 @@ pub enum PathError {
         /// As the header has it.
         bytes: u32,
     },
+    /// It cannot be had on this machine, or its other end is not there.
+    #[error("{reason}")]
+    Unavailable {
+        /// Why.
+        reason: String,
+    },
     /// No progress inside a frame.
     #[error("data path stalled")]
     Stalled,
@@ -102,9 +115,6 @@ pub struct Link<E: ?Sized> {
     pub closer: Closer,
 }
 
-/// Running crc32c of a payload.
-pub(crate) struct Crc(crc_fast::Digest);
-
 // === impl Closer ===
 
 impl Closer {
@@ -117,36 +127,6 @@ impl Closer {
     pub fn close(&self) {
         (self.0)();
     }
-}
-
-// === impl Crc ===
-
-impl Crc {
-    pub(crate) fn new() -> Self {
-        Self(crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi))
-    }
-
-    pub(crate) fn update(&mut self, bytes: &[u8]) {
-        self.0.update(bytes);
-    }
-
-    pub(crate) fn value(&self) -> u32 {
-        // The algorithm has 32 bits; the crate's result type serves 64-bit ones too.
-        (self.0.finalize() & 0xffff_ffff) as u32
-    }
-}
-
-/// crc32c of a span in memory.
-///
-/// # Errors
-/// When the source does not cover the span.
-pub fn checksum(source: &dyn KvSource, span: &KvSpan) -> io::Result<u32> {
-    let mut crc = Crc::new();
-    source.read(span, &mut |pieces| {
-        pieces.iter().for_each(|piece| crc.update(piece));
-        Ok(())
-    })?;
-    Ok(crc.value())
 }
 
 /// Bytes of a frame's landing, in all pieces.

@@ -8,7 +8,9 @@ use baton_engine::{
     StartFrom,
     backend::mock::{EOS_TOKEN, MockBackend, MockConfig},
 };
-use baton_kv_transfer::{FaultsConfig, LocalNode, PrefillService, Sessions, TransferConfig, TransportKind};
+use baton_kv_transfer::{
+    FaultsConfig, LocalNode, PrefillService, Sessions, TransferConfig, TransportKind, Wanted,
+};
 use baton_prefill_node::{PrefillConfig, PrefillNode};
 use baton_protocol::{
     Incarnation, NodeId, Request,
@@ -95,7 +97,7 @@ impl Default for Settings {
             decode: DecodeConfig::default(),
             // Small frames, so that a short prompt is many of them.
             transfer: TransferConfig {
-                transports: vec![TransportKind::Tcp],
+                transport: Wanted::Only(TransportKind::Tcp),
                 frame_bytes: 2048,
                 probe_bytes: 0,
                 repair_timeout_ms: 50,
@@ -225,7 +227,8 @@ impl PrefillRoom {
 impl DecodeRoom {
     async fn start(settings: &Settings) -> Self {
         let (worker, engine) = settings.engine(settings.decode_pages, settings.decode_page_tokens);
-        let sessions = Arc::new(Sessions::new(local_node("decode-1", &engine), settings.transfer.clone()));
+        let sessions =
+            Arc::new(Sessions::new(local_node("decode-1", &engine), settings.transfer.clone()).unwrap());
         let node = DecodeNode::new(engine.clone(), Arc::clone(&sessions), settings.decode.clone());
         let service: DecodeServer<_> = node.service();
         let (addr, server) = serve(Server::builder().add_service(service)).await;

@@ -21,7 +21,7 @@ use crate::{
     Progress, Queue,
     metrics::Outcome,
     testing::{Memory, SHAPE, Slot, handoff_id},
-    transport::{Received, checksum},
+    transport::{Checksum, Received},
 };
 
 const TOKENS: u32 = 11;
@@ -234,7 +234,7 @@ impl World {
 
     fn frame_leaves(&mut self) -> bool {
         let Some((mut header, source)) = self.hand.take() else { return false };
-        header.crc = checksum(&*source, &header.span).unwrap();
+        header.crc = Checksum::Crc32c.of(&*source, &header.span).unwrap();
         drop(source);
         let (seq, crc) = (header.seq, header.crc);
         if !self.path_closed {

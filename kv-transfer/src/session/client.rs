@@ -14,8 +14,8 @@ use super::{
     running::{Running, tick, write},
 };
 use crate::{
-    HandoffAsk, HandoffError, Landing, LocalNode, SessionError, TransferConfig, TransferMetrics,
-    metrics::Side,
+    HandoffAsk, HandoffError, Landing, LocalNode, PathReport, SessionError, TransferConfig, TransferMetrics,
+    metrics::Side, transport::offer::Transports,
 };
 
 /// A prefill node to ask.
@@ -32,10 +32,10 @@ pub struct PrefillPeer {
 /// One open session, for people.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SessionReport {
-    /// The prefill node.
+    /// The node on the other side.
     pub peer: NodeId,
-    /// Measured when the session opened; none before the probe is in.
-    pub bandwidth_bytes_per_second: Option<f64>,
+    /// How its data travels.
+    pub path: PathReport,
 }
 
 /// Sessions to prefill nodes: made on first use, one a peer, shared by all
@@ -43,6 +43,7 @@ pub struct SessionReport {
 pub struct Sessions {
     local: LocalNode,
     config: TransferConfig,
+    transports: Transports,
     metrics: TransferMetrics,
     slots: Mutex<HashMap<NodeId, Slot>>,
     tasks: Mutex<JoinSet<()>>,
@@ -66,15 +67,20 @@ enum Phase {
 
 impl Sessions {
     /// No sessions yet.
-    pub fn new(local: LocalNode, config: TransferConfig) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// When the config names a transport that is not in this build.
+    pub fn new(local: LocalNode, config: TransferConfig) -> Result<Self, SessionError> {
+        let transports = Transports::new(&config, &local.trust, Side::Receiving)?;
+        Ok(Self {
             local,
             config,
+            transports,
             metrics: TransferMetrics::new(Side::Receiving),
             slots: Mutex::default(),
             tasks: Mutex::default(),
             stop: CancellationToken::new(),
-        }
+        })
     }
 
     /// Asks a prefill node for KV. Opens a session if there is none.
@@ -120,13 +126,13 @@ impl Sessions {
             Slot { incarnation: peer.incarnation, phase: phase.clone(), stop: stop.clone() },
         );
         let (local, config, metrics) = (self.local.clone(), self.config.clone(), self.metrics.clone());
-        let peer = peer.clone();
+        let (transports, peer) = (self.transports.clone(), peer.clone());
         let mut tasks = self.tasks.lock();
         while tasks.try_join_next().is_some() {}
         tasks.spawn(async move {
             let limit = config.connect_timeout();
             let opened = tokio::select! {
-                opened = timeout(limit, open(&local, &config, &metrics, &peer)) => opened.unwrap_or_else(|_| {
+                opened = timeout(limit, open(&local, &config, &transports, &metrics, &peer)) => opened.unwrap_or_else(|_| {
                     Err(SessionError::Connect { node: peer.node.0.clone(), reason: format!("nothing within {limit:?}") })
                 }),
                 () = stop.cancelled() => Err(SessionError::down("closed here")),
@@ -140,12 +146,12 @@ impl Sessions {
         phase
     }
 
-    /// Open sessions and their measured bandwidth.
+    /// Open sessions and how their data travels.
     pub fn reports(&self) -> Vec<SessionReport> {
         let slots = self.slots.lock();
         let report = |(peer, slot): (&NodeId, &Slot)| match &*slot.phase.borrow() {
             Phase::Open(session) if session.ended().is_none() => {
-                Some(SessionReport { peer: peer.clone(), bandwidth_bytes_per_second: session.bandwidth() })
+                Some(SessionReport { peer: peer.clone(), path: session.path().clone() })
             }
             _ => None,
         };

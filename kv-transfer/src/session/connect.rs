@@ -4,13 +4,9 @@ use std::sync::Arc;
 
 use baton_protocol::{
     Role,
-    wire::{Control, Refuse, Welcome, control::Message, prefill_client::PrefillClient},
+    wire::{Control, Refuse, control::Message, prefill_client::PrefillClient},
 };
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    sync::mpsc,
-};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
@@ -18,11 +14,12 @@ use super::{
     client::PrefillPeer,
     control::opening,
     hello::{check_welcome, hello},
+    paths,
     receiving::Receiving,
 };
 use crate::{
-    LocalNode, SessionError, TransferConfig, TransferMetrics, TransportKind,
-    transport::{FrameReceiver, Link, inproc, metered, socket, tcp},
+    LocalNode, SessionError, TransferConfig, TransferMetrics,
+    transport::{FrameReceiver, Link, metered, offer::Transports},
 };
 
 /// Control messages between the outbox and the stream.
@@ -40,17 +37,15 @@ pub struct Opened {
 pub async fn open(
     local: &LocalNode,
     config: &TransferConfig,
+    transports: &Transports,
     metrics: &TransferMetrics,
     peer: &PrefillPeer,
 ) -> Result<Opened, SessionError> {
     let failed = |reason: String| SessionError::Connect { node: peer.node.0.clone(), reason };
-    if config.tls && !local.trust.is_certified() {
-        return Err(SessionError::NoCertificates);
-    }
     let endpoint = local.trust.endpoint(&peer.control_addr, &[Role::Prefill].into())?;
     let channel = endpoint.tcp_nodelay(true).connect().await.map_err(|error| failed(describe(&error)))?;
     let (outbound, messages) = mpsc::channel(STREAM_MESSAGES);
-    let greeting = opening(Message::Hello(hello(local, config, peer)));
+    let greeting = opening(Message::Hello(hello(local, config, transports, peer)));
     outbound.send(greeting).await.map_err(|_| failed("control stream closed".to_owned()))?;
     let answer = PrefillClient::new(channel).session(ReceiverStream::new(messages)).await;
     let mut inbound = answer.map_err(|status| failed(status.message().to_owned()))?.into_inner();
@@ -63,49 +58,12 @@ pub async fn open(
         }
         _ => return Err(failed("no WELCOME".to_owned())),
     };
-    let (session, chosen) = check_welcome(local, config, peer, &welcome)?;
-    let link = match chosen.transport {
-        TransportKind::Inproc => inproc::connect(&welcome.data_addr)
-            .ok_or_else(|| failed("in-process path is not in this process".to_owned()))?,
-        TransportKind::Tcp => connect_tcp(local, config, &welcome).await.map_err(|error| match error {
-            DataError::Session(error) => error,
-            DataError::Io(error) => failed(format!("data socket: {error}")),
-        })?,
-    };
+    let terms = check_welcome(local, config, peer, &welcome)?;
+    let (link, path) = paths::connect(transports, &terms, &welcome).await.map_err(failed)?;
     let link = metered::receiver(link, metrics.clone());
-    let state = Receiving::new(session, peer.node.clone(), local.clone(), config.clone(), metrics.clone());
+    let parties = (peer.node.clone(), local.clone());
+    let state = Receiving::new(terms.session, parties, config.clone(), path, metrics.clone());
     Ok(Opened { state, inbound, outbound, link })
-}
-
-enum DataError {
-    Session(SessionError),
-    Io(std::io::Error),
-}
-
-impl From<std::io::Error> for DataError {
-    fn from(error: std::io::Error) -> Self {
-        Self::Io(error)
-    }
-}
-
-async fn connect_tcp(
-    local: &LocalNode,
-    config: &TransferConfig,
-    welcome: &Welcome,
-) -> Result<Link<dyn FrameReceiver>, DataError> {
-    let trust = &local.trust;
-    let addr = trust.gate().parse(&welcome.data_addr).map_err(|error| DataError::Session(error.into()))?;
-    let secret: [u8; 32] =
-        welcome.data_secret[..].try_into().map_err(|_| std::io::Error::other("secret of another size"))?;
-    let socket = TcpStream::connect(addr).await?;
-    let mut socket = socket::connect(socket, config.data_tls(trust)).await?;
-    socket.write_all(&tcp::encode_hello(baton_protocol::SessionId(welcome.session), &secret)).await?;
-    socket.flush().await?;
-    let taken = socket.read_u8().await?;
-    if taken != tcp::TAKEN {
-        return Err(std::io::Error::other("not taken").into());
-    }
-    Ok(tcp::receiver(socket::Socket::from_opening(socket)?, config.stall_timeout())?)
 }
 
 /// tonic's transport errors say what happened only in their sources.

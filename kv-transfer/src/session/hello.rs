@@ -6,17 +6,30 @@ use baton_protocol::{
 };
 
 use super::client::PrefillPeer;
-use crate::{LocalNode, SessionError, TransferConfig, TransportKind, transport::inproc};
+use crate::{
+    LocalNode, SessionError, TransferConfig, TransportKind,
+    transport::{
+        Checksum,
+        offer::{Terms, Transports, in_words},
+    },
+};
 
 /// What both sides speak.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Chosen {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Agreed {
     pub protocol: u32,
-    pub transport: TransportKind,
+    pub checksum: Checksum,
+    /// Transports that both have.
+    pub transports: Vec<TransportKind>,
 }
 
 /// The decode node's HELLO to a peer.
-pub fn hello(local: &LocalNode, config: &TransferConfig, peer: &PrefillPeer) -> Hello {
+pub fn hello(
+    local: &LocalNode,
+    config: &TransferConfig,
+    transports: &Transports,
+    peer: &PrefillPeer,
+) -> Hello {
     Hello {
         protocol_min: *PROTOCOL.start(),
         protocol_max: *PROTOCOL.end(),
@@ -26,23 +39,21 @@ pub fn hello(local: &LocalNode, config: &TransferConfig, peer: &PrefillPeer) -> 
         model_fingerprint: local.model_fingerprint.clone(),
         kv: Some((&local.kv).into()),
         tp: 1,
-        transports: config.transports.iter().map(|&kind| offer(kind, config)).collect(),
         expect_incarnation: peer.incarnation.0,
-    }
-}
-
-/// A transport as HELLO names it: in-process paths exist within one process only, and encrypted
-/// sockets are another way than open ones.
-fn offer(kind: TransportKind, config: &TransferConfig) -> String {
-    match kind {
-        TransportKind::Inproc => format!("inproc:{}", inproc::process_name()),
-        TransportKind::Tcp if config.tls => "tcp+tls".to_owned(),
-        TransportKind::Tcp => kind.as_str().to_owned(),
+        offers: transports.offers(),
+        transport: transports.wanted().as_str().to_owned(),
+        checksum: config.checksum.as_str().to_owned(),
+        probe_bytes: config.probe_bytes(),
     }
 }
 
 /// The prefill node's answer to a HELLO.
-pub fn check_hello(local: &LocalNode, config: &TransferConfig, hello: &Hello) -> Result<Chosen, Refuse> {
+pub fn check_hello(
+    local: &LocalNode,
+    config: &TransferConfig,
+    ours: &Transports,
+    hello: &Hello,
+) -> Result<Agreed, Refuse> {
     let same = |field: &str, mine: &dyn ToString, yours: &dyn ToString| {
         let (mine, yours) = (mine.to_string(), yours.to_string());
         if mine == yours { Ok(()) } else { Err(Refuse { field: field.to_owned(), mine, yours }) }
@@ -63,29 +74,17 @@ pub fn check_hello(local: &LocalNode, config: &TransferConfig, hello: &Hello) ->
     };
     same("kv shape", &describe(&local.kv), &describe(&theirs))?;
     same("tensor parallel size", &1, &hello.tp)?;
-    // The asker's order of preference, among what this side has.
-    let offered = |kind: &&TransportKind| hello.transports.contains(&offer(**kind, config));
-    let rank =
-        |kind: &&TransportKind| hello.transports.iter().position(|name| *name == offer(**kind, config));
-    match config.transports.iter().filter(offered).min_by_key(rank) {
-        Some(&transport) => Ok(Chosen { protocol, transport }),
-        None => {
-            let mine: Vec<_> = config.transports.iter().map(|&kind| offer(kind, config)).collect();
-            let short =
-                |names: &[String]| names.iter().map(|name| short(name)).collect::<Vec<_>>().join(", ");
-            let (mine, yours) = (short(&mine), short(&hello.transports));
-            Err(Refuse { field: "transports".to_owned(), mine, yours })
-        }
+    let transports = ours.in_common(&hello.offers);
+    if transports.is_empty() {
+        let (mine, yours) = (in_words(&ours.offers()), in_words(&hello.offers));
+        return Err(Refuse { field: "transport".to_owned(), mine, yours });
     }
+    Ok(Agreed { protocol, checksum: config.checksum.with(&hello.checksum), transports })
 }
 
 /// What must be equal on both sides; page size need not be.
 fn describe(kv: &KvShape) -> String {
     format!("{} layers of {} heads of {} {}", kv.layers, kv.kv_heads, kv.head_dim, kv.dtype)
-}
-
-fn short(name: &str) -> &str {
-    name.split(':').next().unwrap_or(name)
 }
 
 /// The decode node's check of a WELCOME.
@@ -94,7 +93,7 @@ pub fn check_welcome(
     config: &TransferConfig,
     peer: &PrefillPeer,
     welcome: &Welcome,
-) -> Result<(SessionId, Chosen), SessionError> {
+) -> Result<Terms, SessionError> {
     let same = |field: &str, mine: String, yours: String| {
         if mine == yours {
             Ok(())
@@ -114,7 +113,8 @@ pub fn check_welcome(
     if !PROTOCOL.contains(&welcome.protocol) {
         return Err(broken("chose a protocol that was not offered"));
     }
-    let chosen = config.transports.iter().find(|kind| kind.as_str() == welcome.transport);
-    let &transport = chosen.ok_or_else(|| broken("chose a transport that was not offered"))?;
-    Ok((SessionId(welcome.session), Chosen { protocol: welcome.protocol, transport }))
+    let secret = welcome.data_secret[..].try_into().map_err(|_| broken("secret of another size"))?;
+    let checksum = config.checksum.with(&welcome.checksum);
+    same("checksum", checksum.as_str().to_owned(), welcome.checksum.clone())?;
+    Ok(Terms { session: SessionId(welcome.session), secret, checksum, config: config.clone() })
 }

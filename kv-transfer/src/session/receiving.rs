@@ -5,7 +5,7 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use baton_protocol::{
@@ -20,9 +20,9 @@ use super::{
     running::SessionState,
 };
 use crate::{
-    HandoffAsk, HandoffEvent, Landing, LocalNode, SessionError, TransferConfig, TransferMetrics,
+    HandoffAsk, HandoffEvent, Landing, LocalNode, PathReport, SessionError, TransferConfig, TransferMetrics,
     handoff::receiver::{Receiver, ReceiverAction, ReceiverEvent, ReceiverTerms},
-    transport::{FrameReceiver, PathError, Placement, Received, probe::PROBE},
+    transport::{FrameReceiver, PathError, Placement, Received},
 };
 
 /// Events of one handoff: QUEUED, START, FIRST and the end; a machine makes no more.
@@ -33,6 +33,7 @@ pub struct Receiving {
     peer: NodeId,
     local: LocalNode,
     config: TransferConfig,
+    path: PathReport,
     metrics: TransferMetrics,
     table: Mutex<Table>,
     /// Something waits in the outbox.
@@ -48,7 +49,6 @@ struct Table {
     /// When the data path last moved; now, while a frame is being read.
     moved: Instant,
     reading: bool,
-    bandwidth: Option<f64>,
     ended: Option<SessionError>,
 }
 
@@ -97,18 +97,17 @@ impl Drop for Handoff {
 // === impl Receiving ===
 
 impl Receiving {
+    /// A session whose path has been chosen, which is the first thing it tells its peer.
     pub fn new(
         session: SessionId,
-        peer: NodeId,
-        local: LocalNode,
+        (peer, local): (NodeId, LocalNode),
         config: TransferConfig,
+        path: PathReport,
         metrics: TransferMetrics,
     ) -> Arc<Self> {
         let now = Instant::now();
         let mut outbox = Outbox::new(session);
-        if config.probe_bytes() > 0 {
-            outbox.push(Message::Probe(wire::Probe { bytes: config.probe_bytes() }));
-        }
+        outbox.push(Message::Chosen(path.chosen()));
         let table = Table {
             outbox,
             inbox: Inbox::new(session),
@@ -117,13 +116,12 @@ impl Receiving {
             pinged: now,
             moved: now,
             reading: false,
-            bandwidth: None,
             ended: None,
         };
-        metrics.session_opened();
+        metrics.session_opened(&peer, &path);
         let wake = Notify::new();
         wake.notify_one();
-        Arc::new(Self { peer, local, config, metrics, table: Mutex::new(table), wake })
+        Arc::new(Self { peer, local, config, path, metrics, table: Mutex::new(table), wake })
     }
 
     /// Asks for a handoff.
@@ -162,9 +160,9 @@ impl Receiving {
         self.table.lock().ended.clone()
     }
 
-    /// Measured by the probe, in bytes a second.
-    pub fn bandwidth(&self) -> Option<f64> {
-        self.table.lock().bandwidth
+    /// How its data travels.
+    pub fn path(&self) -> &PathReport {
+        &self.path
     }
 
     /// Takes a control message.
@@ -242,14 +240,7 @@ impl Receiving {
         let now = Instant::now();
         let mut table = self.table.lock();
         (table.reading, table.moved) = (false, now);
-        if received.header.handoff == PROBE {
-            let rate = f64::from(received.header.bytes)
-                / received.duration.max(Duration::from_nanos(1)).as_secs_f64();
-            table.bandwidth = Some(rate);
-            self.metrics.measured(&self.peer, rate);
-        } else {
-            self.feed(&mut table, received.header.handoff, ReceiverEvent::Arrived(received), now);
-        }
+        self.feed(&mut table, received.header.handoff, ReceiverEvent::Arrived(received), now);
         drop(table);
         self.wake.notify_one();
     }
@@ -353,7 +344,7 @@ impl SessionState for Receiving {
             tracing::debug!(peer = %self.peer, %reason, "session ended");
             let failure = reason.to_failure();
             table.ended = Some(reason);
-            self.metrics.session_ended();
+            self.metrics.session_ended(&self.peer, &self.path);
             self.feed_all(&mut table, &|| ReceiverEvent::SessionDown(failure.clone()));
         }
     }

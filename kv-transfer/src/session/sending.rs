@@ -9,7 +9,7 @@ use std::{
 };
 
 use baton_protocol::{
-    ErrorCode, Failure, FrameHeader, HandoffId, KvSource, NodeId, SessionId,
+    ErrorCode, Failure, FrameHeader, HandoffId, KvSource, NodeId,
     wire::{self, Control, control::Message},
 };
 use parking_lot::{Condvar, Mutex};
@@ -23,10 +23,10 @@ use super::{
     running::SessionState,
 };
 use crate::{
-    BusyReason, LocalNode, PrefillGuard, PrefillJob, Prefiller, Progress, SessionError, TransferConfig,
-    TransferMetrics,
+    BusyReason, LocalNode, PathReport, PrefillGuard, PrefillJob, Prefiller, Progress, SessionError,
+    TransferConfig, TransferMetrics,
     handoff::sender::{Sender, SenderAction, SenderEvent, SenderTerms},
-    transport::{FrameSender, MAX_FRAME_BYTES, PathError, checksum, probe, probe::PROBE},
+    transport::{Checksum, FrameSender, PathError, offer::Terms},
 };
 
 /// News of one prompt that may wait for this session.
@@ -37,6 +37,8 @@ pub struct Sending {
     peer: NodeId,
     local: LocalNode,
     config: TransferConfig,
+    checksum: Checksum,
+    path: PathReport,
     metrics: TransferMetrics,
     table: Mutex<Table>,
     /// Something waits in the outbox.
@@ -65,24 +67,27 @@ struct Entry {
 // === impl Sending ===
 
 impl Sending {
+    /// A session whose receiver has chosen a path; `inbox` has counted that message.
     pub fn new(
-        session: SessionId,
-        peer: NodeId,
-        local: LocalNode,
-        config: TransferConfig,
+        terms: &Terms,
+        (peer, local): (NodeId, LocalNode),
+        path: PathReport,
+        inbox: Inbox,
         metrics: TransferMetrics,
     ) -> Arc<Self> {
         let table = Table {
-            outbox: Outbox::new(session),
-            inbox: Inbox::new(session),
+            outbox: Outbox::new(terms.session),
+            inbox,
             handoffs: HashMap::new(),
             line: VecDeque::new(),
             heard: Instant::now(),
             ended: None,
         };
-        metrics.session_opened();
+        metrics.session_opened(&peer, &path);
         let (wake, in_line) = (Notify::new(), Condvar::new());
-        Arc::new(Self { peer, local, config, metrics, table: Mutex::new(table), wake, in_line })
+        let (config, checksum) = (terms.config.clone(), terms.checksum);
+        let table = Mutex::new(table);
+        Arc::new(Self { peer, local, config, checksum, path, metrics, table, wake, in_line })
     }
 
     /// Takes a control message. A new handoff comes back as a job for [`start`](Self::start).
@@ -101,7 +106,6 @@ impl Sending {
                 }
             }
             (None, Message::Ping(ping)) => self.ping(&mut table, &ping),
-            (None, Message::Probe(ask)) => self.probe(&mut table, ask.bytes),
             (None, _) => return Err(SessionError::down("a message that only a prefill node sends")),
         }
         drop(table);
@@ -188,18 +192,10 @@ impl Sending {
         table.outbox.push(Message::Ping(wire::SessionPing { open: count, xor, reply: true }));
     }
 
-    fn probe(&self, table: &mut Table, bytes: u32) {
-        let waiting = table.line.iter().any(|(header, _)| header.handoff == PROBE);
-        if !waiting && (1..=MAX_FRAME_BYTES).contains(&bytes) {
-            table.line.push_back(probe::frame(bytes));
-            self.in_line.notify_one();
-        }
-    }
-
     /// The data thread's work: frame after frame until the path breaks or the session ends.
     pub fn send(&self, path: &mut dyn FrameSender) -> PathError {
         while let Some((mut header, source)) = self.next_frame() {
-            match checksum(&*source, &header.span) {
+            match self.checksum.of(&*source, &header.span) {
                 Ok(crc) => header.crc = crc,
                 Err(error) => {
                     tracing::warn!(handoff = %header.handoff, %error, "computed pages could not be read");
@@ -214,9 +210,7 @@ impl Sending {
             if let Err(error) = sent {
                 return error;
             }
-            if header.handoff != PROBE {
-                self.event(header.handoff, SenderEvent::Sent { seq: header.seq, crc: header.crc });
-            }
+            self.event(header.handoff, SenderEvent::Sent { seq: header.seq, crc: header.crc });
         }
         PathError::Closed
     }
@@ -318,7 +312,7 @@ impl SessionState for Sending {
         if table.ended.is_none() {
             tracing::debug!(peer = %self.peer, %reason, "session ended");
             table.ended = Some(reason);
-            self.metrics.session_ended();
+            self.metrics.session_ended(&self.peer, &self.path);
             let ids: Vec<_> = table.handoffs.keys().copied().collect();
             for id in ids {
                 self.feed(&mut table, id, SenderEvent::SessionDown);

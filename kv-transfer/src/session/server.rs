@@ -15,16 +15,19 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{
     connect::STREAM_MESSAGES,
     control::opening,
-    hello::{Chosen, check_hello},
-    listener::{Expectation, Expected, listen},
+    hello::{Agreed, check_hello},
+    paths,
     running::{Running, tick, write},
     secret,
     sending::Sending,
 };
 use crate::{
-    LocalNode, Prefiller, SessionError, TransferConfig, TransferMetrics, TransportKind,
+    LocalNode, Prefiller, SessionError, SessionReport, TransferConfig, TransferMetrics,
     metrics::Side,
-    transport::{FrameSender, Link, faulty, inproc, metered, tcp},
+    transport::{
+        MAX_FRAME_BYTES, faulty, metered,
+        offer::{Listening, Terms, Transports},
+    },
 };
 
 /// The sending side of all sessions of a node. Clones are the same service;
@@ -40,23 +43,20 @@ struct Service {
     config: TransferConfig,
     metrics: TransferMetrics,
     prefiller: Arc<dyn Prefiller>,
-    data_addr: String,
-    expected: Expected,
+    transports: Transports,
     /// One session a peer; a newer one ends the older.
     peers: Mutex<HashMap<NodeId, (SessionId, CancellationToken)>>,
+    /// Sessions whose path is chosen.
+    open: Mutex<HashMap<SessionId, SessionReport>>,
     tasks: Mutex<JoinSet<()>>,
     stop: CancellationToken,
 }
 
-/// A data path that the receiver has not taken yet.
-enum Pending {
-    Inproc(Link<dyn FrameSender>),
-    Tcp(Expectation),
-}
-
 /// What a session consists of before it runs.
-struct Paths {
-    pending: Pending,
+struct Opening {
+    terms: Terms,
+    listening: Vec<Listening>,
+    probe_bytes: u32,
     inbound: Streaming<Control>,
     outbound: Outbound,
     stop: CancellationToken,
@@ -67,40 +67,27 @@ type Outbound = mpsc::Sender<Result<Control, Status>>;
 // === impl PrefillService ===
 
 impl PrefillService {
-    /// Listens for data sockets. Call it inside a tokio runtime.
+    /// Gets its transports ready. Call it inside a tokio runtime.
     ///
     /// # Errors
-    /// When the configured address may not be listened on, or certificates are missing.
+    /// When the config names a transport that is not in this build, an address
+    /// that may not be listened on, or certificates that are missing.
     pub fn new(
         local: LocalNode,
         config: TransferConfig,
         prefiller: Arc<dyn Prefiller>,
     ) -> Result<Self, SessionError> {
-        if config.tls && !local.trust.is_certified() {
-            return Err(SessionError::NoCertificates);
-        }
-        let listener = local.trust.gate().listen(config.data_listen)?;
-        let data_addr = listener.local_addr().to_string();
-        let expected = Expected::new(config.data_tls(&local.trust).cloned());
         let stop = CancellationToken::new();
-        let mut tasks = JoinSet::new();
-        let (sockets, limit, stopped) = (expected.clone(), config.handshake_timeout(), stop.clone());
-        tasks.spawn(async move {
-            tokio::select! {
-                () = listen(listener.into_inner(), sockets, limit) => {}
-                () = stopped.cancelled() => {}
-            }
-        });
         let guard = Arc::new(stop.clone().drop_guard());
         let service = Arc::new(Service {
+            transports: Transports::new(&config, &local.trust, Side::Sending)?,
             local,
             config,
             metrics: TransferMetrics::new(Side::Sending),
             prefiller,
-            data_addr,
-            expected,
             peers: Mutex::default(),
-            tasks: Mutex::new(tasks),
+            open: Mutex::default(),
+            tasks: Mutex::default(),
             stop,
         });
         Ok(Self { service, _stop: guard })
@@ -109,6 +96,11 @@ impl PrefillService {
     /// Metrics, to be registered once.
     pub fn metrics(&self) -> &TransferMetrics {
         &self.service.metrics
+    }
+
+    /// Open sessions and how their data travels.
+    pub fn reports(&self) -> Vec<SessionReport> {
+        self.service.open.lock().values().cloned().collect()
     }
 
     /// Ends all sessions, and waits until their threads and tasks are gone. No
@@ -136,9 +128,9 @@ impl Prefill for PrefillService {
             return Err(Status::invalid_argument("no HELLO"));
         };
         let (outbound, messages) = mpsc::channel(STREAM_MESSAGES);
-        let greeting = match check_hello(&service.local, &service.config, &hello) {
+        let greeting = match check_hello(&service.local, &service.config, &service.transports, &hello) {
             Err(refuse) => Message::Refuse(refuse),
-            Ok(chosen) => Message::Welcome(service.take(&hello, chosen, inbound, &outbound)?),
+            Ok(agreed) => Message::Welcome(service.take(&hello, &agreed, inbound, &outbound)?),
         };
         // The channel is new and has room.
         outbound.try_send(Ok(opening(greeting))).map_err(|_| Status::internal("control stream closed"))?;
@@ -153,7 +145,7 @@ impl Service {
     fn take(
         self: &Arc<Self>,
         hello: &Hello,
-        chosen: Chosen,
+        agreed: &Agreed,
         inbound: Streaming<Control>,
         outbound: &Outbound,
     ) -> Result<Welcome, Status> {
@@ -163,24 +155,23 @@ impl Service {
         let key = secret();
         let number = secret().iter().take(8).fold(0, |number, &byte| number << 8 | u64::from(byte));
         let session = SessionId(number.max(1));
-        let (pending, data_addr) = match chosen.transport {
-            TransportKind::Inproc => {
-                let (addr, link) = inproc::listen();
-                (Pending::Inproc(link), addr)
-            }
-            TransportKind::Tcp => (Pending::Tcp(self.expected.expect(session, key)), self.data_addr.clone()),
-        };
+        let terms = Terms { session, secret: key, checksum: agreed.checksum, config: self.config.clone() };
+        let (paths, listening) = self.transports.listen(&agreed.transports, &terms);
+        // What the other side asks for, within what this side allows.
+        let probe_bytes = hello.probe_bytes.min(MAX_FRAME_BYTES);
         let (peer, stop) = (NodeId(hello.node.clone()), self.stop.child_token());
         if let Some((_, old)) = self.peers.lock().insert(peer.clone(), (session, stop.clone())) {
             old.cancel();
         }
-        let paths = Paths { pending, inbound, outbound: outbound.clone(), stop };
+        let outbound = outbound.clone();
+        let opening = Opening { terms, listening, probe_bytes, inbound, outbound, stop };
         let service = self.clone();
         let mut tasks = self.tasks.lock();
         while tasks.try_join_next().is_some() {}
         tasks.spawn(async move {
-            let ended = service.drive(session, peer.clone(), paths).await;
+            let ended = service.drive(peer.clone(), opening).await;
             tracing::debug!(%peer, %ended, "session is over");
+            service.open.lock().remove(&session);
             let mut peers = service.peers.lock();
             if peers.get(&peer).is_some_and(|(current, _)| *current == session) {
                 peers.remove(&peer);
@@ -188,33 +179,35 @@ impl Service {
         });
         Ok(Welcome {
             session: session.0,
-            protocol: chosen.protocol,
-            transport: chosen.transport.as_str().to_owned(),
-            data_addr,
+            protocol: agreed.protocol,
             data_secret: key.to_vec().into(),
             node: self.local.node.0.clone(),
             incarnation: self.local.incarnation.0,
             kv: Some(wire::KvShape::from(&self.local.kv)),
+            paths,
+            transport: self.transports.wanted().as_str().to_owned(),
+            checksum: agreed.checksum.as_str().to_owned(),
         })
     }
 
     /// Runs a session to its end; why it ended.
-    async fn drive(&self, session: SessionId, peer: NodeId, paths: Paths) -> SessionError {
-        let Paths { pending, mut inbound, outbound, stop } = paths;
+    async fn drive(&self, peer: NodeId, opening: Opening) -> SessionError {
+        let Opening { terms, listening, probe_bytes, mut inbound, outbound, stop } = opening;
+        let wanted = self.transports.wanted();
         let opened = tokio::select! {
-            opened = open_path(pending, &self.config) => opened,
+            opened = paths::accept(listening, &terms, probe_bytes, wanted, &mut inbound) => opened,
             () = stop.cancelled() => Err(SessionError::down("closed here")),
         };
-        let mut link = match opened {
-            Ok(link) => link,
+        let (mut link, path, inbox) = match opened {
+            Ok(opened) => opened,
             Err(error) => return error,
         };
         if let Some(faults) = &self.config.faults {
             link = faulty::sender(link, faults.clone());
         }
         link = metered::sender(link, self.metrics.clone());
-        let state =
-            Sending::new(session, peer, self.local.clone(), self.config.clone(), self.metrics.clone());
+        self.open.lock().insert(terms.session, SessionReport { peer: peer.clone(), path: path.clone() });
+        let state = Sending::new(&terms, (peer, self.local.clone()), path, inbox, self.metrics.clone());
         let path = Running::start(state.clone(), link.closer.clone(), move |state: &Sending| {
             state.send(&mut *link.end)
         });
@@ -231,17 +224,6 @@ impl Service {
         };
         running.finish(ended.clone()).await;
         ended
-    }
-}
-
-async fn open_path(pending: Pending, config: &TransferConfig) -> Result<Link<dyn FrameSender>, SessionError> {
-    match pending {
-        Pending::Inproc(link) => Ok(link),
-        Pending::Tcp(mut expectation) => {
-            let socket = timeout(config.handshake_timeout(), expectation.socket()).await;
-            let socket = socket.ok().flatten().ok_or_else(|| SessionError::down("no data socket"))?;
-            tcp::sender(socket, config.stall_timeout()).map_err(|error| SessionError::down(error.to_string()))
-        }
     }
 }
 

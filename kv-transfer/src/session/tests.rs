@@ -29,9 +29,10 @@ use tonic::service::interceptor::InterceptedService;
 use super::*;
 use crate::{
     BusyReason, FaultsConfig, HandoffError, HandoffEvent, LocalNode, PrefillGuard, PrefillJob, Prefiller,
-    Progress, SessionError, TransferConfig, TransportKind,
+    Progress, SessionError, TransferConfig, TransportKind, Wanted,
     metrics::Outcome,
     testing::{Memory, SHAPE, Slot, ask},
+    transport::{Checksum, tcp},
 };
 
 const PATIENT: Duration = Duration::from_secs(30);
@@ -115,7 +116,7 @@ fn node(name: &str, incarnation: u64, page_tokens: u32) -> LocalNode {
 
 fn config(transport: TransportKind) -> TransferConfig {
     TransferConfig {
-        transports: vec![transport],
+        transport: Wanted::Only(transport),
         frame_bytes: 200,
         repair_timeout_ms: 50,
         probe_bytes: 10_000,
@@ -182,14 +183,14 @@ fn landing(sink: &Arc<Memory>) -> Box<Slot> {
     Box::new(Slot(Some(sink.clone())))
 }
 
-const BOTH: [TransportKind; 2] = [TransportKind::Inproc, TransportKind::Tcp];
+const EACH: [TransportKind; 3] = [TransportKind::Inproc, TransportKind::Tcp, TransportKind::Shm];
 
 #[tokio::test]
 async fn kv_arrives_whole_whatever_the_page_sizes() {
-    for (transport, pages) in [(BOTH[0], (4, 8)), (BOTH[1], (16, 4)), (BOTH[1], (4, 4))] {
+    for (transport, pages) in [(EACH[0], (4, 8)), (EACH[1], (16, 4)), (EACH[2], (4, 4))] {
         let shape = KvShape { page_tokens: pages.0, ..SHAPE };
         let served = serve(node("p", 1, pages.0), config(transport), engine(&shape, false)).await;
-        let sessions = Sessions::new(node("d", 2, pages.1), config(transport));
+        let sessions = Sessions::new(node("d", 2, pages.1), config(transport)).unwrap();
         for leg in 0..3 {
             let have = leg * 8;
             let sink = Memory::empty(&KvShape { page_tokens: pages.1, ..SHAPE }, have..TOKENS);
@@ -205,8 +206,8 @@ async fn kv_arrives_whole_whatever_the_page_sizes() {
         let outcome = |outcome| served.service.metrics().handoffs(outcome);
         until("pages are let go", || Arc::strong_count(&served.engine.source) == 1).await;
         assert_eq!((outcome(Outcome::Committed), sessions.metrics().handoffs(Outcome::Committed)), (3, 3));
-        until("the probe", || sessions.reports().iter().any(|r| r.bandwidth_bytes_per_second > Some(0.0)))
-            .await;
+        let reports = sessions.reports();
+        assert!(reports.iter().any(|report| report.path.bandwidth() > Some(0.0)), "{reports:?}");
         sessions.shutdown().await;
         served.service.shutdown().await;
         assert_eq!(served.engine.running.load(Ordering::SeqCst), 0);
@@ -215,7 +216,7 @@ async fn kv_arrives_whole_whatever_the_page_sizes() {
 
 #[tokio::test]
 async fn concurrent_callers_share_one_session_over_a_bad_path() {
-    for transport in BOTH {
+    for transport in EACH {
         let faults = FaultsConfig {
             seed: 5,
             drop_probability: 0.05,
@@ -225,7 +226,7 @@ async fn concurrent_callers_share_one_session_over_a_bad_path() {
         };
         let faulty = TransferConfig { faults: Some(faults), max_nacks: 20, ..config(transport) };
         let served = serve(node("p", 1, 4), faulty.clone(), engine(&SHAPE, false)).await;
-        let sessions = Arc::new(Sessions::new(node("d", 2, 4), faulty));
+        let sessions = Arc::new(Sessions::new(node("d", 2, 4), faulty).unwrap());
         let mut callers = JoinSet::new();
         for leg in 0..8 {
             let (sessions, peer) = (sessions.clone(), served.peer.clone());
@@ -245,9 +246,9 @@ async fn concurrent_callers_share_one_session_over_a_bad_path() {
 
 #[tokio::test]
 async fn dropping_the_handle_gives_back_both_sides() {
-    for transport in BOTH {
+    for transport in EACH {
         let served = serve(node("p", 1, 4), config(transport), engine(&SHAPE, true)).await;
-        let sessions = Sessions::new(node("d", 2, 4), config(transport));
+        let sessions = Sessions::new(node("d", 2, 4), config(transport)).unwrap();
         for (leg, declined) in [(0, false), (1, true)] {
             let sink = Memory::empty(&SHAPE, 0..TOKENS);
             let mut handoff =
@@ -271,8 +272,8 @@ async fn dropping_the_handle_gives_back_both_sides() {
 
 #[tokio::test]
 async fn busy_and_later_are_told() {
-    let served = serve(node("p", 1, 4), config(BOTH[1]), engine(&SHAPE, false)).await;
-    let sessions = Sessions::new(node("d", 2, 4), config(BOTH[1]));
+    let served = serve(node("p", 1, 4), config(EACH[1]), engine(&SHAPE, false)).await;
+    let sessions = Sessions::new(node("d", 2, 4), config(EACH[1])).unwrap();
     served.engine.busy.store(true, Ordering::SeqCst);
     let mut handoff = sessions.handoff(&served.peer, ask(0, TOKENS, 0), Box::new(Slot(None))).await.unwrap();
     let HandoffEvent::Lost { reason, .. } = next(&mut handoff).await else { panic!("not lost") };
@@ -287,12 +288,12 @@ async fn busy_and_later_are_told() {
 
 #[tokio::test]
 async fn a_lost_peer_leaves_whole_pages_and_a_new_incarnation_is_another_session() {
-    for transport in BOTH {
+    for transport in EACH {
         let process =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let serving = serve(node("p", 1, 4), config(transport), engine(&SHAPE, true));
         let Served { peer, engine, .. } = &*process.spawn(async { Box::new(serving.await) }).await.unwrap();
-        let sessions = Sessions::new(node("d", 2, 4), config(transport));
+        let sessions = Sessions::new(node("d", 2, 4), config(transport)).unwrap();
         let sink = Memory::empty(&SHAPE, 4..TOKENS);
         let mut handoff = sessions.handoff(peer, ask(0, TOKENS, 4), landing(&sink)).await.unwrap();
         until("20 tokens are in", || sink.holds(4..20)).await;
@@ -324,12 +325,12 @@ async fn a_lost_peer_leaves_whole_pages_and_a_new_incarnation_is_another_session
 
 #[tokio::test]
 async fn a_new_incarnation_ends_the_old_session_at_once() {
-    let served = serve(node("p", 1, 4), config(BOTH[1]), engine(&SHAPE, true)).await;
-    let sessions = Sessions::new(node("d", 2, 4), config(BOTH[1]));
+    let served = serve(node("p", 1, 4), config(EACH[1]), engine(&SHAPE, true)).await;
+    let sessions = Sessions::new(node("d", 2, 4), config(EACH[1])).unwrap();
     let sink = Memory::empty(&SHAPE, 0..TOKENS);
     let mut old = sessions.handoff(&served.peer, ask(0, TOKENS, 0), landing(&sink)).await.unwrap();
     // The decode node restarts; its old process has not noticed that it is dead.
-    let restarted = Sessions::new(node("d", 3, 4), config(BOTH[1]));
+    let restarted = Sessions::new(node("d", 3, 4), config(EACH[1])).unwrap();
     let other = Memory::empty(&SHAPE, 0..TOKENS);
     let _young = restarted.handoff(&served.peer, ask(0, TOKENS, 0), landing(&other)).await.unwrap();
     assert_eq!(finish(&mut old).await.0.last(), Some(&"lost"));
@@ -339,8 +340,8 @@ async fn a_new_incarnation_ends_the_old_session_at_once() {
 #[tokio::test]
 async fn shutdown_on_either_side_ends_everything() {
     for prefill_first in [true, false] {
-        let served = serve(node("p", 1, 4), config(BOTH[1]), engine(&SHAPE, true)).await;
-        let sessions = Sessions::new(node("d", 2, 4), config(BOTH[1]));
+        let served = serve(node("p", 1, 4), config(EACH[1]), engine(&SHAPE, true)).await;
+        let sessions = Sessions::new(node("d", 2, 4), config(EACH[1])).unwrap();
         let sink = Memory::empty(&SHAPE, 0..TOKENS);
         let mut handoff = sessions.handoff(&served.peer, ask(0, TOKENS, 0), landing(&sink)).await.unwrap();
         while !matches!(next(&mut handoff).await, HandoffEvent::Started { .. }) {}
@@ -358,10 +359,10 @@ async fn shutdown_on_either_side_ends_everything() {
 }
 
 async fn refusal(change: impl Fn(&mut LocalNode, &mut TransferConfig)) -> Option<(String, String, String)> {
-    let served = serve(node("p", 1, 4), config(BOTH[1]), engine(&SHAPE, false)).await;
-    let (mut local, mut config) = (node("d", 2, 4), config(BOTH[1]));
+    let served = serve(node("p", 1, 4), config(EACH[1]), engine(&SHAPE, false)).await;
+    let (mut local, mut config) = (node("d", 2, 4), config(EACH[1]));
     change(&mut local, &mut config);
-    let sessions = Sessions::new(local, config);
+    let sessions = Sessions::new(local, config).unwrap();
     match sessions.handoff(&served.peer, ask(0, TOKENS, 0), Box::new(Slot(None))).await {
         Err(HandoffError::Session(SessionError::Refused { field, mine, yours })) => {
             Some((field, mine, yours))
@@ -380,17 +381,71 @@ async fn nodes_that_do_not_fit_are_told_why() {
         refusal(|d, _| d.kv.layers = 2).await,
         words("kv shape", "2 layers of 2 heads of 2 bf16", "3 layers of 2 heads of 2 bf16")
     );
-    assert_eq!(refusal(|_, c| c.transports = vec![BOTH[0]]).await, words("transports", "inproc", "tcp"));
+    let inproc = Wanted::Only(TransportKind::Inproc);
+    let refused = refusal(|_, c| c.transport = inproc).await.unwrap();
+    assert_eq!((&*refused.0, &*refused.2), ("transport", "tcp"));
+    assert!(refused.1.starts_with("inproc at "), "{}", refused.1);
+}
+
+#[tokio::test]
+async fn every_path_is_measured_and_the_choice_is_told_to_both() {
+    let auto = || TransferConfig { transport: Wanted::Auto, tcp_sockets: 3, ..config(EACH[1]) };
+    let served = serve(node("p", 1, 4), auto(), engine(&SHAPE, false)).await;
+    let sessions = Sessions::new(node("d", 2, 4), auto()).unwrap();
+    let sink = Memory::empty(&SHAPE, 0..TOKENS);
+    let mut handoff = sessions.handoff(&served.peer, ask(0, TOKENS, 0), landing(&sink)).await.unwrap();
+    finish(&mut handoff).await;
+    let path = &sessions.reports()[0].path;
+    for each in EACH {
+        let tried = path.tried.iter().find(|tried| tried.transport == each).unwrap();
+        assert!(matches!(tried.outcome, Ok(Some(rate)) if rate > 0.0), "{tried:?}");
+    }
+    assert!(path.tried.iter().all(|tried| tried.outcome.clone().unwrap() <= path.bandwidth()));
+    assert!(sink.holds(0..TOKENS) && path.fallback().is_none());
+    assert_eq!(served.service.reports()[0].path.tried, path.tried);
+}
+
+#[tokio::test]
+async fn another_transport_is_taken_only_with_leave() {
+    let served = serve(node("p", 1, 4), config(EACH[1]), engine(&SHAPE, false)).await;
+    let allowed = TransferConfig { transport: Wanted::Only(EACH[0]), fallback: true, ..config(EACH[1]) };
+    let sessions = Sessions::new(node("d", 2, 4), allowed).unwrap();
+    let sink = Memory::empty(&SHAPE, 0..TOKENS);
+    let mut handoff = sessions.handoff(&served.peer, ask(0, TOKENS, 0), landing(&sink)).await.unwrap();
+    finish(&mut handoff).await;
+    let path = &sessions.reports()[0].path;
+    assert!(
+        path.transport == EACH[1] && path.fallback().unwrap().starts_with("told to use inproc, uses tcp")
+    );
+    let absent = TransferConfig { transport: Wanted::Only(TransportKind::Ucx), ..config(EACH[1]) };
+    let error = Sessions::new(node("d", 2, 4), absent).err();
+    assert_eq!(error, Some(SessionError::NotBuilt { transport: "ucx" }));
+}
+
+#[tokio::test]
+async fn checksums_are_off_only_where_both_say_so() {
+    for (theirs, end) in [(Checksum::None, "ready"), (Checksum::Crc32c, "lost")] {
+        // Every frame is damaged on its way: only checksums tell.
+        let faults = FaultsConfig { corrupt_probability: 1.0, ..FaultsConfig::default() };
+        let faulty = TransferConfig { faults: Some(faults), checksum: theirs, ..config(EACH[1]) };
+        let served = serve(node("p", 1, 4), faulty, engine(&SHAPE, false)).await;
+        let unchecked = TransferConfig { checksum: Checksum::None, ..config(EACH[1]) };
+        let sessions = Sessions::new(node("d", 2, 4), unchecked).unwrap();
+        let sink = Memory::empty(&SHAPE, 0..TOKENS);
+        let mut handoff = sessions.handoff(&served.peer, ask(0, TOKENS, 0), landing(&sink)).await.unwrap();
+        let (names, _) = finish(&mut handoff).await;
+        assert_eq!(names.last(), Some(&end));
+    }
 }
 
 #[tokio::test]
 async fn nothing_beyond_this_machine() {
     let local = node("p", 1, 4);
-    let open = TransferConfig { data_listen: "0.0.0.0:0".parse().unwrap(), ..config(BOTH[1]) };
+    let open = TransferConfig { data_listen: "0.0.0.0:0".parse().unwrap(), ..config(EACH[1]) };
     let refused = PrefillService::new(local.clone(), open, engine(&SHAPE, false)).err();
     let addr = "0.0.0.0:0".parse().unwrap();
     assert_eq!(refused, Some(ReachError::NoCertificates { addr }.into()));
-    let sessions = Sessions::new(local, config(BOTH[1]));
+    let sessions = Sessions::new(local, config(EACH[1])).unwrap();
     for addr in ["192.0.2.1:80", "example.com:80", "localhost.example.com:80"] {
         let peer = PrefillPeer {
             node: NodeId::from("p"),
@@ -408,27 +463,27 @@ async fn nothing_beyond_this_machine() {
 async fn data_sockets_need_the_secret() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
-    let expected = listener::Expected::default();
+    let expected = tcp::listener::Expected::default();
     let mut tasks = JoinSet::new();
-    tasks.spawn(listener::listen(listener, expected.clone(), Duration::from_millis(200)));
+    tasks.spawn(tcp::listener::listen(listener, expected.clone(), Duration::from_millis(200)));
     let session = baton_protocol::SessionId(5);
     let mut expectation = expected.expect(session, [1; 32]);
-    let hello = |secret| crate::transport::tcp::encode_hello(session, secret).to_vec();
-    for wrong in [hello(&[2; 32]), vec![0; 44], hello(&[1; 32])[..40].to_vec()] {
+    let hello = |secret| tcp::SocketHello { session, secret, index: 0, sockets: 1 }.encode().to_vec();
+    for wrong in [hello([2; 32]), vec![0; tcp::HELLO_BYTES], hello([1; 32])[..40].to_vec()] {
         let mut socket = TcpStream::connect(addr).await.unwrap();
         tokio::io::AsyncWriteExt::write_all(&mut socket, &wrong).await.unwrap();
         // Hung up on, at the latest after the limit; never taken.
         assert!(matches!(timeout(PATIENT, socket.read_u8()).await, Ok(Err(_))));
     }
     let mut socket = TcpStream::connect(addr).await.unwrap();
-    tokio::io::AsyncWriteExt::write_all(&mut socket, &hello(&[1; 32])).await.unwrap();
-    assert_eq!(socket.read_u8().await.unwrap(), crate::transport::tcp::TAKEN);
-    assert!(expectation.socket().await.is_some());
+    tokio::io::AsyncWriteExt::write_all(&mut socket, &hello([1; 32])).await.unwrap();
+    assert_eq!(socket.read_u8().await.unwrap(), tcp::TAKEN);
+    assert!(expectation.sockets().await.is_some());
 }
 
 #[tokio::test]
 async fn asks_that_make_no_sense_are_not_sent() {
-    let sessions = Sessions::new(node("d", 2, 4), config(BOTH[1]));
+    let sessions = Sessions::new(node("d", 2, 4), config(EACH[1])).unwrap();
     let peer =
         PrefillPeer { node: "p".into(), control_addr: "127.0.0.1:1".into(), incarnation: Incarnation(1) };
     let error = sessions.handoff(&peer, ask(0, 8, 8), Box::new(Slot(None))).await.err();

@@ -12,7 +12,7 @@ use std::{
 
 use baton_protocol::{FrameHeader, KvSource, KvSpan};
 
-use super::{Closer, FrameSender, Link, PathError, probe::PROBE};
+use super::{Closer, FrameSender, Link, PathError};
 use crate::FaultsConfig;
 
 /// How long a silence goes on before somebody looks whether the path was closed.
@@ -59,9 +59,6 @@ pub fn sender(link: Link<dyn FrameSender>, config: FaultsConfig) -> Link<dyn Fra
 
 impl FrameSender for Faulty {
     fn send(&mut self, header: &FrameHeader, source: &Arc<dyn KvSource>) -> Result<(), PathError> {
-        if header.handoff == PROBE {
-            return self.end.send(header, source);
-        }
         self.frames += 1;
         if self.config.cut_after_frames.is_some_and(|limit| self.frames > limit) {
             return Err(PathError::Closed);

@@ -10,7 +10,7 @@ use std::{
 
 use baton_protocol::{FrameHeader, KvSource, KvSpan, SessionId};
 
-use super::{FrameReceiver, FrameSender, Link, PathError, Placement, faulty, inproc, tcp};
+use super::{Checksum, FrameReceiver, FrameSender, Link, PathError, Placement, faulty, inproc, shm, tcp};
 use crate::{
     FaultsConfig,
     testing::{Memory, SHAPE, header},
@@ -23,7 +23,7 @@ const PATIENT: Duration = Duration::from_secs(60);
 
 fn inproc_pair() -> Pair {
     let (addr, sender) = inproc::listen();
-    (sender, inproc::connect(&addr).unwrap())
+    (sender, inproc::connect(&addr, Checksum::Crc32c).unwrap())
 }
 
 fn sockets() -> (TcpStream, TcpStream) {
@@ -32,14 +32,36 @@ fn sockets() -> (TcpStream, TcpStream) {
     (near, listener.accept().unwrap().0)
 }
 
+fn tcp_link(near: TcpStream, stall: Duration) -> Link<dyn FrameSender> {
+    tcp::sender(vec![near.into()], stall).unwrap()
+}
+
+fn tcp_far(far: TcpStream, stall: Duration) -> Link<dyn FrameReceiver> {
+    tcp::receiver(vec![far.into()], Checksum::Crc32c, stall).unwrap()
+}
+
 fn tcp_pair() -> Pair {
     let (near, far) = sockets();
-    (tcp::sender(near, PATIENT).unwrap(), tcp::receiver(far, PATIENT).unwrap())
+    (tcp_link(near, PATIENT), tcp_far(far, PATIENT))
+}
+
+fn three_sockets() -> Pair {
+    let pairs = [sockets(), sockets(), sockets()].map(|(near, far)| (near.into(), far.into()));
+    let (near, far) = pairs.into_iter().unzip();
+    (tcp::sender(near, PATIENT).unwrap(), tcp::receiver(far, Checksum::Crc32c, PATIENT).unwrap())
+}
+
+fn shm_pair() -> Pair {
+    let fd = shm::map::create().unwrap();
+    let [near, far] = [(); 2].map(|()| shm::map::Map::new(&fd).unwrap());
+    (shm::sender(near, PATIENT), shm::receiver(far, Checksum::Crc32c, PATIENT))
 }
 
 fn each_transport(test: impl Fn(Pair)) {
     test(inproc_pair());
+    test(shm_pair());
     test(tcp_pair());
+    test(three_sockets());
 }
 
 /// One frame a token, all layers.
@@ -130,7 +152,7 @@ fn closing_wakes_both_ends() {
 #[test]
 fn a_peer_that_does_not_read_is_a_stall() {
     let (near, _far) = sockets();
-    let mut near = tcp::sender(near, Duration::from_millis(20)).unwrap();
+    let mut near = tcp_link(near, Duration::from_millis(20));
     let memory = Memory::computed(&SHAPE, 0..TOKENS);
     let (head, source): (_, Arc<dyn KvSource>) = (frames(&memory)[0].clone(), memory);
     let error = std::iter::repeat_with(|| near.end.send(&head, &source)).find_map(Result::err).unwrap();
@@ -140,7 +162,7 @@ fn a_peer_that_does_not_read_is_a_stall() {
 #[test]
 fn a_frame_that_stops_half_way_is_a_stall() {
     let (mut near, far) = sockets();
-    let mut far = tcp::receiver(far, Duration::from_millis(20)).unwrap();
+    let mut far = tcp_far(far, Duration::from_millis(20));
     let memory = Memory::computed(&SHAPE, 0..TOKENS);
     near.write_all(&frames(&memory)[0].encode()).unwrap();
     let error = far.end.recv(&mut |_| Placement::Discard).unwrap_err();
@@ -156,7 +178,7 @@ fn bytes_that_are_no_frame_end_the_path() {
     flipped[50] ^= 1;
     for bytes in [large.encode().to_vec(), flipped.to_vec(), vec![7; 200]] {
         let (mut near, far) = sockets();
-        let mut far = tcp::receiver(far, PATIENT).unwrap();
+        let mut far = tcp_far(far, PATIENT);
         near.write_all(&bytes).unwrap();
         let error = far.end.recv(&mut |_| panic!("placed")).unwrap_err();
         assert!(matches!(error, PathError::Header(_) | PathError::TooLarge { .. }), "{error}");
@@ -166,19 +188,22 @@ fn bytes_that_are_no_frame_end_the_path() {
 #[test]
 fn an_inproc_address_is_taken_once() {
     let (addr, sender) = inproc::listen();
-    assert!(inproc::connect(&addr).is_some());
-    assert!(inproc::connect(&addr).is_none());
+    assert!(inproc::connect(&addr, Checksum::Crc32c).is_some());
+    assert!(inproc::connect(&addr, Checksum::Crc32c).is_none());
     drop(sender);
     let (addr, sender) = inproc::listen();
     drop(sender);
-    assert!(inproc::connect(&addr).is_none(), "a sender that is gone is not found");
+    assert!(inproc::connect(&addr, Checksum::Crc32c).is_none(), "a sender that is gone is not found");
 }
 
 #[test]
 fn a_data_socket_says_who_it_is() {
-    let hello = tcp::encode_hello(SessionId(9), &[3; 32]);
-    assert_eq!(tcp::decode_hello(&hello), Some((SessionId(9), [3; 32])));
-    assert_eq!(tcp::decode_hello(&[0; tcp::HELLO_BYTES]), None);
+    let hello = tcp::SocketHello { session: SessionId(9), secret: [3; 32], index: 1, sockets: 2 };
+    assert_eq!(tcp::SocketHello::decode(&hello.encode()), Some(hello));
+    assert_eq!(tcp::SocketHello::decode(&[0; tcp::HELLO_BYTES]), None);
+    for (index, sockets) in [(2, 2), (0, 0), (0, tcp::MAX_SOCKETS + 1)] {
+        assert_eq!(tcp::SocketHello::decode(&tcp::SocketHello { index, sockets, ..hello }.encode()), None);
+    }
 }
 
 /// Sends all frames over a disturbed socket; what arrived, in order, until it closed.
@@ -243,4 +268,62 @@ fn closing_ends_a_silence() {
     let silent = thread::spawn(move || near.end.send(&head, &source).is_err());
     closer.close();
     assert!(silent.join().unwrap());
+}
+
+fn two_maps() -> [shm::map::Map; 2] {
+    let fd = shm::map::create().unwrap();
+    [(); 2].map(|()| shm::map::Map::new(&fd).unwrap())
+}
+
+#[test]
+fn nonsense_in_shared_memory_ends_the_path() {
+    use std::sync::atomic::Ordering::SeqCst;
+    let memory = Memory::computed(&SHAPE, 0..TOKENS);
+    let (head, source): (_, Arc<dyn KvSource>) = (frames(&memory)[0].clone(), memory);
+    // Words 0 and 4 are the places of the two ends.
+    for place in [shm::map::DATA_BYTES as u32 + 1, u32::MAX, 1 << 31] {
+        let [near, far] = two_maps();
+        near.word(0).store(place, SeqCst);
+        let mut far = shm::receiver(far, Checksum::Crc32c, PATIENT);
+        let error = far.end.recv(&mut |_| panic!("placed")).unwrap_err();
+        assert!(matches!(error, PathError::Unavailable { .. }), "{error}");
+        let [near, far] = two_maps();
+        far.word(4).store(place, SeqCst);
+        let mut near = shm::sender(near, PATIENT);
+        let error = std::iter::repeat_with(|| near.end.send(&head, &source)).find_map(Result::err).unwrap();
+        assert!(matches!(error, PathError::Unavailable { .. }), "{error}");
+    }
+    // A place that could be right, with bytes that are no frame.
+    let [near, far] = two_maps();
+    near.copy_in(0, &[7; 200]);
+    near.word(0).store(200, SeqCst);
+    let mut far = shm::receiver(far, Checksum::Crc32c, PATIENT);
+    assert!(matches!(far.end.recv(&mut |_| panic!("placed")), Err(PathError::Header(_))));
+}
+
+#[test]
+fn a_ring_that_stops_half_way_is_a_stall() {
+    let short = Duration::from_millis(20);
+    let memory = Memory::computed(&SHAPE, 0..TOKENS);
+    let (head, source): (_, Arc<dyn KvSource>) = (frames(&memory)[0].clone(), memory);
+    let [near, far] = two_maps();
+    near.copy_in(0, &head.encode());
+    near.word(0).store(80, std::sync::atomic::Ordering::SeqCst);
+    let mut far = shm::receiver(far, Checksum::Crc32c, short);
+    assert!(matches!(far.end.recv(&mut |_| Placement::Discard), Err(PathError::Stalled)));
+    let [near, _far] = two_maps();
+    let mut near = shm::sender(near, short);
+    let error = std::iter::repeat_with(|| near.end.send(&head, &source)).find_map(Result::err).unwrap();
+    assert!(matches!(error, PathError::Stalled), "{error}");
+}
+
+#[test]
+fn only_memory_that_cannot_shrink_is_mapped() {
+    use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+    let fd = memfd_create("other", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
+    ftruncate(&fd, shm::map::MAP_BYTES as u64).unwrap();
+    assert!(shm::map::Map::new(&fd).is_err(), "not sealed");
+    let ring = shm::map::create().unwrap();
+    assert!(ftruncate(&ring, 0).is_err());
+    assert!(shm::map::Map::new(std::fs::File::open("/dev/null").unwrap()).is_err());
 }

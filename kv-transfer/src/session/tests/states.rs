@@ -11,8 +11,9 @@ use super::*;
 use crate::{
     TransferMetrics,
     metrics::Side,
-    session::{receiving::Receiving, running::SessionState, sending::Sending},
+    session::{control::Inbox, receiving::Receiving, running::SessionState, sending::Sending},
     testing::handoff_id,
+    transport::{Checksum, offer::Terms},
 };
 
 const SESSION: SessionId = SessionId(40);
@@ -23,11 +24,21 @@ fn quiet() -> TransferConfig {
 
 fn receiving() -> (Arc<Receiving>, TransferMetrics) {
     let metrics = TransferMetrics::new(Side::Receiving);
-    (Receiving::new(SESSION, "p".into(), node("d", 2, 4), quiet(), metrics.clone()), metrics)
+    let parties = ("p".into(), node("d", 2, 4));
+    let receiving = Receiving::new(SESSION, parties, quiet(), path(), metrics.clone());
+    assert!(matches!(sent(&*receiving)[..], [Message::Chosen(_)]));
+    (receiving, metrics)
 }
 
 fn sending() -> Arc<Sending> {
-    Sending::new(SESSION, "d".into(), node("p", 1, 4), quiet(), TransferMetrics::new(Side::Sending))
+    let terms = Terms { session: SESSION, secret: [0; 32], checksum: Checksum::Crc32c, config: quiet() };
+    let parties = ("d".into(), node("p", 1, 4));
+    Sending::new(&terms, parties, path(), Inbox::new(SESSION), TransferMetrics::new(Side::Sending))
+}
+
+fn path() -> PathReport {
+    let tried = Tried { transport: TransportKind::Tcp, outcome: Ok(None) };
+    PathReport { transport: TransportKind::Tcp, tried: vec![tried], wanted: Wanted::Auto }
 }
 
 fn control(number: u64, message: Message) -> Control {
@@ -108,9 +119,9 @@ async fn reconciling_ends_orphans_and_nothing_younger() {
     let (mut known, mut orphan, mut young) = (open(0), open(1), open(2));
     sent(&*receiving);
     let theirs = HandoffId { leg: 9, ..handoff_id(0) };
-    // PREFILLs have the numbers 2, 3 and 4.
+    // PREFILLs have the numbers 3, 4 and 5.
     let ids = vec![handoff_id(0).into(), theirs.into()];
-    let reconcile = Message::Reconcile(wire::Reconcile { ids, up_to_number: 3 });
+    let reconcile = Message::Reconcile(wire::Reconcile { ids, up_to_number: 4 });
     receiving.control(control(2, reconcile), Instant::now()).unwrap();
     assert!(matches!(orphan.next().await, Some(HandoffEvent::Lost { .. })));
     assert_eq!(metrics.orphans(), 2);

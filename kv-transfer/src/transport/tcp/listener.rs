@@ -1,6 +1,6 @@
 //! The sending side's data listener: takes sockets that know a session's secret.
 
-use std::{collections::HashMap, hint::black_box, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use baton_protocol::SessionId;
 use baton_trust::Trust;
@@ -13,9 +13,10 @@ use tokio::{
     time::timeout,
 };
 
-use crate::transport::{
-    socket::{self, Socket},
-    tcp::{HELLO_BYTES, TAKEN, decode_hello},
+use super::{HELLO_BYTES, SocketHello, TAKEN};
+use crate::{
+    session::same_secret,
+    transport::socket::{self, Socket},
 };
 
 /// Sockets that have not yet said hello; more are closed at once.
@@ -24,7 +25,7 @@ const MAX_PENDING: usize = 64;
 /// After an accept that failed (no more file descriptors, say).
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Sessions that wait for their data socket.
+/// Sessions that wait for their data sockets.
 #[derive(Clone, Default)]
 pub struct Expected {
     table: Arc<Mutex<HashMap<SessionId, Seat>>>,
@@ -34,14 +35,16 @@ pub struct Expected {
 
 struct Seat {
     secret: [u8; 32],
-    socket: oneshot::Sender<Socket>,
+    /// As many as the first one says.
+    sockets: Vec<Option<Socket>>,
+    complete: oneshot::Sender<Vec<Socket>>,
 }
 
 /// A session's place in the table; dropping it gives the place up.
 pub struct Expectation {
     session: SessionId,
     table: Expected,
-    socket: oneshot::Receiver<Socket>,
+    complete: oneshot::Receiver<Vec<Socket>>,
 }
 
 /// Accepts sockets for ever.
@@ -68,12 +71,6 @@ pub async fn listen(listener: TcpListener, expected: Expected, limit: Duration) 
     }
 }
 
-/// Compares without telling by its time where the difference is.
-fn same_secret(a: &[u8; 32], b: &[u8; 32]) -> bool {
-    let difference = a.iter().zip(b).fold(0, |sum, (a, b)| black_box(sum | (a ^ b)));
-    black_box(difference) == 0
-}
-
 // === impl Expected ===
 
 impl Expected {
@@ -82,39 +79,52 @@ impl Expected {
         Self { table: Arc::default(), tls }
     }
 
-    /// A place for the socket of a session.
+    /// A place for the sockets of a session.
     pub fn expect(&self, session: SessionId, secret: [u8; 32]) -> Expectation {
-        let (socket, receiver) = oneshot::channel();
-        self.table.lock().insert(session, Seat { secret, socket });
-        Expectation { session, table: self.clone(), socket: receiver }
+        let (complete, receiver) = oneshot::channel();
+        self.table.lock().insert(session, Seat { secret, sockets: Vec::new(), complete });
+        Expectation { session, table: self.clone(), complete: receiver }
     }
 
     async fn take(&self, socket: TcpStream) -> std::io::Result<()> {
         let mut socket = socket::accept(socket, self.tls.as_ref()).await?;
         let mut hello = [0; HELLO_BYTES];
         socket.read_exact(&mut hello).await?;
-        let Some((session, secret)) = decode_hello(&hello) else { return Ok(()) };
-        let seat = {
-            let mut table = self.table.lock();
-            let known = table.get(&session).is_some_and(|seat| same_secret(&seat.secret, &secret));
-            if known { table.remove(&session) } else { None }
-        };
-        if let Some(seat) = seat {
+        let Some(hello) = SocketHello::decode(&hello) else { return Ok(()) };
+        let known = |seat: &Seat| same_secret(&seat.secret, &hello.secret);
+        if self.table.lock().get(&hello.session).is_some_and(known) {
             socket.write_all(&[TAKEN]).await?;
             socket.flush().await?;
-            // The session may have ended meanwhile; then the socket closes here.
-            let _ = seat.socket.send(Socket::from_opening(socket)?);
+            self.seat(hello, Socket::from_opening(socket)?);
         }
         Ok(())
+    }
+
+    /// Hands the session's sockets over when the last one is here.
+    fn seat(&self, hello: SocketHello, socket: Socket) {
+        let mut table = self.table.lock();
+        // The session may have ended meanwhile; then the socket closes here.
+        let Some(seat) = table.get_mut(&hello.session) else { return };
+        if seat.sockets.is_empty() {
+            seat.sockets.resize_with(usize::from(hello.sockets), || None);
+        }
+        if let Some(place) = seat.sockets.get_mut(usize::from(hello.index)) {
+            *place = Some(socket);
+        }
+        if seat.sockets.iter().all(Option::is_some)
+            && let Some(seat) = table.remove(&hello.session)
+        {
+            let _ = seat.complete.send(seat.sockets.into_iter().flatten().collect());
+        }
     }
 }
 
 // === impl Expectation ===
 
 impl Expectation {
-    /// Waits for the socket; none if the listener has gone.
-    pub async fn socket(&mut self) -> Option<Socket> {
-        (&mut self.socket).await.ok()
+    /// Waits for all sockets; none if the listener has gone.
+    pub async fn sockets(&mut self) -> Option<Vec<Socket>> {
+        (&mut self.complete).await.ok()
     }
 }
 

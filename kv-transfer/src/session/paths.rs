@@ -1,0 +1,273 @@
+//! Opening a session's data paths: every transport that both nodes have is
+//! opened and measured once, one after the other; the receiver keeps the
+//! fastest, or the one that was asked for, and says so.
+
+use baton_protocol::wire::{self, Control, control::Message};
+use tokio::{
+    task::{JoinSet, spawn_blocking},
+    time::timeout,
+};
+use tonic::Streaming;
+
+use super::control::Inbox;
+use crate::{
+    SessionError, TransportKind, Wanted,
+    transport::{
+        Closer, FrameReceiver, FrameSender, Link, PathError,
+        offer::{Listening, Terms, Transports},
+        probe,
+    },
+};
+
+/// How a session's data travels, and how the choice was made.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PathReport {
+    /// The transport in use.
+    pub transport: TransportKind,
+    /// Every transport that was tried.
+    pub tried: Vec<Tried>,
+    /// Which one this node was told to use.
+    pub wanted: Wanted,
+}
+
+/// What became of one transport while a session was opened.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tried {
+    /// Which.
+    pub transport: TransportKind,
+    /// Its bandwidth in bytes a second; none where nothing was measured. Or why it cannot be used.
+    pub outcome: Result<Option<f64>, String>,
+}
+
+/// Closes a path unless it is kept: wakes whoever works on it in another thread.
+struct CloseUnlessKept(Option<Closer>);
+
+/// Goes to every path of a WELCOME and keeps one. Times are limited by the caller.
+///
+/// # Errors
+/// Why none can be used.
+pub async fn connect(
+    transports: &Transports,
+    terms: &Terms,
+    welcome: &wire::Welcome,
+) -> Result<(Link<dyn FrameReceiver>, PathReport), String> {
+    let mut tried = Vec::new();
+    let mut open = Vec::new();
+    for path in &welcome.paths {
+        let kind = TransportKind::named(&path.kind).ok_or("a path of an unknown transport")?;
+        let outcome = match attempt(transports, terms, path).await {
+            Ok((link, measured)) => {
+                open.push((kind, link));
+                Ok(measured)
+            }
+            Err(error) => Err(error.to_string()),
+        };
+        tried.push(Tried { transport: kind, outcome });
+    }
+    let named = [transports.wanted().as_str(), &welcome.transport];
+    let kept = choose(&tried, named);
+    let mut chosen = None;
+    for (kind, link) in open {
+        if kept == Some(kind) {
+            chosen = Some((link, kind));
+        } else {
+            link.closer.close();
+        }
+    }
+    let Some((link, transport)) = chosen else {
+        let why = |tried: &Tried| {
+            tried.outcome.clone().err().map(|why| format!("{}: {why}", tried.transport.as_str()))
+        };
+        return Err(tried.iter().filter_map(why).collect::<Vec<_>>().join("; "));
+    };
+    Ok((link, PathReport { transport, tried, wanted: transports.wanted() }))
+}
+
+async fn attempt(
+    transports: &Transports,
+    terms: &Terms,
+    path: &wire::Path,
+) -> Result<(Link<dyn FrameReceiver>, Option<f64>), PathError> {
+    let mut link = transports.connect(path, terms).await?;
+    let guard = CloseUnlessKept::new(&link.closer);
+    let bytes = terms.config.probe_bytes();
+    let measured =
+        spawn_blocking(move || probe::measure(&mut *link.end, bytes).map(|rate| (link, rate))).await;
+    let measured = measured.map_err(|_| PathError::Closed)??;
+    guard.keep();
+    Ok(measured)
+}
+
+/// The one that somebody was told to use, this node first; else the fastest;
+/// else the first.
+fn choose(tried: &[Tried], named: [&str; 2]) -> Option<TransportKind> {
+    let usable = || tried.iter().filter(|tried| tried.outcome.is_ok());
+    let rate = |tried: &&Tried| tried.outcome.as_ref().ok().copied().flatten().unwrap_or(0.0);
+    let asked = named.iter().find_map(|name| usable().find(|tried| tried.transport.as_str() == *name));
+    // `max_by` takes the last of equals; the first is the nearest.
+    let fastest = usable().rev().max_by(|a, b| rate(a).total_cmp(&rate(b)));
+    asked.or(fastest).map(|tried| tried.transport)
+}
+
+/// Waits until the receiver has chosen a path; the others close. Gives back the
+/// stream's count of messages.
+///
+/// # Errors
+/// When the receiver does not choose in time, or something that is not open.
+pub async fn accept(
+    listening: Vec<Listening>,
+    terms: &Terms,
+    probe_bytes: u32,
+    wanted: Wanted,
+    inbound: &mut Streaming<Control>,
+) -> Result<(Link<dyn FrameSender>, PathReport, Inbox), SessionError> {
+    let mut opening = JoinSet::new();
+    for Listening { kind, rendezvous } in listening {
+        let checksum = terms.checksum;
+        opening.spawn(async move {
+            let mut link = rendezvous.accept().await?;
+            let guard = CloseUnlessKept::new(&link.closer);
+            let sent =
+                spawn_blocking(move || probe::send(&mut *link.end, probe_bytes, checksum).map(|()| link));
+            let link = sent.await.map_err(|_| PathError::Closed)??;
+            guard.keep();
+            Ok::<_, PathError>((kind, link))
+        });
+    }
+    let limit = terms.config.handshake_timeout();
+    let mut inbox = Inbox::new(terms.session);
+    let chosen =
+        timeout(limit, inbound.message()).await.map_err(|_| SessionError::down("no path was chosen"))?;
+    let control = chosen.map_err(|status| SessionError::down(status.message()))?;
+    let control = control.ok_or_else(|| SessionError::down("the decode node closed it"))?;
+    let Message::Chosen(chosen) = inbox.take(control)? else {
+        return Err(SessionError::down("no path was chosen"));
+    };
+    let report = PathReport::of(&chosen, wanted)?;
+    let kept = async {
+        let mut kept = None;
+        while kept.is_none()
+            && let Some(opened) = opening.join_next().await
+        {
+            kept = opened.ok().and_then(Result::ok).filter(|(kind, _)| *kind == report.transport);
+        }
+        kept
+    };
+    // The receiver has seen its last probe; at most the word of it is still on its way here.
+    let kept = timeout(limit, kept).await.ok().flatten();
+    let (_, link) = kept.ok_or_else(|| SessionError::down("the chosen path is not open"))?;
+    Ok((link, report, inbox))
+}
+
+// === impl PathReport ===
+
+impl PathReport {
+    fn of(chosen: &wire::Chosen, wanted: Wanted) -> Result<Self, SessionError> {
+        let named = |name| {
+            TransportKind::named(name).ok_or_else(|| SessionError::down("a path of an unknown transport"))
+        };
+        let tried = chosen.tried.iter().take(TransportKind::ALL.len()).map(|tried| {
+            let measured = (tried.bytes_per_second > 0.0).then_some(tried.bytes_per_second);
+            let outcome = if tried.failed.is_empty() { Ok(measured) } else { Err(tried.failed.clone()) };
+            Ok(Tried { transport: named(&tried.kind)?, outcome })
+        });
+        let tried = tried.collect::<Result<_, SessionError>>()?;
+        Ok(Self { transport: named(&chosen.kind)?, tried, wanted })
+    }
+
+    /// For the sender.
+    pub fn chosen(&self) -> wire::Chosen {
+        let tried = self.tried.iter().map(|tried| wire::Tried {
+            kind: tried.transport.as_str().to_owned(),
+            bytes_per_second: tried.outcome.as_ref().ok().copied().flatten().unwrap_or(0.0),
+            failed: tried.outcome.clone().err().unwrap_or_default(),
+        });
+        wire::Chosen { kind: self.transport.as_str().to_owned(), tried: tried.collect() }
+    }
+
+    /// What the path in use was measured to do, in bytes a second.
+    pub fn bandwidth(&self) -> Option<f64> {
+        self.tried.iter().find(|tried| tried.transport == self.transport)?.outcome.clone().ok().flatten()
+    }
+
+    /// If this node was told to use another transport: which, and why it is not in use.
+    pub fn fallback(&self) -> Option<String> {
+        let Wanted::Only(wanted) = self.wanted else { return None };
+        if wanted == self.transport {
+            return None;
+        }
+        let tried = self.tried.iter().find(|tried| tried.transport == wanted);
+        let why = match tried.map(|tried| &tried.outcome) {
+            None => "the peer does not have it, or not at the same place",
+            Some(Err(why)) => why,
+            Some(Ok(_)) => "the peer was told otherwise",
+        };
+        Some(format!("told to use {}, uses {}: {why}", wanted.as_str(), self.transport.as_str()))
+    }
+}
+
+// === impl CloseUnlessKept ===
+
+impl CloseUnlessKept {
+    fn new(closer: &Closer) -> Self {
+        Self(Some(closer.clone()))
+    }
+
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for CloseUnlessKept {
+    fn drop(&mut self) {
+        self.0.take().inspect(Closer::close);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use TransportKind::{Inproc, Shm, Tcp};
+
+    fn tried(outcomes: &[(TransportKind, Result<f64, &str>)]) -> Vec<Tried> {
+        let tried = |&(transport, outcome): &(_, Result<f64, &str>)| Tried {
+            transport,
+            outcome: outcome.map(|rate| (rate > 0.0).then_some(rate)).map_err(str::to_owned),
+        };
+        outcomes.iter().map(tried).collect()
+    }
+
+    #[test]
+    fn the_fastest_that_works_unless_somebody_asked() {
+        let all = tried(&[(Inproc, Err("gone")), (Shm, Ok(7.0)), (Tcp, Ok(9.0))]);
+        for (named, expected) in [
+            (["auto", "auto"], Tcp),
+            (["shm", "auto"], Shm),
+            (["auto", "shm"], Shm),
+            (["tcp", "shm"], Tcp),
+            (["inproc", "shm"], Shm),
+            (["inproc", "auto"], Tcp),
+        ] {
+            assert_eq!(choose(&all, named), Some(expected), "{named:?}");
+        }
+        let unmeasured = tried(&[(Shm, Ok(0.0)), (Tcp, Ok(0.0))]);
+        assert_eq!(choose(&unmeasured, ["auto", "auto"]), Some(Shm), "the nearest");
+        assert_eq!(choose(&tried(&[(Tcp, Err("no"))]), ["auto", "tcp"]), None);
+    }
+
+    #[test]
+    fn whoever_got_another_transport_than_told_says_why() {
+        let tried = tried(&[(Shm, Err("no room")), (Tcp, Ok(2.0))]);
+        let report = |wanted| PathReport { transport: Tcp, tried: tried.clone(), wanted };
+        assert_eq!((report(Wanted::Auto).fallback(), report(Wanted::Only(Tcp)).fallback()), (None, None));
+        let told = |kind| report(Wanted::Only(kind)).fallback().unwrap();
+        assert_eq!(told(Shm), "told to use shm, uses tcp: no room");
+        assert_eq!(
+            told(Inproc),
+            "told to use inproc, uses tcp: the peer does not have it, or not at the same place"
+        );
+        let survives = PathReport::of(&report(Wanted::Auto).chosen(), Wanted::Auto).unwrap();
+        assert_eq!(survives, report(Wanted::Auto));
+        assert_eq!(survives.bandwidth(), Some(2.0));
+    }
+}
