@@ -106,7 +106,7 @@ pub struct Bench {
 pub enum BenchKind {
     /// Prefill and decode rates of the engine alone, beside candle's dense f32 matmul in the same run.
     Engine(BenchEngine),
-    /// TCP handoff beside a plain TCP stream in the same run.
+    /// KV frames between two processes beside a plain TCP stream and beside copying, in the same run.
     Transfer(BenchTransfer),
     /// Exposed transfer as a share of time to first token, through the API.
     Handoff(BenchHandoff),
@@ -148,12 +148,31 @@ pub struct BenchEngine {
 /// `baton bench transfer`.
 #[derive(Debug, Args)]
 pub struct BenchTransfer {
-    /// MiB moved in each run.
-    #[arg(long, default_value_t = 512)]
+    /// Transports, by name.
+    #[arg(long, value_delimiter = ',', default_value = "tcp,shm")]
+    pub transport: Vec<String>,
+    /// Bytes of a block: powers of two, a row (4 KiB) to 64 MiB.
+    #[arg(long, value_delimiter = ',', default_value = "16384,65536,262144,1048576,4194304,16777216")]
+    pub block: Vec<usize>,
+    /// Blocks under way together.
+    #[arg(long, value_delimiter = ',', default_value = "1,64")]
+    pub at_once: Vec<usize>,
+    /// MiB moved in each run, at least two rounds.
+    #[arg(long, default_value_t = 256)]
     pub mib: usize,
     /// Interleaved pairs; the median ratio is shown.
     #[arg(long, default_value_t = 5)]
     pub runs: usize,
+    /// The process that receives; started by the one that sends.
+    #[arg(long, hide = true)]
+    pub peer: bool,
+}
+
+impl Default for BenchTransfer {
+    /// The size of a run in `bench check`.
+    fn default() -> Self {
+        Self { transport: Vec::new(), block: Vec::new(), at_once: Vec::new(), mib: 256, runs: 5, peer: false }
+    }
 }
 
 /// `baton bench handoff`.

@@ -14,8 +14,12 @@ pub mod start;
 pub mod transfer;
 
 use anyhow::{Result, ensure};
+use baton_kv_transfer::transport::Checksum;
 
 use crate::{args, terminal::say};
+
+/// What `bench check` moves: blocks of 1 MiB, 64 at once.
+const BLOCKS: (usize, usize) = (1 << 20, 64);
 
 /// The middle of a few runs.
 pub(crate) fn median(values: &[f64]) -> f64 {
@@ -36,7 +40,8 @@ pub(crate) fn shown(values: &[f64]) -> String {
 /// When a bench cannot run or a mark is missed.
 pub fn check(runtime: &tokio::runtime::Runtime) -> Result<()> {
     let engine = engine::measure(&args::Settings::default(), 3)?;
-    let transfer = transfer::measure(&args::BenchTransfer { mib: 256, runs: 5 })?;
+    let tcp = transfer::row("tcp", Checksum::Crc32c, BLOCKS, &args::BenchTransfer::default())?;
+    let shm = transfer::row("shm", Checksum::Crc32c, BLOCKS, &args::BenchTransfer::default())?;
     let handoff = runtime
         .block_on(handoff::measure(&args::BenchHandoff { settings: args::Settings::default(), runs: 3 }))?;
     let start = start::measure(&args::BenchStart { runs: 5 })?;
@@ -44,7 +49,8 @@ pub fn check(runtime: &tokio::runtime::Runtime) -> Result<()> {
     let server = server::measure(&eight)?;
     let marks = [
         ("prefill 512 over candle's dense f32 matmul", engine.prefill_over_candle, 1.0),
-        ("tcp handoff over a plain tcp stream", transfer.over_plain, 0.5),
+        ("tcp frames over a plain tcp stream that never sleeps", tcp.over_stream, 0.5),
+        ("shm frames over copying", shm.over_copy, 0.5),
         ("time to first token that is not exposed transfer, 512 tokens", 1.0 - handoff.exposed_share, 0.9),
         ("seconds allowed for start over seconds taken", 1.0 / start.median_seconds, 1.0),
         ("server over its engine, 8 clients", median(&server.over_engine), 0.9),

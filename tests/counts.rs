@@ -26,6 +26,9 @@ pub struct Counts {
     /// Seconds until every page of clients that left is back: the promise is
     /// 2, which a busy CI machine need not keep.
     pub clean_cancel_seconds: u64,
+    /// Handoffs of the soak test, most of them given up, over each transport.
+    #[allow(dead_code, reason = "the soak test of decode-node/ alone reads it")]
+    pub soak_handoffs: usize,
 }
 
 const CI: Counts = Counts {
@@ -40,6 +43,7 @@ const CI: Counts = Counts {
     stopped_seconds: 10,
     disconnects: 20,
     clean_cancel_seconds: 10,
+    soak_handoffs: 200,
 };
 
 const FULL: Counts = Counts {
@@ -54,6 +58,7 @@ const FULL: Counts = Counts {
     stopped_seconds: 10,
     disconnects: 200,
     clean_cancel_seconds: 2,
+    soak_handoffs: 10_000,
 };
 
 /// The numbers of this run.

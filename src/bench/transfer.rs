@@ -1,155 +1,139 @@
-//! KV frames over TCP, pages to pages with checksums, beside a plain TCP
-//! stream of the same bytes; pairs interleaved in one run.
+//! KV frames between two processes, pages to pages, beside what the machine
+//! allows in the same run: a plain TCP stream that never sleeps, and copying
+//! from memory to memory. Runs are interleaved, ratios are taken of each pair.
+//!
+//! - [`peer`]: the other process, which receives
+//! - [`road`]: a block's way in each form
 
-use std::{
-    io::{self, Read, Write},
-    net::{TcpListener, TcpStream},
-    ops::Range,
-    sync::Arc,
-    time::{Duration, Instant},
+pub mod peer;
+pub mod road;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use baton_kv_transfer::{TransportKind, transport::Checksum};
+
+use self::{
+    peer::Peer,
+    road::{BLOCK_STEP, Job, Memory, POOL_BYTES, Road},
 };
-
-use anyhow::{Context, Result, anyhow};
-use baton_engine::kv::{Hold, KvPool, PageSpan, PoolConfig};
-use baton_kv_transfer::transport::{FrameSender, Placement, tcp};
-use baton_protocol::{FrameHeader, HandoffId, KvDtype, KvShape, KvSink, KvSource, KvSpan, RequestId};
-
 use super::{median, shown};
 use crate::{args, terminal::say};
 
-/// What came out.
+/// What came out of one row, medians of the pairs.
 pub struct Measured {
-    /// Frames over plain stream, median of the pairs.
-    pub over_plain: f64,
+    /// Frames over a plain stream.
+    pub over_stream: f64,
+    /// Frames over copying.
+    pub over_copy: f64,
 }
 
-/// SmolLM2-135M's KV in bf16.
-const SHAPE: KvShape =
-    KvShape { layers: 30, kv_heads: 3, head_dim: 64, dtype: KvDtype::Bf16, page_tokens: 16 };
-/// Tokens of one handoff: 1,024 are 23.6 MB.
-const TOKENS: u32 = 1024;
-/// Layers of a frame: five are 3.9 MB.
-const FRAME_LAYERS: u32 = 5;
-const PLAIN_BLOCK: usize = 1 << 20;
-const STALL: Duration = Duration::from_secs(10);
+/// Rounds of one run, on this side.
+struct Run {
+    bytes: usize,
+    seconds: f64,
+    cpu_seconds: f64,
+    rounds: Vec<Duration>,
+}
 
-/// Prints the table.
+/// Prints the tables.
 ///
 /// # Errors
-/// When loopback sockets fail.
+/// When a transport is not in this build, or a path breaks.
 pub fn run(args: &args::BenchTransfer) -> Result<()> {
-    measure(args).map(drop)
-}
-
-/// Moves the bytes a few times each way.
-///
-/// # Errors
-/// When loopback sockets fail.
-pub fn measure(args: &args::BenchTransfer) -> Result<Measured> {
-    let handoff_bytes = SHAPE.token_bytes() * TOKENS as usize;
-    let handoffs = (args.mib << 20).div_ceil(handoff_bytes);
-    let (mut framed, mut plain) = (Vec::new(), Vec::new());
-    for _ in 0..args.runs.max(1) {
-        framed.push(frames(handoffs)?);
-        plain.push(stream(handoffs * handoff_bytes)?);
+    if args.peer {
+        return peer::serve();
     }
-    let ratios: Vec<f64> = framed.iter().zip(&plain).map(|(framed, plain)| framed / plain).collect();
     say(format_args!(
-        "tcp handoff frames, pages to pages, crc32c on both sides: {} MB/s\nplain tcp stream, one connection:                             {} MB/s\nratio of pairs: {:.2}",
-        shown(&framed),
-        shown(&plain),
-        median(&ratios)
+        "GB/s of {} runs; a round posts blocks and ends when the other process says that all have landed",
+        args.runs
     ));
-    Ok(Measured { over_plain: median(&ratios) })
-}
-
-/// A connected pair on loopback.
-fn pair() -> io::Result<(TcpStream, TcpStream)> {
-    let listener = TcpListener::bind("127.0.0.1:0")?;
-    let near = TcpStream::connect(listener.local_addr()?)?;
-    let far = listener.accept()?.0;
-    near.set_nodelay(true)?;
-    far.set_nodelay(true)?;
-    Ok((near, far))
-}
-
-/// Pages for one handoff, in a pool of their own.
-fn span(hold: Hold) -> Result<PageSpan> {
-    let pages = SHAPE.pages_for(TOKENS as usize);
-    let config = PoolConfig { pages, max_promised: pages, max_prefill: pages, max_decode: pages };
-    let pool = KvPool::new(SHAPE, config);
-    let pages = pool.allocate(pages).context("the pool is empty")?;
-    let pages = pages.into_iter().map(|page| page.into_hold(hold)).collect();
-    Ok(PageSpan::new(pool, pages, 0, TOKENS))
-}
-
-/// MB/s of `handoffs` handoffs, frame by frame.
-fn frames(handoffs: usize) -> Result<f64> {
-    let (near, far) = pair()?;
-    let source: Arc<dyn KvSource> = Arc::new(span(Hold::Sending)?);
-    let sink: Arc<dyn KvSink> = Arc::new(span(Hold::Receiving)?);
-    let mut sender = tcp::sender(near, STALL)?.end;
-    let mut receiver = tcp::receiver(far, STALL)?.end;
-    let per_handoff = SHAPE.layers.div_ceil(FRAME_LAYERS) as usize;
-    let started = Instant::now();
-    std::thread::scope(|scope| -> Result<()> {
-        let receiving = scope.spawn(move || -> Result<()> {
-            for _ in 0..handoffs * per_handoff {
-                let received = receiver.recv(&mut |_| Placement::Land(Arc::clone(&sink)))?;
-                received.intact.then_some(()).context("a frame arrived damaged")?;
+    for name in &args.transport {
+        for checksum in [Checksum::Crc32c, Checksum::None] {
+            say(format_args!("\n{name}, checksum {}", checksum.as_str()));
+            for &block in &args.block {
+                for &at_once in &args.at_once {
+                    row(name, checksum, (block, at_once), args)?;
+                }
             }
-            Ok(())
-        });
-        for handoff in 0..handoffs {
-            send_all(&mut *sender, &source, handoff as u32)?;
         }
-        receiving.join().map_err(|_| anyhow!("the receiver panicked"))?
-    })?;
-    Ok((handoffs * SHAPE.token_bytes() * TOKENS as usize) as f64 / 1e6 / started.elapsed().as_secs_f64())
-}
-
-fn send_all(sender: &mut dyn FrameSender, source: &Arc<dyn KvSource>, leg: u32) -> Result<()> {
-    for (seq, first) in (0..SHAPE.layers).step_by(FRAME_LAYERS as usize).enumerate() {
-        let layers: Range<u32> = first..(first + FRAME_LAYERS).min(SHAPE.layers);
-        let span = KvSpan { layers, tokens: 0..TOKENS };
-        let crc = baton_kv_transfer::transport::checksum(&**source, &span)?;
-        let header = FrameHeader {
-            handoff: HandoffId { request: RequestId(1), attempt: 0, leg },
-            seq: seq as u32,
-            heads: (0, SHAPE.kv_heads as u16),
-            bytes: SHAPE.span_bytes(&span) as u32,
-            crc,
-            span,
-        };
-        sender.send(&header, source)?;
     }
     Ok(())
 }
 
-/// MB/s of a plain stream of as many bytes, read to a buffer and dropped.
-fn stream(bytes: usize) -> Result<f64> {
-    let (mut near, mut far) = pair()?;
-    let started = Instant::now();
-    std::thread::scope(|scope| -> Result<()> {
-        let receiving = scope.spawn(move || -> io::Result<()> {
-            let mut block = vec![0; PLAIN_BLOCK];
-            let mut left = bytes;
-            while left > 0 {
-                let size = left.min(PLAIN_BLOCK);
-                far.read_exact(&mut block[..size])?;
-                left -= size;
-            }
-            Ok(())
-        });
-        let block = vec![1; PLAIN_BLOCK];
-        let mut left = bytes;
-        while left > 0 {
-            let size = left.min(PLAIN_BLOCK);
-            near.write_all(&block[..size])?;
-            left -= size;
+/// One row of the table: frames, stream and copy take turns.
+///
+/// # Errors
+/// When a transport is not in this build, or a path breaks.
+pub fn row(
+    transport: &str,
+    checksum: Checksum,
+    (block, at_once): (usize, usize),
+    args: &args::BenchTransfer,
+) -> Result<Measured> {
+    let known =
+        TransportKind::named(transport).with_context(|| format!("unknown transport {transport:?}"))?;
+    ensure!(
+        road::fits(block),
+        "blocks are powers of two from {BLOCK_STEP} to {POOL_BYTES} bytes, not {block}"
+    );
+    let rounds = (args.mib << 20).div_ceil(block * at_once).max(2);
+    let job = |road| Job { road, checksum: checksum == Checksum::Crc32c, block, at_once, rounds };
+    let mut peer = Peer::start()?;
+    let memory = Memory::new()?;
+    let roads = [Road::Frames(known.as_str().to_owned()), Road::Stream, Road::Copy];
+    let mut runs: [Vec<Run>; 3] = Default::default();
+    for _ in 0..args.runs.max(1) {
+        for (road, runs) in roads.iter().zip(&mut runs) {
+            runs.push(peer.run(&memory, &job(road.clone()))?);
         }
-        receiving.join().map_err(|_| anyhow!("the receiver panicked"))??;
-        Ok(())
-    })?;
-    Ok(bytes as f64 / 1e6 / started.elapsed().as_secs_f64())
+    }
+    let [frames, stream, copy] = runs.each_ref().map(|runs| runs.iter().map(Run::rate).collect::<Vec<_>>());
+    let ratio = |yardstick: &[f64]| {
+        median(&frames.iter().zip(yardstick).map(|(frames, other)| frames / other).collect::<Vec<_>>())
+    };
+    let measured = Measured { over_stream: ratio(&stream), over_copy: ratio(&copy) };
+    let mut times: Vec<Duration> = runs[0].iter().flat_map(|run| run.rounds.iter().copied()).collect();
+    times.sort_unstable();
+    let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e6;
+    let cpu = median(&runs[0].iter().map(Run::cpu_per_gb).collect::<Vec<_>>());
+    say(format_args!(
+        "{:>6} KiB x {at_once:<2} {} | round p50 {:.1} us, p99 {:.1} us | {cpu:.3} CPU s/GB | stream {:.2}, copy {:.2} | over stream {:.2}, over copy {:.2}",
+        block >> 10,
+        shown(&frames),
+        at(0.5),
+        at(0.99),
+        median(&stream),
+        median(&copy),
+        measured.over_stream,
+        measured.over_copy
+    ));
+    Ok(measured)
+}
+
+// === impl Run ===
+
+impl Run {
+    /// Times `rounds` rounds; the peer's processor time is added by the caller.
+    fn of(rounds: usize, bytes: usize, mut round: impl FnMut() -> Result<()>) -> Result<Self> {
+        // One round nobody counts: first touches, first wake-ups.
+        round()?;
+        let (cpu, begun) = (road::cpu_seconds(), Instant::now());
+        let mut times = Vec::with_capacity(rounds);
+        for _ in 0..rounds {
+            let begun = Instant::now();
+            round()?;
+            times.push(begun.elapsed());
+        }
+        let seconds = begun.elapsed().as_secs_f64();
+        Ok(Self { bytes: bytes * rounds, seconds, cpu_seconds: road::cpu_seconds() - cpu, rounds: times })
+    }
+
+    fn rate(&self) -> f64 {
+        self.bytes as f64 / 1e9 / self.seconds
+    }
+
+    fn cpu_per_gb(&self) -> f64 {
+        self.cpu_seconds / (self.bytes as f64 / 1e9)
+    }
 }

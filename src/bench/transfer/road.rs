@@ -1,0 +1,252 @@
+//! A block's way between two processes: as frames over a transport, as a plain
+//! TCP stream, or copied within one process. Each way moves the same bytes out
+//! of 64 MiB and into 64 MiB.
+
+use std::{
+    io::{self, Read, Write},
+    net::TcpStream,
+    sync::Arc,
+};
+
+use anyhow::{Context, Result, ensure};
+use baton_engine::kv::{Hold, KvPool, PageSpan, PoolConfig};
+use baton_kv_transfer::{
+    TransferConfig, TransportKind, Wanted,
+    handoff::plan,
+    metrics::Side,
+    transport::{
+        Checksum, FrameReceiver, FrameSender, Link, Placement,
+        offer::{Listening, Terms, Transports},
+    },
+};
+use baton_protocol::{
+    FrameHeader, HandoffId, KvDtype, KvShape, KvSink, KvSource, KvSpan, RequestId, SessionId, wire::Path,
+};
+use baton_trust::Trust;
+use serde::{Deserialize, Serialize};
+
+/// Sixteen layers of Llama-3.1-8B's KV in bf16: a row has 4 KiB, a piece of memory (a page's layer) 64.
+const SHAPE: KvShape =
+    KvShape { layers: 16, kv_heads: 8, head_dim: 128, dtype: KvDtype::Bf16, page_tokens: 16 };
+const TOKENS: u32 = 1024;
+
+/// Memory that blocks come from, and as much where they land.
+pub const POOL_BYTES: usize = 64 << 20;
+
+/// Smallest block: a row.
+pub const BLOCK_STEP: usize = 4 << 10;
+
+/// What answers a round: a frame of four bytes.
+const ANSWER: KvShape = KvShape { layers: 1, kv_heads: 1, head_dim: 1, dtype: KvDtype::Bf16, page_tokens: 1 };
+
+/// One run, as both processes know it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Job {
+    /// How.
+    pub road: Road,
+    /// crc32c, or nothing.
+    pub checksum: bool,
+    /// Bytes.
+    pub block: usize,
+    /// Blocks of a round.
+    pub at_once: usize,
+    /// Rounds that count; one before them does not.
+    pub rounds: usize,
+}
+
+/// How blocks travel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Road {
+    /// Over the transport of that name.
+    Frames(String),
+    /// Written to a socket and read from it, nobody ever sleeping.
+    Stream,
+    /// From memory to memory of one process.
+    Copy,
+}
+
+/// Pages of one side, or plain memory of the same size.
+pub struct Memory {
+    pages: Arc<PageSpan>,
+    /// For streams and copies.
+    pub plain: Vec<u8>,
+}
+
+/// Both directions of one session.
+pub struct Ends {
+    sender: Link<dyn FrameSender>,
+    receiver: Link<dyn FrameReceiver>,
+    terms: Terms,
+    answer: Arc<PageSpan>,
+}
+
+/// Blocks that the pool divides into.
+pub fn fits(block: usize) -> bool {
+    block.is_power_of_two() && (BLOCK_STEP..=POOL_BYTES).contains(&block)
+}
+
+/// Processor time of this process so far.
+pub fn cpu_seconds() -> f64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
+}
+
+fn pages(shape: &KvShape, tokens: u32) -> Result<PageSpan> {
+    let count = shape.pages_for(tokens as usize);
+    let config = PoolConfig { pages: count, max_promised: count, max_prefill: count, max_decode: count };
+    let pool = KvPool::new(shape.clone(), config);
+    let pages = pool.allocate(count).context("the pool is empty")?;
+    let pages = pages.into_iter().map(|page| page.into_hold(Hold::Receiving)).collect();
+    Ok(PageSpan::new(pool, pages, 0, tokens))
+}
+
+/// Frames of the block at `place`, counted round and round.
+fn frames(block: usize, place: usize) -> Vec<KvSpan> {
+    let layer_bytes = SHAPE.row_bytes() * TOKENS as usize;
+    let at = place * block % POOL_BYTES;
+    let first = (at / layer_bytes) as u32;
+    let token = (at % layer_bytes / SHAPE.row_bytes()) as u32;
+    let tokens = token..token + (block.min(layer_bytes) / SHAPE.row_bytes()) as u32;
+    let layers = first..first + block.div_ceil(layer_bytes) as u32;
+    plan::cut(&KvSpan { layers, tokens }, &SHAPE, TransferConfig::default().frame_bytes)
+}
+
+fn header(shape: &KvShape, seq: u32, span: KvSpan, crc: u32) -> FrameHeader {
+    FrameHeader {
+        handoff: HandoffId { request: RequestId(1), attempt: 0, leg: 0 },
+        seq,
+        heads: (0, shape.kv_heads as u16),
+        bytes: shape.span_bytes(&span) as u32,
+        crc,
+        span,
+    }
+}
+
+// === impl Job ===
+
+impl Job {
+    fn checksum(&self) -> Checksum {
+        if self.checksum { Checksum::Crc32c } else { Checksum::None }
+    }
+
+    /// Bytes of a round.
+    pub fn bytes(&self) -> usize {
+        self.block * self.at_once
+    }
+
+    fn config(name: &str) -> Result<TransferConfig> {
+        let kind = TransportKind::named(name).with_context(|| format!("unknown transport {name:?}"))?;
+        Ok(TransferConfig { transport: Wanted::Only(kind), ..TransferConfig::default() })
+    }
+
+    /// What both ends of a path know.
+    pub fn terms(&self, name: &str, secret: [u8; 32]) -> Result<Terms> {
+        Ok(Terms { session: SessionId(1), secret, checksum: self.checksum(), config: Self::config(name)? })
+    }
+
+    /// Makes a path; where it is, and the transports that keep it there.
+    pub fn listen(name: &str, terms: &Terms) -> Result<(Transports, String, Listening)> {
+        let kind = TransportKind::named(name).context("unknown transport")?;
+        let transports = Transports::new(&Self::config(name)?, &Trust::none(), Side::Sending)?;
+        let (mut paths, mut listening) = transports.listen(&[kind], terms);
+        let path = paths.pop().context("no path")?;
+        ensure!(path.failed.is_empty(), "{name}: {}", path.failed);
+        Ok((transports, path.addr, listening.pop().context("no path")?))
+    }
+
+    /// Goes to the peer's path.
+    pub async fn connect(name: &str, terms: &Terms, addr: String) -> Result<Link<dyn FrameReceiver>> {
+        let transports = Transports::new(&Self::config(name)?, &Trust::none(), Side::Receiving)?;
+        let path = Path { kind: name.to_owned(), addr, failed: String::new() };
+        Ok(transports.connect(&path, terms).await?)
+    }
+}
+
+// === impl Memory ===
+
+impl Memory {
+    /// All of it touched.
+    ///
+    /// # Errors
+    /// Never: its own pool has room.
+    pub fn new() -> Result<Self> {
+        let pages = pages(&SHAPE, TOKENS)?;
+        for block in 0..16 {
+            let span = &frames(POOL_BYTES / 16, block);
+            for span in span {
+                pages.write(span, &mut |pieces| {
+                    pieces.iter_mut().for_each(|piece| piece.fill(block as u8 + 1));
+                    Ok(())
+                })?;
+            }
+        }
+        Ok(Self { pages: Arc::new(pages), plain: vec![1; POOL_BYTES] })
+    }
+}
+
+// === impl Ends ===
+
+impl Ends {
+    /// Both directions are open.
+    pub fn new(
+        sender: Link<dyn FrameSender>,
+        receiver: Link<dyn FrameReceiver>,
+        terms: Terms,
+    ) -> Result<Self> {
+        Ok(Self { sender, receiver, terms, answer: Arc::new(pages(&ANSWER, 1)?) })
+    }
+
+    /// A round of the sending process, whose blocks begin at `place`.
+    pub fn post(&mut self, memory: &Memory, job: &Job, place: usize) -> Result<()> {
+        let source: Arc<dyn KvSource> = memory.pages.clone();
+        for each in 0..job.at_once {
+            for (seq, span) in frames(job.block, place + each).into_iter().enumerate() {
+                let crc = self.terms.checksum.of(&*source, &span)?;
+                self.sender.end.send(&header(&SHAPE, seq as u32, span, crc), &source)?;
+            }
+        }
+        let answer = self.receiver.end.recv(&mut |_| Placement::Discard)?;
+        ensure!(answer.intact, "the answer arrived damaged");
+        Ok(())
+    }
+
+    /// A round of the receiving process.
+    pub fn take(&mut self, memory: &Memory, job: &Job) -> Result<()> {
+        let sink: Arc<dyn KvSink> = memory.pages.clone();
+        let count = frames(job.block, 0).len() * job.at_once;
+        for _ in 0..count {
+            let received = self.receiver.end.recv(&mut |_| Placement::Land(sink.clone()))?;
+            ensure!(received.intact, "a frame arrived damaged");
+        }
+        let (source, span): (Arc<dyn KvSource>, _) =
+            (self.answer.clone(), KvSpan { layers: 0..1, tokens: 0..1 });
+        let crc = self.terms.checksum.of(&*source, &span)?;
+        self.sender.end.send(&header(&ANSWER, 0, span, crc), &source)?;
+        Ok(())
+    }
+}
+
+/// Writes all bytes, trying again at once where the socket has no room.
+pub fn write_spinning(socket: &mut TcpStream, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match socket.write(bytes) {
+            Ok(written) => bytes = &bytes[written..],
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::hint::spin_loop(),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Fills `bytes`, trying again at once where the socket has none.
+pub fn read_spinning(socket: &mut TcpStream, mut bytes: &mut [u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match socket.read(bytes) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(read) => bytes = &mut bytes[read..],
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::hint::spin_loop(),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
