@@ -10,7 +10,7 @@ use std::sync::Arc;
 use baton_protocol::KvShape;
 
 use crate::{
-    batch::{Batch, Draw, Logits, Rows, Source},
+    batch::{Batch, BatchSequence, Draw, Logits, Rows, Shape, Source},
     kv::KvStore,
     sampler,
 };
@@ -61,8 +61,10 @@ pub trait Backend: Send {
         layer_done: &mut dyn FnMut(usize),
     ) -> Result<Logits, BackendError>;
 
-    /// Whether it draws tokens like this itself. All draw the likeliest.
-    fn draws(&self, draw: &Draw) -> bool {
+    /// Whether it draws tokens like this itself, from rows that it shapes before. All draw
+    /// the likeliest.
+    fn draws(&self, draw: &Draw, shape: Option<&Shape<'_>>) -> bool {
+        let _ = shape;
         draw.temperature <= 0.0
     }
 
@@ -73,11 +75,12 @@ pub trait Backend: Send {
     /// As [`forward`](Self::forward).
     fn draw(&mut self, batch: &Batch<'_>, layer_done: &mut dyn FnMut(usize)) -> Result<Rows, BackendError> {
         let logits = self.forward(batch, layer_done)?;
-        let source = |(index, row)| match batch.draw(index) {
-            Some(_) => Source::Token(sampler::greatest(row)),
+        let source = |(index, (row, sequence))| match batch.draw(index) {
+            Some(_) => Source::Token(likeliest(row, sequence, batch.shape(index))),
             None => Source::Row(index),
         };
-        Ok(Rows { sources: logits.rows().enumerate().map(source).collect(), logits })
+        let rows = logits.rows().zip(batch.wanted());
+        Ok(Rows { sources: rows.enumerate().map(source).collect(), logits })
     }
 
     /// Whether it takes steps with [`enqueue`](Self::enqueue): one may be under way while the next is made.
@@ -105,6 +108,15 @@ pub trait Backend: Send {
     fn collect(&mut self) -> Result<Vec<Option<u32>>, BackendError> {
         Err(BackendError::Device("no step is under way".to_owned()))
     }
+}
+
+/// The likeliest token of a row, once it is shaped.
+fn likeliest(row: &[f32], sequence: &BatchSequence<'_>, shape: Option<&Shape<'_>>) -> Option<u32> {
+    let Some(shape) = shape else { return sampler::greatest(row) };
+    let &Shape { sampling, prompt_tokens, ref mask, .. } = shape;
+    let tokens = &sequence.tokens[..sequence.end];
+    let draw = sampler::Draw { sampling, choice: 0, tokens, prompt_tokens, mask: mask.as_deref() };
+    sampler::greatest(sampler::shaped(row, &draw).as_deref().unwrap_or(row))
 }
 
 /// A step that could not be computed.

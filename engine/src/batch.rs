@@ -1,7 +1,9 @@
 //! Input and output of one step, plain data.
 
+use std::sync::Arc;
+
 pub use baton_kernels::Draw;
-use baton_protocol::KvShape;
+use baton_protocol::{KvShape, Sampling};
 
 use crate::{backend::BackendError, kv::PageId};
 
@@ -13,6 +15,22 @@ pub struct Batch<'a> {
     /// How the backend draws for each sequence that wants logits, or that its row is wanted
     /// instead. Empty: the likeliest of each.
     pub draws: Vec<Option<Draw>>,
+    /// What the backend does to each of these rows of logits before it draws. Empty: nothing.
+    pub shapes: Vec<Option<Shape<'a>>>,
+}
+
+/// What is done to a row of logits before a token is drawn from it.
+#[derive(Clone, Debug)]
+pub struct Shape<'a> {
+    /// Whose tokens: another number for every sequence of an engine. Tokens that a
+    /// sequence has are never changed.
+    pub sequence: (u64, u32),
+    /// Biases, and penalties of the sequence's tokens.
+    pub sampling: &'a Sampling,
+    /// How many of these are the prompt.
+    pub prompt_tokens: usize,
+    /// Tokens that may be drawn, if not all: bit `token % 32` of word `token / 32`.
+    pub mask: Option<Arc<[u32]>>,
 }
 
 /// The new tokens of one sequence.
@@ -93,7 +111,17 @@ impl Rows {
 impl<'a> Batch<'a> {
     /// A batch of which the likeliest tokens are wanted, or logits.
     pub fn new(sequences: Vec<BatchSequence<'a>>) -> Self {
-        Self { sequences, draws: Vec::new() }
+        Self { sequences, draws: Vec::new(), shapes: Vec::new() }
+    }
+
+    /// What is done to the logits of the `index`-th sequence that wants some.
+    pub fn shape(&self, index: usize) -> Option<&Shape<'a>> {
+        self.shapes.get(index)?.as_ref()
+    }
+
+    /// The sequences that want logits, in order.
+    pub fn wanted(&self) -> impl Iterator<Item = &BatchSequence<'a>> {
+        self.sequences.iter().filter(|sequence| sequence.wants_logits)
     }
 
     /// How the backend draws for the `index`-th sequence that wants logits, if it does.

@@ -17,7 +17,7 @@ use baton_protocol::{ErrorCode, Failure};
 use crate::{
     ChoiceSpec, EngineConfig, EngineError, EngineHandle, EngineMetrics, SequenceEvent,
     backend::{Backend, BackendError},
-    batch::{Draw, Row, Rows},
+    batch::{Row, Rows},
     kv::KvPool,
     scheduler::{Chunk, Plan, Scheduler},
     sequence::{Sequence, spec::Limits},
@@ -68,7 +68,8 @@ impl Engine {
         let layer_groups = config.scheduler.layer_groups.clamp(1, shape.layers.max(1));
         let metrics = EngineMetrics::new(&pool);
         let scheduler = Scheduler::new(config.scheduler.clone(), Arc::clone(&pool), metrics.clone());
-        let rules = Rules { eos_tokens: config.eos_tokens, metrics: metrics.clone() };
+        let vocab_tokens = backend.vocab_tokens();
+        let rules = Rules { eos_tokens: config.eos_tokens, vocab_tokens, metrics: metrics.clone() };
         let steps = if backend.runs_ahead() { 2 } else { 1 };
         let shared = Arc::new(Shared::new(Arc::clone(&pool), metrics, limits, &config.scheduler, steps));
         let ahead = Ahead::default();
@@ -164,20 +165,8 @@ impl Engine {
                 sequence.origin.emit(SequenceEvent::Computed { layers: layers.clone(), tokens });
             }
         };
-        batch.draws = self.draws(plan);
+        (batch.draws, batch.shapes) = self.rules.on_backend(&*self.backend, self.scheduler.planned(plan));
         self.backend.draw(&batch, &mut layer_done)
-    }
-
-    /// How the backend draws for those of the plan that want it, if it can. What decides is
-    /// the request alone: its tokens do not depend on who else is in the step.
-    fn draws(&self, plan: &Plan) -> Vec<Option<Draw>> {
-        let wanting = self.scheduler.planned(plan).filter(|(chunk, _)| chunk.wants_logits);
-        let draw = |(_, sequence): (&Chunk, &Sequence)| {
-            let draw = self.rules.plain(sequence).filter(|draw| self.backend.draws(draw))?;
-            // Several choices draw differently from one row, unless it is the likeliest.
-            (sequence.choices.len() <= 1 || draw == Draw::LIKELIEST).then_some(draw)
-        };
-        wanting.map(draw).collect()
     }
 
     /// Books what was computed, draws tokens, and lets sequences part or end.

@@ -1,11 +1,16 @@
 //! Logits to a token. Pure: the same logits, history, seed, choice and
 //! position give the same token on every node.
+//!
+//! - `shape`: what is done to logits first: biases, penalties, masks
 
-use std::{cmp::Ordering, collections::HashMap};
+mod shape;
+
+use std::cmp::Ordering;
 
 use baton_protocol::{Sampling, TopLogprob};
 
 use crate::batch;
+pub(crate) use shape::{History, is_shaping};
 
 /// Logits that are compared or added at a time, and those of which the best is searched.
 const LANES: usize = 16;
@@ -22,18 +27,18 @@ pub struct Draw<'a> {
     pub tokens: &'a [u32],
     /// How many of them are the prompt.
     pub prompt_tokens: usize,
-    /// Tokens that must not be drawn now (stop tokens before `min_tokens`).
-    pub banned: &'a [u32],
+    /// Tokens that may be drawn, if not all: bit `token % 32` of word `token / 32`.
+    pub mask: Option<&'a [u32]>,
 }
 
 /// Draws the next token. None when no token can be drawn: the model returned
 /// no usable logit.
 ///
-/// Order: logit bias, penalties, temperature, top-k, top-p, min-p, draw. Ties
-/// go to the lowest id.
+/// Order: logit bias, penalties, mask, temperature, top-k, top-p, min-p, draw.
+/// Ties go to the lowest id.
 pub fn draw(logits: &[f32], draw: &Draw<'_>) -> Option<u32> {
     let sampling = draw.sampling;
-    let shaped = is_shaped(draw).then(|| shaped(logits, draw));
+    let shaped = shaped(logits, draw);
     let logits = shaped.as_deref().unwrap_or(logits);
     let best = greatest(logits)?;
     if sampling.temperature <= 0.0 {
@@ -48,7 +53,7 @@ pub fn draw(logits: &[f32], draw: &Draw<'_>) -> Option<u32> {
     if is_filtered { pick(&candidates(&weights, sampling), uniform) } else { pick_any(&weights, uniform) }
 }
 
-/// What a backend needs for a draw without bias, penalties and bans.
+/// What a backend needs for a draw, besides its [`Shape`](batch::Shape).
 pub(crate) fn plain(sampling: &Sampling, choice: u32, position: u64) -> batch::Draw {
     if sampling.temperature <= 0.0 {
         return batch::Draw::LIKELIEST;
@@ -87,57 +92,20 @@ fn usable(logit: f32) -> f32 {
     if logit.is_nan() { f32::NEG_INFINITY } else { logit.min(f32::MAX) }
 }
 
-fn has_penalties(sampling: &Sampling) -> bool {
-    sampling.repetition_penalty != 1.0
-        || sampling.presence_penalty != 0.0
-        || sampling.frequency_penalty != 0.0
-}
-
-/// Whether the draw is not from the logits as they are.
-fn is_shaped(draw: &Draw<'_>) -> bool {
-    !draw.sampling.logit_bias.is_empty() || !draw.banned.is_empty() || has_penalties(draw.sampling)
-}
-
-/// The logits after bias, bans and penalties.
-fn shaped(logits: &[f32], draw: &Draw<'_>) -> Vec<f32> {
-    let sampling = draw.sampling;
+/// The logits that a token is drawn from, where they are not those of the model.
+pub(crate) fn shaped(logits: &[f32], draw: &Draw<'_>) -> Option<Vec<f32>> {
+    let is_shaping = is_shaping(draw.sampling);
+    if !is_shaping && draw.mask.is_none() {
+        return None;
+    }
     let mut logits: Vec<f32> = logits.iter().map(|&logit| usable(logit)).collect();
-    for entry in &sampling.logit_bias {
-        if let Some(logit) = logits.get_mut(entry.token as usize) {
-            *logit += entry.bias;
-        }
+    if is_shaping {
+        History::of(draw.sampling, draw.tokens, draw.prompt_tokens).shape(draw.sampling, &mut logits);
     }
-    for &token in draw.banned {
-        if let Some(logit) = logits.get_mut(token as usize) {
-            *logit = f32::NEG_INFINITY;
-        }
+    if let Some(mask) = draw.mask {
+        shape::forbid(mask, &mut logits);
     }
-    if has_penalties(sampling) {
-        penalize(&mut logits, draw);
-    }
-    logits
-}
-
-/// Makes tokens that were there before less likely.
-fn penalize(logits: &mut [f32], draw: &Draw<'_>) {
-    let sampling = draw.sampling;
-    // How often each token seen so far is in the answer.
-    let mut seen: HashMap<u32, u32> =
-        draw.tokens[..draw.prompt_tokens].iter().map(|&token| (token, 0)).collect();
-    for &token in &draw.tokens[draw.prompt_tokens..] {
-        *seen.entry(token).or_default() += 1;
-    }
-    for (token, times) in seen {
-        let Some(logit) = logits.get_mut(token as usize) else { continue };
-        *logit = if *logit > 0.0 {
-            *logit / sampling.repetition_penalty
-        } else {
-            *logit * sampling.repetition_penalty
-        };
-        if times > 0 {
-            *logit -= sampling.presence_penalty + sampling.frequency_penalty * times as f32;
-        }
-    }
+    Some(logits)
 }
 
 /// The lowest id of the greatest logit that is [`usable`]. A row is read once,

@@ -7,7 +7,7 @@
 //! - [`gemv`], and [`narrow`] on Hopper: products with few rows, limited by reading
 //!   weights once; [`gemm`]: the others, through cuBLASLt.
 //! - [`attention`]: over pages, of one new token a sequence or many.
-//! - [`mod@sample`], [`random`]: tokens from logits, and made-up weights.
+//! - [`mod@shape`], [`mod@sample`]: tokens from logits; [`random`]: made-up weights.
 //!
 //! Matrices are row-major. Sources are `kernels/cuda/*.cu`, compiled when this
 //! crate is built; a file's name and a function's in it name a kernel.
@@ -29,6 +29,7 @@ pub mod random;
 pub mod rope;
 pub mod rows;
 pub mod sample;
+pub mod shape;
 mod tensor_map;
 mod view;
 

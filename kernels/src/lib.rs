@@ -16,5 +16,7 @@ pub mod cpu;
 pub mod cuda;
 mod draw;
 pub mod reference;
+pub mod shape;
 
 pub use draw::Draw;
+pub use shape::Shape;

@@ -1,7 +1,7 @@
 //! Every op in plain scalar Rust, one token or row at a time, for tests of the
 //! fast kernels. Nothing here is tuned; everything is read off the formulas.
 
-use crate::Draw;
+use crate::{Draw, Shape, shape::List};
 
 /// `x / sqrt(mean of x^2 + eps) * weight`
 pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
@@ -127,6 +127,28 @@ pub fn sample(logits: &[f32], draw: &Draw) -> Option<u32> {
         before < weight
     };
     ranked.iter().find(uses_up).map(|(_, id)| *id)
+}
+
+/// Logits as `shape` and its list change them: biases first, then tokens seen so far by how
+/// often they are in the answer, then tokens without a bit in `mask`.
+pub fn shape(logits: &mut [f32], shape: &Shape, list: List<'_>, mask: Option<&[u32]>) {
+    let usable = |logit: f32| if logit.is_nan() { f32::NEG_INFINITY } else { logit.min(f32::MAX) };
+    for (token, bias) in list.biases {
+        let logit = &mut logits[*token as usize];
+        *logit = usable(*logit) + bias;
+    }
+    for (token, times) in list.seen {
+        let logit = usable(logits[*token as usize]);
+        let repeated = if logit > 0.0 { logit / shape.repetition } else { logit * shape.repetition };
+        let taken = if *times > 0 { shape.presence + shape.frequency * *times as f32 } else { 0.0 };
+        logits[*token as usize] = repeated - taken;
+    }
+    let Some(mask) = mask else { return };
+    for (id, logit) in logits.iter_mut().enumerate() {
+        if mask[id / 32] >> (id % 32) & 1 == 0 {
+            *logit = f32::NEG_INFINITY;
+        }
+    }
 }
 
 fn dot(a: &[f32], b: &[f32]) -> f32 {

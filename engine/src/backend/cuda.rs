@@ -3,6 +3,7 @@
 //! - [`weights`]: [`CudaModel`], uploaded once and shared by the backends of a process
 //! - `memory`: pages on the card
 //! - `step`: a batch as the kernels read it
+//! - `histories`: what sequences have said, for their penalties
 //! - `workspace`: memory between kernels; [`CudaLimits`]
 //! - `pass`: one step through all layers, enqueued
 //! - `products`: its products with weights
@@ -14,6 +15,7 @@
 //! sum up a row in an order of its own: attention as of prompts, products in
 //! bands by the kernel for few rows.
 
+mod histories;
 mod memory;
 mod pass;
 mod products;
@@ -34,9 +36,10 @@ pub use workspace::CudaLimits;
 
 use super::{Backend, BackendError};
 use crate::{
-    batch::{Batch, Draw, Logits, Rows, Source},
+    batch::{Batch, Draw, Logits, Rows, Shape, Source},
     kv::KvStore,
 };
+use histories::MAX_BIASES;
 use memory::DevicePages;
 use pass::Pass;
 use step::{Form, Step};
@@ -77,6 +80,8 @@ pub struct CudaBackend {
 /// Page-locked memory of one step.
 struct Slot {
     words: Pinned<i32>,
+    /// Lists and masks on their way to the card.
+    histories: Pinned<i32>,
     drawn: Pinned<i32>,
 }
 
@@ -104,9 +109,11 @@ impl CudaBackend {
         let shape = model.kv_shape(PAGE_TOKENS);
         let work = Workspace::new(&gpu, model.config(), &limits)?;
         let slot = || {
-            let (words, drawn) =
-                (Pinned::zeros(&gpu, work.words.len())?, Pinned::zeros(&gpu, limits.sequences)?);
-            Ok::<_, GpuError>(Slot { words, drawn })
+            Ok::<_, GpuError>(Slot {
+                words: Pinned::zeros(&gpu, work.words.len())?,
+                histories: Pinned::zeros(&gpu, 1)?,
+                drawn: Pinned::zeros(&gpu, limits.sequences)?,
+            })
         };
         Ok(Self {
             memory: Arc::new(DevicePages::new(&gpu, shape.clone(), 0)?),
@@ -168,13 +175,18 @@ impl CudaBackend {
     }
 
     /// Enqueues a step and the copy of its drawn tokens.
-    fn launch(&mut self, step: &Step<'_>) -> Result<(), GpuError> {
+    fn launch(&mut self, batch: &Batch<'_>, step: &Step<'_>) -> Result<(), GpuError> {
         let Self { model, gpu, memory, work, pass, graphs, slots, ahead, written, .. } = self;
         let slot = ahead.back().map_or(0, |step| (step.slot + 1) % MAX_AHEAD);
-        let Slot { words, drawn } = &mut slots[slot];
+        let Slot { words, histories, drawn } = &mut slots[slot];
         let form = step.form;
         let previous = ahead.back().map_or(&[][..], |step| &step.outputs);
-        step.write(PAGE_TOKENS as usize, previous, &mut words.get_mut()?[..form.words()]);
+        let block = &mut words.get_mut()?[..form.words()];
+        step.write(PAGE_TOKENS as usize, previous, block);
+        if form.is_shaped {
+            let shapes = work.histories.enter(gpu, (batch, step), histories)?;
+            step::write_shapes(&shapes, &mut block[form.shapes()]);
+        }
         words.copy_to(gpu, 0..form.words(), &mut work.words)?;
         let mut pages = memory.rows();
         let replayed = graphs.get(&form);
@@ -248,8 +260,8 @@ impl Backend for CudaBackend {
         self.limits.rows
     }
 
-    fn draws(&self, _: &Draw) -> bool {
-        true
+    fn draws(&self, _: &Draw, shape: Option<&Shape<'_>>) -> bool {
+        shape.is_none_or(|shape| shape.sampling.logit_bias.len() <= MAX_BIASES)
     }
 
     fn forward(
@@ -258,7 +270,7 @@ impl Backend for CudaBackend {
         layer_done: &mut dyn FnMut(usize),
     ) -> Result<Logits, BackendError> {
         let step = self.checked(batch)?;
-        self.launch(&step).map_err(failed)?;
+        self.launch(batch, &step).map_err(failed)?;
         self.report(layer_done)?;
         let values = self.take_logits(&step.outputs).map_err(failed)?;
         self.collect()?;
@@ -267,7 +279,7 @@ impl Backend for CudaBackend {
 
     fn draw(&mut self, batch: &Batch<'_>, layer_done: &mut dyn FnMut(usize)) -> Result<Rows, BackendError> {
         let step = self.checked(batch)?;
-        self.launch(&step).map_err(failed)?;
+        self.launch(batch, &step).map_err(failed)?;
         self.report(layer_done)?;
         let outputs = step.outputs.iter().enumerate();
         let wanted: Vec<usize> =
@@ -288,7 +300,7 @@ impl Backend for CudaBackend {
 
     fn enqueue(&mut self, batch: &Batch<'_>) -> Result<(), BackendError> {
         let step = self.checked(batch)?;
-        self.launch(&step).map_err(failed)
+        self.launch(batch, &step).map_err(failed)
     }
 
     fn collect(&mut self) -> Result<Vec<Option<u32>>, BackendError> {

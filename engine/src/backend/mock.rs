@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use super::{Backend, BackendError};
 use crate::{
-    batch::{Batch, BatchSequence, Logits},
+    batch::{Batch, BatchSequence, Logits, Row},
     kv::{KvMemory, KvStore},
     sampler::{self, Draw},
 };
@@ -204,8 +204,9 @@ impl Backend for MockBackend {
         let Some(step) = self.stream.pop() else {
             return Err(BackendError::Device("no step is under way".to_owned()));
         };
-        let logits = self.forward(&step.batch(), &mut |_| {});
-        let drawn = logits.map(|logits| logits.rows().map(sampler::greatest).collect::<Vec<_>>());
+        let rows = self.draw(&step.batch(), &mut |_| {});
+        let token = |row: Row<'_>| if let Row::Token(token) = row { token } else { None };
+        let drawn = rows.map(|rows| rows.iter().map(token).collect::<Vec<_>>());
         match &drawn {
             Ok(drawn) => self.stream.drew(drawn),
             // Those after it build on what it did not compute.
@@ -220,7 +221,7 @@ pub fn expected(prompt: &[u32], sampling: &Sampling, choice: u32, tokens: usize)
     let mut known = prompt.to_vec();
     let mut last = chain(prompt).last().copied().unwrap_or(CHAIN_START);
     for _ in 0..tokens {
-        let draw = Draw { sampling, choice, tokens: &known, prompt_tokens: prompt.len(), banned: &[] };
+        let draw = Draw { sampling, choice, tokens: &known, prompt_tokens: prompt.len(), mask: None };
         let Some(token) = sampler::draw(&logits(last, 0.0), &draw) else { break };
         known.push(token);
         last = next(last, token);

@@ -76,7 +76,12 @@ impl Engine {
             && !plan.chunks.is_empty()
             && !plan.is_short
             && plan.chunks.iter().all(is_plain)
-            && self.draws(plan).iter().all(Option::is_some)
+            && self
+                .rules
+                .on_backend(&*self.backend, self.scheduler.planned(plan))
+                .0
+                .iter()
+                .all(Option::is_some)
     }
 
     /// Enqueues the plan's step; what its sequences draw is pending from now on.
@@ -84,7 +89,7 @@ impl Engine {
         self.is_checked = false;
         let pages = self.scheduler.page_ids(&plan);
         let mut batch = self.scheduler.batch(&plan, &pages);
-        batch.draws = self.draws(&plan);
+        (batch.draws, batch.shapes) = self.rules.on_backend(&*self.backend, self.scheduler.planned(&plan));
         let enqueued = self.backend.enqueue(&batch);
         if let Err(error) = enqueued {
             return self.blame(&plan, error);

@@ -1,17 +1,23 @@
 //! What a step gave, and the tokens that are drawn from it.
 
+use std::sync::Arc;
+
+use baton_kernels::shape::mask_words;
 use baton_protocol::{ErrorCode, Failure, FinishReason, Token};
 
 use crate::{
     EngineMetrics, SequenceEvent,
-    batch::{Draw, Row},
+    backend::Backend,
+    batch::{Draw, Row, Shape},
     sampler,
+    scheduler::Chunk,
     sequence::{Origin, Sequence},
 };
 
 /// How tokens are drawn, besides what the request says.
 pub(super) struct Rules {
     pub eos_tokens: Vec<u32>,
+    pub vocab_tokens: usize,
     pub metrics: EngineMetrics,
 }
 
@@ -28,18 +34,54 @@ pub(super) enum Drawn {
 // === impl Rules ===
 
 impl Rules {
-    /// How the next token is drawn, if that depends on the logits alone and nothing else is asked of it.
-    pub fn plain(&self, sequence: &Sequence) -> Option<Draw> {
-        let Origin { sampling, stop, logprobs, .. } = &*sequence.origin;
-        let position = sequence.output_tokens();
-        let is_plain = sampling.logit_bias.is_empty()
-            && sampling.repetition_penalty == 1.0
-            && sampling.presence_penalty == 0.0
-            && sampling.frequency_penalty == 0.0
-            && !logprobs
-            && position >= stop.min_tokens as usize;
-        let choice = sequence.choices.front().map_or(0, |choice| choice.choice);
-        is_plain.then(|| sampler::plain(sampling, choice, position as u64))
+    /// How the backend draws for those of a plan that want it, if it can, and what it does to
+    /// their logits before. What decides is the request alone: its tokens do not depend on who
+    /// else is in the step.
+    pub fn on_backend<'a>(
+        &self,
+        backend: &dyn Backend,
+        planned: impl Iterator<Item = (&'a Chunk, &'a Sequence)>,
+    ) -> (Vec<Option<Draw>>, Vec<Option<Shape<'a>>>) {
+        let draw = |(_, sequence): (&Chunk, &'a Sequence)| {
+            let origin = &*sequence.origin;
+            let choice = sequence.choices.front().map_or(0, |choice| choice.choice);
+            let draw = sampler::plain(&origin.sampling, choice, sequence.output_tokens() as u64);
+            let shape = self.shape(sequence);
+            // Several choices draw differently from one row, unless it is the likeliest.
+            let is_one = sequence.choices.len() <= 1 || draw == Draw::LIKELIEST;
+            match is_one && !origin.logprobs && backend.draws(&draw, shape.as_ref()) {
+                true => (Some(draw), shape),
+                false => (None, None),
+            }
+        };
+        planned.filter(|(chunk, _)| chunk.wants_logits).map(draw).unzip()
+    }
+
+    /// What is done to the logits that the sequence's next token is drawn from.
+    fn shape<'a>(&self, sequence: &'a Sequence) -> Option<Shape<'a>> {
+        let origin = &*sequence.origin;
+        let mask = self.mask(origin, sequence.output_tokens());
+        let shape = Shape {
+            sequence: sequence.key,
+            sampling: &origin.sampling,
+            prompt_tokens: origin.prompt_tokens,
+            mask,
+        };
+        (shape.mask.is_some() || sampler::is_shaping(shape.sampling)).then_some(shape)
+    }
+
+    /// Tokens that may be drawn after so many of the answer, if not all: no end before `min_tokens`.
+    fn mask(&self, origin: &Origin, output_tokens: usize) -> Option<Arc<[u32]>> {
+        if output_tokens >= origin.stop.min_tokens as usize || self.stops(origin).next().is_none() {
+            return None;
+        }
+        let mut mask = vec![u32::MAX; mask_words(self.vocab_tokens)];
+        for stop in self.stops(origin) {
+            if let Some(word) = mask.get_mut(stop as usize / 32) {
+                *word &= !(1 << (stop % 32));
+            }
+        }
+        Some(mask.into())
     }
 
     /// Draws the token after `tokens` for one choice, and tells the receiver what came of it.
@@ -76,10 +118,9 @@ impl Rules {
             Row::Token(token) => return token,
         };
         let prompt_tokens = origin.prompt_tokens;
-        let may_end = tokens.len() - prompt_tokens >= origin.stop.min_tokens as usize;
-        let banned: Vec<u32> = if may_end { Vec::new() } else { self.stops(origin).collect() };
-        let draw =
-            sampler::Draw { sampling: &origin.sampling, choice, tokens, prompt_tokens, banned: &banned };
+        let mask = self.mask(origin, tokens.len() - prompt_tokens);
+        let mask = mask.as_deref();
+        let draw = sampler::Draw { sampling: &origin.sampling, choice, tokens, prompt_tokens, mask };
         sampler::draw(row, &draw)
     }
 

@@ -22,15 +22,25 @@ fn plain_greedy_answers_need_no_logits() {
     greedy.sampling.temperature = 0.0;
     let answer = Fixture::over(backend(), 32, |_| {}).answer(greedy.clone());
     assert_eq!(answer.tokens[&0], text(&greedy, 0, 8));
-    let changes: [fn(&mut crate::SequenceSpec); 7] = [
-        |spec| spec.sampling.temperature = 0.5,
-        |spec| spec.sampling.repetition_penalty = 1.1,
-        |spec| spec.sampling.presence_penalty = 0.1,
-        |spec| spec.sampling.frequency_penalty = 0.1,
-        |spec| spec.sampling.logit_bias.push(baton_protocol::LogitBias { token: 40, bias: 1.0 }),
-        |spec| spec.logprobs = true,
-        |spec| spec.stop.min_tokens = 3,
+    let shaping: [fn(&mut crate::SequenceSpec); 5] = [
+        |spec| spec.sampling.repetition_penalty = 1.5,
+        |spec| spec.sampling.presence_penalty = 0.9,
+        |spec| spec.sampling.frequency_penalty = 0.9,
+        |spec| spec.sampling.logit_bias.push(baton_protocol::LogitBias { token: 40, bias: 30.5 }),
+        |spec| (spec.stop.min_tokens, spec.stop.token_ids) = (3, vec![text(spec, 0, 1)[0]]),
     ];
+    for shape in shaping {
+        let mut spec = greedy.clone();
+        shape(&mut spec);
+        let answer = Fixture::over(backend(), 32, |_| {}).answer(spec.clone());
+        if spec.stop.min_tokens == 0 {
+            assert_eq!(answer.tokens[&0], text(&spec, 0, 8));
+        } else {
+            assert!(answer.tokens[&0].len() >= 3 && answer.tokens[&0][0] != spec.stop.token_ids[0]);
+        }
+    }
+    let changes: [fn(&mut crate::SequenceSpec); 2] =
+        [|spec| spec.sampling.temperature = 0.5, |spec| spec.logprobs = true];
     for change in changes {
         let mut spec = greedy.clone();
         change(&mut spec);

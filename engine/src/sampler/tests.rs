@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn with<'a>(sampling: &'a Sampling, tokens: &'a [u32], prompt_tokens: usize) -> Draw<'a> {
-    Draw { sampling, choice: 0, tokens, prompt_tokens, banned: &[] }
+    Draw { sampling, choice: 0, tokens, prompt_tokens, mask: None }
 }
 
 /// Tokens drawn over many seeds.
@@ -78,7 +78,7 @@ fn bias_penalties_and_bans_change_the_best() {
     assert_eq!((best(&frequency, &[9, 0], 1), best(&frequency, &[9, 0, 0], 1)), (0, 1));
     let repetition = Sampling { repetition_penalty: 1.2, ..plain.clone() };
     assert_eq!((best(&repetition, &[9], 1), best(&repetition, &[0], 1)), (0, 1));
-    let banned = Draw { banned: &[0, 1], ..with(&plain, &[9], 1) };
+    let banned = Draw { mask: Some(&[!0b11]), ..with(&plain, &[9], 1) };
     assert_eq!(draw(&[1.0, 0.9, 0.5], &banned), Some(2));
 }
 
@@ -171,6 +171,33 @@ proptest! {
             prop_assert!(weights[id as usize] > 0.0);
             prop_assert!((before - 1e-9 * sum..=after + 1e-9 * sum).contains(&(uniform * sum)));
         }
+    }
+
+    /// The host shapes logits as the reference of the kernel does.
+    #[test]
+    fn logits_are_shaped_as_by_a_kernel(
+        logits in prop::collection::vec(-9.0..9.0f32, 1..70), tokens in prop::collection::vec(0..70u32, 1..90),
+        prompt_tokens in 0..90usize, biases in prop::collection::btree_map(0..70u32, -5.0..5.0f32, 0..9),
+        (repetition_penalty, presence_penalty, frequency_penalty) in (0.5..2.0f32, -1.0..1.0f32, -1.0..1.0f32),
+        mask in prop::option::of(prop::array::uniform3(any::<u32>())),
+    ) {
+        let in_row = |token: &u32| (*token as usize) < logits.len();
+        let tokens: Vec<u32> = tokens.into_iter().filter(in_row).collect();
+        let prompt_tokens = prompt_tokens.min(tokens.len());
+        let biases = biases.into_iter().filter(|(token, _)| in_row(token));
+        let logit_bias = biases.map(|(token, bias)| LogitBias { token, bias }).collect();
+        let penalties = Sampling { repetition_penalty, presence_penalty, frequency_penalty, ..Sampling::default() };
+        let sampling = Sampling { logit_bias, ..penalties };
+        let mask = mask.as_ref().map(|mask| &mask[..]);
+        let shaped = shaped(&logits, &Draw { mask, ..with(&sampling, &tokens, prompt_tokens) }).unwrap();
+        let history = History::of(&sampling, &tokens, prompt_tokens);
+        let shape = baton_kernels::Shape {
+            repetition: repetition_penalty, presence: presence_penalty, frequency: frequency_penalty,
+            ..baton_kernels::Shape::NONE
+        };
+        let mut expected = logits.clone();
+        baton_kernels::reference::shape(&mut expected, &shape, history.list(), mask);
+        prop_assert_eq!(shaped, expected);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //!
 //! - `ops`: what stands between matrix products.
 //! - `products`: matrix products.
+//! - `shapes`: logits changed before a draw.
 //! - `overlap`: chains of ops that overlap and are replayed.
 //! - `bench`, `step`: figures, on demand.
 
@@ -12,6 +13,7 @@ mod bench;
 mod ops;
 mod overlap;
 mod products;
+mod shapes;
 mod step;
 
 use baton_kernels::cuda::{Gpu, cudarc::driver::CudaSlice};

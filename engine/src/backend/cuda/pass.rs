@@ -12,6 +12,7 @@ use baton_kernels::cuda::{
     rope::{Places, PoolShape, Rope},
     rows::{gather, softcap},
     sample::sample,
+    shape::{Shapes, shape},
 };
 use baton_model::ModelConfig;
 use half::bf16;
@@ -282,6 +283,16 @@ impl Run<'_> {
         }
         if let Some(cap) = config.logit_softcap {
             softcap(gpu, cap, &mut logits)?;
+        }
+        if form.is_shaped {
+            let tokens = Tokens { rows: work.words.slice(form.tokens()), drawn: Some(work.drawn.as_view()) };
+            let shapes = Shapes {
+                words: work.words.slice(form.shapes()),
+                masks: work.histories.masks.as_view(),
+                tokens: &tokens,
+                capacity: work.histories.capacity,
+            };
+            shape(gpu, &shapes, &mut work.histories.lists, &mut logits)?;
         }
         let draws = work.words.slice(form.draws());
         sample(gpu, &logits, &draws, &mut work.drawn.slice_mut(..wanted))

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, ops::Range};
 
 use baton_kernels::{
-    Draw,
+    Draw, Shape,
     cuda::attention::{Chunk, row_tiles},
 };
 
@@ -27,6 +27,8 @@ pub(super) struct Form {
     pub wanted: usize,
     /// Entries of a sequence in the page table.
     pub table_pages: usize,
+    /// Whether logits are changed before tokens are drawn.
+    pub is_shaped: bool,
 }
 
 /// A batch in the order in which its rows are computed.
@@ -114,9 +116,15 @@ impl Form {
         start..start + self.wanted * Draw::WORDS
     }
 
+    /// What is done to the wanted rows' logits before.
+    pub fn shapes(&self) -> Range<usize> {
+        let start = self.draws().end;
+        start..start + if self.is_shaped { self.wanted * Shape::WORDS } else { 0 }
+    }
+
     /// Pages, `[sequence][table_pages]`.
     pub fn table(&self) -> Range<usize> {
-        let start = self.draws().end;
+        let start = self.shapes().end;
         start..start + self.sequences() * self.table_pages
     }
 
@@ -128,7 +136,7 @@ impl Form {
     /// Words of the largest step of these limits.
     pub fn most_words(rows: usize, sequences: usize, table_pages: usize) -> usize {
         let tiles = 4 * (rows / 64 + sequences);
-        let draws = sequences * Draw::WORDS;
+        let draws = sequences * (Draw::WORDS + Shape::WORDS);
         3 * rows + 2 * sequences + tiles + 8 + draws + sequences * padded_pages(table_pages)
     }
 }
@@ -148,6 +156,7 @@ impl<'a> Step<'a> {
             tile_words: 0,
             wanted: batch.sequences.iter().filter(|sequence| sequence.wants_logits).count(),
             table_pages: padded_pages(pages.unwrap_or(1)),
+            is_shaped: batch.shapes.iter().any(Option::is_some),
         };
         if form.is_decode() {
             form.singles = Form::padded_singles(form.singles);
@@ -204,12 +213,20 @@ impl<'a> Step<'a> {
     }
 
     /// Last rows of the wanted sequences, in the order of their outputs; all rows of a padded step.
-    fn wanted_rows(&self) -> Box<dyn Iterator<Item = usize> + '_> {
+    pub fn wanted_rows(&self) -> Box<dyn Iterator<Item = usize> + '_> {
         if self.form.is_decode() {
             return Box::new(0..self.form.singles);
         }
         let wanted = self.sequences.iter().filter(|ordered| ordered.sequence.wants_logits);
         Box::new(wanted.map(|Ordered { sequence, first_row }| first_row + sequence.end - sequence.start - 1))
+    }
+}
+
+/// Writes what is done to rows, by where they come out, to a form's [`shapes`](Form::shapes).
+pub(super) fn write_shapes(shapes: &[(usize, Shape)], words: &mut [i32]) {
+    words.chunks_exact_mut(Shape::WORDS).for_each(|shape| shape.copy_from_slice(Shape::NONE.words()));
+    for (output, shape) in shapes {
+        words[output * Shape::WORDS..][..Shape::WORDS].copy_from_slice(shape.words());
     }
 }
 
@@ -344,8 +361,9 @@ mod tests {
     fn parts_of_a_block_do_not_overlap_and_fit() {
         for (singles, chunks, chunk_rows) in [(0, 1, 512), (3, 2, 70), (256, 0, 0), (7, 7, 700)] {
             let tile_words = 4 * (chunk_rows / 64 + chunks);
+            let wanted = singles + chunks;
             let form =
-                Form { singles, chunks, chunk_rows, tile_words, wanted: singles + chunks, table_pages: 32 };
+                Form { singles, chunks, chunk_rows, tile_words, wanted, table_pages: 32, is_shaped: true };
             let parts = [
                 form.tokens(),
                 form.positions(),
@@ -354,6 +372,7 @@ mod tests {
                 form.tiles(),
                 form.wanted(),
                 form.draws(),
+                form.shapes(),
                 form.table(),
             ];
             assert!(parts.windows(2).all(|pair| pair[0].end <= pair[1].start));

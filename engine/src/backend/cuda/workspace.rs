@@ -6,7 +6,7 @@ use baton_kernels::cuda::{Gpu, GpuError, cudarc::driver::CudaSlice};
 use baton_model::ModelConfig;
 use half::bf16;
 
-use super::{pass::MAX_BAND_ROWS, step::Form};
+use super::{histories::Histories, pass::MAX_BAND_ROWS, step::Form};
 
 /// The largest step that a backend computes, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +44,8 @@ pub(super) struct Workspace {
     pub last: CudaSlice<bf16>,
     /// `[W][vocab]`
     pub logits: CudaSlice<f32>,
+    /// What sequences have said, and masks of the wanted rows.
+    pub histories: Histories,
     /// The drawn tokens: `[W]`.
     pub drawn: CudaSlice<i32>,
 }
@@ -79,6 +81,7 @@ impl Workspace {
             gated: gpu.zeros(band * intermediate)?,
             last: gpu.zeros(sequences * hidden)?,
             logits: gpu.zeros(sequences * vocab)?,
+            histories: Histories::new(gpu, vocab, sequences, context_tokens)?,
             drawn: gpu.zeros(sequences)?,
         })
     }

@@ -1,9 +1,11 @@
 //! Steps of the mock that wait for their turn, as on a card's stream.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
+
+use baton_protocol::Sampling;
 
 use crate::{
-    batch::{Batch, BatchSequence, pending_row},
+    batch::{Batch, BatchSequence, Shape, pending_row},
     kv::PageId,
 };
 
@@ -22,6 +24,15 @@ pub(super) struct Stream {
 /// A batch, kept until it runs.
 pub(super) struct Step {
     parts: Vec<Part>,
+    shapes: Vec<Option<OwnShape>>,
+}
+
+/// A [`Shape`] that borrows nothing.
+struct OwnShape {
+    sequence: (u64, u32),
+    sampling: Sampling,
+    prompt_tokens: usize,
+    mask: Option<Arc<[u32]>>,
 }
 
 struct Part {
@@ -50,7 +61,9 @@ impl Stream {
             pages: sequence.pages.to_vec(),
             wants_logits: sequence.wants_logits,
         };
-        self.steps.push_back(Step { parts: batch.sequences.iter().map(part).collect() });
+        let own = |shape: &Option<Shape<'_>>| shape.as_ref().map(OwnShape::new);
+        let shapes = batch.shapes.iter().map(own).collect();
+        self.steps.push_back(Step { parts: batch.sequences.iter().map(part).collect(), shapes });
     }
 
     /// The oldest step, once its pending tokens are drawn.
@@ -76,7 +89,23 @@ impl Stream {
 
 impl Step {
     pub fn batch(&self) -> Batch<'_> {
-        Batch::new(self.parts.iter().map(Part::sequence).collect())
+        let mut batch = Batch::new(self.parts.iter().map(Part::sequence).collect());
+        batch.shapes = self.shapes.iter().map(|shape| shape.as_ref().map(OwnShape::shape)).collect();
+        batch
+    }
+}
+
+// === impl OwnShape ===
+
+impl OwnShape {
+    fn new(shape: &Shape<'_>) -> Self {
+        let Shape { sequence, sampling, prompt_tokens, mask } = shape.clone();
+        Self { sequence, sampling: sampling.clone(), prompt_tokens, mask }
+    }
+
+    fn shape(&self) -> Shape<'_> {
+        let &Self { sequence, ref sampling, prompt_tokens, ref mask } = self;
+        Shape { sequence, sampling, prompt_tokens, mask: mask.clone() }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use baton_protocol::FinishReason;
+use baton_protocol::{FinishReason, LogitBias};
 use parking_lot::Mutex;
 use proptest::prelude::*;
 
@@ -220,6 +220,8 @@ struct Client {
     /// Ends with the token at this place of its answer, if it gets so far.
     stops_at: Option<usize>,
     ignores_eos: bool,
+    /// Tokens that were there before are less likely, and one is more.
+    is_shaped: bool,
     submit_at: usize,
     /// Drops its events at this step, or stops its first choice.
     leave_at: Option<usize>,
@@ -230,12 +232,16 @@ fn client() -> impl Strategy<Value = Client> {
     // Most are greedy, so that most steps are enqueued ahead.
     let kind = prop_oneof![8 => Just(Kind::Greedy), 1 => Just(Kind::Random), 1 => Just(Kind::Prefill)];
     let choices = prop_oneof![5 => Just(1usize), 1 => 2..4usize];
-    let ends =
-        (1..24u32, prop_oneof![4 => Just(0u32), 1 => 1..4u32], prop::option::of(0..12usize), any::<bool>());
+    let ends = (
+        1..24u32,
+        prop_oneof![4 => Just(0u32), 1 => 1..4u32],
+        prop::option::of(0..12usize),
+        any::<(bool, bool)>(),
+    );
     let leaves = (prop::option::weighted(0.4, 0..50usize), any::<bool>());
     (kind, 1..40usize, choices, ends, 0..20usize, leaves).prop_map(
         |(kind, prompt_tokens, choices, ends, submit_at, (leave_at, stops_choice))| {
-            let (max_tokens, min_tokens, stops_at, ignores_eos) = ends;
+            let (max_tokens, min_tokens, stops_at, (ignores_eos, is_shaped)) = ends;
             Client {
                 kind,
                 prompt_tokens,
@@ -244,6 +250,7 @@ fn client() -> impl Strategy<Value = Client> {
                 min_tokens,
                 stops_at,
                 ignores_eos,
+                is_shaped,
                 submit_at,
                 leave_at,
                 stops_choice,
@@ -263,6 +270,10 @@ impl Client {
         };
         if matches!(self.kind, Kind::Random) {
             spec.sampling.temperature = 1.0;
+        }
+        if self.is_shaped {
+            (spec.sampling.repetition_penalty, spec.sampling.frequency_penalty) = (1.3, 0.2);
+            spec.sampling.logit_bias.push(LogitBias { token: 40, bias: 30.5 });
         }
         spec.stop.token_ids = self.stops_at.map(|at| text(&spec, 0, at + 1)[at]).into_iter().collect();
         spec.stop.min_tokens = self.min_tokens;
