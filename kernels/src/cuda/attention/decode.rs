@@ -158,7 +158,7 @@ impl Decode {
         let args = gpu.args().read(kv_len).int(sequences).int(max_pages * self.shape.page_tokens);
         let args = args.int(self.shape.kv_heads).int(self.fixed_unit()).int(shares.window.unwrap_or(0));
         let args = args.int(self.grid.blocks[0]).write(&mut shares.schedule);
-        let kernel = gpu.kernel(IMAGE, "attention_decode_schedule")?;
+        let kernel = gpu.kernel("attention_schedule", "attention_schedule")?;
         // SAFETY: the schedule has room for as many blocks; sequences are not too many.
         unsafe { kernel.launch(Grid::line(1, 1024), args, gpu.overlaps()) }
     }
