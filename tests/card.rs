@@ -1,6 +1,14 @@
 //! The real model on a card, against reference outputs made with Transformers
 //! (see tests/golden/README.md). Needs feature `cuda`, a card, and the model.
+//!
+//! - `families`: tiny models of every family
+//! - `shaping`: penalties, biases and bans
 #![expect(clippy::unwrap_used, reason = "tests")]
+
+#[path = "card/families.rs"]
+mod families;
+#[path = "card/shaping.rs"]
+mod shaping;
 
 use std::{io, sync::Arc};
 
@@ -104,7 +112,7 @@ fn logits_stay_close_at_every_step() {
 }
 
 /// Logits at the end of each step, of which `cuts` are the ends.
-fn logits_of(backend: &mut CudaBackend, tokens: &[u32], pages: &[PageId], cuts: &[usize]) -> Vec<Vec<f32>> {
+fn logits_of(backend: &mut dyn Backend, tokens: &[u32], pages: &[PageId], cuts: &[usize]) -> Vec<Vec<f32>> {
     let mut start = 0;
     let mut all = Vec::new();
     for &end in cuts {
@@ -231,6 +239,27 @@ fn answer(
         }
     }
     (tokens, shown, computed)
+}
+
+/// Runs requests together to their ends: their tokens.
+fn answers(engine: &mut Engine, handle: &EngineHandle, specs: Vec<SequenceSpec>) -> Vec<Vec<u32>> {
+    let mut all: Vec<_> = specs.into_iter().map(|spec| handle.submit(spec).unwrap()).collect();
+    let mut tokens = vec![Vec::new(); all.len()];
+    loop {
+        let outcome = engine.step().unwrap();
+        for (events, tokens) in all.iter_mut().zip(&mut tokens) {
+            while let Ok(event) = events.try_recv() {
+                match event {
+                    SequenceEvent::Token(token) => tokens.push(token.id),
+                    SequenceEvent::Failed(failure) => panic!("{failure}"),
+                    _ => {}
+                }
+            }
+        }
+        if outcome == StepOutcome::Idle {
+            return tokens;
+        }
+    }
 }
 
 /// A prompt computed by one engine, its pages copied as bytes, and continued by another.

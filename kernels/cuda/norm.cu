@@ -4,6 +4,7 @@
 //   add_rms_norm  x += delta, out = norm(x)
 //   norm_add      x += norm(delta)             (models that norm before the sum)
 //   head_norm     each head of some columns of a row by itself, in place
+//   part_norm     some columns of a row together, in place
 //
 // One block a row; the row stays in registers between the two passes (up to
 // MOST elements a thread), so memory is read once: 4, 8 and 6 bytes an element.
@@ -103,5 +104,23 @@ extern "C" __global__ void head_norm(__nv_bfloat16* x, const __nv_bfloat16* weig
         for (int i = lane; i < head_dim; i += 32) {
             mine[i] = __float2bfloat16(__bfloat162float(mine[i]) * scale * __bfloat162float(weight[i]));
         }
+    }
+}
+
+// The block goes over its columns twice: they are still in L1 then.
+extern "C" __global__ void __launch_bounds__(512)
+    part_norm(__nv_bfloat16* x, const __nv_bfloat16* weight, int start, int width, int stride, float eps) {
+    __shared__ float sums[32];
+    let_next_start();
+    wait_for_previous();
+    __nv_bfloat16* mine = x + (size_t)blockIdx.x * stride + start;
+    float squares = 0.0f;
+    for (int i = threadIdx.x; i < width; i += blockDim.x) {
+        const float value = __bfloat162float(mine[i]);
+        squares += value * value;
+    }
+    const float scale = rsqrtf(block_sum(squares, sums) / width + eps);
+    for (int i = threadIdx.x; i < width; i += blockDim.x) {
+        mine[i] = __float2bfloat16(__bfloat162float(mine[i]) * scale * __bfloat162float(weight[i]));
     }
 }

@@ -104,6 +104,30 @@ impl Norm<'_> {
         unsafe { gpu.kernel(OP, "head_norm")?.launch(grid, args, gpu.overlaps()) }
     }
 
+    /// Norms columns from `start` on together, in place, as many as there are weights, of rows
+    /// of `stride` elements.
+    ///
+    /// # Errors
+    /// When shapes do not fit.
+    pub fn part(
+        &self,
+        gpu: &Gpu,
+        start: usize,
+        stride: usize,
+        x: &mut impl Write<bf16>,
+    ) -> Result<(), GpuError> {
+        let width = self.weight.len();
+        at_least(OP, "elements of a row", stride, start + width)?;
+        if x.is_empty() || width == 0 {
+            return Ok(());
+        }
+        multiple(OP, "elements", x.len(), stride)?;
+        let args = gpu.args().write(x).read(&self.weight).int(start).int(width).int(stride).float(self.eps);
+        let grid = Grid::line(x.len() / stride, width.div_ceil(8).next_multiple_of(32).min(512));
+        // SAFETY: columns lie inside rows, rows inside `x`.
+        unsafe { gpu.kernel(OP, "part_norm")?.launch(grid, args, gpu.overlaps()) }
+    }
+
     /// The grid for `elements`, if there are any.
     fn rows(&self, elements: usize, others: usize) -> Result<Option<Grid>, GpuError> {
         let width = self.weight.len();

@@ -85,6 +85,23 @@ fn norms_and_sums_are_those_of_the_formulas() {
 }
 
 #[test]
+fn norms_a_part_of_a_row() {
+    let gpu = gpu();
+    for (width, start, stride, rows) in [(32, 0, 128, 3), (4096, 4096, 12_288, 7), (1000, 24, 1025, 2)] {
+        let (x, weight) = (random(1, rows * stride, 3.0), random(2, width, 1.0));
+        let mut expected = wide(&x);
+        for row in expected.chunks_mut(stride) {
+            let part = &mut row[start..start + width];
+            part.copy_from_slice(&normed(part, &weight, 1e-6));
+        }
+        let (mut there, weight) = (gpu.upload(&x).unwrap(), gpu.upload(&weight).unwrap());
+        let norm = Norm { weight: weight.as_view(), eps: 1e-6 };
+        norm.part(&gpu, start, stride, &mut there).unwrap();
+        assert_close(&gpu.download(&there).unwrap(), &expected, "part");
+    }
+}
+
+#[test]
 fn norms_some_heads_of_a_row() {
     let gpu = gpu();
     for (head_dim, start, heads, stride) in [(64, 0, 9, 1024), (128, 256, 8, 2048), (40, 8, 3, 136)] {

@@ -3,25 +3,25 @@
 use std::{collections::BTreeSet, ops::Range};
 
 use baton_kernels::cuda::{
-    Gpu, GpuError,
+    Gpu, GpuError, Read,
     attention::{self, Attention, Decode, Inputs, Paged, Rows, Shares, Split},
-    cudarc::driver::CudaSlice,
+    cudarc::driver::{CudaSlice, CudaViewMut},
     embed::{Tokens, embed},
     narrow,
     norm::Heads,
     rope::{Places, PoolShape, Rope},
-    rows::{gather, softcap},
+    rows::{add_bias, gather, softcap},
     sample::sample,
     shape::{Shapes, shape},
 };
-use baton_model::ModelConfig;
+use baton_model::{ModelConfig, QkNorm};
 use half::bf16;
 
 use super::{
     CudaLimits, CudaModel,
     products::{Normed, Products},
     step::Form,
-    weights::Layer,
+    weights::{Dense, Layer, Vector},
     workspace::Workspace,
 };
 
@@ -62,6 +62,12 @@ struct Run<'a> {
     pages: &'a mut CudaSlice<bf16>,
     pool: PoolShape,
     form: Form,
+}
+
+/// Rows of the residual stream, and a place for what is added to them.
+struct Residual<'a> {
+    x: CudaViewMut<'a, bf16>,
+    delta: CudaViewMut<'a, bf16>,
 }
 
 // === impl Pass ===
@@ -113,6 +119,23 @@ impl Pass {
     }
 }
 
+// === impl Residual ===
+
+impl Residual<'_> {
+    /// Adds `weights * input` to the rows, after a norm if there is one.
+    fn add(
+        mut self,
+        gpu: &Gpu,
+        products: &Products,
+        (weights, after): (&Dense, Option<&Vector>),
+        input: &impl Read<bf16>,
+    ) -> Result<(), GpuError> {
+        let Some(after) = after else { return products.add(gpu, weights, input, &mut self.x) };
+        products.plain(gpu, weights, input, &mut self.delta)?;
+        after.view().then_add(gpu, &mut self.x, &self.delta)
+    }
+}
+
 // === impl Run ===
 
 impl Run<'_> {
@@ -149,16 +172,25 @@ impl Run<'_> {
         let mut qkv = work.qkv.slice_mut(..rows * width);
         for Range { start, end } in bands(rows, pass.rows.attention) {
             let input = Normed {
-                norm: &layer.attention_norm,
+                norm: layer.attention_norms.before.as_ref(),
                 x: work.x.slice(start * hidden..end * hidden),
                 normed: work.normed.slice_mut(start * hidden..end * hidden),
             };
             pass.products.run(gpu, &layer.qkv, input, &mut qkv.slice_mut(start * width..end * width))?;
         }
+        if let Some(bias) = &layer.qkv_bias {
+            add_bias(gpu, bias, &mut qkv)?;
+        }
         if let (Some(q_norm), Some(k_norm)) = (&layer.q_norm, &layer.k_norm) {
-            q_norm.view().heads(gpu, Heads { stride: width, start: 0, heads }, &mut qkv)?;
-            let keys = Heads { stride: width, start: heads * head_dim, heads: kv_heads };
-            k_norm.view().heads(gpu, keys, &mut qkv)?;
+            let keys = heads * head_dim;
+            if model.config().qk_norm == QkNorm::Row {
+                q_norm.view().part(gpu, 0, width, &mut qkv)?;
+                k_norm.view().part(gpu, keys, width, &mut qkv)?;
+            } else {
+                q_norm.view().heads(gpu, Heads { stride: width, start: 0, heads }, &mut qkv)?;
+                let keys = Heads { stride: width, start: keys, heads: kv_heads };
+                k_norm.view().heads(gpu, keys, &mut qkv)?;
+            }
         }
         self.write_kv(index)?;
         written(index)?;
@@ -167,8 +199,12 @@ impl Run<'_> {
         let width = heads * head_dim;
         for Range { start, end } in bands(rows, pass.rows.attention) {
             let attended = work.attended.slice(start * width..end * width);
-            let mut x = work.x.slice_mut(start * hidden..end * hidden);
-            pass.products.add(gpu, &layer.attention_output, &attended, &mut x)?;
+            let residual = Residual {
+                x: work.x.slice_mut(start * hidden..end * hidden),
+                delta: work.normed.slice_mut(start * hidden..end * hidden),
+            };
+            let after = layer.attention_norms.after.as_ref();
+            residual.add(gpu, &pass.products, (&layer.attention_output, after), &attended)?;
         }
         Ok(())
     }
@@ -177,11 +213,12 @@ impl Run<'_> {
     fn write_kv(&mut self, index: usize) -> Result<(), GpuError> {
         let Self { gpu, model, work, pages, pool, form, .. } = self;
         let config = model.config();
-        // Layers without positions were refused.
-        let rotary = config.attention[index].rotary.unwrap_or(0);
+        let rotary = config.attention[index].rotary;
         let rope = Rope {
-            frequencies: model.rotaries[rotary].as_view(),
-            magnitude: config.rotaries[rotary].magnitude,
+            // A layer without positions turns nothing.
+            frequencies: rotary
+                .map_or(model.no_frequencies.slice(..0), |rotary| model.rotaries[rotary].as_view()),
+            magnitude: rotary.map_or(1.0, |rotary| config.rotaries[rotary].magnitude),
             heads: config.heads,
             layer: index,
             pool: *pool,
@@ -247,12 +284,14 @@ impl Run<'_> {
             let band = start * hidden..end * hidden;
             let mut gated = work.gated.slice_mut(..(end - start) * intermediate);
             let input = Normed {
-                norm: &layer.mlp_norm,
+                norm: layer.mlp_norms.before.as_ref(),
                 x: work.x.slice(band.clone()),
                 normed: work.normed.slice_mut(band.clone()),
             };
             pass.products.gated(gpu, &layer.gate_up, input, (&mut work.gate_up, &mut gated))?;
-            pass.products.add(gpu, &layer.down, &gated, &mut work.x.slice_mut(band))?;
+            let residual = Residual { x: work.x.slice_mut(band.clone()), delta: work.normed.slice_mut(band) };
+            let after = layer.mlp_norms.after.as_ref();
+            residual.add(gpu, &pass.products, (&layer.down, after), &gated)?;
         }
         Ok(())
     }
@@ -274,7 +313,7 @@ impl Run<'_> {
         let mut logits = work.logits.slice_mut(..wanted * config.vocab);
         for Range { start, end } in bands(wanted, pass.rows.attention) {
             let input = Normed {
-                norm: &model.norm,
+                norm: Some(&model.norm),
                 x: source.slice(start * hidden..end * hidden),
                 normed: work.normed.slice_mut(start * hidden..end * hidden),
             };

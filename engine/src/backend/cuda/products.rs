@@ -33,9 +33,9 @@ pub(super) struct Products {
     deterministic: bool,
 }
 
-/// Rows that a product reads after their norm, and a place for the normed ones.
+/// Rows that a product reads after their norm, if they have one, and a place for the normed ones.
 pub(super) struct Normed<'a> {
-    pub norm: &'a Vector,
+    pub norm: Option<&'a Vector>,
     pub x: CudaView<'a, bf16>,
     pub normed: CudaViewMut<'a, bf16>,
 }
@@ -109,12 +109,12 @@ impl Products {
         &self,
         gpu: &Gpu,
         weights: &Dense,
-        input: Normed<'_>,
+        mut input: Normed<'_>,
         out: &mut impl Write<bf16>,
     ) -> Result<(), GpuError> {
         match self.kernel(gpu, weights, &input.x) {
             Kernel::Narrow(product) => product.run(gpu, &input.computed(gpu)?, out),
-            Kernel::Gemv => Gemv::normed(weights.view(), input.norm.view()).run(gpu, &input.x, out),
+            Kernel::Gemv => input.gemv(weights).run(gpu, &input.x, out),
             Kernel::Gemm => self.gemm.run(&weights.view(), &input.computed(gpu)?, out),
         }
     }
@@ -124,12 +124,12 @@ impl Products {
         &self,
         gpu: &Gpu,
         weights: &Dense,
-        input: Normed<'_>,
+        mut input: Normed<'_>,
         out: &mut impl Write<f32>,
     ) -> Result<(), GpuError> {
         match self.kernel(gpu, weights, &input.x) {
             Kernel::Narrow(product) => product.run_f32(gpu, &input.computed(gpu)?, out),
-            Kernel::Gemv => Gemv::normed(weights.view(), input.norm.view()).run_f32(gpu, &input.x, out),
+            Kernel::Gemv => input.gemv(weights).run_f32(gpu, &input.x, out),
             Kernel::Gemm => self.gemm.run(&weights.view(), &input.computed(gpu)?, out),
         }
     }
@@ -139,14 +139,14 @@ impl Products {
         &self,
         gpu: &Gpu,
         weights: &Dense,
-        input: Normed<'_>,
+        mut input: Normed<'_>,
         (both, out): (&mut CudaSlice<bf16>, &mut impl Write<bf16>),
     ) -> Result<(), GpuError> {
         let rows = weights.rows_of(&input.x);
         match self.kernel(gpu, weights, &input.x) {
             Kernel::Narrow(product) => product.gated(gpu, self.activation, &input.computed(gpu)?, out),
             Kernel::Gemv => {
-                let product = Gemv::normed(weights.view(), input.norm.view());
+                let product = input.gemv(weights);
                 product.gated(gpu, self.activation, &input.x, out)
             }
             Kernel::Gemm => {
@@ -154,6 +154,21 @@ impl Products {
                 self.gemm.run(&weights.view(), &input.computed(gpu)?, &mut both)?;
                 gate(gpu, self.activation, out.len() / rows.max(1), &both, out)
             }
+        }
+    }
+
+    /// `out = weights * x`
+    pub fn plain(
+        &self,
+        gpu: &Gpu,
+        weights: &Dense,
+        x: &impl Read<bf16>,
+        out: &mut impl Write<bf16>,
+    ) -> Result<(), GpuError> {
+        match self.kernel(gpu, weights, x) {
+            Kernel::Narrow(product) => product.run(gpu, x, out),
+            Kernel::Gemv => Gemv::new(weights.view()).run(gpu, x, out),
+            Kernel::Gemm => self.gemm.run(&weights.view(), x, out),
         }
     }
 
@@ -175,10 +190,16 @@ impl Products {
 
 // === impl Normed ===
 
-impl<'a> Normed<'a> {
-    /// Enqueues the norm.
-    fn computed(mut self, gpu: &Gpu) -> Result<CudaViewMut<'a, bf16>, GpuError> {
-        self.norm.view().run(gpu, &self.x, &mut self.normed)?;
-        Ok(self.normed)
+impl Normed<'_> {
+    /// What the product reads; enqueues the norm.
+    fn computed(&mut self, gpu: &Gpu) -> Result<CudaView<'_, bf16>, GpuError> {
+        let Some(norm) = self.norm else { return Ok(self.x.slice(..)) };
+        norm.view().run(gpu, &self.x, &mut self.normed)?;
+        Ok(self.normed.as_view())
+    }
+
+    /// The product that norms on the way.
+    fn gemv<'a>(&'a self, weights: &'a Dense) -> Gemv<'a> {
+        Gemv { weights: weights.view(), norm: self.norm.map(Vector::view) }
     }
 }

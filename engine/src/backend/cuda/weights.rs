@@ -26,20 +26,31 @@ pub struct CudaModel {
     output: Option<Dense>,
     /// Frequencies of each rotary embedding.
     pub(super) rotaries: Vec<CudaSlice<f32>>,
+    /// Those of layers that do not know positions.
+    pub(super) no_frequencies: CudaSlice<f32>,
 }
 
 /// One transformer layer.
 pub(super) struct Layer {
-    pub attention_norm: Vector,
+    pub attention_norms: BlockNorms,
     /// Queries, then keys, then values.
     pub qkv: Dense,
+    /// Of queries, keys and values.
+    pub qkv_bias: Option<CudaSlice<bf16>>,
+    /// As long as a head or as all of them.
     pub q_norm: Option<Vector>,
     pub k_norm: Option<Vector>,
     pub attention_output: Dense,
-    pub mlp_norm: Vector,
+    pub mlp_norms: BlockNorms,
     /// Gates, then what they gate.
     pub gate_up: Dense,
     pub down: Dense,
+}
+
+/// Norms of what a block reads from the residual stream and of what it adds to it.
+pub(super) struct BlockNorms {
+    pub before: Option<Vector>,
+    pub after: Option<Vector>,
 }
 
 /// A matrix, `[outputs][inputs]`.
@@ -168,15 +179,26 @@ impl CudaModel {
         let ModelConfig { vocab, hidden, heads, kv_heads, head_dim, intermediate, .. } = *config;
         let matrix = |outputs, inputs| Dense::unset(gpu, outputs, inputs);
         let norm = |len| Vector::unset(gpu, len, config.rms_eps);
-        let head_norm = || (config.qk_norm == QkNorm::Head).then(|| norm(head_dim)).transpose();
+        let head_norm = |heads| match config.qk_norm {
+            QkNorm::None => Ok(None),
+            QkNorm::Head => norm(head_dim).map(Some),
+            QkNorm::Row => norm(heads * head_dim).map(Some),
+        };
+        let [attention_norms, mlp_norms] = norm_names(config.norms);
+        let block_norms = |[before, after]: [Option<&str>; 2]| {
+            let some = |name: Option<&str>| name.map(|_| norm(hidden)).transpose();
+            Ok::<_, GpuError>(BlockNorms { before: some(before)?, after: some(after)? })
+        };
+        let biases = || gpu.unset((heads + 2 * kv_heads) * head_dim);
         let layer = |_| {
             Ok::<_, GpuError>(Layer {
-                attention_norm: norm(hidden)?,
+                attention_norms: block_norms(attention_norms)?,
                 qkv: matrix((heads + 2 * kv_heads) * head_dim, hidden)?,
-                q_norm: head_norm()?,
-                k_norm: head_norm()?,
+                qkv_bias: config.qkv_bias.then(biases).transpose()?,
+                q_norm: head_norm(heads)?,
+                k_norm: head_norm(kv_heads)?,
                 attention_output: matrix(hidden, heads * head_dim)?,
-                mlp_norm: norm(hidden)?,
+                mlp_norms: block_norms(mlp_norms)?,
                 gate_up: matrix(2 * intermediate, hidden)?,
                 down: matrix(hidden, intermediate)?,
             })
@@ -188,6 +210,7 @@ impl CudaModel {
             norm: norm(hidden)?,
             output: (!config.tied_embeddings).then(|| matrix(vocab, hidden)).transpose()?,
             rotaries: rotaries.collect::<Result<_, _>>()?,
+            no_frequencies: gpu.zeros(8)?,
             gpu: gpu.clone(),
             config: config.clone(),
         };
@@ -214,19 +237,32 @@ impl CudaModel {
             uploads.push(Upload::of(&mut layer.qkv.data, &[(to_q, &q), (to_k, &kv), (to_v, &kv)]));
             let gates = [(name("mlp.gate_proj"), &inner[..]), (name("mlp.up_proj"), &inner[..])];
             uploads.push(Upload::of(&mut layer.gate_up.data, &gates));
-            let single: [(_, &mut CudaSlice<bf16>, &[usize]); 4] = [
-                ("input_layernorm", &mut layer.attention_norm.data, &[hidden]),
+            if let Some(bias) = &mut layer.qkv_bias {
+                let name = |part: &str| format!("model.layers.{index}.self_attn.{part}_proj.bias");
+                let biases = [(name("q"), &q[..1]), (name("k"), &kv[..1]), (name("v"), &kv[..1])];
+                uploads.push(Upload::of(bias, &biases));
+            }
+            for (norms, names) in [&mut layer.attention_norms, &mut layer.mlp_norms]
+                .into_iter()
+                .zip(norm_names(self.config.norms))
+            {
+                for (norm, part) in [&mut norms.before, &mut norms.after].into_iter().zip(names) {
+                    let Some((norm, part)) = norm.as_mut().zip(part) else { continue };
+                    let name = name(&format!("{part}_layernorm"));
+                    uploads.push(Upload::of(&mut norm.data, &[(name, &[hidden])]));
+                }
+            }
+            let single: [(_, &mut CudaSlice<bf16>, &[usize]); 2] = [
                 ("self_attn.o_proj", &mut layer.attention_output.data, &[hidden, q[0]]),
-                ("post_attention_layernorm", &mut layer.mlp_norm.data, &[hidden]),
                 ("mlp.down_proj", &mut layer.down.data, &[hidden, inner[0]]),
             ];
             uploads.extend(single.map(|(part, data, shape)| Upload::of(data, &[(name(part), shape)])));
             for (part, norm) in
                 [("self_attn.q_norm", &mut layer.q_norm), ("self_attn.k_norm", &mut layer.k_norm)]
             {
-                uploads.extend(
-                    norm.as_mut().map(|norm| Upload::of(&mut norm.data, &[(name(part), &[head_dim])])),
-                );
+                let Some(norm) = norm else { continue };
+                let len = norm.data.len();
+                uploads.push(Upload::of(&mut norm.data, &[(name(part), &[len])]));
             }
         }
         uploads.sort_by_key(|upload| upload.to.len());
@@ -291,14 +327,30 @@ fn upload(gpu: &Gpu, weights: &Weights, uploads: &Mutex<Vec<Upload<'_>>>) -> Res
     Ok(gpu.synchronize()?)
 }
 
+/// Names of the norms before and after attention, and before and after the feed-forward part.
+fn norm_names(norms: Norms) -> [[Option<&'static str>; 2]; 2] {
+    match norms {
+        Norms::Before => [[Some("input"), None], [Some("post_attention"), None]],
+        Norms::After => [[None, Some("post_attention")], [None, Some("post_feedforward")]],
+        Norms::Around => {
+            [[Some("input"), Some("post_attention")], [Some("pre_feedforward"), Some("post_feedforward")]]
+        }
+    }
+}
+
 /// Refuses by name what the passes do not do.
 fn supported(config: &ModelConfig) -> Result<(), WeightsError> {
+    let in_eights = |size: usize| size.is_multiple_of(8);
     let refusals = [
-        (config.attention.iter().any(|layer| layer.rotary.is_none()), "layers without positions"),
-        (config.qkv_bias, "biases of queries, keys and values"),
-        (config.qk_norm == QkNorm::Row, "norms of all queries or keys of a token together"),
-        (config.norms != Norms::Before, "norms behind attention and feed-forward parts"),
         (!matches!(config.head_dim, 64 | 96 | 128 | 256), "heads of another size than 64, 96, 128 or 256"),
+        (
+            !config.rotaries.iter().all(|rotary| in_eights(rotary.frequencies.len())),
+            "rotary embeddings of another number of pairs than eights",
+        ),
+        (
+            !in_eights(config.hidden) || !in_eights(config.intermediate),
+            "widths of another number of elements than eights",
+        ),
     ];
     match refusals.into_iter().find(|(is_needed, _)| *is_needed) {
         Some((_, what)) => Err(WeightsError::Unsupported(what)),
