@@ -176,11 +176,17 @@ impl Default for BenchTransfer {
 }
 
 /// `baton bench handoff`.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub struct BenchHandoff {
     /// Where settings come from.
     #[command(flatten)]
     pub settings: Settings,
+    /// On a card, with a model's shape: a directory with config.json, or a name in shapes/.
+    #[arg(long, value_name = "NAME|PATH", requires = "random_weights", conflicts_with = "model")]
+    pub shape: Option<String>,
+    /// With weights that mean nothing, made on the card.
+    #[arg(long, requires = "shape")]
+    pub random_weights: bool,
     /// Requests of each prompt length.
     #[arg(long, default_value_t = 5)]
     pub runs: usize,

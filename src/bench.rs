@@ -13,6 +13,9 @@ pub mod server;
 pub mod start;
 pub mod transfer;
 
+#[cfg(feature = "cuda")]
+use std::path::{Path, PathBuf};
+
 use anyhow::{Result, ensure};
 use baton_kv_transfer::transport::Checksum;
 
@@ -20,6 +23,12 @@ use crate::{args, terminal::say};
 
 /// What `bench check` moves: blocks of 1 MiB, 64 at once.
 const BLOCKS: (usize, usize) = (1 << 20, 64);
+
+/// A shape is a directory, or a name in the repository's shapes.
+#[cfg(feature = "cuda")]
+pub(crate) fn shape_path(shape: &Path) -> PathBuf {
+    if shape.is_dir() { shape.to_owned() } else { Path::new("shapes").join(shape) }
+}
 
 /// The middle of a few runs.
 pub(crate) fn median(values: &[f64]) -> f64 {
@@ -43,7 +52,7 @@ pub fn check(runtime: &tokio::runtime::Runtime) -> Result<()> {
     let tcp = transfer::row("tcp", Checksum::Crc32c, BLOCKS, &args::BenchTransfer::default())?;
     let shm = transfer::row("shm", Checksum::Crc32c, BLOCKS, &args::BenchTransfer::default())?;
     let handoff = runtime
-        .block_on(handoff::measure(&args::BenchHandoff { settings: args::Settings::default(), runs: 3 }))?;
+        .block_on(handoff::measure(&args::BenchHandoff { runs: 3, ..args::BenchHandoff::default() }))?;
     let start = start::measure(&args::BenchStart { runs: 5 })?;
     let eight = args::BenchServer { settings: args::Settings::default(), concurrency: vec![8], runs: 5 };
     let server = server::measure(&eight)?;

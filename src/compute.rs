@@ -7,6 +7,8 @@ mod cuda;
 use std::{num::NonZero, path::Path, sync::Arc, thread::available_parallelism};
 
 use anyhow::{Context, Result};
+#[cfg(feature = "cuda")]
+use baton_engine::backend::cuda::CudaModel;
 use baton_engine::{
     Engine, EngineConfig,
     backend::{
@@ -18,6 +20,8 @@ use baton_engine::{
 use baton_kernels::cpu::ComputePool;
 use baton_model::{Model, ModelConfig, ModelText};
 
+#[cfg(feature = "cuda")]
+use crate::config::Load;
 use crate::{
     config::{BackendKind, ClusterConfig, EngineSection},
     terminal::LoadingBar,
@@ -129,14 +133,36 @@ impl Compute {
 
     #[cfg(feature = "cuda")]
     fn cuda(config: &ClusterConfig) -> Result<Self> {
+        if config.engine.load == Load::Random {
+            return Self::random(config);
+        }
         let path = baton_model::resolve(&config.model, &baton_model::default_cache())?;
         let model = baton_model::load(&path).with_context(|| format!("cannot load {}", path.display()))?;
+        let card = cuda::Card::load(config, |gpu| CudaModel::load(&model, gpu))?;
         Ok(Self {
             name: served_name(&config.model),
             fingerprint: format!("{}-cuda", model.fingerprint),
             context_tokens: model.config.context_tokens,
-            source: Source::Cuda(Box::new(cuda::Card::load(config, &model)?)),
+            source: Source::Cuda(Box::new(card)),
             text: model.text,
+        })
+    }
+
+    /// Weights and a text that mean nothing, of a shape.
+    #[cfg(feature = "cuda")]
+    fn random(config: &ClusterConfig) -> Result<Self> {
+        let path = crate::bench::shape_path(Path::new(&config.model));
+        let shape = baton_model::shape(&path).with_context(|| format!("no shape in {}", path.display()))?;
+        let card = cuda::Card::load(config, |gpu| CudaModel::random(&shape, gpu))?;
+        let text = Arc::new(ModelText::made_up(shape.vocab, shape.context_tokens));
+        let name = served_name(&config.model);
+        let ModelConfig { layers, hidden, intermediate, vocab, .. } = shape;
+        Ok(Self {
+            fingerprint: format!("random-{name}-{layers}-{hidden}-{intermediate}-{vocab}-cuda"),
+            name,
+            context_tokens: shape.context_tokens,
+            source: Source::Cuda(Box::new(card)),
+            text,
         })
     }
 

@@ -71,6 +71,8 @@ pub enum RegistryConfig {
 pub struct EngineSection {
     /// `cpu`, `cuda` or `mock`.
     pub backend: BackendKind,
+    /// Where weights come from.
+    pub load: Load,
     /// Number of the card that the CUDA backend computes on.
     pub device: usize,
     /// Arithmetic of the CPU backend.
@@ -108,6 +110,18 @@ pub enum BackendKind {
     Mock,
 }
 
+/// Where weights come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Load {
+    /// The model's files.
+    #[default]
+    Files,
+    /// Made on the card, and mean nothing: `model` is a shape, a directory with config.json or
+    /// a name in shapes/. For benches.
+    Random,
+}
+
 fn any_loopback_port() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 0))
 }
@@ -137,6 +151,7 @@ impl Default for EngineSection {
     fn default() -> Self {
         Self {
             backend: BackendKind::Cpu,
+            load: Load::Files,
             device: 0,
             precision: Precision::Fast,
             weights: WeightForm::Bf16,
@@ -223,6 +238,7 @@ impl ClusterConfig {
     /// When it cannot be had.
     pub fn make_model_available(&self) -> Result<()> {
         if self.engine.backend != BackendKind::Mock
+            && self.engine.load == Load::Files
             && baton_model::resolve(&self.model, &baton_model::default_cache()).is_err()
         {
             crate::pull::fetch(&self.model)?;
@@ -295,6 +311,7 @@ impl EngineSection {
             ("weights", self.weights != WeightForm::default(), BackendKind::Cpu),
             ("threads", self.threads != 0, BackendKind::Cpu),
             ("device", self.device != 0, BackendKind::Cuda),
+            ("load", self.load != Load::default(), BackendKind::Cuda),
         ] {
             ensure!(
                 !is_set || self.backend == owner,

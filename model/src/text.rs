@@ -97,6 +97,13 @@ impl ModelText {
         mock::text()
     }
 
+    /// As [`mock`](Self::mock), for a model of a larger vocabulary: its other tokens are
+    /// their numbers. No text becomes them.
+    #[must_use]
+    pub fn made_up(vocab_tokens: usize, context_tokens: usize) -> Self {
+        mock::made_up(vocab_tokens, context_tokens)
+    }
+
     /// The tokens of a text, without a token that begins it.
     ///
     /// With `parse_special`, control tokens spelled in the text become those

@@ -39,11 +39,9 @@ pub fn run(args: &args::BenchEngine) -> Result<()> {
     }
 }
 
-/// A shape is a directory, or a name in the repository's shapes.
 #[cfg(feature = "cuda")]
 fn on_card(args: &args::BenchEngine, shape: &Path) -> Result<()> {
-    let named = Path::new("shapes").join(shape);
-    super::card::run(args, if shape.is_dir() { shape } else { &named })
+    super::card::run(args, &super::shape_path(shape))
 }
 
 #[cfg(not(feature = "cuda"))]

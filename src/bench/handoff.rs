@@ -14,6 +14,9 @@ const TOPOLOGY: &str = include_str!("../../cluster-configs/1p1d.toml");
 /// Words of a prompt; one is about one token.
 const PROMPT_WORDS: [usize; 3] = [128, 512, 1600];
 
+/// Bytes of a prompt to made-up weights, each of which is a token; about 30 tokens stand around them.
+const PROMPT_BYTES: [usize; 3] = [512, 2048, 8192];
+
 /// What came out.
 pub struct Measured {
     /// Exposed transfer over time to first token at about 512 prompt tokens, median.
@@ -33,24 +36,34 @@ pub async fn run(args: &args::BenchHandoff) -> Result<()> {
 /// # Errors
 /// When the cluster does not start or a request fails.
 pub async fn measure(args: &args::BenchHandoff) -> Result<Measured> {
-    let mut config = ClusterConfig::load_over(TOPOLOGY, &args.settings)?;
+    let mut settings = args.settings.clone();
+    if let Some(shape) = &args.shape {
+        settings.model = Some(shape.clone());
+        settings.set.extend(["engine.backend=cuda".to_owned(), "engine.load=random".to_owned()]);
+    }
+    let mut config = ClusterConfig::load_over(TOPOLOGY, &settings)?;
     config.frontend.listen.set_port(0);
     tokio::task::block_in_place(|| config.make_model_available())?;
     let cluster = Cluster::start(Arc::new(config)).await?;
-    let outcome = ask(cluster.url().context("no coordinator in this process")?, args.runs).await;
+    let prompts = if args.shape.is_some() { PROMPT_BYTES } else { PROMPT_WORDS };
+    let url = cluster.url().context("no coordinator in this process")?;
+    let outcome = ask(url, (prompts, args.shape.is_some()), args.runs).await;
     cluster.shutdown().await;
     outcome
 }
 
-async fn ask(url: &str, runs: usize) -> Result<Measured> {
+async fn ask(url: &str, (prompts, in_bytes): ([usize; 3], bool), runs: usize) -> Result<Measured> {
     let client = Client::new(url)?;
     let model = client.model().await?;
     let mut exposed_share = f64::NAN;
-    for words in PROMPT_WORDS {
+    for size in prompts {
         let (mut first, mut exposed, mut share, mut rate, mut tokens) = (vec![], vec![], vec![], vec![], 0);
         for run in 0..runs {
-            let prompt: String =
-                (0..words).map(|i| format!(" {}", WORDS[(i * 7 + run * 13 + words) % WORDS.len()])).collect();
+            let words = (0..size).map(|i| format!(" {}", WORDS[(i * 7 + run * 13 + size) % WORDS.len()]));
+            let mut prompt: String = words.collect();
+            if in_bytes {
+                prompt.truncate(size);
+            }
             let body = json!({
                 "model": model, "messages": [{"role": "user", "content": format!("{run}{prompt}")}], "stream": true,
                 "max_tokens": 4, "temperature": 0, "ignore_eos": true, "stream_options": {"include_usage": true},
@@ -61,16 +74,16 @@ async fn ask(url: &str, runs: usize) -> Result<Measured> {
             first.push(answer.first.as_secs_f64() * 1e3);
             exposed.push(bill("exposed_ms"));
             share.push(100.0 * bill("exposed_ms") / (answer.first.as_secs_f64() * 1e3));
-            rate.push(bill("transfer_bytes") / 1e3 / bill("transfer_ms"));
+            rate.push(bill("transfer_bytes") / 1e6 / bill("transfer_ms"));
         }
         say(format_args!(
-            "{tokens:>5} prompt tokens: TTFT {} ms, exposed transfer {} ms = {} % of it, {} MB/s while computing",
+            "{tokens:>5} prompt tokens: TTFT {} ms, exposed transfer {} ms = {} % of it, {:.2} GB/s while computing",
             shown(&first),
             shown(&exposed),
             shown(&share),
-            shown(&rate)
+            median(&rate)
         ));
-        if words == 512 {
+        if size == 512 {
             exposed_share = median(&share) / 100.0;
         }
     }

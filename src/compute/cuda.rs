@@ -10,11 +10,11 @@ use std::{
 
 use anyhow::{Context, Result};
 use baton_engine::backend::{
-    Backend,
+    Backend, BackendError,
     cuda::{BATCH_TOKENS, CudaBackend, CudaLimits, CudaModel},
 };
 use baton_kernels::cuda::Gpu;
-use baton_model::{Model, ModelConfig};
+use baton_model::ModelConfig;
 use baton_protocol::Role;
 
 use crate::config::{ClusterConfig, EngineSection};
@@ -29,15 +29,18 @@ pub struct Card {
 // === impl Card ===
 
 impl Card {
-    /// Copies the weights to the card that `config` names.
+    /// Has the weights brought to the card that `config` names.
     ///
     /// # Errors
     /// When there is no such card, or it cannot hold or run the model.
-    pub fn load(config: &ClusterConfig, model: &Model) -> Result<Self> {
+    pub fn load(
+        config: &ClusterConfig,
+        bring: impl FnOnce(&Gpu) -> Result<Arc<CudaModel>, BackendError>,
+    ) -> Result<Self> {
         let gpu = Gpu::open(config.engine.device).context("engine.backend=cuda cannot be used here")?;
         let works = |roles: &[Role]| roles.iter().any(|role| *role != Role::Coordinator);
         let nodes = config.nodes.iter().filter(|node| works(&node.roles)).count();
-        Ok(Self { model: CudaModel::load(model, &gpu)?, nodes_left: AtomicUsize::new(nodes.max(1)) })
+        Ok(Self { model: bring(&gpu)?, nodes_left: AtomicUsize::new(nodes.max(1)) })
     }
 
     /// A backend with a stream and a workspace of its own.

@@ -13,8 +13,14 @@ const CHATML: &str = "{% for message in messages %}<|im_start|>{{ message.role }
     {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
 
 /// Builds the text of [`ModelText::mock`].
-#[expect(clippy::expect_used, reason = "everything is constant, and a test builds it")]
 pub fn text() -> ModelText {
+    made_up(IM_END as usize + 1, CONTEXT_TOKENS)
+}
+
+/// Builds the text of [`ModelText::made_up`].
+#[expect(clippy::expect_used, reason = "everything follows from the sizes, and a test builds it")]
+pub fn made_up(vocab_tokens: usize, context_tokens: usize) -> ModelText {
+    let vocab_tokens = vocab_tokens.max(IM_END as usize + 1);
     let mut vocab: Map<String, Json> =
         (0..=u8::MAX).filter_map(|byte| Some((byte_name(byte)?.to_string(), byte.into()))).collect();
     let mut added = Vec::new();
@@ -24,6 +30,10 @@ pub fn text() -> ModelText {
             "id": id, "content": name, "special": true,
             "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
         }));
+    }
+    let space = byte_name(b' ').unwrap_or(' ');
+    for id in IM_END as usize + 1..vocab_tokens {
+        vocab.insert(format!("{space}{id}"), id.into());
     }
     let byte_level =
         json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false });
@@ -40,8 +50,8 @@ pub fn text() -> ModelText {
         bos_token: None,
         adds_bos: false,
         eos_tokens: vec![IM_END],
-        context_tokens: CONTEXT_TOKENS,
-        vocab_tokens: IM_END as usize + 1,
+        context_tokens,
+        vocab_tokens,
     };
     ModelText::new(document).expect("the document is constant")
 }

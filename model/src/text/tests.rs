@@ -20,6 +20,14 @@ fn with_template(template: &str) -> ModelText {
 }
 
 #[test]
+fn a_made_up_text_has_a_name_for_every_token() {
+    let text = Arc::new(ModelText::made_up(1000, 64));
+    assert_eq!((text.vocab_tokens(), text.context_tokens()), (1000, 64));
+    assert_eq!(text.encode(" 300", false).unwrap(), [32, 51, 48, 48]);
+    assert_eq!(text.decode(&[104, 300, 999]), "h 300 999");
+}
+
+#[test]
 fn mock_tokens_are_bytes() {
     let text = ModelText::mock();
     assert_eq!(text.encode("né\0\u{7f} <|im_end|>", false).unwrap(), bytes("né\0\u{7f} <|im_end|>"));
