@@ -9,6 +9,7 @@ mod counts;
 mod golden;
 mod hub;
 mod load;
+mod losses;
 mod malformed;
 mod parity;
 mod sandbox;

@@ -27,7 +27,7 @@ reorder_probability = 0.1
 "#;
 
 /// A small generator, so that the requests are the same in every run.
-struct Random(u64);
+pub struct Random(pub u64);
 
 impl Random {
     fn next(&mut self) -> u64 {
@@ -50,7 +50,8 @@ fn prompt_tokens(random: &mut Random) -> usize {
     }
 }
 
-fn request(random: &mut Random, earlier: &[Vec<u32>]) -> (Value, Vec<u32>) {
+/// A request of any kind, and its prompt; some begin like `earlier` ones.
+pub fn request(random: &mut Random, earlier: &[Vec<u32>]) -> (Value, Vec<u32>) {
     let vocab = model().text.vocab_tokens() as u64 - 100;
     // A third of the prompts begin like an earlier one: prefix hits.
     let mut prompt = match earlier.len() as u64 {
