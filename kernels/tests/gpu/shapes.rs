@@ -83,7 +83,7 @@ fn rows_are_shaped_as_the_reference_and_lists_go_on() {
         let masks = sequences.iter().flat_map(|one| one.mask.as_ref().unwrap_or(&no_mask));
         let masks = gpu.upload(&masks.map(|word| *word as i32).collect::<Vec<_>>()).unwrap();
         for step in 0..6 {
-            let drawn: Vec<i32> = (0..rows).map(|_| random.i32(..vocab as i32)).collect();
+            let drawn: Vec<i32> = (0..rows).map(|_| random.i32(0..vocab as i32)).collect();
             let tokens: Vec<i32> =
                 (0..rows).map(|_| random.i32(-(rows as i32)..vocab.min(9) as i32)).collect();
             for (row, one) in sequences.iter_mut().enumerate().filter(|_| step > 0) {
