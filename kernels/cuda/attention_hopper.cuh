@@ -65,7 +65,7 @@ __device__ __forceinline__ void named_arrive(int id, int threads) {
 
 // How the tensor cores find a swizzled tile. `panels`: bytes from panel to panel, which
 // matters where rows run along the product's inner dimension.
-__device__ __forceinline__ uint64_t descriptor(const bf16* tile, int panels) {
+__device__ __forceinline__ uint64_t descriptor(const void* tile, int panels) {
     return (uint64_t)((shared_address(tile) & 0x3ffff) >> 4) | (uint64_t)(panels >> 4) << 16 |
            (uint64_t)(1024 >> 4) << 32 | (uint64_t)1 << 62;
 }

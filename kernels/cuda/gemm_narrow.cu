@@ -1,5 +1,6 @@
 // out[m][n] = sum over k of x[m][k] * w[n][k], for up to 128 rows of x, for Hopper
-// (sm_90a): reads the weights once, at the rate of memory.
+// (sm_90a): reads the weights once, at the rate of memory. In bf16, or in e4m3 with a
+// scale for each row of x and of w, by which the sums are multiplied.
 //
 // Turned round, weights are the tall operand: a CTA makes 64 or 128 outputs for all rows
 // of x. One thread keeps the copy engine busy with tiles of 64 k, some stages deep; a
@@ -14,8 +15,11 @@
 // How k is shared out depends on the weights alone, so a row's results are the same bits
 // whatever other rows are there.
 //
-// Moves n * k * 2 bytes from memory; x comes from L2, once for each tile of outputs.
-#include "attention_hopper.cuh"
+// The tensor cores keep some fourteen bits of sums of e4m3: each stage is summed up there
+// alone, and added to the others in f32.
+//
+// Moves n * k elements from memory; x comes from L2, once for each tile of outputs.
+#include "fp8_hopper.cuh"
 
 using namespace attention;
 
@@ -33,20 +37,27 @@ constexpr int SUMS = GROUPS * GROUP_ROWS + 4;
 
 struct Job {
     void* out;
+    const float* w_scales; // [n] and [m], of e4m3
+    const float* x_scales;
     int m, n, k, form;
     int shares; // of k: CTAs of a cluster
 };
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
-constexpr int PANEL = 64; // elements of k in a stage: a swizzled row
+// Elements of k in a stage: a swizzled row of 128 bytes.
+template <class T>
+constexpr int PANEL = 128 / sizeof(T);
 
-template <int GROUPS, int TOKENS, int STAGES>
+template <class T>
+constexpr bool IS_SCALED = sizeof(T) == 1;
+
+template <class T, int GROUPS, int TOKENS, int STAGES>
 struct alignas(1024) Shared {
     union {
         struct {
-            bf16 weights[STAGES][GROUPS][GROUP_ROWS * PANEL];
-            bf16 x[STAGES][TOKENS * PANEL];
+            T weights[STAGES][GROUPS][GROUP_ROWS * PANEL<T>];
+            T x[STAGES][TOKENS * PANEL<T>];
         };
         float sums[TOKENS * SUMS<GROUPS>]; // once all products are done
     };
@@ -69,7 +80,7 @@ __device__ __forceinline__ uint64_t first_to_leave() {
     return policy;
 }
 
-__device__ __forceinline__ void load_weights(const TensorMap& map, bf16* to, Barrier& barrier, int k, int row,
+__device__ __forceinline__ void load_weights(const TensorMap& map, void* to, Barrier& barrier, int k, int row,
                                              uint64_t policy) {
     asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
                  ".L2::cache_hint [%0], [%1, {%2, %3}], [%4], %5;"
@@ -77,7 +88,7 @@ __device__ __forceinline__ void load_weights(const TensorMap& map, bf16* to, Bar
                  : "memory");
 }
 
-__device__ __forceinline__ void load_rows(const TensorMap& map, bf16* to, Barrier& barrier, int k) {
+__device__ __forceinline__ void load_rows(const TensorMap& map, void* to, Barrier& barrier, int k) {
     asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
                  "[%0], [%1, {%2, %3}], [%4];"
                  ::"r"(shared_address(to)), "l"(&map), "r"(k), "r"(0), "r"(shared_address(&barrier)) : "memory");
@@ -103,9 +114,9 @@ struct Part {
     int rank, first, count;
     int low, high, outputs; // first output of each warpgroup, and how many are written
 
-    __device__ __forceinline__ Part(const Job& job, int groups) {
+    __device__ __forceinline__ Part(const Job& job, int groups, int panel) {
         rank = blockIdx.x % job.shares;
-        const int stages = (job.k + PANEL - 1) / PANEL, tile = blockIdx.x / job.shares;
+        const int stages = (job.k + panel - 1) / panel, tile = blockIdx.x / job.shares;
         first = rank * stages / job.shares;
         count = (rank + 1) * stages / job.shares - first;
         // A gated CTA makes gates and what they gate.
@@ -116,19 +127,19 @@ struct Part {
     }
 };
 
-template <int GROUPS, int TOKENS, int STAGES>
-__device__ __forceinline__ void copy(const TensorMap& w, const TensorMap& x, Shared<GROUPS, TOKENS, STAGES>& shared,
-                                     const Part& part) {
-    constexpr int BYTES = (GROUPS * GROUP_ROWS + TOKENS) * PANEL * (int)sizeof(bf16);
+template <class T, int GROUPS, int TOKENS, int STAGES>
+__device__ __forceinline__ void copy(const TensorMap& w, const TensorMap& x,
+                                     Shared<T, GROUPS, TOKENS, STAGES>& shared, const Part& part) {
+    constexpr int BYTES = (GROUPS * GROUP_ROWS + TOKENS) * 128;
     const uint64_t policy = first_to_leave();
     auto weights = [&](int at, int stage) {
         shared.full[stage].arrive_and_expect(BYTES);
-        const int k = (part.first + at) * PANEL;
+        const int k = (part.first + at) * PANEL<T>;
         load_weights(w, shared.weights[stage][0], shared.full[stage], k, part.low, policy);
         if (GROUPS == 2) load_weights(w, shared.weights[stage][GROUPS - 1], shared.full[stage], k, part.high, policy);
     };
     auto rows = [&](int at, int stage) {
-        load_rows(x, shared.x[stage], shared.full[stage], (part.first + at) * PANEL);
+        load_rows(x, shared.x[stage], shared.full[stage], (part.first + at) * PANEL<T>);
     };
     const int ahead = min(part.count, STAGES);
     for (int at = 0; at < ahead; at++) weights(at, at);
@@ -146,8 +157,8 @@ __device__ __forceinline__ void copy(const TensorMap& w, const TensorMap& x, Sha
 }
 
 // A warpgroup's 64 outputs, summed over the CTA's part of k.
-template <int GROUPS, int TOKENS, int STAGES>
-__device__ __forceinline__ void multiply_all(float (&sums)[TOKENS / 2], Shared<GROUPS, TOKENS, STAGES>& shared,
+template <class T, int GROUPS, int TOKENS, int STAGES>
+__device__ __forceinline__ void multiply_all(float (&sums)[TOKENS / 2], Shared<T, GROUPS, TOKENS, STAGES>& shared,
                                              int group, int count) {
     Stage<STAGES> stage;
 #pragma unroll
@@ -157,17 +168,36 @@ __device__ __forceinline__ void multiply_all(float (&sums)[TOKENS / 2], Shared<G
         shared.full[stage.index].wait(stage.parity);
         const uint64_t a = descriptor(shared.weights[stage.index][group], 16);
         const uint64_t b = descriptor(shared.x[stage.index], 16);
-        begin_products();
+        if constexpr (IS_SCALED<T>) {
+            float some[TOKENS / 2];
+            hold(some);
+            begin_products();
 #pragma unroll
-        for (int i = 0; i < PANEL / 16; i++) product(sums, a + further(32 * i), b + further(32 * i), true);
-        commit_products();
-        wait_products<1>(); // those of the stage before
-        if (at > 0 && threadIdx.x % 32 == 0) shared.free[before].arrive();
-        before = stage.index;
+            for (int i = 0; i < 4; i++) product_e4m3(some, a + further(32 * i), b + further(32 * i), i > 0);
+            commit_products();
+            wait_products<0>();
+            hold(some);
+            if (threadIdx.x % 32 == 0) shared.free[stage.index].arrive();
+#pragma unroll
+            for (int i = 0; i < TOKENS / 2; i++) sums[i] += some[i];
+        } else {
+            begin_products();
+#pragma unroll
+            for (int i = 0; i < 4; i++) product(sums, a + further(32 * i), b + further(32 * i), true);
+            commit_products();
+            wait_products<1>(); // those of the stage before
+            if (at > 0 && threadIdx.x % 32 == 0) shared.free[before].arrive();
+            before = stage.index;
+        }
         stage.next();
     }
     wait_products<0>();
     hold(sums);
+}
+
+__device__ __forceinline__ float4 scaled(float4 sum, float4 scales, float scale) {
+    return make_float4(sum.x * (scales.x * scale), sum.y * (scales.y * scale), sum.z * (scales.z * scale),
+                       sum.w * (scales.w * scale));
 }
 
 // Writes four outputs of a row.
@@ -193,7 +223,7 @@ __device__ __forceinline__ void finish(const Job& job, int token, int output, fl
 }
 
 // Adds up the sums of a cluster for this CTA's share of the tile, and writes them.
-template <int GROUPS>
+template <class T, int GROUPS>
 __device__ __forceinline__ void write(const Job& job, const Part& part, const float* sums) {
     const int vectors = part.outputs / 4, items = job.m * vectors;
     const int begin = (int)((long long)part.rank * items / job.shares);
@@ -211,16 +241,22 @@ __device__ __forceinline__ void write(const Job& job, const Part& part, const fl
                 up.x += gated.x, up.y += gated.y, up.z += gated.z, up.w += gated.w;
             }
         }
+        if constexpr (IS_SCALED<T>) {
+            const float4* scales = reinterpret_cast<const float4*>(job.w_scales + part.low + at);
+            const float scale = job.x_scales[token];
+            sum = scaled(sum, *scales, scale);
+            if (job.form >= GATE_SILU) up = scaled(up, scales[job.n / 4], scale);
+        }
         finish(job, token, part.low + at, sum, up);
     }
 }
 
-template <int GROUPS, int TOKENS, int STAGES>
+template <class T, int GROUPS, int TOKENS, int STAGES>
 __device__ __forceinline__ void narrow(const TensorMap& w, const TensorMap& x, const Job& job) {
     extern __shared__ unsigned char memory[];
     const uint32_t aligned = (shared_address(memory) + 1023) / 1024 * 1024;
-    auto& shared = *reinterpret_cast<Shared<GROUPS, TOKENS, STAGES>*>(memory + (aligned - shared_address(memory)));
-    const Part part(job, GROUPS);
+    auto& shared = *reinterpret_cast<Shared<T, GROUPS, TOKENS, STAGES>*>(memory + (aligned - shared_address(memory)));
+    const Part part(job, GROUPS, PANEL<T>);
     if (threadIdx.x == 0) {
         for (int stage = 0; stage < STAGES; stage++) shared.full[stage].init(1), shared.free[stage].init(GROUPS * 4);
         publish_to_async_units();
@@ -245,14 +281,14 @@ __device__ __forceinline__ void narrow(const TensorMap& w, const TensorMap& x, c
     cluster_sync();
     // Also for those that asked for nothing: they write what the kernel before read.
     wait_for_previous();
-    if (group < GROUPS) write<GROUPS>(job, part, shared.sums);
+    if (group < GROUPS) write<T, GROUPS>(job, part, shared.sums);
     // Nobody leaves while others read from it.
     cluster_sync();
 }
 
 #else
 
-template <int GROUPS, int TOKENS, int STAGES>
+template <class T, int GROUPS, int TOKENS, int STAGES>
 __device__ void narrow(const TensorMap&, const TensorMap&, const Job&) {} // never launched
 
 #endif
@@ -260,12 +296,16 @@ __device__ void narrow(const TensorMap&, const TensorMap&, const Job&) {} // nev
 } // namespace
 
 // Warpgroups, rows of x, stages, and CTAs that fit on a multiprocessor.
-#define INSTANCE(GROUPS, TOKENS, STAGES, CTAS)                                                               \
+#define KERNEL(NAME, T, GROUPS, TOKENS, STAGES, CTAS)                                                        \
     extern "C" __global__ void __launch_bounds__(GROUPS * GROUP + 32, CTAS)                                  \
-    gemm_narrow_##GROUPS##_##TOKENS(const __grid_constant__ TensorMap w, const __grid_constant__ TensorMap x, \
-                                    const __grid_constant__ Job job) {                                       \
-        narrow<GROUPS, TOKENS, STAGES>(w, x, job);                                                           \
+    NAME(const __grid_constant__ TensorMap w, const __grid_constant__ TensorMap x,                           \
+         const __grid_constant__ Job job) {                                                                  \
+        narrow<T, GROUPS, TOKENS, STAGES>(w, x, job);                                                        \
     }
+// Those of e4m3 need registers for two sums: with 128 rows, one CTA has them all.
+#define INSTANCE(GROUPS, TOKENS, STAGES, CTAS)                                                               \
+    KERNEL(gemm_narrow_##GROUPS##_##TOKENS, bf16, GROUPS, TOKENS, STAGES, CTAS)                              \
+    KERNEL(gemm_narrow_##GROUPS##_##TOKENS##_e4m3, e4m3, GROUPS, TOKENS, STAGES, (TOKENS > 64 ? 1 : CTAS))
 
 INSTANCE(1, 8, 10, 2)
 INSTANCE(1, 16, 8, 2)

@@ -1,4 +1,4 @@
-//! Kernels for NVIDIA cards: bf16 in memory, f32 inside.
+//! Kernels for NVIDIA cards: bf16 in memory, or e4m3 with scales, f32 inside.
 //!
 //! - [`Gpu`]: a card, one stream on it and the kernels loaded there. Every op
 //!   takes it first and is only enqueued when it returns.
@@ -8,6 +8,7 @@
 //!   weights once; [`gemm`]: the others, through cuBLASLt.
 //! - [`attention`]: over pages, of one new token a sequence or many.
 //! - [`mod@shape`], [`mod@sample`]: tokens from logits; [`random`]: made-up weights.
+//! - [`quantise`]: rows to e4m3, for [`NarrowScaled`] and [`GemmScaled`].
 //!
 //! Matrices are row-major. Sources are `kernels/cuda/*.cu`, compiled when this
 //! crate is built; a file's name and a function's in it name a kernel.
@@ -25,6 +26,7 @@ mod launch;
 pub mod narrow;
 pub mod norm;
 mod pinned;
+pub mod quantise;
 pub mod random;
 pub mod rope;
 pub mod rows;
@@ -36,10 +38,10 @@ mod view;
 pub use cudarc;
 pub use device::{Gpu, Memory};
 pub use error::GpuError;
-pub use gemm::Gemm;
+pub use gemm::{Gemm, GemmScaled};
 pub use gemv::Gemv;
 pub use graph::Graph;
 pub use launch::{Args, Grid, Kernel};
-pub use narrow::Narrow;
+pub use narrow::{Narrow, NarrowScaled};
 pub use pinned::Pinned;
-pub use view::{Read, Weights, Write};
+pub use view::{Read, Scaled, ScaledMut, Weights, Write};

@@ -34,6 +34,26 @@ pub fn matmul(weights: &[f32], x: &[f32]) -> Vec<f32> {
     weights.chunks_exact(x.len()).map(|row| dot(row, x)).collect()
 }
 
+/// A row as e4m3 holds it, with its scale: each element is the nearest e4m3 to `x / scale`,
+/// and the scale is the greatest of them over 448, the greatest e4m3; 0 for a row of zeros.
+pub fn quantised(x: &[f32]) -> (Vec<f32>, f32) {
+    let greatest = x.iter().fold(0.0_f32, |greatest, x| greatest.max(x.abs()));
+    if greatest < 1e-30 {
+        return (vec![0.0; x.len()], 0.0);
+    }
+    let inverse = 448.0 / greatest;
+    (x.iter().map(|x| e4m3(x * inverse)).collect(), greatest / 448.0)
+}
+
+/// The nearest number with three bits behind the first, of 2^-6 to 448 in size or a multiple
+/// of 2^-9 below: an OCP 8-bit float of four bits of exponent.
+pub fn e4m3(x: f32) -> f32 {
+    let size = x.abs().min(448.0);
+    let exponent = ((size.to_bits() >> 23) as i32 - 127).max(-6);
+    let step = 2.0_f32.powi(exponent - 3);
+    ((size / step).round_ties_even() * step).copysign(x)
+}
+
 /// Attention of one query head over the keys and values that it sees: rows of
 /// `q.len()` elements. Scores are `q * key * scale`, capped if there is a cap.
 pub fn attention(
@@ -153,4 +173,40 @@ pub fn shape(logits: &mut [f32], shape: &Shape, list: List<'_>, mask: Option<&[u
 
 fn dot(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{e4m3, quantised};
+
+    /// All that the format can say from 0 up, by its definition.
+    fn sizes() -> Vec<f32> {
+        let below_one_power = (0..8).map(|rest| rest as f32 / 512.0);
+        let of_power = |power: i32| (8..16).map(move |rest| rest as f32 * 2.0_f32.powi(power - 3));
+        below_one_power.chain((-6..=8).flat_map(of_power)).filter(|size| *size <= 448.0).collect()
+    }
+
+    #[test]
+    fn numbers_become_the_nearest_of_the_format() {
+        let sizes = sizes();
+        assert_eq!(sizes.len(), 127);
+        for (index, pair) in sizes.windows(2).enumerate() {
+            let (low, high, middle) = (pair[0], pair[1], f32::midpoint(pair[0], pair[1]));
+            // In the middle the one whose last bit is zero.
+            let even = if index % 2 == 0 { low } else { high };
+            for sign in [1.0, -1.0] {
+                assert_eq!(e4m3(sign * low), sign * low);
+                assert_eq!(e4m3(sign * middle), sign * even);
+                assert_eq!(e4m3(sign * middle.next_down()), sign * low);
+                assert_eq!(e4m3(sign * middle.next_up()), sign * high);
+            }
+        }
+        assert_eq!([e4m3(448.0), e4m3(-1e9)], [448.0, -448.0]);
+    }
+
+    #[test]
+    fn the_greatest_of_a_row_is_the_greatest_of_the_format() {
+        assert_eq!(quantised(&[1.0, -4.0, 0.0]), (vec![112.0, -448.0, 0.0], 4.0 / 448.0));
+        assert_eq!(quantised(&[0.0, -0.0]), (vec![0.0, 0.0], 0.0));
+    }
 }

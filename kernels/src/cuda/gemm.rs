@@ -1,6 +1,8 @@
 //! Products of matrices through cuBLASLt, with algorithms found by timing.
 //!
+//! - [`Gemm`]: of bf16. [`GemmScaled`]: of e4m3 with a scale for each row.
 //! - `blas`: cuBLASLt's handles, and one product with one algorithm.
+//! - `plans`: the products that are prepared, with the algorithms that were found.
 //! - `search`: the candidates of a shape, timed with weights that are not in L2.
 //! - `cache`: what was found, on disk, for each card and version of cuBLASLt.
 //!
@@ -9,34 +11,25 @@
 
 mod blas;
 mod cache;
+mod plans;
 mod search;
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    path::Path,
-    sync::Arc,
-};
+use std::path::Path;
 
+use cudarc::driver::DevicePtr;
 use half::bf16;
-use parking_lot::Mutex;
 
 use self::{
-    blas::{Handle, Product},
-    cache::Cache,
+    blas::{Input, Kind},
+    plans::Plans,
 };
 pub use self::{cache::Found, search::Timed};
 use super::{
-    Gpu, Read, Weights, Write,
+    Gpu, Read, Scaled, Weights, Write,
     error::{GpuError, exactly, multiple},
 };
 
 const OP: &str = "gemm";
-
-/// Memory that algorithms may use while they run.
-const WORKSPACE_BYTES: usize = 64 << 20;
-
-/// Prepared products kept; a bound, as numbers of rows vary.
-const MAX_PRODUCTS: usize = 1 << 14;
 
 /// What outputs of products may be.
 pub trait Output: cudarc::driver::DeviceRepr {
@@ -65,12 +58,11 @@ pub struct Sizes {
 
 /// cuBLASLt on one stream.
 #[derive(Debug)]
-pub struct Gemm {
-    handle: Handle,
-    products: Mutex<HashMap<(Sizes, bool), Arc<Product>>>,
-    found: Mutex<BTreeMap<Sizes, Found>>,
-    cache: Option<Cache>,
-}
+pub struct Gemm(Plans);
+
+/// As [`Gemm`], with inputs in e4m3; on Hopper alone.
+#[derive(Debug)]
+pub struct GemmScaled(Plans);
 
 // === impl Gemm ===
 
@@ -81,10 +73,7 @@ impl Gemm {
     /// # Errors
     /// When there is no cuBLASLt or no memory for its workspace.
     pub fn new(gpu: &Gpu, cache_folder: Option<&Path>) -> Result<Self, GpuError> {
-        let handle = Handle::new(gpu, WORKSPACE_BYTES)?;
-        let cache = cache_folder.map(|folder| Cache::new(folder, gpu.name(), handle.version()));
-        let found = cache.as_ref().map(Cache::read).unwrap_or_default();
-        Ok(Self { handle, products: Mutex::default(), found: Mutex::new(found), cache })
+        Plans::new(gpu, Kind::Bf16, cache_folder).map(Self)
     }
 
     /// `out[m][n]` = sum over k of `x[m][k] * weights[n][k]`
@@ -120,22 +109,7 @@ impl Gemm {
     /// # Errors
     /// When memory is short or cuBLASLt fails.
     pub fn tune(&self, shapes: &[Sizes]) -> Result<Vec<(Sizes, Timed)>, GpuError> {
-        let missing: Vec<Sizes> =
-            shapes.iter().copied().filter(|sizes| !self.found.lock().contains_key(sizes)).collect();
-        let mut results = Vec::new();
-        for sizes in missing {
-            let timed = search::search(&self.handle, sizes)?;
-            self.found.lock().insert(sizes, timed.best.clone());
-            results.push((sizes, timed));
-        }
-        if !results.is_empty() {
-            // What was prepared before may be slower.
-            self.products.lock().clear();
-            if let Some(cache) = &self.cache {
-                cache.write(&self.found.lock());
-            }
-        }
-        Ok(results)
+        self.0.tune(shapes)
     }
 
     fn enqueue<T: Output>(
@@ -154,30 +128,80 @@ impl Gemm {
         multiple(OP, "elements in", x.len(), k)?;
         let m = x.len() / k;
         exactly(OP, "elements out", out.len(), m * n)?;
-        let product = self.product(Sizes { n, k, m }, T::IS_F32)?;
-        product.enqueue(&self.handle, (&weights.data, x), out, keep)
+        let stream = self.0.gpu().stream();
+        let ((data, _w), (x, _x)) = (weights.data.device_ptr(stream), x.device_ptr(stream));
+        let [w, x] = [data, x].map(|data| Input { data, scales: 0 });
+        self.0.enqueue(Sizes { n, k, m }, (w, x), out, keep)
+    }
+}
+
+// === impl GemmScaled ===
+
+impl GemmScaled {
+    /// As [`Gemm::new`].
+    ///
+    /// # Errors
+    /// When there is no cuBLASLt or no memory for its workspace.
+    pub fn new(gpu: &Gpu, cache_folder: Option<&Path>) -> Result<Self, GpuError> {
+        Plans::new(gpu, Kind::E4m3, cache_folder).map(Self)
     }
 
-    /// The product of these sizes, prepared.
-    fn product(&self, sizes: Sizes, is_f32: bool) -> Result<Arc<Product>, GpuError> {
-        if let Some(product) = self.products.lock().get(&(sizes, is_f32)) {
-            return Ok(Arc::clone(product));
+    /// `out[m][n]` = sum over k of `x[m][k] * weights[n][k]`
+    ///
+    /// # Errors
+    /// When shapes do not fit or cuBLASLt fails.
+    pub fn run(
+        &self,
+        weights: &Scaled<'_>,
+        x: &Scaled<'_>,
+        out: &mut impl Write<bf16>,
+    ) -> Result<(), GpuError> {
+        self.enqueue(weights, x, out, 0.0)
+    }
+
+    /// As [`Self::run`], added to what `out` holds.
+    ///
+    /// # Errors
+    /// When shapes do not fit or cuBLASLt fails.
+    pub fn add(
+        &self,
+        weights: &Scaled<'_>,
+        x: &Scaled<'_>,
+        out: &mut impl Write<bf16>,
+    ) -> Result<(), GpuError> {
+        self.enqueue(weights, x, out, 1.0)
+    }
+
+    /// As [`Gemm::tune`].
+    ///
+    /// # Errors
+    /// When memory is short or cuBLASLt fails.
+    pub fn tune(&self, shapes: &[Sizes]) -> Result<Vec<(Sizes, Timed)>, GpuError> {
+        self.0.tune(shapes)
+    }
+
+    fn enqueue(
+        &self,
+        weights: &Scaled<'_>,
+        x: &Scaled<'_>,
+        out: &mut impl Write<bf16>,
+        keep: f32,
+    ) -> Result<(), GpuError> {
+        let sizes = Sizes { n: weights.rows(), k: weights.width, m: x.rows() };
+        let Sizes { n, k, m } = sizes;
+        multiple(OP, "inputs", k, 16)?;
+        multiple(OP, "outputs", n, 16)?;
+        exactly(OP, "weights", weights.data.len(), n * k)?;
+        exactly(OP, "elements in", x.data.len(), m * k)?;
+        exactly(OP, "elements out", out.len(), m * n)?;
+        if m == 0 {
+            return Ok(());
         }
-        let mut product = Product::new(sizes, is_f32)?;
-        // The one timed for the next greater number of rows, else the greatest.
-        let group = Sizes { m: 0, ..sizes }..=Sizes { m: usize::MAX, ..sizes };
-        let algorithm = {
-            let found = self.found.lock();
-            let next = found.range(sizes..=*group.end()).next();
-            next.or_else(|| found.range(group).next_back()).map(|(_, found)| found.algorithm)
-        };
-        product.choose(&self.handle, algorithm)?;
-        let product = Arc::new(product);
-        let mut products = self.products.lock();
-        if products.len() >= MAX_PRODUCTS {
-            products.clear();
-        }
-        products.insert((sizes, is_f32), Arc::clone(&product));
-        Ok(product)
+        let stream = self.0.gpu().stream();
+        let ((w_data, _w), (w_scales, _ws)) =
+            (weights.data.device_ptr(stream), weights.scales.device_ptr(stream));
+        let ((x_data, _x), (x_scales, _xs)) = (x.data.device_ptr(stream), x.scales.device_ptr(stream));
+        let inputs = (Input { data: w_data, scales: w_scales }, Input { data: x_data, scales: x_scales });
+        self.0.enqueue(sizes, inputs, out, keep)
     }
 }

@@ -1,16 +1,22 @@
 //! Products with up to 128 rows, on Hopper.
+//!
+//! - [`Narrow`]: of bf16.
+//! - `scaled`: [`NarrowScaled`], of e4m3.
 #![expect(unsafe_code, reason = "launches kernels")]
+
+mod scaled;
 
 use bytemuck::{Pod, Zeroable};
 use cudarc::driver::DevicePtr;
 use half::bf16;
 
+pub use self::scaled::NarrowScaled;
 use super::{
     Gpu, Read, Weights, Write,
     error::{GpuError, at_least, exactly, multiple},
     gate::Activation,
     launch::Grid,
-    tensor_map::{PANEL, tensor_map},
+    tensor_map::{Element, tensor_map},
 };
 
 const OP: &str = "gemm_narrow";
@@ -22,13 +28,48 @@ pub const MAX_ROWS: usize = 128;
 const GROUP_ROWS: usize = 64;
 const GROUP: usize = 128;
 
-/// Kernels: the rows they have room for, and stages by warpgroups (one, two).
-const KERNELS: [(usize, [(&str, usize); 2]); 5] = [
-    (8, [("gemm_narrow_1_8", 10), ("gemm_narrow_2_8", 6)]),
-    (16, [("gemm_narrow_1_16", 8), ("gemm_narrow_2_16", 5)]),
-    (32, [("gemm_narrow_1_32", 8), ("gemm_narrow_2_32", 5)]),
-    (64, [("gemm_narrow_1_64", 8), ("gemm_narrow_2_64", 4)]),
-    (128, [("gemm_narrow_1_128", 6), ("gemm_narrow_2_128", 3)]),
+/// Bytes of inputs of a stage.
+const PANEL_BYTES: usize = 128;
+
+/// Kernels with room for so many rows, by warpgroups (one, two).
+struct Kernels {
+    room: usize,
+    stages: [usize; 2],
+    bf16: [&'static str; 2],
+    e4m3: [&'static str; 2],
+}
+
+const KERNELS: [Kernels; 5] = [
+    Kernels {
+        room: 8,
+        stages: [10, 6],
+        bf16: ["gemm_narrow_1_8", "gemm_narrow_2_8"],
+        e4m3: ["gemm_narrow_1_8_e4m3", "gemm_narrow_2_8_e4m3"],
+    },
+    Kernels {
+        room: 16,
+        stages: [8, 5],
+        bf16: ["gemm_narrow_1_16", "gemm_narrow_2_16"],
+        e4m3: ["gemm_narrow_1_16_e4m3", "gemm_narrow_2_16_e4m3"],
+    },
+    Kernels {
+        room: 32,
+        stages: [8, 5],
+        bf16: ["gemm_narrow_1_32", "gemm_narrow_2_32"],
+        e4m3: ["gemm_narrow_1_32_e4m3", "gemm_narrow_2_32_e4m3"],
+    },
+    Kernels {
+        room: 64,
+        stages: [8, 4],
+        bf16: ["gemm_narrow_1_64", "gemm_narrow_2_64"],
+        e4m3: ["gemm_narrow_1_64_e4m3", "gemm_narrow_2_64_e4m3"],
+    },
+    Kernels {
+        room: 128,
+        stages: [6, 3],
+        bf16: ["gemm_narrow_1_128", "gemm_narrow_2_128"],
+        e4m3: ["gemm_narrow_1_128_e4m3", "gemm_narrow_2_128_e4m3"],
+    },
 ];
 
 /// Blocks that share out the inputs of a product, at most: what a cluster can have.
@@ -50,12 +91,26 @@ pub struct Narrow<'a> {
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct Job {
     out: u64,
+    w_scales: u64,
+    x_scales: u64,
     rows: i32,
     outputs: i32,
     inputs: i32,
     form: i32,
     shares: i32,
     unused: i32,
+}
+
+/// Weights and rows at their addresses, `[outputs][inputs]` and `[rows][inputs]`.
+struct Inputs {
+    element: Element,
+    w: u64,
+    x: u64,
+    /// Of each; 0 where there are none.
+    scales: [u64; 2],
+    outputs: usize,
+    inputs: usize,
+    rows: usize,
 }
 
 /// How a product is cut into blocks, all of which run at the same time. Does not depend
@@ -142,28 +197,42 @@ impl<'a> Narrow<'a> {
         }
         multiple(OP, "elements in", x.len(), inputs)?;
         let rows = x.len() / inputs;
+        let ((w, _w), (x, _x)) = (data.device_ptr(gpu.stream()), x.device_ptr(gpu.stream()));
+        let element = Element::Bf16;
+        Inputs { element, w, x, scales: [0, 0], outputs, inputs, rows }.multiply(gpu, out, form)
+    }
+}
+
+// === impl Inputs ===
+
+impl Inputs {
+    fn multiply<T>(self, gpu: &Gpu, out: &mut impl Write<T>, form: Form) -> Result<(), GpuError> {
+        let Self { element, w, x, scales: [w_scales, x_scales], outputs, inputs, rows } = self;
         at_least(OP, "most rows", MAX_ROWS, rows)?;
         let width = if form.is_gated() { outputs / 2 } else { outputs };
         exactly(OP, "elements out", out.len(), rows * width)?;
-        let cut = Cut::new(gpu, form, width, inputs);
-        let kernel = KERNELS.into_iter().find(|(room, _)| *room >= rows);
-        let (room, kernels) = kernel.ok_or(GpuError::NoKernel { image: OP, function: "for so many rows" })?;
-        let (name, stages) = kernels[cut.groups - 1];
-        let (w, _w) = data.device_ptr(gpu.stream());
-        let w = tensor_map(w, [inputs, outputs], &[2 * inputs], [PANEL, GROUP_ROWS])?;
-        let (x, _x) = x.device_ptr(gpu.stream());
-        let x = tensor_map(x, [inputs, rows], &[2 * inputs], [PANEL, room])?;
+        let cut = Cut::new(gpu, form, width, inputs.div_ceil(element.panel()));
+        let kernel = KERNELS.iter().find(|kernels| kernels.room >= rows);
+        let kernels = kernel.ok_or(GpuError::NoKernel { image: OP, function: "for so many rows" })?;
+        let (room, stages) = (kernels.room, kernels.stages[cut.groups - 1]);
+        let name = match element {
+            Element::Bf16 => kernels.bf16[cut.groups - 1],
+            Element::E4m3 => kernels.e4m3[cut.groups - 1],
+        };
+        let (strides, panel) = ([element.bytes() * inputs], element.panel());
+        let w = tensor_map(element, w, [inputs, outputs], &strides, [panel, GROUP_ROWS])?;
+        let x = tensor_map(element, x, [inputs, rows], &strides, [panel, room])?;
         let (out, _out) = out.device_ptr_mut(gpu.stream());
         let [rows, outputs, inputs] = [rows, width, inputs].map(|size| size as i32);
-        let shares = cut.shares as i32;
-        let job = Job { out, rows, outputs, inputs, form: form.number(), shares, unused: 0 };
+        let (form, shares) = (form.number(), cut.shares as i32);
+        let job = Job { out, w_scales, x_scales, rows, outputs, inputs, form, shares, unused: 0 };
         let args = gpu.args().record(&w).record(&x).record(bytemuck::cast_slice(&[job]));
         let grid = Grid {
             shared_bytes: cut.shared_bytes(room, stages),
             cluster: cut.shares,
             ..Grid::line(cut.tiles * cut.shares, cut.groups * GROUP + 32)
         };
-        // SAFETY: shapes are checked above.
+        // SAFETY: the callers have checked the inputs' sizes, the output's is checked above.
         unsafe { gpu.kernel(OP, name)?.launch(grid, args, gpu.overlaps()) }
     }
 }
@@ -189,13 +258,14 @@ impl Form {
 // === impl Cut ===
 
 impl Cut {
-    fn new(gpu: &Gpu, form: Form, width: usize, inputs: usize) -> Self {
+    /// `stages` are of the inputs.
+    fn new(gpu: &Gpu, form: Form, width: usize, stages: usize) -> Self {
         let card = gpu.multiprocessors();
         if form.is_gated() || width.div_ceil(2 * GROUP_ROWS) >= card {
             let tile = if form.is_gated() { GROUP_ROWS } else { 2 * GROUP_ROWS };
             return Self { groups: 2, tiles: width.div_ceil(tile), shares: 1 };
         }
-        let (tiles, stages) = (width.div_ceil(GROUP_ROWS), inputs.div_ceil(PANEL));
+        let tiles = width.div_ceil(GROUP_ROWS);
         let fits = |shares: &usize| tiles * shares <= card && stages >= shares * MIN_STAGES;
         Self { groups: 1, tiles, shares: [MAX_SHARES, 4, 2].into_iter().find(fits).unwrap_or(1) }
     }
@@ -203,7 +273,7 @@ impl Cut {
     /// Stages of weights and rows, or the sums that take their place; barriers and room to align.
     fn shared_bytes(&self, room: usize, stages: usize) -> usize {
         let outputs = self.groups * GROUP_ROWS;
-        let ring = stages * 2 * PANEL * (outputs + room);
+        let ring = stages * PANEL_BYTES * (outputs + room);
         ring.max(4 * room * (outputs + 4)) + 2048
     }
 }

@@ -5,16 +5,25 @@ use cudarc::driver::sys;
 
 use super::error::{GpuError, Named};
 
-/// Elements of a row of a box: what one swizzled line of shared memory holds.
+/// Elements of bf16 of a row of a box: what one swizzled line of shared memory holds.
 pub(super) const PANEL: usize = 64;
+
+/// What an array holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Element {
+    Bf16,
+    /// Bytes, to the copy engine.
+    E4m3,
+}
 
 /// A `CUtensorMap`, as a kernel's parameter.
 pub(super) type TensorMap = [u64; 16];
 
-/// The bf16 array at `address`, innermost size first, of which boxes of [`PANEL`] by
-/// `boxes` elements are read; `strides` are bytes, from the second size on. What lies
+/// The array at `address`, innermost size first, of which `boxes` of elements are read,
+/// 128 bytes wide; `strides` are bytes, from the second size on. What lies
 /// outside reads as zeros.
 pub(super) fn tensor_map<const RANK: usize>(
+    element: Element,
     address: u64,
     sizes: [usize; RANK],
     strides: &[usize],
@@ -22,6 +31,10 @@ pub(super) fn tensor_map<const RANK: usize>(
 ) -> Result<TensorMap, GpuError> {
     let mut map = sys::CUtensorMap { opaque: [0; 16] };
     let (sizes, boxes, steps) = (sizes.map(|size| size as u64), boxes.map(|size| size as u32), [1; RANK]);
+    let kind = match element {
+        Element::Bf16 => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+        Element::E4m3 => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_UINT8,
+    };
     let strides: Vec<u64> = strides.iter().map(|stride| *stride as u64).collect();
     debug_assert_eq!(strides.len() + 1, RANK);
     // SAFETY: the arrays live for the call and have the sizes that the rank needs; the
@@ -29,7 +42,7 @@ pub(super) fn tensor_map<const RANK: usize>(
     unsafe {
         sys::cuTensorMapEncodeTiled(
             &raw mut map,
-            sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+            kind,
             RANK as u32,
             address as *mut std::ffi::c_void,
             sizes.as_ptr(),
@@ -45,4 +58,20 @@ pub(super) fn tensor_map<const RANK: usize>(
     .result()
     .named("cuTensorMapEncodeTiled")?;
     Ok(map.opaque)
+}
+
+// === impl Element ===
+
+impl Element {
+    pub(super) const fn bytes(self) -> usize {
+        match self {
+            Self::Bf16 => 2,
+            Self::E4m3 => 1,
+        }
+    }
+
+    /// As [`PANEL`], of this element.
+    pub(super) const fn panel(self) -> usize {
+        2 * PANEL / self.bytes()
+    }
 }

@@ -2,7 +2,7 @@
 //! test fails. `scripts/test-gpu` runs them.
 //!
 //! - `ops`: what stands between matrix products.
-//! - `products`: matrix products.
+//! - `products`: matrix products; `scaled`: those of rows in e4m3, and how they get there.
 //! - `shapes`: logits changed before a draw.
 //! - `overlap`: chains of ops that overlap and are replayed.
 //! - `bench`, `step`: figures, on demand.
@@ -13,6 +13,7 @@ mod bench;
 mod ops;
 mod overlap;
 mod products;
+mod scaled;
 mod shapes;
 mod step;
 

@@ -9,7 +9,10 @@ use crate::{assert_close, assert_within, gpu, ops::activated, poisoned, random, 
 
 /// `sum over k of x[m][k] * w[n][k]`
 fn product(x: &[f64], w: &[bf16], k: usize) -> Vec<f64> {
-    let w = wide(w);
+    wide_product(x, &wide(w), k)
+}
+
+pub(crate) fn wide_product(x: &[f64], w: &[f64], k: usize) -> Vec<f64> {
     let row =
         |x: &[f64]| -> Vec<f64> { w.chunks(k).map(|w| x.iter().zip(w).map(|(x, w)| x * w).sum()).collect() };
     x.chunks(k).flat_map(row).collect()

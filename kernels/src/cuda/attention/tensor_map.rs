@@ -3,7 +3,7 @@
 use crate::cuda::{
     error::GpuError,
     rope::PoolShape,
-    tensor_map::{self, PANEL, TensorMap},
+    tensor_map::{self, Element, PANEL, TensorMap},
 };
 
 /// Tokens of a box: as many as always lie in one page, and at most 64.
@@ -18,5 +18,5 @@ pub(super) fn tensor_map(address: u64, shape: &PoolShape) -> Result<TensorMap, G
     let row_bytes = 2 * shape.row_elements();
     let sizes = [shape.head_dim, 2 * shape.kv_heads, shape.page_tokens, shape.pages * shape.layers];
     let strides = [2 * shape.head_dim, row_bytes, row_bytes * shape.page_tokens];
-    tensor_map::tensor_map(address, sizes, &strides, [PANEL, 1, box_tokens(shape), 1])
+    tensor_map::tensor_map(Element::Bf16, address, sizes, &strides, [PANEL, 1, box_tokens(shape), 1])
 }

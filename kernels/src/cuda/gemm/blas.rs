@@ -5,18 +5,19 @@ use std::{ffi::c_void, fmt, ptr};
 
 use cudarc::{
     cublaslt::{result, sys},
-    driver::CudaSlice,
+    driver::{CudaSlice, DevicePtr},
 };
-use half::bf16;
 use parking_lot::Mutex;
 
 use super::{
     super::{
-        Gpu, Read, Write,
+        Gpu, Write,
         error::{GpuError, Named},
     },
     Sizes,
 };
+
+use sys::cublasLtMatmulDescAttributes_t as Describe;
 
 /// An algorithm as cuBLASLt describes it: plain data, good for one version of it.
 pub(super) type Algorithm = [u64; 8];
@@ -27,6 +28,24 @@ static TRANSPOSED: i32 = 1;
 /// `CUBLASLT_REDUCTION_SCHEME_INPLACE | .._COMPUTE_TYPE`: parts of sums over k
 /// that were shared out are not rounded before they are added.
 static SUMS_IN_F32: u32 = 1 | 2;
+
+/// Whether sums of products of e4m3 stay in the tensor cores, which keep some fourteen bits.
+static FAST_SUMS: i8 = 0;
+
+/// What inputs hold. Outputs are bf16 or f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Bf16,
+    /// With a scale for each row of both inputs.
+    E4m3,
+}
+
+/// Addresses on the card of an input and of its rows' scales, if it has any.
+#[derive(Clone, Copy)]
+pub(super) struct Input {
+    pub(super) data: u64,
+    pub(super) scales: u64,
+}
 
 /// The library, and memory for its algorithms; its work runs on one stream.
 pub(super) struct Handle {
@@ -39,6 +58,7 @@ pub(super) struct Handle {
 /// A product of some sizes with its algorithm.
 pub(super) struct Product {
     sizes: Sizes,
+    kind: Kind,
     how: sys::cublasLtMatmulDesc_t,
     w: sys::cublasLtMatrixLayout_t,
     x: sys::cublasLtMatrixLayout_t,
@@ -86,42 +106,61 @@ impl fmt::Debug for Handle {
 
 // === impl Product ===
 
-// SAFETY: descriptors are only read after `new` and `choose`.
+// SAFETY: descriptors may be used by any thread.
 unsafe impl Send for Product {}
-// SAFETY: as above.
+// SAFETY: after `new` and `choose` they are changed by `enqueue` alone, under the handle's lock.
 unsafe impl Sync for Product {}
 
 impl Product {
     /// Without an algorithm yet. cuBLASLt thinks in columns: it sees
     /// `out` as `[n]` by `[m]`, the weights transposed times `x`.
-    pub(super) fn new(sizes: Sizes, is_f32: bool) -> Result<Self, GpuError> {
+    pub(super) fn new(handle: &Handle, sizes: Sizes, kind: Kind, is_f32: bool) -> Result<Self, GpuError> {
         let Sizes { n, k, m } = sizes;
         let (bf16, f32) = (sys::cudaDataType::CUDA_R_16BF, sys::cudaDataType::CUDA_R_32F);
+        let input = match kind {
+            Kind::Bf16 => bf16,
+            Kind::E4m3 => sys::cudaDataType::CUDA_R_8F_E4M3,
+        };
         let matrix = |kind, rows: usize, columns: usize| {
             result::create_matrix_layout(kind, rows as u64, columns as u64, rows as i64)
                 .named("cublasLtMatrixLayoutCreate")
         };
         let product = Self {
             sizes,
+            kind,
             how: result::create_matmul_desc(sys::cublasComputeType_t::CUBLAS_COMPUTE_32F, f32)
                 .named("cublasLtMatmulDescCreate")?,
-            w: matrix(bf16, k, n)?,
-            x: matrix(bf16, k, m)?,
+            w: matrix(input, k, n)?,
+            x: matrix(input, k, m)?,
             out: matrix(if is_f32 { f32 } else { bf16 }, n, m)?,
             algorithm: sys::cublasLtMatmulAlgo_t { data: [0; 8] },
         };
-        let at = sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_TRANSA;
-        // SAFETY: the attribute is of this type and size.
-        unsafe {
-            result::set_matmul_desc_attribute(
-                product.how,
-                at,
-                (&raw const TRANSPOSED).cast(),
-                size_of_val(&TRANSPOSED),
-            )
+        product.set(Describe::CUBLASLT_MATMUL_DESC_TRANSA, &TRANSPOSED)?;
+        if kind == Kind::E4m3 {
+            let each_row = sys::cublasLtMatmulMatrixScale_t::CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
+            product.set(Describe::CUBLASLT_MATMUL_DESC_A_SCALE_MODE, &each_row)?;
+            product.set(Describe::CUBLASLT_MATMUL_DESC_B_SCALE_MODE, &each_row)?;
+            product.set(Describe::CUBLASLT_MATMUL_DESC_FAST_ACCUM, &FAST_SUMS)?;
+            // Algorithms are told by whether there are scales, not by what they are.
+            let workspace = handle.workspace.lock();
+            let (some, _) = DevicePtr::device_ptr(&*workspace, handle.gpu.stream());
+            product.set_scales(some, some)?;
         }
-        .named("cublasLtMatmulDescSetAttribute")?;
         Ok(product)
+    }
+
+    fn set_scales(&self, w: u64, x: u64) -> Result<(), GpuError> {
+        self.set(Describe::CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, &w)?;
+        self.set(Describe::CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, &x)
+    }
+
+    /// `value` is of the attribute's type.
+    fn set<T>(&self, at: Describe, value: &T) -> Result<(), GpuError> {
+        // SAFETY: the descriptor is alive, and the value as large as is said.
+        unsafe {
+            result::set_matmul_desc_attribute(self.how, at, ptr::from_ref(value).cast(), size_of::<T>())
+        }
+        .named("cublasLtMatmulDescSetAttribute")
     }
 
     /// At most `most` algorithms that cuBLASLt thinks good, best first.
@@ -203,7 +242,7 @@ impl Product {
     pub(super) fn enqueue<T>(
         &self,
         handle: &Handle,
-        (w, x): (&impl Read<bf16>, &impl Read<bf16>),
+        (w, x): (Input, Input),
         out: &mut impl Write<T>,
         keep: f32,
     ) -> Result<(), GpuError> {
@@ -211,8 +250,9 @@ impl Product {
         let mut workspace = handle.workspace.lock();
         handle.gpu.context().bind_to_thread().named("cuCtxSetCurrent")?;
         let one = 1.0_f32;
-        let (w, _w) = w.device_ptr(stream);
-        let (x, _x) = x.device_ptr(stream);
+        if self.kind == Kind::E4m3 {
+            self.set_scales(w.scales, x.scales)?;
+        }
         let (out, _out) = out.device_ptr_mut(stream);
         let (space, _space) = cudarc::driver::DevicePtrMut::device_ptr_mut(&mut *workspace, stream);
         // SAFETY: descriptors are alive, memory is as large as they say, and work
@@ -223,9 +263,9 @@ impl Product {
                 self.how,
                 (&raw const one).cast(),
                 (&raw const keep).cast(),
-                ptr::with_exposed_provenance(w as usize),
+                ptr::with_exposed_provenance(w.data as usize),
                 self.w,
-                ptr::with_exposed_provenance(x as usize),
+                ptr::with_exposed_provenance(x.data as usize),
                 self.x,
                 ptr::with_exposed_provenance(out as usize),
                 self.out,

@@ -8,7 +8,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Sizes, blas::Algorithm};
+use super::{
+    Sizes,
+    blas::{Algorithm, Kind},
+};
 
 /// An algorithm and its time.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -19,7 +22,7 @@ pub struct Found {
     pub micros: f32,
 }
 
-/// A file for one card and one version of cuBLASLt. It saves time and nothing
+/// A file for one kind of inputs, one card and one version of cuBLASLt. It saves time and nothing
 /// else: when it cannot be read or written, algorithms are searched again.
 #[derive(Debug)]
 pub(super) struct Cache {
@@ -39,12 +42,16 @@ struct Entry {
 // === impl Cache ===
 
 impl Cache {
-    pub(super) fn new(folder: &Path, card: &str, version: usize) -> Self {
+    pub(super) fn new(folder: &Path, kind: Kind, card: &str, version: usize) -> Self {
         let card: String = card
             .chars()
             .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' })
             .collect();
-        Self { file: folder.join(format!("gemm-{card}-{version}.json")) }
+        let kind = match kind {
+            Kind::Bf16 => "gemm",
+            Kind::E4m3 => "gemm-e4m3",
+        };
+        Self { file: folder.join(format!("{kind}-{card}-{version}.json")) }
     }
 
     pub(super) fn read(&self) -> BTreeMap<Sizes, Found> {
@@ -76,13 +83,15 @@ mod tests {
     #[test]
     fn what_was_written_is_read_and_a_broken_file_is_nothing() {
         let folder = tempfile::tempdir().unwrap();
-        let cache = Cache::new(&folder.path().join("new"), "NVIDIA H100 80GB", 130_000);
+        let cache = Cache::new(&folder.path().join("new"), Kind::Bf16, "NVIDIA H100 80GB", 130_000);
         assert!(cache.read().is_empty());
         let sizes = Sizes { n: 4096, k: 14_336, m: 8 };
         let found = BTreeMap::from([(sizes, Found { algorithm: [u64::MAX; 8], micros: 40.5 })]);
         cache.write(&found);
         assert_eq!(cache.read(), found);
-        let other = Cache::new(&folder.path().join("new"), "NVIDIA H100 80GB", 130_001);
+        let other = Cache::new(&folder.path().join("new"), Kind::Bf16, "NVIDIA H100 80GB", 130_001);
+        assert!(other.read().is_empty());
+        let other = Cache::new(&folder.path().join("new"), Kind::E4m3, "NVIDIA H100 80GB", 130_000);
         assert!(other.read().is_empty());
         fs::write(&cache.file, "[{").unwrap();
         assert!(cache.read().is_empty());

@@ -1,15 +1,17 @@
 //! The fastest algorithm of a shape, by timing.
 
-use cudarc::driver::{CudaEvent, CudaSlice, sys::CUevent_flags};
+use cudarc::driver::{CudaEvent, CudaSlice, DevicePtr, sys::CUevent_flags};
 use half::bf16;
 
 use super::{
     super::{
+        Gpu, ScaledMut,
         error::{GpuError, Named},
+        quantise::quantise,
         random::fill_uniform,
     },
     Found, Sizes,
-    blas::{Algorithm, Handle, Product},
+    blas::{Algorithm, Handle, Input, Kind, Product},
 };
 
 /// How many algorithms are tried.
@@ -40,16 +42,22 @@ struct Bench<'a> {
     handle: &'a Handle,
     product: Product,
     sizes: Sizes,
-    weights: CudaSlice<bf16>,
-    x: CudaSlice<bf16>,
+    weights: Rows,
+    x: Rows,
     out: CudaSlice<bf16>,
 }
 
+/// An input that means nothing.
+enum Rows {
+    Bf16(CudaSlice<bf16>),
+    E4m3(CudaSlice<u8>, CudaSlice<f32>),
+}
+
 /// Times the candidates for `sizes`.
-pub(super) fn search(handle: &Handle, sizes: Sizes) -> Result<Timed, GpuError> {
-    let product = Product::new(sizes, false)?;
+pub(super) fn search(handle: &Handle, kind: Kind, sizes: Sizes) -> Result<Timed, GpuError> {
+    let product = Product::new(handle, sizes, kind, false)?;
     let candidates = product.candidates(handle, CANDIDATES)?;
-    let mut bench = Bench::new(handle, product, sizes)?;
+    let mut bench = Bench::new(handle, product, kind, sizes)?;
     let mut timed = Vec::new();
     for (rank, algorithm) in candidates.into_iter().enumerate() {
         // Some are offered that then refuse to run.
@@ -77,21 +85,18 @@ pub(super) fn search(handle: &Handle, sizes: Sizes) -> Result<Timed, GpuError> {
 // === impl Bench ===
 
 impl<'a> Bench<'a> {
-    fn new(handle: &'a Handle, product: Product, sizes: Sizes) -> Result<Self, GpuError> {
+    fn new(handle: &'a Handle, product: Product, kind: Kind, sizes: Sizes) -> Result<Self, GpuError> {
         let Sizes { n, k, m } = sizes;
-        let copies = COLD_BYTES.div_ceil(2 * n * k).max(1);
+        let copies = COLD_BYTES.div_ceil(kind.bytes() * n * k).max(1);
         let gpu = &handle.gpu;
         let mut bench = Self {
             handle,
             product,
             sizes,
-            weights: gpu.unset(copies * n * k)?,
-            x: gpu.unset(m * k)?,
+            weights: Rows::new(gpu, kind, (1, 0.05), (copies * n, k))?,
+            x: Rows::new(gpu, kind, (2, 1.0), (m, k))?,
             out: gpu.unset(m * n)?,
         };
-        // Not zeros: a card computes those faster.
-        fill_uniform(gpu, 1, 0.05, &mut bench.weights)?;
-        fill_uniform(gpu, 2, 1.0, &mut bench.x)?;
         fill_uniform(gpu, 3, 1.0, &mut bench.out)?;
         Ok(bench)
     }
@@ -111,12 +116,63 @@ impl<'a> Bench<'a> {
 
     fn enqueue(&mut self, turn: usize) -> Result<(), GpuError> {
         let Sizes { n, k, .. } = self.sizes;
-        let copy = turn % (self.weights.len() / (n * k)) * n * k;
-        let weights = self.weights.slice(copy..copy + n * k);
-        self.product.enqueue(self.handle, (&weights, &self.x), &mut self.out, 0.0)
+        let (gpu, copies) = (&self.handle.gpu, self.weights.rows(k) / n);
+        let inputs = (self.weights.input(gpu, turn % copies * n, k), self.x.input(gpu, 0, k));
+        self.product.enqueue(self.handle, inputs, &mut self.out, 0.0)
     }
 
     fn moment(&self) -> Result<CudaEvent, GpuError> {
         self.handle.gpu.stream().record_event(Some(CUevent_flags::CU_EVENT_DEFAULT)).named("cuEventRecord")
+    }
+}
+
+// === impl Rows ===
+
+impl Rows {
+    fn new(
+        gpu: &Gpu,
+        kind: Kind,
+        (seed, scale): (u64, f32),
+        (rows, k): (usize, usize),
+    ) -> Result<Self, GpuError> {
+        let mut values = gpu.unset(rows * k)?;
+        // Not zeros: a card computes those faster.
+        fill_uniform(gpu, seed, scale, &mut values)?;
+        if kind == Kind::Bf16 {
+            return Ok(Self::Bf16(values));
+        }
+        let (mut data, mut scales) = (gpu.unset(rows * k)?, gpu.unset(rows)?);
+        quantise(gpu, &values, &mut ScaledMut::new(&mut data, &mut scales, k))?;
+        Ok(Self::E4m3(data, scales))
+    }
+
+    fn rows(&self, k: usize) -> usize {
+        match self {
+            Self::Bf16(data) => data.len() / k,
+            Self::E4m3(_, scales) => scales.len(),
+        }
+    }
+
+    /// From `row` on.
+    fn input(&self, gpu: &Gpu, row: usize, k: usize) -> Input {
+        let (at, stream) = ((row * k) as u64, gpu.stream());
+        match self {
+            Self::Bf16(data) => Input { data: data.device_ptr(stream).0 + 2 * at, scales: 0 },
+            Self::E4m3(data, scales) => {
+                let scales = scales.device_ptr(stream).0 + 4 * row as u64;
+                Input { data: data.device_ptr(stream).0 + at, scales }
+            }
+        }
+    }
+}
+
+// === impl Kind ===
+
+impl Kind {
+    fn bytes(self) -> usize {
+        match self {
+            Self::Bf16 => 2,
+            Self::E4m3 => 1,
+        }
     }
 }
