@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use baton_protocol::Role;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::config::Weights;
+
 /// Disaggregated prefill/decode LLM serving.
 #[derive(Debug, Parser)]
 #[command(name = "baton", version, about)]
@@ -137,6 +139,9 @@ pub struct BenchEngine {
     /// With the same bits for a sequence in any batch.
     #[arg(long, requires = "shape")]
     pub deterministic: bool,
+    /// In what form the card holds weights.
+    #[arg(long, value_enum, default_value = "bf16", requires = "shape")]
+    pub weights: Weights,
     /// Number of the card.
     #[arg(long, default_value_t = 0, requires = "shape")]
     pub device: usize,

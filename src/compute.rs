@@ -13,7 +13,7 @@ use baton_engine::{
     Engine, EngineConfig,
     backend::{
         Backend,
-        cpu::{CpuBackend, CpuModel, Loading},
+        cpu::{CpuBackend, CpuModel, Loading, WeightForm},
         mock::MockBackend,
     },
 };
@@ -23,7 +23,7 @@ use baton_model::{Model, ModelConfig, ModelText};
 #[cfg(feature = "cuda")]
 use crate::config::Load;
 use crate::{
-    config::{BackendKind, ClusterConfig, EngineSection},
+    config::{BackendKind, ClusterConfig, EngineSection, Weights},
     terminal::LoadingBar,
 };
 
@@ -119,7 +119,11 @@ impl Compute {
         let name = served_name(&config.model);
         let bar = LoadingBar::start(&name);
         let progress = |done, total| bar.show(done, total);
-        let how = Loading { precision, weights, progress: Some(&progress) };
+        let form = match weights {
+            Weights::Int4 => WeightForm::Int4,
+            Weights::Bf16 | Weights::Fp8 => WeightForm::Bf16,
+        };
+        let how = Loading { precision, weights: form, progress: Some(&progress) };
         let (model, packed) = pool.run(|| check_and_pack(&path, how))?;
         bar.finish(packed.bytes());
         Ok(Self {
@@ -138,10 +142,10 @@ impl Compute {
         }
         let path = baton_model::resolve(&config.model, &baton_model::default_cache())?;
         let model = baton_model::load(&path).with_context(|| format!("cannot load {}", path.display()))?;
-        let card = cuda::Card::load(config, |gpu| CudaModel::load(&model, gpu))?;
+        let card = cuda::Card::load(config, |gpu, form| CudaModel::load(&model, gpu, form))?;
         Ok(Self {
             name: served_name(&config.model),
-            fingerprint: format!("{}-cuda", model.fingerprint),
+            fingerprint: format!("{}-cuda-{:?}", model.fingerprint, config.engine.weights),
             context_tokens: model.config.context_tokens,
             source: Source::Cuda(Box::new(card)),
             text: model.text,
@@ -153,12 +157,13 @@ impl Compute {
     fn random(config: &ClusterConfig) -> Result<Self> {
         let path = crate::bench::shape_path(Path::new(&config.model));
         let shape = baton_model::shape(&path).with_context(|| format!("no shape in {}", path.display()))?;
-        let card = cuda::Card::load(config, |gpu| CudaModel::random(&shape, gpu))?;
+        let card = cuda::Card::load(config, |gpu, form| CudaModel::random(&shape, gpu, form))?;
         let text = Arc::new(ModelText::made_up(shape.vocab, shape.context_tokens));
         let name = served_name(&config.model);
         let ModelConfig { layers, hidden, intermediate, vocab, .. } = shape;
+        let weights = config.engine.weights;
         Ok(Self {
-            fingerprint: format!("random-{name}-{layers}-{hidden}-{intermediate}-{vocab}-cuda"),
+            fingerprint: format!("random-{name}-{layers}-{hidden}-{intermediate}-{vocab}-cuda-{weights:?}"),
             name,
             context_tokens: shape.context_tokens,
             source: Source::Cuda(Box::new(card)),

@@ -4,7 +4,7 @@
 use std::{collections::BTreeSet, net::SocketAddr, path::Path};
 
 use anyhow::{Context, Result, bail, ensure};
-use baton_engine::backend::cpu::{Precision, WeightForm};
+use baton_engine::backend::cpu::Precision;
 use baton_protocol::{NodeId, Role};
 use baton_trust::{Gate, TlsConfig, Trust};
 use serde::Deserialize;
@@ -77,8 +77,8 @@ pub struct EngineSection {
     pub device: usize,
     /// Arithmetic of the CPU backend.
     pub precision: Precision,
-    /// In what form the CPU backend holds weights.
-    pub weights: WeightForm,
+    /// In what form weights are held.
+    pub weights: Weights,
     /// Whether a card computes the same bits for a request alone, in any batch, split and local:
     /// slower, on Hopper alone. Other backends always do.
     pub deterministic: bool,
@@ -122,6 +122,19 @@ pub enum Load {
     Random,
 }
 
+/// A form of weights.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Weights {
+    /// All in bf16.
+    #[default]
+    Bf16,
+    /// On the CPU: layers in four bits, embeddings in eight.
+    Int4,
+    /// On a card: layers in e4m3 with a scale for each output.
+    Fp8,
+}
+
 fn any_loopback_port() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 0))
 }
@@ -154,7 +167,7 @@ impl Default for EngineSection {
             load: Load::Files,
             device: 0,
             precision: Precision::Fast,
-            weights: WeightForm::Bf16,
+            weights: Weights::Bf16,
             deterministic: false,
             threads: 0,
             page_tokens: 0,
@@ -308,7 +321,8 @@ impl EngineSection {
         );
         for (name, is_set, owner) in [
             ("precision", self.precision != Precision::default(), BackendKind::Cpu),
-            ("weights", self.weights != WeightForm::default(), BackendKind::Cpu),
+            ("weights=int4", self.weights == Weights::Int4, BackendKind::Cpu),
+            ("weights=fp8", self.weights == Weights::Fp8, BackendKind::Cuda),
             ("threads", self.threads != 0, BackendKind::Cpu),
             ("device", self.device != 0, BackendKind::Cuda),
             ("load", self.load != Load::default(), BackendKind::Cuda),
@@ -392,7 +406,7 @@ mod tests {
         .unwrap();
         assert_eq!(config.engine.pages, 77);
         assert_eq!(config.engine.precision, Precision::Reference);
-        assert_eq!(config.engine.weights, WeightForm::Int4);
+        assert_eq!(config.engine.weights, Weights::Int4);
         assert_eq!(config.model, "a b");
         assert!(matches!(config.registry, RegistryConfig::Etcd { .. }));
     }
@@ -430,10 +444,15 @@ mod tests {
                 assert!(error.contains("engine.backend=cpu") && error.ends_with(backend), "{error}");
             }
         }
-        assert!(with(&["engine.backend=cuda", "engine.device=1"]).is_ok());
+        for setting in ["engine.device=1", "engine.weights=fp8"] {
+            assert!(with(&["engine.backend=cuda", setting]).is_ok(), "{setting}");
+        }
         for backend in ["cpu", "mock"] {
-            let error = with(&["engine.device=1", &format!("engine.backend={backend}")]).unwrap_err();
-            assert!(error.to_string().starts_with("engine.device is a setting of engine.backend=cuda"));
+            for (setting, name) in [("engine.device=1", "device"), ("engine.weights=fp8", "weights=fp8")] {
+                let error = with(&[setting, &format!("engine.backend={backend}")]).unwrap_err().to_string();
+                let needed = format!("engine.{name} is a setting of engine.backend=cuda");
+                assert!(error.starts_with(&needed), "{error}");
+            }
         }
     }
 

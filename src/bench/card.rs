@@ -8,17 +8,20 @@ use baton_engine::{
     ChoiceSpec, Engine, EngineConfig, Goal, SequenceEvent, SequenceSpec, StartFrom, StepOutcome,
     backend::{
         Backend,
-        cuda::{CudaBackend, CudaLimits, CudaModel},
+        cuda::{CudaBackend, CudaLimits, CudaModel, WeightForm},
     },
     batch::{Batch, BatchSequence, Row, pending},
     kv::PageId,
 };
-use baton_kernels::cuda::{Gemm, Gpu, Weights, random::fill_uniform};
+use baton_kernels::cuda::{
+    Gemm, GemmScaled, Gpu, Scaled, ScaledMut, Weights, cudarc::driver::CudaSlice, gemm::Sizes,
+    quantise::quantise, random::fill_uniform,
+};
 use baton_model::ModelConfig;
 use baton_protocol::{RequestId, Sampling, Stop};
 
 use super::median;
-use crate::{args, terminal::say};
+use crate::{args, config, terminal::say};
 
 /// New tokens of a prefill step.
 const CHUNK: usize = 8192;
@@ -30,12 +33,17 @@ const SEQUENCES: usize = 256;
 const CONTEXT: usize = 1024;
 const STEPS: usize = 64;
 
+/// Size of the products that show a card's rate.
+const SIZE: usize = 8192;
+
 /// What the card does at best.
 struct Rates {
     /// Bytes a second of a copy on the card, read and written.
     copy: f64,
-    /// Operations a second of a large product.
+    /// Operations a second of a large product in bf16.
     product: f64,
+    /// In the form that layers have.
+    layer_product: f64,
 }
 
 /// A model of a shape, and what a step of it costs at least.
@@ -55,7 +63,9 @@ pub fn run(args: &args::BenchEngine, shape: &Path) -> Result<()> {
     let began = Instant::now();
     let config = baton_model::shape(shape).with_context(|| format!("no shape in {}", shape.display()))?;
     let gpu = Gpu::open(args.device)?;
-    let model = CudaModel::random(&config, &gpu)?;
+    ensure!(args.weights != config::Weights::Int4, "a card holds weights in bf16 or fp8");
+    let form = WeightForm::from(args.weights);
+    let model = CudaModel::random(&config, &gpu, form)?;
     let mut limits = CudaLimits::new(CHUNK, SEQUENCES, config.context_tokens.min(1 << 14));
     limits.deterministic = args.deterministic;
     limits.cache = Some(baton_model::default_cache().join("gemm"));
@@ -71,9 +81,12 @@ pub fn run(args: &args::BenchEngine, shape: &Path) -> Result<()> {
     backend.allocate(1)?;
     backend.tune()?;
     row("search for algorithms (s, once a card)", tuning.elapsed().as_secs_f64(), None);
-    let rates = Rates::measure(&gpu)?;
+    let rates = Rates::measure(&gpu, form)?;
     row("copy (TB/s)", rates.copy / 1e12, None);
     row("product 8192^3 (TFLOP/s)", rates.product / 1e12, None);
+    if form == WeightForm::Fp8 {
+        row("product 8192^3 in fp8 (TFLOP/s)", rates.layer_product / 1e12, None);
+    }
     let mut bench = Bench { backend, config, weight_bytes, rates, runs: args.runs.max(1) };
     bench.decode_rows()?;
     bench.prefill_rows()?;
@@ -91,13 +104,12 @@ fn row(what: &str, found: f64, bound: Option<f64>) {
 // === impl Rates ===
 
 impl Rates {
-    fn measure(gpu: &Gpu) -> Result<Self> {
+    fn measure(gpu: &Gpu, form: WeightForm) -> Result<Self> {
         const BYTES: usize = 2 << 30;
         const TIMES: usize = 20;
         let (from, mut to) = (gpu.zeros::<u8>(BYTES)?, gpu.zeros::<u8>(BYTES)?);
         let copy = timed(gpu, TIMES, || Ok(gpu.stream().memcpy_dtod(&from, &mut to)?))?;
         drop((from, to));
-        const SIZE: usize = 8192;
         let mut matrices = [gpu.unset(SIZE * SIZE)?, gpu.unset(SIZE * SIZE)?, gpu.unset(SIZE * SIZE)?];
         for (seed, matrix) in (1..).zip(&mut matrices) {
             fill_uniform(gpu, seed, 1.0, matrix)?;
@@ -105,11 +117,32 @@ impl Rates {
         let [a, b, mut c] = matrices;
         gpu.synchronize()?;
         let gemm = Gemm::new(gpu, None)?;
-        gemm.tune(&[baton_kernels::cuda::gemm::Sizes { n: SIZE, k: SIZE, m: SIZE }])?;
+        gemm.tune(&[Sizes { n: SIZE, k: SIZE, m: SIZE }])?;
         let weights = Weights { data: a.as_view(), outputs: SIZE, inputs: SIZE };
         let product = timed(gpu, TIMES, || Ok(gemm.run(&weights, &b, &mut c)?))?;
-        Ok(Self { copy: 2.0 * BYTES as f64 / copy, product: 2.0 * (SIZE as f64).powi(3) / product })
+        let layer = match form {
+            WeightForm::Bf16 => product,
+            WeightForm::Fp8 => {
+                let scaled = |input: &CudaSlice<_>| {
+                    let (mut data, mut scales) = (gpu.unset(SIZE * SIZE)?, gpu.unset(SIZE)?);
+                    quantise(gpu, input, &mut ScaledMut::new(&mut data, &mut scales, SIZE))?;
+                    anyhow::Ok((data, scales))
+                };
+                scaled_product(gpu, &[scaled(&a)?, scaled(&b)?])?
+            }
+        };
+        let rate = |seconds| 2.0 * (SIZE as f64).powi(3) / seconds;
+        Ok(Self { copy: 2.0 * BYTES as f64 / copy, product: rate(product), layer_product: rate(layer) })
     }
+}
+
+/// Seconds of a large product in fp8 of `[w, x]`, each with its scales.
+fn scaled_product(gpu: &Gpu, inputs: &[(CudaSlice<u8>, CudaSlice<f32>); 2]) -> Result<f64> {
+    let [w, x] = inputs.each_ref().map(|(data, scales)| Scaled::new(data, scales, SIZE));
+    let mut out = gpu.unset(SIZE * SIZE)?;
+    let gemm = GemmScaled::new(gpu, None)?;
+    gemm.tune(&[Sizes { n: SIZE, k: SIZE, m: SIZE }])?;
+    timed(gpu, 20, || Ok(gemm.run(&w, &x, &mut out)?))
 }
 
 /// Seconds of one `op`, over `times` of them.
@@ -230,9 +263,10 @@ impl Bench {
     fn prefill_floor(&self, prompt: usize) -> f64 {
         let ModelConfig { layers, hidden, heads, kv_heads, head_dim, intermediate, vocab, .. } = self.config;
         let layer = hidden * (2 * heads + 2 * kv_heads) * head_dim + 3 * hidden * intermediate;
-        let products = 2.0 * (prompt as f64 * (layers * layer) as f64 + (hidden * vocab) as f64);
+        let products = 2.0 * prompt as f64 * (layers * layer) as f64;
+        let logits = 2.0 * (hidden * vocab) as f64;
         let attention = 2.0 * (layers * heads * head_dim) as f64 * (prompt as f64).powi(2);
-        (products + attention) / self.rates.product
+        products / self.rates.layer_product + (logits + attention) / self.rates.product
     }
 }
 

@@ -11,13 +11,13 @@ use std::{
 use anyhow::{Context, Result};
 use baton_engine::backend::{
     Backend, BackendError,
-    cuda::{BATCH_TOKENS, CudaBackend, CudaLimits, CudaModel},
+    cuda::{BATCH_TOKENS, CudaBackend, CudaLimits, CudaModel, WeightForm},
 };
 use baton_kernels::cuda::Gpu;
 use baton_model::ModelConfig;
 use baton_protocol::Role;
 
-use crate::config::{ClusterConfig, EngineSection};
+use crate::config::{ClusterConfig, EngineSection, Weights};
 
 /// Weights on a card, and who is still to compute with them.
 pub struct Card {
@@ -29,18 +29,19 @@ pub struct Card {
 // === impl Card ===
 
 impl Card {
-    /// Has the weights brought to the card that `config` names.
+    /// Has the weights brought to the card that `config` names, in the form that it names.
     ///
     /// # Errors
     /// When there is no such card, or it cannot hold or run the model.
     pub fn load(
         config: &ClusterConfig,
-        bring: impl FnOnce(&Gpu) -> Result<Arc<CudaModel>, BackendError>,
+        bring: impl FnOnce(&Gpu, WeightForm) -> Result<Arc<CudaModel>, BackendError>,
     ) -> Result<Self> {
         let gpu = Gpu::open(config.engine.device).context("engine.backend=cuda cannot be used here")?;
         let works = |roles: &[Role]| roles.iter().any(|role| *role != Role::Coordinator);
         let nodes = config.nodes.iter().filter(|node| works(&node.roles)).count();
-        Ok(Self { model: bring(&gpu)?, nodes_left: AtomicUsize::new(nodes.max(1)) })
+        let model = bring(&gpu, config.engine.weights.into())?;
+        Ok(Self { model, nodes_left: AtomicUsize::new(nodes.max(1)) })
     }
 
     /// A backend with a stream and a workspace of its own.
@@ -80,4 +81,13 @@ impl Card {
 /// Where found algorithms are kept.
 fn algorithms(cache: &Path) -> std::path::PathBuf {
     cache.join("gemm")
+}
+
+impl From<Weights> for WeightForm {
+    fn from(weights: Weights) -> Self {
+        match weights {
+            Weights::Fp8 => Self::Fp8,
+            Weights::Bf16 | Weights::Int4 => Self::Bf16,
+        }
+    }
 }

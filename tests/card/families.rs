@@ -6,7 +6,7 @@ use std::{fs, path::PathBuf, sync::Arc};
 use baton_engine::backend::{
     Backend,
     cpu::{CpuBackend, CpuModel, Precision},
-    cuda::{CudaBackend, CudaLimits, CudaModel},
+    cuda::{CudaBackend, CudaLimits, CudaModel, WeightForm},
 };
 use baton_kernels::cuda::Gpu;
 use baton_model::{Model, ModelConfig, Weights};
@@ -17,6 +17,9 @@ use super::{PageId, argmax, logits_of};
 /// Largest deviation of a logit, as a part of the largest logit of its step, and its mean over
 /// steps. The whole residual stream is bf16; so tiny models answer rounding loudly.
 const BOUNDS: [f32; 2] = [0.5, 0.08];
+
+/// With layers in fp8.
+const FP8_BOUNDS: [f32; 2] = [1.5, 0.4];
 
 /// Heads of a card's kernels.
 const HEAD_DIM: usize = 64;
@@ -134,10 +137,21 @@ fn wide_heads_are_the_same_model() {
 
 #[test]
 fn every_family_is_answered() {
+    answer(WeightForm::Bf16, BOUNDS).iter().for_each(|line| println!("{line}"));
+}
+
+#[test]
+fn every_family_is_answered_in_fp8() {
+    answer(WeightForm::Fp8, FP8_BOUNDS).iter().for_each(|line| println!("{line}"));
+}
+
+/// How far each family's logits are from the reference, in words.
+fn answer(form: WeightForm, [most, on_average]: [f32; 2]) -> Vec<String> {
     let gpu = Gpu::open(0).unwrap();
+    let mut said = Vec::new();
     for (name, model, cases) in families() {
         let mut exact = reference(&model);
-        let model = CudaModel::load(&widened(&model), &gpu).unwrap();
+        let model = CudaModel::load(&widened(&model), &gpu, form).unwrap();
         let mut limits = CudaLimits::new(256, 8, 1024);
         for deterministic in [false, true] {
             limits.deterministic = deterministic;
@@ -153,10 +167,11 @@ fn every_family_is_answered() {
             let largest = deviations.iter().copied().fold(0.0, f32::max);
             let mean = deviations.iter().sum::<f32>() / deviations.len() as f32;
             let of = deviations.len();
-            println!(
-                "{name}: {largest:.4} of the largest logit at most, mean {mean:.4}; {agreed} of {of} tokens"
-            );
-            assert!(largest <= BOUNDS[0] && mean <= BOUNDS[1], "{name}: {largest}, {mean}");
+            said.push(format!(
+                "{name} {form:?}: {largest:.4} of the largest logit at most, mean {mean:.4}; {agreed} of {of} tokens"
+            ));
+            assert!(largest <= most && mean <= on_average, "{name}: {largest}, {mean}");
         }
     }
+    said
 }

@@ -1,12 +1,13 @@
-//! The CUDA backend: decoders in bf16 on one card.
+//! The CUDA backend: decoders in bf16, or with layers in fp8, on one card.
 //!
 //! - [`weights`]: [`CudaModel`], uploaded once and shared by the backends of a process
+//! - `matrix`: its matrices, in bf16 or fp8: [`WeightForm`]
 //! - `memory`: pages on the card
 //! - `step`: a batch as the kernels read it
 //! - `histories`: what sequences have said, for their penalties
 //! - `workspace`: memory between kernels; [`CudaLimits`]
 //! - `pass`: one step through all layers, enqueued
-//! - `products`: its products with weights
+//! - `products`: its products with weights; `scaled`: those with weights in fp8
 //!
 //! Steps of single tokens alone are recorded as graphs, one for each padded
 //! form, and replayed.
@@ -16,9 +17,11 @@
 //! bands by the kernel for few rows.
 
 mod histories;
+mod matrix;
 mod memory;
 mod pass;
 mod products;
+mod scaled;
 mod step;
 pub mod weights;
 mod workspace;
@@ -31,6 +34,7 @@ use std::{
 use baton_kernels::cuda::{Gpu, GpuError, Graph, Pinned, cudarc::driver::CudaEvent};
 use baton_protocol::KvShape;
 
+pub use matrix::WeightForm;
 pub use weights::CudaModel;
 pub use workspace::CudaLimits;
 

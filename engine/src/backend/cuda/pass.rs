@@ -19,9 +19,10 @@ use half::bf16;
 
 use super::{
     CudaLimits, CudaModel,
+    matrix::Matrix,
     products::{Normed, Products},
     step::Form,
-    weights::{Dense, Layer, Vector},
+    weights::{Layer, Vector},
     workspace::Workspace,
 };
 
@@ -126,8 +127,8 @@ impl Residual<'_> {
     fn add(
         mut self,
         gpu: &Gpu,
-        products: &Products,
-        (weights, after): (&Dense, Option<&Vector>),
+        products: &mut Products,
+        (weights, after): (&Matrix, Option<&Vector>),
         input: &impl Read<bf16>,
     ) -> Result<(), GpuError> {
         let Some(after) = after else { return products.add(gpu, weights, input, &mut self.x) };
@@ -204,7 +205,7 @@ impl Run<'_> {
                 delta: work.normed.slice_mut(start * hidden..end * hidden),
             };
             let after = layer.attention_norms.after.as_ref();
-            residual.add(gpu, &pass.products, (&layer.attention_output, after), &attended)?;
+            residual.add(gpu, &mut pass.products, (&layer.attention_output, after), &attended)?;
         }
         Ok(())
     }
@@ -291,7 +292,7 @@ impl Run<'_> {
             pass.products.gated(gpu, &layer.gate_up, input, (&mut work.gate_up, &mut gated))?;
             let residual = Residual { x: work.x.slice_mut(band.clone()), delta: work.normed.slice_mut(band) };
             let after = layer.mlp_norms.after.as_ref();
-            residual.add(gpu, &pass.products, (&layer.down, after), &gated)?;
+            residual.add(gpu, &mut pass.products, (&layer.down, after), &gated)?;
         }
         Ok(())
     }

@@ -12,6 +12,8 @@ use half::bf16;
 
 use super::{
     CudaLimits, CudaModel,
+    matrix::Matrix,
+    scaled::ScaledProducts,
     weights::{Dense, Vector},
 };
 
@@ -25,12 +27,17 @@ const FEW_ROWS_SHARE: u32 = 58;
 /// Products of at most this many rows are faster without cuBLASLt, where [`Narrow`] does them.
 const NARROW_ROWS: usize = 64;
 
+/// A model has all its layers in one form.
+const NO_SCALED: GpuError = GpuError::NoKernel { image: "gemm_narrow", function: "for a layer in fp8" };
+
 /// cuBLASLt, and what else products need.
 pub(super) struct Products {
     gemm: Gemm,
     activation: Activation,
     /// Whether [`Narrow`] does all, in bands.
     deterministic: bool,
+    /// For weights in fp8. Then [`Gemv`] is not used: all ops divide memory alike.
+    scaled: Option<ScaledProducts>,
 }
 
 /// Rows that a product reads after their norm, if they have one, and a place for the normed ones.
@@ -51,17 +58,22 @@ enum Kernel<'a> {
 
 impl Products {
     pub fn new(gpu: &Gpu, model: &CudaModel, limits: &CudaLimits) -> Result<Self, GpuError> {
-        if limits.deterministic && !model.matrices().all(|matrix| Narrow::new(gpu, matrix.view()).is_some()) {
+        let all_narrow = || model.matrices().all(|matrix| matrix.is_narrow(gpu));
+        if limits.deterministic && !(all_narrow() && Narrow::new(gpu, model.output().view()).is_some()) {
             return Err(GpuError::NoKernel { image: "gemm_narrow", function: "for a deterministic step" });
         }
         let activation = match model.config().activation {
             baton_model::Activation::Silu => Activation::Silu,
             baton_model::Activation::GeluTanh => Activation::GeluTanh,
         };
+        let has_scales = model.matrices().any(|matrix| matches!(matrix, Matrix::Fp8(_)));
+        let narrow_rows = if limits.deterministic { narrow::MAX_ROWS } else { NARROW_ROWS };
+        let scaled = has_scales.then(|| ScaledProducts::new(gpu, model.config(), limits, narrow_rows));
         Ok(Self {
             gemm: Gemm::new(gpu, limits.cache.as_deref())?,
             activation,
             deterministic: limits.deterministic,
+            scaled: scaled.transpose()?,
         })
     }
 
@@ -76,11 +88,15 @@ impl Products {
         ];
         let few = [16, 32, 64, 96, 128, 192, 256].into_iter().filter(|rows| *rows <= limits.sequences);
         let many = [512, 1024, 2048, 4096, 8192, 16384].into_iter().filter(|rows| *rows <= limits.rows);
-        let mut shapes: Vec<Sizes> = Vec::new();
+        let mut shapes: Vec<Sizes> = few.clone().map(|m| Sizes { n: vocab, k: hidden, m }).collect();
+        let mut layers: Vec<Sizes> = Vec::new();
         for (n, k) in products {
-            shapes.extend(few.clone().chain(many.clone()).map(|m| Sizes { n, k, m }));
+            layers.extend(few.clone().chain(many.clone()).map(|m| Sizes { n, k, m }));
         }
-        shapes.extend(few.map(|m| Sizes { n: vocab, k: hidden, m }));
+        match &self.scaled {
+            Some(scaled) => scaled.tune(&layers)?,
+            None => shapes.extend(layers),
+        }
         self.gemm.tune(&shapes).map(drop)
     }
 
@@ -88,6 +104,7 @@ impl Products {
         let rows = weights.rows_of(x);
         let narrow_rows = match rows {
             _ if self.deterministic => 1..=narrow::MAX_ROWS,
+            _ if self.scaled.is_some() => 1..=NARROW_ROWS,
             _ => FEW_ROWS + 1..=NARROW_ROWS,
         };
         let narrow = narrow_rows.contains(&rows).then(|| Narrow::new(gpu, weights.view())).flatten();
@@ -100,18 +117,23 @@ impl Products {
 
     /// How all ops of a step of so many rows divide a multiprocessor's memory.
     pub fn divided(&self, gpu: &Gpu, rows: usize) -> Gpu {
-        let is_few = rows <= FEW_ROWS && !self.deterministic;
+        let is_few = rows <= FEW_ROWS && !self.deterministic && self.scaled.is_none();
         gpu.sharing(if is_few { FEW_ROWS_SHARE } else { 100 })
     }
 
     /// `out = weights * norm(x)`
     pub fn run(
-        &self,
+        &mut self,
         gpu: &Gpu,
-        weights: &Dense,
+        weights: &Matrix,
         mut input: Normed<'_>,
         out: &mut impl Write<bf16>,
     ) -> Result<(), GpuError> {
+        let weights = match (weights, &mut self.scaled) {
+            (Matrix::Bf16(weights), _) => weights,
+            (Matrix::Fp8(weights), Some(scaled)) => return scaled.run(gpu, weights, &input, out),
+            (Matrix::Fp8(_), None) => return Err(NO_SCALED),
+        };
         match self.kernel(gpu, weights, &input.x) {
             Kernel::Narrow(product) => product.run(gpu, &input.computed(gpu)?, out),
             Kernel::Gemv => input.gemv(weights).run(gpu, &input.x, out),
@@ -136,12 +158,19 @@ impl Products {
 
     /// `out = activation(gates * norm(x)) * (ups * norm(x))`; `both` is a place for gates and ups.
     pub fn gated(
-        &self,
+        &mut self,
         gpu: &Gpu,
-        weights: &Dense,
+        weights: &Matrix,
         mut input: Normed<'_>,
         (both, out): (&mut CudaSlice<bf16>, &mut impl Write<bf16>),
     ) -> Result<(), GpuError> {
+        let weights = match (weights, &mut self.scaled) {
+            (Matrix::Bf16(weights), _) => weights,
+            (Matrix::Fp8(weights), Some(scaled)) => {
+                return scaled.gated(gpu, (weights, self.activation), &input, (both, out));
+            }
+            (Matrix::Fp8(_), None) => return Err(NO_SCALED),
+        };
         let rows = weights.rows_of(&input.x);
         match self.kernel(gpu, weights, &input.x) {
             Kernel::Narrow(product) => product.gated(gpu, self.activation, &input.computed(gpu)?, out),
@@ -159,12 +188,17 @@ impl Products {
 
     /// `out = weights * x`
     pub fn plain(
-        &self,
+        &mut self,
         gpu: &Gpu,
-        weights: &Dense,
+        weights: &Matrix,
         x: &impl Read<bf16>,
         out: &mut impl Write<bf16>,
     ) -> Result<(), GpuError> {
+        let weights = match (weights, &mut self.scaled) {
+            (Matrix::Bf16(weights), _) => weights,
+            (Matrix::Fp8(weights), Some(scaled)) => return scaled.plain(gpu, weights, x, out),
+            (Matrix::Fp8(_), None) => return Err(NO_SCALED),
+        };
         match self.kernel(gpu, weights, x) {
             Kernel::Narrow(product) => product.run(gpu, x, out),
             Kernel::Gemv => Gemv::new(weights.view()).run(gpu, x, out),
@@ -174,12 +208,17 @@ impl Products {
 
     /// `out += weights * x`
     pub fn add(
-        &self,
+        &mut self,
         gpu: &Gpu,
-        weights: &Dense,
+        weights: &Matrix,
         x: &impl Read<bf16>,
         out: &mut impl Write<bf16>,
     ) -> Result<(), GpuError> {
+        let weights = match (weights, &mut self.scaled) {
+            (Matrix::Bf16(weights), _) => weights,
+            (Matrix::Fp8(weights), Some(scaled)) => return scaled.add(gpu, weights, x, out),
+            (Matrix::Fp8(_), None) => return Err(NO_SCALED),
+        };
         match self.kernel(gpu, weights, x) {
             Kernel::Narrow(product) => product.add(gpu, x, out),
             Kernel::Gemv => Gemv::new(weights.view()).add(gpu, x, out),

@@ -3,19 +3,17 @@
 use std::sync::Arc;
 
 use baton_kernels::cuda::{
-    Gpu, GpuError, Pinned, Read, Weights as View,
-    cudarc::driver::{CudaSlice, CudaViewMut},
-    norm::Norm,
-    random::fill_uniform,
+    Gpu, GpuError, Pinned, Read, Weights as View, cudarc::driver::CudaSlice, norm::Norm,
 };
 use baton_model::{Model, ModelConfig, ModelError, Norms, QkNorm, Weights};
 use baton_protocol::{KvDtype, KvShape};
 use half::bf16;
 use parking_lot::Mutex;
 
+use super::matrix::{Matrix, Place, WeightForm};
 use crate::backend::BackendError;
 
-/// Weights of a model in bf16 on one card, shared by all backends of a process.
+/// Weights of a model on one card, shared by all backends of a process.
 pub struct CudaModel {
     pub(super) gpu: Gpu,
     config: ModelConfig,
@@ -34,17 +32,17 @@ pub struct CudaModel {
 pub(super) struct Layer {
     pub attention_norms: BlockNorms,
     /// Queries, then keys, then values.
-    pub qkv: Dense,
+    pub qkv: Matrix,
     /// Of queries, keys and values.
     pub qkv_bias: Option<CudaSlice<bf16>>,
     /// As long as a head or as all of them.
     pub q_norm: Option<Vector>,
     pub k_norm: Option<Vector>,
-    pub attention_output: Dense,
+    pub attention_output: Matrix,
     pub mlp_norms: BlockNorms,
     /// Gates, then what they gate.
-    pub gate_up: Dense,
-    pub down: Dense,
+    pub gate_up: Matrix,
+    pub down: Matrix,
 }
 
 /// Norms of what a block reads from the residual stream and of what it adds to it.
@@ -53,7 +51,7 @@ pub(super) struct BlockNorms {
     pub after: Option<Vector>,
 }
 
-/// A matrix, `[outputs][inputs]`.
+/// A matrix in bf16, `[outputs][inputs]`.
 pub(super) struct Dense {
     data: CudaSlice<bf16>,
     outputs: usize,
@@ -82,7 +80,7 @@ pub(super) enum WeightsError {
 /// A place on the card, and the tensors that lie there one behind the other.
 struct Upload<'a> {
     tensors: Vec<Tensor>,
-    to: CudaViewMut<'a, bf16>,
+    to: Place<'a>,
 }
 
 /// What a tensor must be.
@@ -97,15 +95,15 @@ const PIECE: usize = 4 << 20;
 // === impl CudaModel ===
 
 impl CudaModel {
-    /// Copies all weights of `model` to the card, on a few threads.
+    /// Copies all weights of `model` to the card, on a few threads; those of layers take `form`.
     ///
     /// # Errors
     /// [`BackendError::Device`] when a tensor is missing or of another shape than
     /// the model's configuration says, the model needs what this backend does
     /// not do, or the card has no room.
-    pub fn load(model: &Model, gpu: &Gpu) -> Result<Arc<Self>, BackendError> {
+    pub fn load(model: &Model, gpu: &Gpu, form: WeightForm) -> Result<Arc<Self>, BackendError> {
         let load = || {
-            let mut loaded = Self::unset(gpu, &model.config)?;
+            let mut loaded = Self::unset(gpu, &model.config, form)?;
             let uploads = Mutex::new(loaded.uploads());
             let threads = std::thread::available_parallelism().map_or(1, usize::from).min(8);
             std::thread::scope(|scope| {
@@ -125,16 +123,16 @@ impl CudaModel {
     ///
     /// # Errors
     /// As [`load`](Self::load).
-    pub fn random(config: &ModelConfig, gpu: &Gpu) -> Result<Arc<Self>, BackendError> {
+    pub fn random(config: &ModelConfig, gpu: &Gpu, form: WeightForm) -> Result<Arc<Self>, BackendError> {
         let make = || {
-            let mut model = Self::unset(gpu, config)?;
+            let mut model = Self::unset(gpu, config, form)?;
             for (seed, Upload { tensors, mut to }) in (1..).zip(model.uploads()) {
                 // Rows of outputs keep about the size of their inputs.
                 let scale = match tensors[0].shape[..] {
                     [_, inputs] => (3.0 / inputs as f32).sqrt(),
                     _ => 1.0,
                 };
-                fill_uniform(gpu, seed, scale, &mut to)?;
+                to.fill(gpu, seed, scale)?;
             }
             gpu.synchronize()?;
             Ok(Arc::new(model))
@@ -149,12 +147,12 @@ impl CudaModel {
 
     /// Bytes that a decode step reads: all weights but the looked-up embedding.
     pub fn read_bytes(&self) -> usize {
-        self.matrices().map(|matrix| 2 * matrix.data.len()).sum()
+        self.matrices().map(Matrix::bytes).sum::<usize>() + self.output().bytes()
     }
 
-    /// All that rows are multiplied with.
-    pub(super) fn matrices(&self) -> impl Iterator<Item = &Dense> {
-        self.layers.iter().flat_map(Layer::matrices).chain([self.output()])
+    /// All that layers multiply with.
+    pub(super) fn matrices(&self) -> impl Iterator<Item = &Matrix> {
+        self.layers.iter().flat_map(Layer::matrices)
     }
 
     /// Shape of the cached rows, in pages of `page_tokens`.
@@ -174,10 +172,14 @@ impl CudaModel {
         self.output.as_ref().unwrap_or(&self.embedding)
     }
 
-    fn unset(gpu: &Gpu, config: &ModelConfig) -> Result<Self, WeightsError> {
+    fn unset(gpu: &Gpu, config: &ModelConfig, form: WeightForm) -> Result<Self, WeightsError> {
         supported(config)?;
+        if form == WeightForm::Fp8 {
+            supported_in_fp8(gpu, config)?;
+        }
         let ModelConfig { vocab, hidden, heads, kv_heads, head_dim, intermediate, .. } = *config;
-        let matrix = |outputs, inputs| Dense::unset(gpu, outputs, inputs);
+        let matrix = |outputs, inputs| Matrix::unset(gpu, form, outputs, inputs);
+        let dense = |outputs, inputs| Dense::unset(gpu, outputs, inputs);
         let norm = |len| Vector::unset(gpu, len, config.rms_eps);
         let head_norm = |heads| match config.qk_norm {
             QkNorm::None => Ok(None),
@@ -205,10 +207,10 @@ impl CudaModel {
         };
         let rotaries = config.rotaries.iter().map(|rotary| gpu.upload(&rotary.frequencies));
         let model = Self {
-            embedding: matrix(vocab, hidden)?,
+            embedding: dense(vocab, hidden)?,
             layers: (0..config.layers).map(layer).collect::<Result<_, _>>()?,
             norm: norm(hidden)?,
-            output: (!config.tied_embeddings).then(|| matrix(vocab, hidden)).transpose()?,
+            output: (!config.tied_embeddings).then(|| dense(vocab, hidden)).transpose()?,
             rotaries: rotaries.collect::<Result<_, _>>()?,
             no_frequencies: gpu.zeros(8)?,
             gpu: gpu.clone(),
@@ -234,9 +236,9 @@ impl CudaModel {
         for (index, layer) in self.layers.iter_mut().enumerate() {
             let name = |part: &str| format!("model.layers.{index}.{part}.weight");
             let [to_q, to_k, to_v] = ["q", "k", "v"].map(|part| name(&format!("self_attn.{part}_proj")));
-            uploads.push(Upload::of(&mut layer.qkv.data, &[(to_q, &q), (to_k, &kv), (to_v, &kv)]));
+            uploads.push(Upload::of(&mut layer.qkv, &[(to_q, &q), (to_k, &kv), (to_v, &kv)]));
             let gates = [(name("mlp.gate_proj"), &inner[..]), (name("mlp.up_proj"), &inner[..])];
-            uploads.push(Upload::of(&mut layer.gate_up.data, &gates));
+            uploads.push(Upload::of(&mut layer.gate_up, &gates));
             if let Some(bias) = &mut layer.qkv_bias {
                 let name = |part: &str| format!("model.layers.{index}.self_attn.{part}_proj.bias");
                 let biases = [(name("q"), &q[..1]), (name("k"), &kv[..1]), (name("v"), &kv[..1])];
@@ -252,9 +254,9 @@ impl CudaModel {
                     uploads.push(Upload::of(&mut norm.data, &[(name, &[hidden])]));
                 }
             }
-            let single: [(_, &mut CudaSlice<bf16>, &[usize]); 2] = [
-                ("self_attn.o_proj", &mut layer.attention_output.data, &[hidden, q[0]]),
-                ("mlp.down_proj", &mut layer.down.data, &[hidden, inner[0]]),
+            let single: [(_, Place<'_>, &[usize]); 2] = [
+                ("self_attn.o_proj", (&mut layer.attention_output).into(), &[hidden, q[0]]),
+                ("mlp.down_proj", (&mut layer.down).into(), &[hidden, inner[0]]),
             ];
             uploads.extend(single.map(|(part, data, shape)| Upload::of(data, &[(name(part), shape)])));
             for (part, norm) in
@@ -273,7 +275,7 @@ impl CudaModel {
 // === impl Layer ===
 
 impl Layer {
-    fn matrices(&self) -> [&Dense; 4] {
+    fn matrices(&self) -> [&Matrix; 4] {
         [&self.qkv, &self.attention_output, &self.gate_up, &self.down]
     }
 }
@@ -281,10 +283,10 @@ impl Layer {
 // === impl Upload ===
 
 impl<'a> Upload<'a> {
-    fn of(data: &'a mut CudaSlice<bf16>, tensors: &[(String, &[usize])]) -> Self {
+    fn of(to: impl Into<Place<'a>>, tensors: &[(String, &[usize])]) -> Self {
         let tensor =
             |(name, shape): &(String, &[usize])| Tensor { name: name.clone(), shape: shape.to_vec() };
-        Self { tensors: tensors.iter().map(tensor).collect(), to: data.as_view_mut() }
+        Self { tensors: tensors.iter().map(tensor).collect(), to: to.into() }
     }
 }
 
@@ -311,14 +313,15 @@ impl Tensor {
 fn upload(gpu: &Gpu, weights: &Weights, uploads: &Mutex<Vec<Upload<'_>>>) -> Result<(), WeightsError> {
     let gpu = gpu.beside()?;
     let mut halves = [Pinned::zeros(&gpu, PIECE)?, Pinned::zeros(&gpu, PIECE)?];
+    let mut staged = gpu.unset(PIECE)?;
     loop {
         let next = uploads.lock().pop();
         let Some(Upload { tensors, mut to }) = next else { break };
         let mut at = 0;
         for tensor in tensors {
-            for piece in tensor.read(weights)?.chunks(PIECE) {
+            for piece in tensor.read(weights)?.chunks(to.piece(PIECE)) {
                 halves[0].get_mut()?[..piece.len()].copy_from_slice(piece);
-                halves[0].copy_to(&gpu, 0..piece.len(), &mut to.slice_mut(at..at + piece.len()))?;
+                to.take(&gpu, (&halves[0], at, piece.len()), &mut staged)?;
                 halves.swap(0, 1);
                 at += piece.len();
             }
@@ -358,6 +361,17 @@ fn supported(config: &ModelConfig) -> Result<(), WeightsError> {
     }
 }
 
+fn supported_in_fp8(gpu: &Gpu, config: &ModelConfig) -> Result<(), WeightsError> {
+    let ModelConfig { hidden, heads, kv_heads, head_dim, intermediate, .. } = *config;
+    let sizes = [hidden, heads * head_dim, (heads + 2 * kv_heads) * head_dim, intermediate];
+    let refused = match () {
+        () if gpu.capability() != (9, 0) => "fp8 weights on a card that is not Hopper",
+        () if !sizes.iter().all(|size| size.is_multiple_of(16)) => "fp8 weights of sizes not multiples of 16",
+        () => return Ok(()),
+    };
+    Err(WeightsError::Unsupported(refused))
+}
+
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn refused(error: WeightsError) -> BackendError {
     BackendError::Device(format!("cannot use the model's weights: {error}"))
@@ -366,13 +380,18 @@ fn refused(error: WeightsError) -> BackendError {
 // === impl Dense, Vector ===
 
 impl Dense {
-    fn unset(gpu: &Gpu, outputs: usize, inputs: usize) -> Result<Self, GpuError> {
+    pub fn unset(gpu: &Gpu, outputs: usize, inputs: usize) -> Result<Self, GpuError> {
         Ok(Self { data: gpu.unset(outputs * inputs)?, outputs, inputs })
     }
 
     /// How many rows of inputs `x` is.
     pub fn rows_of(&self, x: &impl Read<bf16>) -> usize {
         x.len() / self.inputs
+    }
+
+    /// Of memory.
+    pub fn bytes(&self) -> usize {
+        2 * self.data.len()
     }
 
     pub fn view(&self) -> View<'_> {
@@ -387,5 +406,11 @@ impl Vector {
 
     pub fn view(&self) -> Norm<'_> {
         Norm { weight: self.data.as_view(), eps: self.eps }
+    }
+}
+
+impl<'a> From<&'a mut Dense> for Place<'a> {
+    fn from(dense: &'a mut Dense) -> Self {
+        (&mut dense.data).into()
     }
 }
