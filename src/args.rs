@@ -192,6 +192,9 @@ pub struct BenchHandoff {
     /// With weights that mean nothing, made on the card.
     #[arg(long, requires = "shape")]
     pub random_weights: bool,
+    /// Lengths of prompts, in words or, where a shape stands for a model, in bytes: about as many tokens.
+    #[arg(long, value_delimiter = ',', default_value = "128,512,1600")]
+    pub prompt: Vec<usize>,
     /// Requests of each prompt length.
     #[arg(long, default_value_t = 5)]
     pub runs: usize,

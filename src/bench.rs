@@ -51,8 +51,11 @@ pub fn check(runtime: &tokio::runtime::Runtime) -> Result<()> {
     let engine = engine::measure(&args::Settings::default(), 3)?;
     let tcp = transfer::row("tcp", Checksum::Crc32c, BLOCKS, &args::BenchTransfer::default())?;
     let shm = transfer::row("shm", Checksum::Crc32c, BLOCKS, &args::BenchTransfer::default())?;
-    let handoff = runtime
-        .block_on(handoff::measure(&args::BenchHandoff { runs: 3, ..args::BenchHandoff::default() }))?;
+    let handoff = runtime.block_on(handoff::measure(&args::BenchHandoff {
+        prompt: vec![512],
+        runs: 3,
+        ..args::BenchHandoff::default()
+    }))?;
     let start = start::measure(&args::BenchStart { runs: 5 })?;
     let eight = args::BenchServer { settings: args::Settings::default(), concurrency: vec![8], runs: 5 };
     let server = server::measure(&eight)?;

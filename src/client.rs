@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
+use baton_frontend::Readiness;
 use futures::StreamExt;
 use serde::Deserialize;
 use serde_json::Value;
@@ -64,6 +65,15 @@ impl Client {
     pub fn new(base: &str) -> Result<Self> {
         let http = reqwest::Client::builder().no_proxy().tcp_nodelay(true).build()?;
         Ok(Self { http, base: base.trim_end_matches('/').to_owned() })
+    }
+
+    /// What the cluster has, if it can serve.
+    ///
+    /// # Errors
+    /// When the server cannot be reached or is not ready.
+    pub async fn ready(&self) -> Result<Readiness> {
+        let answer = self.http.get(format!("{}/ready", self.base)).send().await?;
+        Ok(answer.error_for_status()?.json().await?)
     }
 
     /// The first served model's name.

@@ -1,4 +1,4 @@
-//! What this machine has, and what the configured cluster lacks on it.
+//! What this machine has, what the configured cluster lacks on it, and how KV travels if it runs.
 
 use std::{
     collections::BTreeSet,
@@ -8,14 +8,16 @@ use std::{
 
 use anyhow::{Result, ensure};
 use baton_kernels::cpu::Isa;
+use baton_kv_transfer::transport::{Side, Transports};
 use baton_trust::{TlsConfig, Trust, authority::file_name};
 
 use crate::{
+    client::Client,
     config::{BackendKind, ClusterConfig, RegistryConfig},
     terminal::say,
 };
 
-/// How long an etcd may take to accept a connection.
+/// How long an etcd may take to accept a connection, and a cluster to say how it is.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Something that was looked at.
@@ -31,8 +33,17 @@ struct Finding {
 ///
 /// # Errors
 /// When something is missing that the cluster needs.
-pub fn run(config: &ClusterConfig) -> Result<()> {
-    let findings = [processor(), card(config), model(config), registry(config), certificates(config)];
+pub async fn run(config: &ClusterConfig) -> Result<()> {
+    let findings = tokio::task::block_in_place(|| here(config));
+    report(findings.into_iter().chain(cluster(config).await))
+}
+
+/// Without a running cluster.
+fn here(config: &ClusterConfig) -> [Finding; 6] {
+    [processor(), card(config), model(config), registry(config), certificates(config), transports(config)]
+}
+
+fn report(findings: impl IntoIterator<Item = Finding>) -> Result<()> {
     let mut missing = 0;
     for Finding { what, found, is_needed } in findings {
         let verdict = match (&found, is_needed) {
@@ -139,6 +150,43 @@ fn find_certificates(config: &ClusterConfig, tls: &TlsConfig) -> Result<String, 
     }
 }
 
+fn transports(config: &ClusterConfig) -> Finding {
+    // Certificates are looked at on their own.
+    let transfer = TransferConfig { tls: false, ..config.transfer.clone() };
+    let found = Transports::new(&transfer, &Trust::none(), Side::Receiving)
+        .map(|transports| {
+            format!("KV can travel by {}", transports.kinds().map(TransportKind::as_str).join(", "))
+        })
+        .map_err(|error| error.to_string());
+    Finding { what: "transports", found, is_needed: true }
+}
+
+/// The cluster at the configured address, if there is one, and every session's path.
+async fn cluster(config: &ClusterConfig) -> Vec<Finding> {
+    let addr = config.frontend.listen;
+    let asked = async { Client::new(&format!("http://{addr}"))?.ready().await };
+    let readiness = match tokio::time::timeout(PATIENCE, asked).await {
+        Ok(Ok(readiness)) => readiness,
+        _ => {
+            let found = Err(format!("none is ready at {addr}; `baton serve` starts one"));
+            return vec![Finding { what: "cluster", found, is_needed: false }];
+        }
+    };
+    let found = Ok(format!("{} nodes are ready at {addr}", readiness.nodes));
+    let paths = readiness.kv_paths.into_iter().map(kv_path);
+    [Finding { what: "cluster", found, is_needed: true }].into_iter().chain(paths).collect()
+}
+
+fn kv_path(path: KvPath) -> Finding {
+    let rate = path.bytes_per_second.map(|rate| format!(", {:.1} GB/s when it was opened", rate / 1e9));
+    let words = format!("{} to {} over {}{}", path.from, path.to, path.transport, rate.unwrap_or_default());
+    let found = match path.fallback {
+        None => Ok(words),
+        Some(why) => Err(format!("{words}; {why}")),
+    };
+    Finding { what: "KV path", found, is_needed: false }
+}
+
 /// The first of the endpoints that accepts a connection.
 fn reach_one(endpoints: &[String]) -> Result<String, String> {
     let accepts = |endpoint: &&String| {
@@ -162,7 +210,7 @@ mod tests {
 
     #[test]
     fn a_plain_machine_has_what_one_process_needs() {
-        run(&ClusterConfig::default()).unwrap();
+        report(here(&ClusterConfig::default())).unwrap();
     }
 
     #[test]
@@ -172,7 +220,7 @@ mod tests {
             let set = vec![set.to_owned()];
             ClusterConfig::load(&crate::args::Settings { set, ..Default::default() }).unwrap()
         };
-        assert!(run(&config("engine.backend=\"cuda\"")).is_err());
+        assert!(report(here(&config("engine.backend=\"cuda\""))).is_err());
         assert!(!card(&config("engine.backend=\"cpu\"")).is_needed);
     }
 
@@ -187,7 +235,7 @@ mod tests {
             let set = vec![tls.clone(), format!("nodes=[{}]", roles.map(node).join(","))];
             ClusterConfig::load(&crate::args::Settings { set, ..Default::default() }).unwrap()
         };
-        let missing = run(&config(["prefill", "decode"]));
+        let missing = report(here(&config(["prefill", "decode"])));
         assert!(missing.is_err());
         crate::certs::init(&crate::args::CertsInit {
             cluster: "baton".to_owned(),

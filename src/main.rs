@@ -35,7 +35,9 @@ fn run(command: Command) -> anyhow::Result<()> {
             BenchKind::Row(args) => baton::bench::row::run(&args),
             BenchKind::Check => baton::bench::check(&runtime),
         },
-        Command::Doctor(doctor) => baton::doctor::run(&baton::config::ClusterConfig::load(&doctor.settings)?),
+        Command::Doctor(doctor) => {
+            runtime.block_on(baton::doctor::run(&baton::config::ClusterConfig::load(&doctor.settings)?))
+        }
         Command::Certs(Certs::Init(args)) => baton::certs::init(&args),
         Command::Model(Model::Pull { name }) => baton::pull::run(&name),
         Command::Model(Model::List) => baton::pull::list(),

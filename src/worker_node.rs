@@ -82,7 +82,7 @@ impl WorkerNode {
         register_metrics(metrics, &engine, (&prefill, &decode), (&prefill_service, &sessions));
 
         let (draining, stop) = (Arc::new(AtomicBool::new(false)), CancellationToken::new());
-        let service = node_service(&info, &engine, compute, (&draining, &stop));
+        let service = node_service(&info, (&engine, &sessions), compute, (&draining, &stop));
         // Who may ask what is decided here, for every service of the node.
         let (routes, decodes) = (trust.guard(Role::Coordinator), trust.guard(Role::Decode));
         let router = trust
@@ -170,7 +170,7 @@ fn describe(node: &NodeConfig, compute: &Compute, engine: &EngineHandle, addr: S
 /// The node's answers about itself: state and load as they are when asked.
 fn node_service(
     info: &NodeInfo,
-    engine: &EngineHandle,
+    (engine, sessions): (&EngineHandle, &Arc<Sessions>),
     compute: &Compute,
     (draining, stop): (&Arc<AtomicBool>, &CancellationToken),
 ) -> NodeService {
@@ -182,7 +182,8 @@ fn node_service(
         })
     };
     let load: node_service::Load = {
-        let (engine, draining) = (engine.clone(), Arc::clone(draining));
+        let (engine, sessions) = (engine.clone(), Arc::clone(sessions));
+        let draining = Arc::clone(draining);
         Arc::new(move || {
             let load = engine.load();
             LoadReport {
@@ -191,6 +192,7 @@ fn node_service(
                 waiting_prefill_tokens: load.waiting_prefill_tokens as u64,
                 pages: Some(engine.pool().counts().into()),
                 draining: draining.load(Ordering::SeqCst),
+                kv_paths: sessions.reports().into_iter().map(Into::into).collect(),
             }
         })
     };

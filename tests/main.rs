@@ -12,5 +12,6 @@ mod load;
 mod losses;
 mod malformed;
 mod parity;
+mod paths;
 mod sandbox;
 mod sense;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use baton_protocol::{NodeId, Role};
+use baton_protocol::{NodeId, Role, wire::KvPath};
 use baton_registry::RegistryHealth;
 
 use crate::fleet::{Fleet, Health, Load};
@@ -50,6 +50,8 @@ pub struct NodeStatus {
     pub in_flight: usize,
     /// Its last report.
     pub load: Load,
+    /// How KV comes to it, by that report.
+    pub kv_paths: Vec<KvPath>,
 }
 
 pub(crate) fn of(fleet: &Fleet, registry: RegistryHealth) -> ClusterStatus {
@@ -64,6 +66,7 @@ pub(crate) fn of(fleet: &Fleet, registry: RegistryHealth) -> ClusterStatus {
             announced: node.is_announced(),
             in_flight: node.in_flight(),
             load: node.load(),
+            kv_paths: node.kv_paths(),
         }
     };
     let nodes: Vec<_> = fleet.nodes().iter().map(node).collect();

@@ -6,8 +6,9 @@ use std::{
 };
 
 use baton_coordinator::{Coordinator, Health, ServedModel};
-use baton_protocol::{Event, Failure, Request, Role};
+use baton_protocol::{Event, Failure, NodeId, Request, Role, wire};
 use futures::{StreamExt, future::BoxFuture};
+use serde::{Deserialize, Serialize};
 
 /// Who answers requests. Implemented by the coordinator, and by a script in tests.
 pub trait Dispatch: Send + Sync + 'static {
@@ -20,11 +21,36 @@ pub trait Dispatch: Send + Sync + 'static {
     /// Serialized tokenizer, template and limits of a model.
     fn model_text<'a>(&'a self, model: &'a str) -> BoxFuture<'a, Result<Arc<[u8]>, Failure>>;
 
-    /// Whether a request could be served: how many nodes take work.
+    /// Whether a request could be served.
     ///
     /// # Errors
     /// Every reason why not.
-    fn ready(&self) -> Result<usize, Vec<String>>;
+    fn ready(&self) -> Result<Readiness, Vec<String>>;
+}
+
+/// What a cluster that serves has.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Readiness {
+    /// Nodes that take work.
+    #[serde(rename = "ready_nodes")]
+    pub nodes: usize,
+    /// How KV travels between them.
+    pub kv_paths: Vec<KvPath>,
+}
+
+/// An open session of two nodes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct KvPath {
+    /// The prefill node.
+    pub from: String,
+    /// The decode node.
+    pub to: String,
+    /// The transport in use.
+    pub transport: String,
+    /// As measured when it was opened, if it was.
+    pub bytes_per_second: Option<f64>,
+    /// If the decode node was told to use another transport: which, and why it does not.
+    pub fallback: Option<String>,
 }
 
 /// Events of one request, as they come: tokens, one `Finished` a choice, one
@@ -56,15 +82,30 @@ impl Dispatch for Coordinator {
         Box::pin(self.model_text(model))
     }
 
-    fn ready(&self) -> Result<usize, Vec<String>> {
+    fn ready(&self) -> Result<Readiness, Vec<String>> {
         let status = self.status();
         if status.ready {
-            return Ok(status.nodes.iter().filter(|node| node.health == Health::Ready).count());
+            let ready = || status.nodes.iter().filter(|node| node.health == Health::Ready);
+            let kv_paths =
+                ready().flat_map(|node| node.kv_paths.iter().map(|path| KvPath::of(path, &node.id)));
+            return Ok(Readiness { nodes: ready().count(), kv_paths: kv_paths.collect() });
         }
         let decoding = status.nodes.iter().filter(|node| node.roles.contains(&Role::Decode));
         let reasons: Vec<_> =
             decoding.map(|node| format!("decode node {} is {}", node.id, word(node.health))).collect();
         Err(if reasons.is_empty() { vec!["no decode node is known".to_owned()] } else { reasons })
+    }
+}
+
+impl KvPath {
+    fn of(path: &wire::KvPath, to: &NodeId) -> Self {
+        Self {
+            from: path.prefill_node.clone(),
+            to: to.0.clone(),
+            transport: path.transport.clone(),
+            bytes_per_second: (path.bytes_per_second > 0.0).then_some(path.bytes_per_second),
+            fallback: (!path.fallback.is_empty()).then(|| path.fallback.clone()),
+        }
     }
 }
 

@@ -39,6 +39,6 @@ mod validate;
 mod write_timeout;
 
 pub use config::{Config, ConfigError};
-pub use dispatch::{Answer, Dispatch};
+pub use dispatch::{Answer, Dispatch, KvPath, Readiness};
 pub use metrics::HttpMetrics;
 pub use serve::{FrontendError, Services, serve, serve_metrics};

@@ -21,6 +21,7 @@ use tracing::warn;
 use crate::{
     Config, HttpMetrics,
     calls::Desk,
+    dispatch::Readiness,
     error::ApiError,
     metrics::{Route, Tally},
     reply::{Kind, unix_seconds},
@@ -143,9 +144,17 @@ async fn health() -> Response {
     Json(json!({ "status": "alive" })).into_response()
 }
 
+/// The answer to `/ready` of a cluster that serves.
+#[derive(Serialize)]
+struct Ready {
+    status: &'static str,
+    #[serde(flatten)]
+    readiness: Readiness,
+}
+
 async fn ready(State(room): State<Arc<Room>>) -> Response {
     match room.desk.dispatch.ready() {
-        Ok(nodes) => Json(json!({ "status": "ready", "ready_nodes": nodes })).into_response(),
+        Ok(readiness) => Json(Ready { status: "ready", readiness }).into_response(),
         Err(reasons) => {
             (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "status": "not ready", "reasons": reasons })))
                 .into_response()

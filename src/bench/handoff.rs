@@ -11,15 +11,9 @@ use crate::{args, client::Client, config::ClusterConfig, serve::Cluster, termina
 
 const TOPOLOGY: &str = include_str!("../../cluster-configs/1p1d.toml");
 
-/// Words of a prompt; one is about one token.
-const PROMPT_WORDS: [usize; 3] = [128, 512, 1600];
-
-/// Bytes of a prompt to made-up weights, each of which is a token; about 30 tokens stand around them.
-const PROMPT_BYTES: [usize; 3] = [512, 2048, 8192];
-
 /// What came out.
 pub struct Measured {
-    /// Exposed transfer over time to first token at about 512 prompt tokens, median.
+    /// Exposed transfer over time to first token of the longest prompts, median.
     pub exposed_share: f64,
 }
 
@@ -45,47 +39,48 @@ pub async fn measure(args: &args::BenchHandoff) -> Result<Measured> {
     config.frontend.listen.set_port(0);
     tokio::task::block_in_place(|| config.make_model_available())?;
     let cluster = Cluster::start(Arc::new(config)).await?;
-    let prompts = if args.shape.is_some() { PROMPT_BYTES } else { PROMPT_WORDS };
     let url = cluster.url().context("no coordinator in this process")?;
-    let outcome = ask(url, (prompts, args.shape.is_some()), args.runs).await;
+    let outcome = ask(url, args).await;
     cluster.shutdown().await;
     outcome
 }
 
-async fn ask(url: &str, (prompts, in_bytes): ([usize; 3], bool), runs: usize) -> Result<Measured> {
+async fn ask(url: &str, args: &args::BenchHandoff) -> Result<Measured> {
     let client = Client::new(url)?;
     let model = client.model().await?;
     let mut exposed_share = f64::NAN;
-    for size in prompts {
-        let (mut first, mut exposed, mut share, mut rate, mut tokens) = (vec![], vec![], vec![], vec![], 0);
-        for run in 0..runs {
+    for &size in &args.prompt {
+        let [mut first, mut prefill, mut exposed, mut share, mut rate] = [const { Vec::new() }; 5];
+        let mut tokens = 0;
+        for run in 0..args.runs {
             let words = (0..size).map(|i| format!(" {}", WORDS[(i * 7 + run * 13 + size) % WORDS.len()]));
             let mut prompt: String = words.collect();
-            if in_bytes {
+            // Each byte is a token of made-up weights; about 30 stand around them.
+            if args.shape.is_some() {
                 prompt.truncate(size);
             }
             let body = json!({
-                "model": model, "messages": [{"role": "user", "content": format!("{run}{prompt}")}], "stream": true,
+                "model": model, "messages": [{"role": "user", "content": format!("{size} {run}{prompt}")}], "stream": true,
                 "max_tokens": 4, "temperature": 0, "ignore_eos": true, "stream_options": {"include_usage": true},
             });
             let answer = client.chat(&body, |_| {}).await?;
             let bill = |name: &str| answer.usage["baton_bill"][name].as_f64().unwrap_or(f64::NAN);
             tokens = answer.usage["prompt_tokens"].as_u64().unwrap_or(0);
             first.push(answer.first.as_secs_f64() * 1e3);
+            prefill.push(bill("prefill_ms"));
             exposed.push(bill("exposed_ms"));
             share.push(100.0 * bill("exposed_ms") / (answer.first.as_secs_f64() * 1e3));
             rate.push(bill("transfer_bytes") / 1e6 / bill("transfer_ms"));
         }
         say(format_args!(
-            "{tokens:>5} prompt tokens: TTFT {} ms, exposed transfer {} ms = {} % of it, {:.2} GB/s while computing",
+            "{tokens:>5} prompt tokens: TTFT {} ms ({:.1} of prefill), exposed transfer {} ms = {} % of it, {:.2} GB/s while computing",
             shown(&first),
+            median(&prefill),
             shown(&exposed),
             shown(&share),
             median(&rate)
         ));
-        if size == 512 {
-            exposed_share = median(&share) / 100.0;
-        }
+        exposed_share = median(&share) / 100.0;
     }
     Ok(Measured { exposed_share })
 }

@@ -19,10 +19,25 @@ use super::{PageId, argmax, logits_of};
 const BOUNDS: [f32; 2] = [0.5, 0.08];
 
 /// With layers in fp8.
-const FP8_BOUNDS: [f32; 2] = [1.5, 0.4];
+const FP8_BOUNDS: [f32; 2] = [0.8, 0.2];
+
+/// The family that answers rounding loudest, four times the others in bf16 too.
+const LOUDEST: &str = "phi3-longrope";
+const FP8_LOUDEST: [f32; 2] = [2.0, 0.7];
 
 /// Heads of a card's kernels.
 const HEAD_DIM: usize = 64;
+
+/// How a card answered.
+#[derive(Debug)]
+struct Answer {
+    name: String,
+    largest: f32,
+    mean: f32,
+    /// Likeliest tokens that are the reference's, and all.
+    #[expect(dead_code, reason = "is printed")]
+    agreed: [usize; 2],
+}
 
 #[derive(Deserialize)]
 struct Golden {
@@ -137,41 +152,46 @@ fn wide_heads_are_the_same_model() {
 
 #[test]
 fn every_family_is_answered() {
-    answer(WeightForm::Bf16, BOUNDS).iter().for_each(|line| println!("{line}"));
+    for answer in answers(WeightForm::Bf16) {
+        println!("{answer:?}");
+        assert!(answer.largest <= BOUNDS[0] && answer.mean <= BOUNDS[1], "{answer:?}");
+    }
 }
 
 #[test]
 fn every_family_is_answered_in_fp8() {
-    answer(WeightForm::Fp8, FP8_BOUNDS).iter().for_each(|line| println!("{line}"));
+    for answer in answers(WeightForm::Fp8) {
+        println!("{answer:?}");
+        let [largest, mean] = if answer.name == LOUDEST { FP8_LOUDEST } else { FP8_BOUNDS };
+        assert!(answer.largest <= largest && answer.mean <= mean, "{answer:?}");
+    }
 }
 
-/// How far each family's logits are from the reference, in words.
-fn answer(form: WeightForm, [most, on_average]: [f32; 2]) -> Vec<String> {
+fn answers(form: WeightForm) -> impl Iterator<Item = Answer> {
     let gpu = Gpu::open(0).unwrap();
-    let mut said = Vec::new();
-    for (name, model, cases) in families() {
+    families().into_iter().flat_map(move |(name, model, cases)| {
         let mut exact = reference(&model);
         let model = CudaModel::load(&widened(&model), &gpu, form).unwrap();
-        let mut limits = CudaLimits::new(256, 8, 1024);
-        for deterministic in [false, true] {
+        [false, true].map(|deterministic| {
+            let mut limits = CudaLimits::new(256, 8, 1024);
             limits.deterministic = deterministic;
-            let mut card = CudaBackend::new(Arc::clone(&model), limits.clone()).unwrap();
-            let (mut deviations, mut agreed) = (Vec::new(), 0);
-            for (case, chunk) in cases.iter().zip([1000, 5].into_iter().cycle()) {
-                let pairs = steps(&mut exact, case, 1000).into_iter().zip(steps(&mut card, case, chunk));
-                for (exact, card) in pairs {
-                    deviations.push(deviation(&card, &exact));
-                    agreed += usize::from(argmax(&card) == argmax(&exact));
-                }
+            let mut card = CudaBackend::new(Arc::clone(&model), limits).unwrap();
+            Answer::of(&name, &mut card, &mut exact, &cases)
+        })
+    })
+}
+
+impl Answer {
+    fn of(name: &str, card: &mut CudaBackend, exact: &mut CpuBackend, cases: &[Case]) -> Self {
+        let (mut deviations, mut agreed) = (Vec::new(), 0);
+        for (case, chunk) in cases.iter().zip([1000, 5].into_iter().cycle()) {
+            for (exact, card) in steps(exact, case, 1000).into_iter().zip(steps(card, case, chunk)) {
+                deviations.push(deviation(&card, &exact));
+                agreed += usize::from(argmax(&card) == argmax(&exact));
             }
-            let largest = deviations.iter().copied().fold(0.0, f32::max);
-            let mean = deviations.iter().sum::<f32>() / deviations.len() as f32;
-            let of = deviations.len();
-            said.push(format!(
-                "{name} {form:?}: {largest:.4} of the largest logit at most, mean {mean:.4}; {agreed} of {of} tokens"
-            ));
-            assert!(largest <= most && mean <= on_average, "{name}: {largest}, {mean}");
         }
+        let largest = deviations.iter().copied().fold(0.0, f32::max);
+        let mean = deviations.iter().sum::<f32>() / deviations.len() as f32;
+        Self { name: name.to_owned(), largest, mean, agreed: [agreed, deviations.len()] }
     }
-    said
 }

@@ -5,7 +5,10 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
 };
 
-use baton_protocol::{NodeId, NodeInfo, PageCounts, wire::LoadReport};
+use baton_protocol::{
+    NodeId, NodeInfo, PageCounts,
+    wire::{KvPath, LoadReport},
+};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -46,6 +49,7 @@ pub(crate) struct Node {
     client: Mutex<NodeClient>,
     health: watch::Sender<Health>,
     load: Mutex<Load>,
+    kv_paths: Mutex<Vec<KvPath>>,
     announced: AtomicBool,
     /// Counts what it said on its own: load reports, and messages of attempts.
     heard: AtomicU64,
@@ -95,6 +99,7 @@ impl Node {
             client: Mutex::new(client),
             health: watch::Sender::new(Health::Joining),
             load: Mutex::default(),
+            kv_paths: Mutex::default(),
             announced: AtomicBool::new(true),
             heard: AtomicU64::new(0),
             ask: Notify::new(),
@@ -124,6 +129,11 @@ impl Node {
 
     pub(crate) fn load(&self) -> Load {
         *self.load.lock()
+    }
+
+    /// How KV comes to it.
+    pub(crate) fn kv_paths(&self) -> Vec<KvPath> {
+        self.kv_paths.lock().clone()
     }
 
     pub(crate) fn is_announced(&self) -> bool {
@@ -226,6 +236,7 @@ impl Node {
             waiting_prefill_tokens: report.waiting_prefill_tokens,
             pages: report.pages.unwrap_or_default().into(),
         };
+        *self.kv_paths.lock() = report.kv_paths;
     }
 }
 

@@ -22,7 +22,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::{Answer, Config, Dispatch, FrontendError, HttpMetrics, Services, serve};
+use crate::{Answer, Config, Dispatch, FrontendError, HttpMetrics, Readiness, Services, serve};
 
 /// Tokens of context of the scripted model.
 pub const CONTEXT: u32 = 128;
@@ -192,9 +192,9 @@ impl Dispatch for Cluster {
         futures::future::ready(text).boxed()
     }
 
-    fn ready(&self) -> Result<usize, Vec<String>> {
+    fn ready(&self) -> Result<Readiness, Vec<String>> {
         let reasons = self.0.ready.lock().clone();
-        if reasons.is_empty() { Ok(1) } else { Err(reasons) }
+        if reasons.is_empty() { Ok(Readiness { nodes: 1, ..Readiness::default() }) } else { Err(reasons) }
     }
 }
 

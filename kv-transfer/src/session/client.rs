@@ -2,7 +2,10 @@
 
 use std::{collections::HashMap, sync::Arc, time::Instant};
 
-use baton_protocol::{Incarnation, NodeId, wire::Control};
+use baton_protocol::{
+    Incarnation, NodeId,
+    wire::{self, Control},
+};
 use parking_lot::Mutex;
 use tokio::{sync::watch, task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
@@ -36,6 +39,17 @@ pub struct SessionReport {
     pub peer: NodeId,
     /// How its data travels.
     pub path: PathReport,
+}
+
+impl From<SessionReport> for wire::KvPath {
+    fn from(SessionReport { peer, path }: SessionReport) -> Self {
+        Self {
+            prefill_node: peer.0,
+            transport: path.transport.as_str().to_owned(),
+            bytes_per_second: path.bandwidth().unwrap_or(0.0),
+            fallback: path.fallback().unwrap_or_default(),
+        }
+    }
 }
 
 /// Sessions to prefill nodes: made on first use, one a peer, shared by all

@@ -99,6 +99,11 @@ impl Transports {
         self.wanted
     }
 
+    /// What can be used, the nearest first.
+    pub fn kinds(&self) -> impl Iterator<Item = TransportKind> {
+        self.rows.iter().map(|(kind, _)| *kind)
+    }
+
     /// For HELLO.
     pub fn offers(&self) -> Vec<Offer> {
         let offer = |(kind, transport): &(TransportKind, Arc<dyn Transport>)| Offer {
