@@ -1,28 +1,24 @@
 //! Shape and states of the KV cache, and the two traits through which a
 //! transfer touches pages without knowing the engine.
+//!
+//! - `dtype`: element types, [`KvDtype`]
+
+mod dtype;
 
 use std::{
-    fmt,
     io::{self, IoSlice, IoSliceMut},
     ops::Range,
-    str::FromStr,
 };
 
 use serde::{Deserialize, Serialize};
 
-/// Element type of cached keys and values. Must be equal on both sides of a handoff.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum KvDtype {
-    /// IEEE single precision.
-    F32,
-    /// bfloat16.
-    Bf16,
-}
+pub use dtype::{KvDtype, UnknownDtype};
 
-/// Shape of the KV cache. Canonical byte order everywhere (memory and wire):
-/// `[layer][token][K|V][kv_head][head_dim]`, so that one token of one layer is
-/// a contiguous row and page size is a private matter of each side.
+/// Shape of the KV cache. Canonical byte order everywhere (memory and wire) is
+/// `[layer][token][row]`, so that one token of one layer is a contiguous row and
+/// page size is a private matter of each side. A row is
+/// `[K|V][kv_head][head_dim]` elements, little-endian, followed for a dtype
+/// with scales by `[K|V][kv_head]` of them, f32, little-endian.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KvShape {
     /// Transformer layers.
@@ -120,49 +116,6 @@ pub struct PageCounts {
     pub promised: u64,
 }
 
-// === impl KvDtype ===
-
-impl KvDtype {
-    /// Bytes of one element.
-    pub const fn bytes(self) -> usize {
-        match self {
-            Self::F32 => 4,
-            Self::Bf16 => 2,
-        }
-    }
-
-    /// Its name in config and on the wire.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::F32 => "f32",
-            Self::Bf16 => "bf16",
-        }
-    }
-}
-
-impl fmt::Display for KvDtype {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl FromStr for KvDtype {
-    type Err = UnknownDtype;
-
-    fn from_str(name: &str) -> Result<Self, UnknownDtype> {
-        match name {
-            "f32" => Ok(Self::F32),
-            "bf16" => Ok(Self::Bf16),
-            other => Err(UnknownDtype(other.to_owned())),
-        }
-    }
-}
-
-/// A KV element type that this build does not know.
-#[derive(Debug, thiserror::Error)]
-#[error("unknown kv dtype {0:?}")]
-pub struct UnknownDtype(pub String);
-
 // === impl KvShape ===
 
 impl KvShape {
@@ -171,8 +124,18 @@ impl KvShape {
         2 * self.kv_heads as usize * self.head_dim as usize
     }
 
+    /// Bytes of one head's key or value of one token of one layer, its scale included.
+    pub const fn head_bytes(&self) -> usize {
+        self.head_dim as usize * self.dtype.bytes() + self.dtype.scale_bytes()
+    }
+
     /// Bytes of one token of one layer.
     pub const fn row_bytes(&self) -> usize {
+        2 * self.kv_heads as usize * self.head_bytes()
+    }
+
+    /// Where in a row its scales begin; the row's end for a dtype without.
+    pub const fn scales_at(&self) -> usize {
         self.row_elements() * self.dtype.bytes()
     }
 
@@ -204,5 +167,25 @@ impl PageCounts {
     /// Whether nothing but cache is held.
     pub const fn is_idle(&self) -> bool {
         self.free + self.cached == self.total && self.promised == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_is_elements_and_then_scales() {
+        let row = |dtype| {
+            let shape = KvShape { layers: 1, kv_heads: 3, head_dim: 64, dtype, page_tokens: 16 };
+            (shape.scales_at(), shape.row_bytes())
+        };
+        assert_eq!(KvDtype::ALL.map(row), [(1536, 1536), (768, 768), (768, 768), (384, 408)]);
+    }
+
+    #[test]
+    fn dtypes_have_names() {
+        assert_eq!(KvDtype::ALL.map(|dtype| dtype.as_str().parse().ok()), KvDtype::ALL.map(Some));
+        assert!("int3".parse::<KvDtype>().is_err());
     }
 }
