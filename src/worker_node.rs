@@ -16,7 +16,7 @@ use baton_engine::{EngineHandle, EngineWorker};
 use baton_kv_transfer::{LocalNode, PrefillService, Sessions, TransferConfig};
 use baton_prefill_node::PrefillNode;
 use baton_protocol::{
-    Incarnation, NodeId, NodeInfo, NodeState, Role,
+    HeadShare, Incarnation, NodeId, NodeInfo, NodeState, Role,
     wire::{LoadReport, prefill_server::PrefillServer},
 };
 use baton_registry::{NodeService, Registration, Registry, node_service};
@@ -72,6 +72,7 @@ impl WorkerNode {
             model_fingerprint: info.model_fingerprint.clone(),
             kv: info.kv.clone(),
             trust: trust.clone(),
+            heads: HeadShare::whole(info.kv.kv_heads),
         };
         let transfer = transfer(config, node);
         let prefill = PrefillNode::new(engine.clone(), &config.prefill);

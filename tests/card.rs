@@ -258,7 +258,9 @@ fn answer(
     while let Ok(event) = events.try_recv() {
         match event {
             SequenceEvent::Started { pages, .. } => shown = pages,
-            SequenceEvent::Computed { layers, tokens } => computed.push(KvSpan { layers, tokens }),
+            SequenceEvent::Computed { layers, tokens } => {
+                computed.push(handle.pool().shape().span(layers, tokens));
+            }
             SequenceEvent::Token(token) => tokens.push(token.id),
             SequenceEvent::Failed(failure) => panic!("{failure}"),
             SequenceEvent::Finished { .. } | SequenceEvent::Prefilled => {}

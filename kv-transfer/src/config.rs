@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use baton_protocol::{Incarnation, KvShape, NodeId};
+use baton_protocol::{HeadShare, Incarnation, KvShape, NodeId};
 use baton_trust::Trust;
 use serde::Deserialize;
 
@@ -22,10 +22,12 @@ pub struct LocalNode {
     pub incarnation: Incarnation,
     /// Weights and shape in one hash.
     pub model_fingerprint: String,
-    /// Shape of its KV cache.
+    /// Shape of the KV cache, all heads of the model counted.
     pub kv: KvShape,
     /// Its certificates, or none.
     pub trust: Trust,
+    /// The heads that it holds of them.
+    pub heads: HeadShare,
 }
 
 /// Ways for frames to travel, by name, whether this build has them or not.

@@ -11,7 +11,8 @@ use std::{
 };
 
 use baton_protocol::{
-    FrameHeader, HandoffId, KvDtype, KvShape, KvSink, KvSource, KvSpan, Request, RequestId, Sampling, Stop,
+    FrameHeader, HandoffId, HeadShare, KvDtype, KvShape, KvSink, KvSource, KvSpan, Request, RequestId,
+    Sampling, Stop,
 };
 use parking_lot::Mutex;
 
@@ -21,9 +22,11 @@ use crate::{HandoffAsk, Landing, transport::Checksum};
 pub const SHAPE: KvShape =
     KvShape { layers: 3, kv_heads: 2, head_dim: 2, dtype: KvDtype::Bf16, page_tokens: 4 };
 
-/// KV of some tokens, `[layer][token][row]`, seen in pieces of a page each.
+/// KV of some tokens and heads as a node has it, `[shard][layer][token][row]`,
+/// seen in pieces of a page and part of a row each.
 pub struct Memory {
     shape: KvShape,
+    share: HeadShare,
     tokens: Range<u32>,
     bytes: Mutex<Vec<u8>>,
     pub quarantined: AtomicBool,
@@ -34,12 +37,19 @@ pub struct Memory {
 }
 
 impl Memory {
+    /// All heads in one shard.
     pub fn empty(shape: &KvShape, tokens: Range<u32>) -> Arc<Self> {
-        let bytes = vec![0; shape.token_bytes() * tokens.len()];
+        Self::shared(shape, HeadShare::whole(shape.kv_heads), tokens)
+    }
+
+    /// As a node has it that holds these heads.
+    pub fn shared(shape: &KvShape, share: HeadShare, tokens: Range<u32>) -> Arc<Self> {
+        let span = KvSpan { layers: 0..shape.layers, tokens: tokens.clone(), heads: share.held.clone() };
         Arc::new(Self {
             shape: shape.clone(),
+            bytes: Mutex::new(vec![0; shape.span_bytes(&span)]),
+            share,
             tokens,
-            bytes: Mutex::new(bytes),
             quarantined: AtomicBool::new(false),
             sealed: AtomicBool::new(false),
             violations: AtomicUsize::new(0),
@@ -48,47 +58,71 @@ impl Memory {
 
     /// As a prefill node has it.
     pub fn computed(shape: &KvShape, tokens: Range<u32>) -> Arc<Self> {
-        let memory = Self::empty(shape, tokens.clone());
-        {
-            let mut bytes = memory.bytes.lock();
-            for layer in 0..shape.layers {
-                for token in tokens.clone() {
-                    let at = memory.at(layer, token);
-                    bytes[at..at + shape.row_bytes()].copy_from_slice(&row(shape, layer, token));
-                }
-            }
-        }
+        Self::computed_by(shape, HeadShare::whole(shape.kv_heads), tokens)
+    }
+
+    /// As a prefill node has it that holds these heads.
+    pub fn computed_by(shape: &KvShape, share: HeadShare, tokens: Range<u32>) -> Arc<Self> {
+        let memory = Self::shared(shape, share, tokens.clone());
+        memory.each_row(&tokens, |memory, row| memory.copy_from_slice(row));
         memory
     }
 
-    /// Whether all layers of these tokens hold what was computed for them.
+    /// Whether all layers and heads of these tokens hold what was computed for them.
     pub fn holds(&self, tokens: Range<u32>) -> bool {
-        let bytes = self.bytes.lock();
-        let right = |layer, token| {
-            let at = self.at(layer, token);
-            bytes[at..at + self.shape.row_bytes()] == row(&self.shape, layer, token)
-        };
-        tokens.into_iter().all(|token| (0..self.shape.layers).all(|layer| right(layer, token)))
+        let mut right = true;
+        self.each_row(&tokens, |memory, row| right &= memory == row);
+        right
     }
 
-    fn at(&self, layer: u32, token: u32) -> usize {
-        (layer as usize * self.tokens.len() + (token - self.tokens.start) as usize) * self.shape.row_bytes()
+    /// The part of each row that each shard has, with what it should hold.
+    fn each_row(&self, tokens: &Range<u32>, mut visit: impl FnMut(&mut [u8], &[u8])) {
+        let mut bytes = self.bytes.lock();
+        for shard in self.share.shards() {
+            for layer in 0..self.shape.layers {
+                for token in tokens.clone() {
+                    let row = row(&self.shape, layer, token);
+                    let parts = self.shape.row_parts(&shard);
+                    let row: Vec<u8> = parts.into_iter().flat_map(|part| row[part].to_vec()).collect();
+                    let at = self.at(&shard, layer, token);
+                    visit(&mut bytes[at..at + row.len()], &row);
+                }
+            }
+        }
     }
 
-    /// Byte ranges of a span, a page at a time; none when it is not covered.
+    /// Where a shard's row of a token begins.
+    fn at(&self, shard: &Range<u32>, layer: u32, token: u32) -> usize {
+        let head = 2 * self.shape.head_bytes();
+        let (layers, tokens) = (self.shape.layers as usize, self.tokens.len());
+        let before = (shard.start - self.share.held.start) as usize * layers * tokens * head;
+        before + (layer as usize * tokens + (token - self.tokens.start) as usize) * shard.len() * head
+    }
+
+    /// Byte ranges of a span, which lies within one shard; none when it is not covered.
     fn pieces(&self, span: &KvSpan) -> io::Result<Vec<Range<usize>>> {
         let inside = span.tokens.start >= self.tokens.start && span.tokens.end <= self.tokens.end;
+        let holds = |shard: &Range<u32>| shard.start <= span.heads.start && span.heads.end <= shard.end;
+        let Some(shard) = self.share.shards().find(holds) else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
         if !inside || span.layers.end > self.shape.layers {
             return Err(io::ErrorKind::InvalidInput.into());
         }
+        let local = KvShape { kv_heads: shard.len() as u32, ..self.shape.clone() };
+        let parts = local.row_parts(&(span.heads.start - shard.start..span.heads.end - shard.start));
         let mut pieces = Vec::new();
         for layer in span.layers.clone() {
             let mut token = span.tokens.start;
             while token < span.tokens.end {
+                let at = self.at(&shard, layer, token);
                 let page_end = (token / self.shape.page_tokens + 1) * self.shape.page_tokens;
-                let end = page_end.min(span.tokens.end);
-                let at = self.at(layer, token);
-                pieces.push(at..at + (end - token) as usize * self.shape.row_bytes());
+                let whole = parts.len() == 1;
+                let end = if whole { page_end.min(span.tokens.end) } else { token + 1 };
+                let rows = |part: &Range<usize>| {
+                    at + part.start..at + part.end + (end - token - 1) as usize * local.row_bytes()
+                };
+                pieces.extend(parts.iter().map(rows));
                 token = end;
             }
         }
@@ -187,7 +221,6 @@ pub fn header(shape: &KvShape, source: &dyn KvSource, seq: u32, span: KvSpan) ->
     FrameHeader {
         handoff: handoff_id(0),
         seq,
-        heads: (0, shape.kv_heads as u16),
         bytes: shape.span_bytes(&span) as u32,
         crc: Checksum::Crc32c.of(source, &span).unwrap(),
         span,

@@ -17,8 +17,6 @@ pub struct FrameHeader {
     pub seq: u32,
     /// What the payload holds.
     pub span: KvSpan,
-    /// First KV head and one past the last.
-    pub heads: (u16, u16),
     /// Bytes of the payload.
     pub bytes: u32,
     /// crc32c of the payload.
@@ -65,7 +63,7 @@ impl FrameHeader {
             self.span.layers.end,
             self.span.tokens.start,
             self.span.tokens.end,
-            u32::from(self.heads.0) | u32::from(self.heads.1) << 16,
+            half(self.span.heads.start) | half(self.span.heads.end) << 16,
             self.bytes,
             self.crc,
         ];
@@ -97,20 +95,25 @@ impl FrameHeader {
         }
         let request =
             RequestId::from_bytes(&bytes[4..20]).ok_or(FrameError::Malformed { field: "request" })?;
-        let span = KvSpan { layers: word(32)..word(36), tokens: word(40)..word(44) };
-        let heads = ((word(48) & 0xffff) as u16, (word(48) >> 16) as u16);
+        let heads = word(48) & 0xffff..word(48) >> 16;
+        let span = KvSpan { layers: word(32)..word(36), tokens: word(40)..word(44), heads };
         if span.layers.is_empty() {
             return Err(FrameError::Malformed { field: "layers" });
         }
         if span.tokens.is_empty() {
             return Err(FrameError::Malformed { field: "tokens" });
         }
-        if heads.0 >= heads.1 {
+        if span.heads.is_empty() {
             return Err(FrameError::Malformed { field: "heads" });
         }
         let handoff = HandoffId { request, attempt: word(20), leg: word(24) };
-        Ok(Self { handoff, seq: word(28), span, heads, bytes: word(52), crc: word(56) })
+        Ok(Self { handoff, seq: word(28), span, bytes: word(52), crc: word(56) })
     }
+}
+
+/// A number of heads, of which no model that is accepted has more than 1,024.
+fn half(heads: u32) -> u32 {
+    heads.min(0xffff)
 }
 
 /// 32 bits of blake3: headers are few and small, no second checksum crate is worth it here.
@@ -149,14 +152,13 @@ mod tests {
             1..100u32,
             0..100_000u32,
             1..4096u32,
-            0..64u16,
-            1..64u16,
+            0..64u32,
+            1..64u32,
         )
             .prop_map(|(request, w, l, ln, t, tn, h, hn)| FrameHeader {
                 handoff: HandoffId { request: RequestId(request), attempt: w[0], leg: w[1] },
                 seq: w[2],
-                span: KvSpan { layers: l..l + ln, tokens: t..t + tn },
-                heads: (h, h + hn),
+                span: KvSpan { layers: l..l + ln, tokens: t..t + tn, heads: h..h + hn },
                 bytes: w[3],
                 crc: w[4],
             })

@@ -2,8 +2,10 @@
 //! transfer touches pages without knowing the engine.
 //!
 //! - `dtype`: element types, [`KvDtype`]
+//! - `heads`: who holds which heads, [`HeadShare`]
 
 mod dtype;
+mod heads;
 
 use std::{
     io::{self, IoSlice, IoSliceMut},
@@ -13,6 +15,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 pub use dtype::{KvDtype, UnknownDtype};
+pub use heads::{HeadShare, HeadsError, MAX_TP};
 
 /// Shape of the KV cache. Canonical byte order everywhere (memory and wire) is
 /// `[layer][token][row]`, so that one token of one layer is a contiguous row and
@@ -33,13 +36,17 @@ pub struct KvShape {
     pub page_tokens: u32,
 }
 
-/// A rectangle of KV: all K and V heads of `tokens` in `layers`.
+/// A box of KV: keys and values of `heads` for `tokens` in `layers`. Its bytes
+/// are `[layer][token][row]`, of each row only these heads: their elements,
+/// `[K|V][head][head_dim]`, then their scales if there are any.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KvSpan {
     /// Which layers.
     pub layers: Range<u32>,
     /// Absolute token positions in the sequence.
     pub tokens: Range<u32>,
+    /// Of the model's KV heads.
+    pub heads: Range<u32>,
 }
 
 /// Pages that a handoff reads. Holding it keeps the pages from being freed
@@ -149,9 +156,32 @@ impl KvShape {
         tokens.div_ceil(self.page_tokens as usize)
     }
 
+    /// All heads of a rectangle.
+    pub const fn span(&self, layers: Range<u32>, tokens: Range<u32>) -> KvSpan {
+        KvSpan { layers, tokens, heads: 0..self.kv_heads }
+    }
+
     /// Bytes of a span.
     pub fn span_bytes(&self, span: &KvSpan) -> usize {
-        self.row_bytes() * span.layers.len() * span.tokens.len()
+        2 * span.heads.len() * self.head_bytes() * span.layers.len() * span.tokens.len()
+    }
+
+    /// Where in a row some of its heads are: one run of bytes for all of them,
+    /// otherwise keys, values and, for a dtype with scales, those of keys and values.
+    pub fn row_parts(&self, heads: &Range<u32>) -> Vec<Range<usize>> {
+        if *heads == (0..self.kv_heads) {
+            return vec![0..self.row_bytes()];
+        }
+        let run = |base: usize, width: usize| {
+            base + heads.start as usize * width..base + heads.end as usize * width
+        };
+        let (kv_heads, scales_at) = (self.kv_heads as usize, self.scales_at());
+        let (element, scale) = (self.head_dim as usize * self.dtype.bytes(), self.dtype.scale_bytes());
+        let mut parts = vec![run(0, element), run(kv_heads * element, element)];
+        if scale > 0 {
+            parts.extend([run(scales_at, scale), run(scales_at + kv_heads * scale, scale)]);
+        }
+        parts
     }
 }
 
@@ -181,6 +211,21 @@ mod tests {
             (shape.scales_at(), shape.row_bytes())
         };
         assert_eq!(KvDtype::ALL.map(row), [(1536, 1536), (768, 768), (768, 768), (384, 408)]);
+    }
+
+    #[test]
+    fn parts_of_a_row_cover_it_once() {
+        for dtype in KvDtype::ALL {
+            let shape = KvShape { layers: 1, kv_heads: 6, head_dim: 8, dtype, page_tokens: 16 };
+            let mut times = vec![0; shape.row_bytes()];
+            for heads in [0..1, 1..4, 4..6] {
+                let parts = shape.row_parts(&heads);
+                let span = KvSpan { layers: 0..1, tokens: 0..1, heads };
+                assert_eq!(parts.iter().map(ExactSizeIterator::len).sum::<usize>(), shape.span_bytes(&span));
+                parts.into_iter().flatten().for_each(|at| times[at] += 1);
+            }
+            assert_eq!(times, vec![1; shape.row_bytes()], "{dtype}");
+        }
     }
 
     #[test]

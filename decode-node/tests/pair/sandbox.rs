@@ -13,7 +13,7 @@ use baton_kv_transfer::{
 };
 use baton_prefill_node::{PrefillConfig, PrefillNode};
 use baton_protocol::{
-    Incarnation, NodeId, Request,
+    HeadShare, Incarnation, NodeId, Request,
     wire::{
         PrefillCandidate, decode_client::DecodeClient, decode_server::DecodeServer,
         prefill_server::PrefillServer,
@@ -253,6 +253,7 @@ fn local_node(name: &str, engine: &EngineHandle) -> LocalNode {
         model_fingerprint: "mock".to_owned(),
         kv: engine.pool().shape().clone(),
         trust: Default::default(),
+        heads: HeadShare::whole(engine.pool().shape().kv_heads),
     }
 }
 

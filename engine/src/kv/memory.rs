@@ -13,7 +13,7 @@ use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::{FillBytes, KvStore, PageId, Piece, UseBytes};
 
-/// KV rows of all pages: `[page][layer]` pieces of `[token][K|V][kv_head][head_dim]`.
+/// KV rows of all pages: `[page][layer]` pieces of `[token][row]`.
 pub struct KvMemory {
     shape: KvShape,
     /// Length of a piece.
@@ -84,18 +84,29 @@ impl KvStore for KvMemory {
     }
 
     fn read(&self, pieces: &[Piece], use_bytes: &mut UseBytes<'_>) -> io::Result<()> {
-        let guards: Vec<_> = pieces.iter().map(|piece| self.read(piece.page, piece.layer)).collect();
-        let slice = |(guard, piece): (_, &Piece)| IoSlice::new(&PageRead::bytes(guard)[piece.bytes.clone()]);
-        let slices: Vec<_> = guards.iter().zip(pieces).map(slice).collect();
+        let places = || pieces.chunk_by(same_place);
+        let guards: Vec<_> = places().map(|place| self.read(place[0].page, place[0].layer)).collect();
+        let mut slices = Vec::with_capacity(pieces.len());
+        for (guard, place) in guards.iter().zip(places()) {
+            let bytes = guard.bytes();
+            slices.extend(place.iter().map(|piece| IoSlice::new(&bytes[piece.bytes.clone()])));
+        }
         use_bytes(&slices)
     }
 
     fn write(&self, pieces: &[Piece], fill: &mut FillBytes<'_>) -> io::Result<()> {
         // Every writer of these pages takes the locks in the same order: by layer, then by token.
-        let mut guards: Vec<_> = pieces.iter().map(|piece| self.write(piece.page, piece.layer)).collect();
-        let slice =
-            |(guard, piece): (_, &Piece)| IoSliceMut::new(&mut PageWrite::bytes(guard)[piece.bytes.clone()]);
-        let mut slices: Vec<_> = guards.iter_mut().zip(pieces).map(slice).collect();
+        let places = || pieces.chunk_by(same_place);
+        let mut guards: Vec<_> = places().map(|place| self.write(place[0].page, place[0].layer)).collect();
+        let mut slices = Vec::with_capacity(pieces.len());
+        for (guard, place) in guards.iter_mut().zip(places()) {
+            let (mut rest, mut at) = (guard.bytes(), 0);
+            for piece in place {
+                let (these, others) = rest[piece.bytes.start - at..].split_at_mut(piece.bytes.len());
+                slices.push(IoSliceMut::new(these));
+                (rest, at) = (others, piece.bytes.end);
+            }
+        }
         fill(&mut slices)
     }
 
@@ -105,6 +116,11 @@ impl KvStore for KvMemory {
             self.write(to, layer).0.copy_from_slice(&source.0);
         }
     }
+}
+
+/// Whether two pieces are under the same lock.
+fn same_place(a: &Piece, b: &Piece) -> bool {
+    (a.page, a.layer) == (b.page, b.layer)
 }
 
 // === impl PageRead, PageWrite ===

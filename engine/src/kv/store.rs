@@ -11,14 +11,14 @@ use baton_protocol::KvShape;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PageId(pub u32);
 
-/// A run of rows within one layer of one page.
+/// A run of bytes within one layer of one page: whole rows, or some heads of one row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Piece {
     /// Which page.
     pub page: PageId,
     /// Which layer.
     pub layer: usize,
-    /// Which of the layer's bytes; they start and end with a row.
+    /// Which of the layer's bytes; they start and end with an element or a scale.
     pub bytes: Range<usize>,
 }
 
@@ -29,7 +29,8 @@ pub type UseBytes<'a> = dyn FnMut(&[IoSlice<'_>]) -> io::Result<()> + 'a;
 pub type FillBytes<'a> = dyn FnMut(&mut [IoSliceMut<'_>]) -> io::Result<()> + 'a;
 
 /// KV rows of all pages, in whatever memory their backend computes on:
-/// `[page][layer]` pieces of `[token][K|V][kv_head][head_dim]`.
+/// `[page][layer]` pieces of `[token][row]`. Pieces of one layer of one page
+/// stand together where they are given, in ascending order and disjoint.
 ///
 /// Who may touch which page is the pool's business.
 pub trait KvStore: Send + Sync {

@@ -53,9 +53,6 @@ impl Receiver {
         if !self.frames.coverage.contains(span) {
             return Some("frame out of bounds");
         }
-        if (u32::from(header.heads.0), u32::from(header.heads.1)) != (0, shape.kv_heads) {
-            return Some("frame without all heads");
-        }
         if header.bytes as usize != shape.span_bytes(span) {
             return Some("frame of another shape");
         }

@@ -28,8 +28,10 @@ use crate::{metrics::Outcome, transport::Received};
 pub struct ReceiverTerms {
     /// Which handoff.
     pub id: HandoffId,
-    /// Shape of the local KV cache.
+    /// Shape of the local KV cache, all heads of the model counted.
     pub shape: KvShape,
+    /// Heads to be received: those that this node holds.
+    pub heads: Range<u32>,
     /// Tokens to be received.
     pub tokens: Range<u32>,
     /// Whether a first token was asked for.
@@ -132,7 +134,7 @@ impl Receiver {
     /// A handoff whose PREFILL is being sent.
     pub fn new(terms: ReceiverTerms, landing: Box<dyn Landing>) -> Self {
         let frames = Frames {
-            coverage: Coverage::new(terms.shape.layers, terms.tokens.clone()),
+            coverage: Coverage::new(terms.shape.layers, terms.tokens.clone(), terms.heads.clone()),
             next: 0,
             missing: Missing::default(),
             reading: None,
@@ -281,7 +283,7 @@ impl Receiver {
 
     /// As [`lose`](Self::lose), for a sender that breaks the protocol: nothing of it is kept.
     pub(super) fn distrust(&mut self, reason: &str, out: &mut Actions) {
-        self.frames.coverage = Coverage::new(self.terms.shape.layers, self.terms.tokens.clone());
+        self.frames.coverage.clear();
         self.lose(reason, out);
     }
 

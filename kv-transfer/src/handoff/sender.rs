@@ -13,11 +13,11 @@
 use std::{collections::VecDeque, ops::Range, sync::Arc};
 
 use baton_protocol::{
-    Digest, ErrorCode, Failure, FrameHeader, HandoffId, KvShape, KvSource, KvSpan,
+    Digest, ErrorCode, Failure, FrameHeader, HandoffId, KvSource, KvSpan,
     wire::{self, control::Message},
 };
 
-use super::{coverage::Coverage, plan};
+use super::{coverage::Coverage, plan::Cut};
 use crate::{BusyReason, Progress, Queue, metrics::Outcome};
 
 /// What never changes during a handoff.
@@ -25,10 +25,8 @@ use crate::{BusyReason, Progress, Queue, metrics::Outcome};
 pub struct SenderTerms {
     /// Which handoff.
     pub id: HandoffId,
-    /// Shape of the local KV cache.
-    pub shape: KvShape,
-    /// Largest frame.
-    pub frame_bytes: usize,
+    /// How KV is cut into frames.
+    pub cut: Cut,
     /// How often one frame is sent again.
     pub max_repeats: u32,
     /// Tokens to be sent.
@@ -130,7 +128,7 @@ impl Sender {
     /// A handoff that was just asked for.
     pub fn new(terms: SenderTerms) -> Self {
         Self {
-            computed: Coverage::new(terms.shape.layers, terms.tokens.clone()),
+            computed: Coverage::new(terms.cut.shape.layers, terms.tokens.clone(), terms.cut.all_heads()),
             state: State::Waiting,
             waiting: VecDeque::new(),
             frames: Vec::new(),
@@ -226,14 +224,14 @@ impl Sender {
             }
             (Progress::Computed { layers, tokens }, State::Sending { .. }) => {
                 let from = tokens.start.max(self.terms.tokens.start);
-                let span = KvSpan { layers, tokens: from..tokens.end };
+                let span = KvSpan { layers, tokens: from..tokens.end, heads: self.terms.cut.all_heads() };
                 if span.tokens.is_empty() {
                     return;
                 }
                 if !self.computed.insert(&span) {
                     return self.fail("prefill reported a rectangle twice or out of bounds", out);
                 }
-                self.waiting.extend(plan::cut(&span, &self.terms.shape, self.terms.frame_bytes));
+                self.waiting.extend(self.terms.cut.frames(&span.layers, &span.tokens));
                 self.pump(out);
             }
             (Progress::Sampled { tokens, prefill }, State::Sending { .. }) => {
@@ -285,8 +283,7 @@ impl Sender {
             handoff: self.terms.id,
             seq: u32::try_from(at).unwrap_or(u32::MAX),
             span: frame.span.clone(),
-            heads: (0, u16::try_from(self.terms.shape.kv_heads).unwrap_or(u16::MAX)),
-            bytes: u32::try_from(self.terms.shape.span_bytes(&frame.span)).unwrap_or(u32::MAX),
+            bytes: u32::try_from(self.terms.cut.shape.span_bytes(&frame.span)).unwrap_or(u32::MAX),
             crc: 0,
         };
         out.push(SenderAction::Frame(header, source.clone()));

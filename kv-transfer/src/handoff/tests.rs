@@ -2,6 +2,7 @@
 //! Interleavings are random, with at most one crash and one end by the caller.
 
 mod matrix;
+mod shapes;
 
 use std::{
     collections::VecDeque,
@@ -14,6 +15,7 @@ use proptest::prelude::*;
 
 use super::{
     HandoffEvent,
+    plan::Cut,
     receiver::{Receiver, ReceiverAction, ReceiverEvent, ReceiverTerms},
     sender::{Sender, SenderAction, SenderEvent, SenderTerms},
 };
@@ -29,13 +31,15 @@ const HAVE: u32 = 4;
 const REPAIR: Duration = Duration::from_millis(100);
 
 fn sender_terms() -> SenderTerms {
-    SenderTerms { id: handoff_id(0), shape: SHAPE, frame_bytes: 70, max_repeats: 8, tokens: HAVE..TOKENS }
+    let cut = Cut { shape: SHAPE, heads: vec![0..SHAPE.kv_heads], frame_bytes: 70 };
+    SenderTerms { id: handoff_id(0), cut, max_repeats: 8, tokens: HAVE..TOKENS }
 }
 
 fn receiver_terms() -> ReceiverTerms {
     ReceiverTerms {
         id: handoff_id(0),
         shape: SHAPE,
+        heads: 0..SHAPE.kv_heads,
         tokens: HAVE..TOKENS,
         wants_first: true,
         window_frames: 2,

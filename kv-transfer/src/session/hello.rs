@@ -1,7 +1,9 @@
 //! Who fits whom: HELLO, WELCOME, REFUSE.
 
+use std::ops::Range;
+
 use baton_protocol::{
-    KvShape, PROTOCOL, SessionId,
+    HeadShare, KvShape, PROTOCOL, SessionId,
     wire::{Hello, Refuse, Welcome},
 };
 
@@ -21,6 +23,8 @@ pub struct Agreed {
     pub checksum: Checksum,
     /// Transports that both have.
     pub transports: Vec<TransportKind>,
+    /// The runs of heads in which KV goes to the decode node.
+    pub heads: Vec<Range<u32>>,
 }
 
 /// The decode node's HELLO to a peer.
@@ -38,12 +42,14 @@ pub fn hello(
         incarnation: local.incarnation.0,
         model_fingerprint: local.model_fingerprint.clone(),
         kv: Some((&local.kv).into()),
-        tp: 1,
+        tp: local.heads.tp,
         expect_incarnation: peer.incarnation.0,
         offers: transports.offers(),
         transport: transports.wanted().as_str().to_owned(),
         checksum: config.checksum.as_str().to_owned(),
         probe_bytes: config.probe_bytes(),
+        heads_start: local.heads.held.start,
+        heads_end: local.heads.held.end,
     }
 }
 
@@ -73,13 +79,30 @@ pub fn check_hello(
         return Err(Refuse { field: "kv shape".to_owned(), mine, yours });
     };
     same("kv shape", &describe(&local.kv), &describe(&theirs))?;
-    same("tensor parallel size", &1, &hello.tp)?;
+    let heads = runs_to(local, hello)?;
     let transports = ours.in_common(&hello.offers);
     if transports.is_empty() {
         let (mine, yours) = (in_words(&ours.offers()), in_words(&hello.offers));
         return Err(Refuse { field: "transport".to_owned(), mine, yours });
     }
-    Ok(Agreed { protocol, checksum: config.checksum.with(&hello.checksum), transports })
+    Ok(Agreed { protocol, checksum: config.checksum.with(&hello.checksum), transports, heads })
+}
+
+/// The runs of heads in which KV goes to the decode node that said this HELLO.
+pub fn runs_to(local: &LocalNode, hello: &Hello) -> Result<Vec<Range<u32>>, Refuse> {
+    let kv_heads = local.kv.kv_heads;
+    let theirs = match (hello.heads_start, hello.heads_end) {
+        (0, 0) => HeadShare { held: 0..kv_heads, tp: hello.tp },
+        (start, end) => HeadShare { held: start..end, tp: hello.tp },
+    };
+    let shares = local.heads.check(kv_heads).and_then(|()| theirs.check(kv_heads));
+    shares.and_then(|()| local.heads.runs_to(&theirs)).map_err(|error| {
+        let say = |share: &HeadShare| {
+            format!("heads {} to {} on {} ranks", share.held.start, share.held.end, share.tp)
+        };
+        let (mine, yours) = (say(&local.heads), format!("{}: {error}", say(&theirs)));
+        Refuse { field: "kv heads".to_owned(), mine, yours }
+    })
 }
 
 /// What must be equal on both sides; page size need not be.

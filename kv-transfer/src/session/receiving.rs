@@ -133,6 +133,7 @@ impl Receiving {
         let terms = ReceiverTerms {
             id: ask.id,
             shape: self.local.kv.clone(),
+            heads: self.local.heads.held.clone(),
             tokens: ask.have..ask.tokens(),
             wants_first: !ask.sample.is_empty(),
             window_frames: self.config.window_frames(),

@@ -4,6 +4,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    ops::Range,
     sync::Arc,
     time::Instant,
 };
@@ -25,16 +26,26 @@ use super::{
 use crate::{
     BusyReason, LocalNode, PathReport, PrefillGuard, PrefillJob, Prefiller, Progress, SessionError,
     TransferConfig, TransferMetrics,
-    handoff::sender::{Sender, SenderAction, SenderEvent, SenderTerms},
+    handoff::{
+        plan::Cut,
+        sender::{Sender, SenderAction, SenderEvent, SenderTerms},
+    },
     transport::{Checksum, FrameSender, PathError, offer::Terms},
 };
 
 /// News of one prompt that may wait for this session.
 const MAX_PROGRESS: usize = 64;
 
+/// The decode node at the other end.
+pub struct Receiver {
+    pub node: NodeId,
+    /// The runs of heads in which KV goes to it.
+    pub heads: Vec<Range<u32>>,
+}
+
 /// One session's sending end.
 pub struct Sending {
-    peer: NodeId,
+    peer: Receiver,
     local: LocalNode,
     config: TransferConfig,
     checksum: Checksum,
@@ -70,7 +81,7 @@ impl Sending {
     /// A session whose receiver has chosen a path; `inbox` has counted that message.
     pub fn new(
         terms: &Terms,
-        (peer, local): (NodeId, LocalNode),
+        (peer, local): (Receiver, LocalNode),
         path: PathReport,
         inbox: Inbox,
         metrics: TransferMetrics,
@@ -83,7 +94,7 @@ impl Sending {
             heard: Instant::now(),
             ended: None,
         };
-        metrics.session_opened(&peer, &path);
+        metrics.session_opened(&peer.node, &path);
         let (wake, in_line) = (Notify::new(), Condvar::new());
         let (config, checksum) = (terms.config.clone(), terms.checksum);
         let table = Mutex::new(table);
@@ -130,8 +141,11 @@ impl Sending {
         let tokens = job.have.min(job.tokens())..job.tokens();
         let terms = SenderTerms {
             id,
-            shape: self.local.kv.clone(),
-            frame_bytes: self.config.frame_bytes(),
+            cut: Cut {
+                shape: self.local.kv.clone(),
+                heads: self.peer.heads.clone(),
+                frame_bytes: self.config.frame_bytes(),
+            },
             max_repeats: self.config.max_repeats(),
             tokens,
         };
@@ -183,7 +197,7 @@ impl Sending {
         let open = table.handoffs.iter().filter(|(_, entry)| entry.machine.is_open());
         let (count, xor) = open.fold((0, 0), |(count, xor), (id, _)| (count + 1, xor ^ id.fold()));
         if (count, xor) != (ping.open, ping.xor) {
-            tracing::warn!(peer = %self.peer, here = count, there = ping.open, "open handoffs differ");
+            tracing::warn!(peer = %self.peer.node, here = count, there = ping.open, "open handoffs differ");
             let open = table.handoffs.iter().filter(|(_, entry)| entry.machine.is_open());
             let ids = open.map(|(id, _)| (*id).into()).collect();
             let up_to_number = table.inbox.number();
@@ -310,9 +324,9 @@ impl SessionState for Sending {
     fn end(&self, reason: SessionError) {
         let mut table = self.table.lock();
         if table.ended.is_none() {
-            tracing::debug!(peer = %self.peer, %reason, "session ended");
+            tracing::debug!(peer = %self.peer.node, %reason, "session ended");
             table.ended = Some(reason);
-            self.metrics.session_ended(&self.peer, &self.path);
+            self.metrics.session_ended(&self.peer.node, &self.path);
             let ids: Vec<_> = table.handoffs.keys().copied().collect();
             for id in ids {
                 self.feed(&mut table, id, SenderEvent::SessionDown);

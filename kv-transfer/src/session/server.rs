@@ -19,7 +19,7 @@ use super::{
     paths,
     running::{Running, tick, write},
     secret,
-    sending::Sending,
+    sending::{Receiver, Sending},
 };
 use crate::{
     LocalNode, Prefiller, SessionError, SessionReport, TransferConfig, TransferMetrics,
@@ -163,13 +163,14 @@ impl Service {
         if let Some((_, old)) = self.peers.lock().insert(peer.clone(), (session, stop.clone())) {
             old.cancel();
         }
+        let receiver = Receiver { node: peer.clone(), heads: agreed.heads.clone() };
         let outbound = outbound.clone();
         let opening = Opening { terms, listening, probe_bytes, inbound, outbound, stop };
         let service = self.clone();
         let mut tasks = self.tasks.lock();
         while tasks.try_join_next().is_some() {}
         tasks.spawn(async move {
-            let ended = service.drive(peer.clone(), opening).await;
+            let ended = service.drive(receiver, opening).await;
             tracing::debug!(%peer, %ended, "session is over");
             service.open.lock().remove(&session);
             let mut peers = service.peers.lock();
@@ -191,7 +192,7 @@ impl Service {
     }
 
     /// Runs a session to its end; why it ended.
-    async fn drive(&self, peer: NodeId, opening: Opening) -> SessionError {
+    async fn drive(&self, peer: Receiver, opening: Opening) -> SessionError {
         let Opening { terms, listening, probe_bytes, mut inbound, outbound, stop } = opening;
         let wanted = self.transports.wanted();
         let opened = tokio::select! {
@@ -206,7 +207,7 @@ impl Service {
             link = faulty::sender(link, faults.clone());
         }
         link = metered::sender(link, self.metrics.clone());
-        self.open.lock().insert(terms.session, SessionReport { peer: peer.clone(), path: path.clone() });
+        self.open.lock().insert(terms.session, SessionReport { peer: peer.node.clone(), path: path.clone() });
         let state = Sending::new(&terms, (peer, self.local.clone()), path, inbox, self.metrics.clone());
         let path = Running::start(state.clone(), link.closer.clone(), move |state: &Sending| {
             state.send(&mut *link.end)

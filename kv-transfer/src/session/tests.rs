@@ -12,7 +12,8 @@ use std::{
 };
 
 use baton_protocol::{
-    ErrorCode, Incarnation, KvShape, NodeId, Role, Token, wire::prefill_server::PrefillServer,
+    ErrorCode, HeadShare, Incarnation, KvDtype, KvShape, NodeId, Role, Token,
+    wire::prefill_server::PrefillServer,
 };
 use baton_trust::{ReachError, Trust};
 use parking_lot::Mutex;
@@ -111,6 +112,7 @@ fn node(name: &str, incarnation: u64, page_tokens: u32) -> LocalNode {
         model_fingerprint: "f".to_owned(),
         kv: KvShape { page_tokens, ..SHAPE },
         trust: Trust::none(),
+        heads: HeadShare::whole(SHAPE.kv_heads),
     }
 }
 
@@ -211,6 +213,30 @@ async fn kv_arrives_whole_whatever_the_page_sizes() {
         sessions.shutdown().await;
         served.service.shutdown().await;
         assert_eq!(served.engine.running.load(Ordering::SeqCst), 0);
+    }
+}
+
+#[tokio::test]
+async fn heads_go_to_whoever_holds_them() {
+    let share = |held, tp| HeadShare { held, tp };
+    for transport in EACH {
+        for (from, to) in [(1, share(0..8, 4)), (8, share(0..8, 2)), (2, share(3..6, 1))] {
+            let kv = KvShape { kv_heads: 8, dtype: KvDtype::Fp8, ..SHAPE };
+            let source = Memory::computed_by(&kv, share(0..8, from), 0..TOKENS);
+            let engine = Arc::new(Engine { source, ..Arc::into_inner(engine(&kv, false)).unwrap() });
+            let local = |name, page_tokens, heads| LocalNode {
+                kv: KvShape { page_tokens, ..kv.clone() },
+                heads,
+                ..node(name, 1, page_tokens)
+            };
+            let served = serve(local("p", 16, share(0..8, from)), config(transport), engine).await;
+            let sessions = Sessions::new(local("d", 8, to.clone()), config(transport)).unwrap();
+            let sink = Memory::shared(&kv, to, 8..TOKENS);
+            let mut handoff =
+                sessions.handoff(&served.peer, ask(0, TOKENS, 8), landing(&sink)).await.unwrap();
+            assert_eq!(finish(&mut handoff).await.0.last(), Some(&"ready"));
+            assert!(sink.holds(8..TOKENS));
+        }
     }
 }
 
@@ -381,6 +407,11 @@ async fn nodes_that_do_not_fit_are_told_why() {
         refusal(|d, _| d.kv.layers = 2).await,
         words("kv shape", "2 layers of 2 heads of 2 bf16", "3 layers of 2 heads of 2 bf16")
     );
+    let mine = "heads 0 to 2 on 3 ranks: a tensor parallel size of 3, which is none of 1, 2, 4 and 8";
+    assert_eq!(refusal(|d, _| d.heads.tp = 3).await, words("kv heads", mine, "heads 0 to 2 on 1 ranks"));
+    let mine = "heads 1 to 3 on 1 ranks: heads 1..3 of a model with 2";
+    assert_eq!(refusal(|d, _| d.heads.held = 1..3).await, words("kv heads", mine, "heads 0 to 2 on 1 ranks"));
+    assert_eq!(refusal(|d, _| d.heads.tp = 8).await, None);
     let inproc = Wanted::Only(TransportKind::Inproc);
     let refused = refusal(|_, c| c.transport = inproc).await.unwrap();
     assert_eq!((&*refused.0, &*refused.2), ("transport", "tcp"));

@@ -32,11 +32,11 @@ pub fn send(path: &mut dyn FrameSender, bytes: u32, checksum: Checksum) -> Resul
     }
     let noise = (0..bytes).map(|at| (at.wrapping_mul(0x9e37_79b9) >> 24) as u8).collect();
     let source: Arc<dyn KvSource> = Arc::new(Noise(Mutex::new(noise)));
-    let span = KvSpan { layers: 0..1, tokens: 0..1 };
+    let span = KvSpan { layers: 0..1, tokens: 0..1, heads: 0..1 };
     let crc = checksum.of(&*source, &span)?;
     for seq in 0..FRAMES {
         let span = span.clone();
-        path.send(&FrameHeader { handoff: PROBE, seq, span, heads: (0, 1), bytes, crc }, &source)?;
+        path.send(&FrameHeader { handoff: PROBE, seq, span, bytes, crc }, &source)?;
     }
     Ok(())
 }

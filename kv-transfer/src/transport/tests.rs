@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use baton_protocol::{FrameHeader, KvSource, KvSpan, SessionId};
+use baton_protocol::{FrameHeader, KvSource, SessionId};
 
 use super::{Checksum, FrameReceiver, FrameSender, Link, PathError, Placement, faulty, inproc, shm, tcp};
 use crate::{
@@ -66,7 +66,7 @@ fn each_transport(test: impl Fn(Pair)) {
 
 /// One frame a token, all layers.
 fn frames(source: &Arc<Memory>) -> Vec<FrameHeader> {
-    let span = |token| KvSpan { layers: 0..SHAPE.layers, tokens: token..token + 1 };
+    let span = |token| SHAPE.span(0..SHAPE.layers, token..token + 1);
     (0..TOKENS).map(|token| header(&SHAPE, &**source, token, span(token))).collect()
 }
 
@@ -93,7 +93,7 @@ fn frames_arrive_whole_and_in_order() {
 fn large_frames_come_through_partial_writes() {
     let shape = baton_protocol::KvShape { head_dim: 4096, page_tokens: 1, ..SHAPE };
     let source = Memory::computed(&shape, 0..200);
-    let span = KvSpan { layers: 0..3, tokens: 0..200 };
+    let span = shape.span(0..3, 0..200);
     let head = header(&shape, &*source, 0, span);
     assert!(head.bytes > 8 << 20);
     each_transport(|(mut near, mut far)| {

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use baton_engine::kv::{Hold, KvPool, PageSpan, PoolConfig};
 use baton_kv_transfer::{
     TransferConfig, TransportKind, Wanted,
-    handoff::plan,
+    handoff::plan::Cut,
     metrics::Side,
     transport::{
         Checksum, FrameReceiver, FrameSender, Link, Placement,
@@ -108,14 +108,18 @@ fn frames(block: usize, place: usize) -> Vec<KvSpan> {
     let token = (at % layer_bytes / SHAPE.row_bytes()) as u32;
     let tokens = token..token + (block.min(layer_bytes) / SHAPE.row_bytes()) as u32;
     let layers = first..first + block.div_ceil(layer_bytes) as u32;
-    plan::cut(&KvSpan { layers, tokens }, &SHAPE, TransferConfig::default().frame_bytes)
+    let cut = Cut {
+        shape: SHAPE,
+        heads: vec![0..SHAPE.kv_heads],
+        frame_bytes: TransferConfig::default().frame_bytes,
+    };
+    cut.frames(&layers, &tokens)
 }
 
 fn header(shape: &KvShape, seq: u32, span: KvSpan, crc: u32) -> FrameHeader {
     FrameHeader {
         handoff: HandoffId { request: RequestId(1), attempt: 0, leg: 0 },
         seq,
-        heads: (0, shape.kv_heads as u16),
         bytes: shape.span_bytes(&span) as u32,
         crc,
         span,
@@ -219,7 +223,7 @@ impl Ends {
             ensure!(received.intact, "a frame arrived damaged");
         }
         let (source, span): (Arc<dyn KvSource>, _) =
-            (self.answer.clone(), KvSpan { layers: 0..1, tokens: 0..1 });
+            (self.answer.clone(), ANSWER.span(0..1, 0..1));
         let crc = self.terms.checksum.of(&*source, &span)?;
         self.sender.end.send(&header(&ANSWER, 0, span, crc), &source)?;
         Ok(())

@@ -38,7 +38,9 @@ impl Heard {
                 assert!(pages.iter().all(|page| page.hold() == Hold::Sending));
                 self.source = Some(PageSpan::new(Arc::clone(pool), pages, 0, tokens));
             }
-            SequenceEvent::Computed { layers, tokens } => self.computed.push(KvSpan { layers, tokens }),
+            SequenceEvent::Computed { layers, tokens } => {
+                self.computed.push(pool.shape().span(layers, tokens))
+            }
             SequenceEvent::Token(token) => self.first.push(token),
             SequenceEvent::Finished { choice, .. } => self.finished.push(choice),
             SequenceEvent::Prefilled => self.is_done = true,
@@ -131,7 +133,11 @@ fn every_row_is_reported_once() {
         }
     }
     assert_eq!(seen, [[1; 30]; 4]);
-    assert_eq!(heard.computed[0], KvSpan { layers: 0..4, tokens: 0..8 }, "the cached part comes first");
+    assert_eq!(
+        heard.computed[0],
+        fixture.handle.pool().shape().span(0..4, 0..8),
+        "the cached part comes first"
+    );
     assert!(heard.computed.iter().all(|span| span.tokens.start % 4 == 0));
 }
 
@@ -179,7 +185,8 @@ fn an_incomplete_handoff_is_finished_here() {
         let pages = to.handle.pool().allocate(8).unwrap();
         let sink = PageSpan::new(Arc::clone(to.handle.pool()), pages, 0, 30);
         if kept > 0 {
-            copy(heard.source.as_ref().unwrap(), &sink, &[KvSpan { layers: 0..4, tokens: 0..kept }]);
+            let span = to.handle.pool().shape().span(0..4, 0..kept);
+            copy(heard.source.as_ref().unwrap(), &sink, &[span]);
         }
         let mut rest = spec.clone();
         rest.start = StartFrom::Adopted { pages: sink.into_pages(), tokens: kept as usize };

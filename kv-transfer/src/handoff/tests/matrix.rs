@@ -109,7 +109,7 @@ fn receiver_in(state: usize, sink: &Arc<Memory>) -> (Receiver, Vec<ReceiverActio
 }
 
 fn frame(seq: u32) -> FrameHeader {
-    let span = baton_protocol::KvSpan { layers: 0..1, tokens: HAVE + seq..HAVE + seq + 1 };
+    let span = SHAPE.span(0..1, HAVE + seq..HAVE + seq + 1);
     crate::testing::header(&SHAPE, &*Memory::computed(&SHAPE, 0..TOKENS), seq, span)
 }
 
@@ -170,8 +170,8 @@ fn frames_that_no_sender_of_ours_would_send() {
         |frame| frame.span.tokens = 0..1,
         |frame| frame.span.tokens = HAVE..TOKENS + 1,
         |frame| frame.span.layers = 2..4,
-        |frame| frame.heads = (0, 1),
-        |frame| frame.heads = (1, 2),
+        |frame| frame.span.heads = 0..1,
+        |frame| frame.span.heads = 1..3,
         |frame| frame.bytes += 1,
         |frame| frame.seq = 2,
     ];
@@ -192,7 +192,7 @@ fn a_wrong_digest_keeps_nothing() {
     let sink = Memory::empty(&SHAPE, HAVE..TOKENS);
     let (mut receiver, _) = receiver_in(2, &sink);
     let now = Instant::now();
-    let whole = baton_protocol::KvSpan { layers: 0..3, tokens: HAVE..TOKENS };
+    let whole = SHAPE.span(0..3, HAVE..TOKENS);
     let header = crate::testing::header(&SHAPE, &*Memory::computed(&SHAPE, 0..TOKENS), 0, whole);
     receiver.on(ReceiverEvent::Arriving(&header), now);
     receiver.on(ReceiverEvent::Arrived(&Received { header, intact: true, duration: Duration::ZERO }), now);

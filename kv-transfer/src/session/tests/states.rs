@@ -11,7 +11,12 @@ use super::*;
 use crate::{
     TransferMetrics,
     metrics::Side,
-    session::{control::Inbox, receiving::Receiving, running::SessionState, sending::Sending},
+    session::{
+        control::Inbox,
+        receiving::Receiving,
+        running::SessionState,
+        sending::{Receiver, Sending},
+    },
     testing::handoff_id,
     transport::{Checksum, offer::Terms},
 };
@@ -32,7 +37,8 @@ fn receiving() -> (Arc<Receiving>, TransferMetrics) {
 
 fn sending() -> Arc<Sending> {
     let terms = Terms { session: SESSION, secret: [0; 32], checksum: Checksum::Crc32c, config: quiet() };
-    let parties = ("d".into(), node("p", 1, 4));
+    let decode = Receiver { node: "d".into(), heads: vec![0..SHAPE.kv_heads] };
+    let parties = (decode, node("p", 1, 4));
     Sending::new(&terms, parties, path(), Inbox::new(SESSION), TransferMetrics::new(Side::Sending))
 }
 
