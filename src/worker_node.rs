@@ -14,7 +14,7 @@ use anyhow::Result;
 use baton_decode_node::DecodeNode;
 use baton_engine::{EngineHandle, EngineWorker};
 use baton_kv_transfer::{LocalNode, PrefillService, Sessions, TransferConfig};
-use baton_prefill_node::PrefillNode;
+use baton_prefill_node::{PrefillNode, Returns};
 use baton_protocol::{
     HeadShare, Incarnation, NodeId, NodeInfo, NodeState, Role,
     wire::{LoadReport, prefill_server::PrefillServer},
@@ -69,16 +69,17 @@ impl WorkerNode {
             cluster: config.cluster.clone(),
             node: info.id.clone(),
             incarnation: info.incarnation,
+            control_addr: info.control_addr.clone(),
             model_fingerprint: info.model_fingerprint.clone(),
             kv: info.kv.clone(),
             trust: trust.clone(),
             heads: HeadShare::whole(info.kv.kv_heads),
         };
         let transfer = transfer(config, node);
-        let prefill = PrefillNode::new(engine.clone(), &config.prefill);
-        let prefill_service =
-            PrefillService::new(local.clone(), transfer.clone(), Arc::clone(&prefill) as _)?;
-        let sessions = Arc::new(Sessions::new(local, transfer)?);
+        let sessions = Arc::new(Sessions::new(local.clone(), transfer.clone())?);
+        let returns = Returns::new(&engine, &sessions, transfer.return_bytes_per_second);
+        let prefill = PrefillNode::new(engine.clone(), &config.prefill, returns);
+        let prefill_service = PrefillService::new(local, transfer, Arc::clone(&prefill) as _)?;
         let decode = DecodeNode::new(engine.clone(), Arc::clone(&sessions), config.decode.clone());
         register_metrics(metrics, &engine, (&prefill, &decode), (&prefill_service, &sessions));
 

@@ -3,7 +3,7 @@
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use baton_engine::{ChoiceSpec, Goal, SequenceEvent, SequenceSpec, StartFrom, kv::PageRef};
-use baton_protocol::{ErrorCode, Event, Failure, FinishReason, wire::GenerateUp};
+use baton_protocol::{ErrorCode, Event, Failure, FinishReason, HandoffId, NodeId, wire::GenerateUp};
 use futures::Stream;
 use tokio::{
     sync::mpsc,
@@ -24,6 +24,10 @@ pub(crate) struct Attempt<S> {
     pub(crate) node: Arc<Node>,
     pub(crate) opened: Opened,
     pub(crate) caller: Caller<S>,
+    /// Who prefilled.
+    prefilled_by: Option<NodeId>,
+    /// Tokens that the engine drew, of a request with one choice.
+    drawn: Vec<u32>,
 }
 
 /// Why the prefill nodes did not do it: busy ones before broken ones.
@@ -35,7 +39,7 @@ struct Refusals(Option<Failure>);
 impl<S: Stream<Item = Result<GenerateUp, Status>> + Unpin> Attempt<S> {
     pub(crate) fn new(node: Arc<Node>, opened: Opened, says: S, events: mpsc::Sender<Event>) -> Self {
         let caller = Caller::new(says, events, opened.choices.iter().map(Resumed::known));
-        Self { node, opened, caller }
+        Self { node, opened, caller, prefilled_by: None, drawn: Vec::new() }
     }
 
     /// Runs until every choice has ended.
@@ -44,7 +48,10 @@ impl<S: Stream<Item = Result<GenerateUp, Status>> + Unpin> Attempt<S> {
     /// What the caller has yet to be told; nothing else is told after it.
     pub(crate) async fn run(mut self) -> Result<(), Failure> {
         match timeout_at(self.opened.deadline, self.answer()).await {
-            Ok(Err(End::Answered)) => Ok(()),
+            Ok(Err(End::Answered)) => {
+                self.hand_back();
+                Ok(())
+            }
             Ok(Err(End::Failed(failure))) => Err(failure),
             Err(_) => Err(Failure::new(ErrorCode::DeadlineExceeded, "the request's time is up")),
         }
@@ -74,7 +81,10 @@ impl<S: Stream<Item = Result<GenerateUp, Status>> + Unpin> Attempt<S> {
         let mut refusals = Refusals::default();
         for (leg, peer) in (0u32..).zip(&candidates) {
             match self.handoff(leg, peer).await? {
-                Leg::Ready(pages) => return Ok(Some(pages)),
+                Leg::Ready(pages) => {
+                    self.prefilled_by = Some(peer.node.clone());
+                    return Ok(Some(pages));
+                }
                 // Another prefill node would not find more room here.
                 Leg::NoRoom => {
                     refusals.add(Failure::new(ErrorCode::Overloaded, "no memory on the decode node"));
@@ -127,7 +137,10 @@ impl<S: Stream<Item = Result<GenerateUp, Status>> + Unpin> Attempt<S> {
                         self.caller.bill_local(&event, submitted.elapsed());
                     }
                     match event {
-                        SequenceEvent::Token(token) => self.caller.token(token).await?,
+                        SequenceEvent::Token(token) => {
+                            self.drawn.push(token.id);
+                            self.caller.token(token).await?;
+                        }
                         SequenceEvent::Finished { choice, reason } => self.caller.finish(choice, reason).await?,
                         SequenceEvent::Failed(failure) => return Err(failure.into()),
                         SequenceEvent::Started { .. } | SequenceEvent::Computed { .. } | SequenceEvent::Prefilled => {}
@@ -155,6 +168,22 @@ impl<S: Stream<Item = Result<GenerateUp, Status>> + Unpin> Attempt<S> {
             goal: Goal::Generate { choices },
             start,
             deadline: Some(opened.deadline.into_std()),
+        }
+    }
+
+    /// Offers the KV of prompt and answer to whoever prefilled, for the next
+    /// turn. Which of several choices a conversation goes on with is not known.
+    fn hand_back(&self) {
+        let (Some(peer), [resumed]) = (&self.prefilled_by, self.opened.choices.as_slice()) else { return };
+        let tokens = [&self.opened.tokens, resumed.rest(), &self.drawn].concat();
+        // The last token was drawn and not computed; of the others, full pages are cached.
+        let page_tokens = self.node.page_tokens();
+        let cached = (tokens.len() - 1) / page_tokens * page_tokens;
+        if cached > 0 {
+            let id =
+                HandoffId { request: self.opened.request.id, attempt: self.opened.attempt, leg: u32::MAX };
+            let tenant = self.opened.request.tenant.clone();
+            self.node.sessions.hand_back(peer, id, tenant, tokens[..cached].to_vec());
         }
     }
 

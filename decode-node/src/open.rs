@@ -113,13 +113,22 @@ impl Opened {
         let id = HandoffId { request: self.request.id, attempt: self.attempt, leg };
         let deadline = self.deadline.saturating_duration_since(Instant::now());
         let request = Request { tokens: self.tokens.to_vec(), deadline, ..self.request.clone() };
-        HandoffAsk { id, request, prompt_tokens: self.request.tokens.len() as u32, have, sample, deadline }
+        let prompt_tokens = self.request.tokens.len() as u32;
+        HandoffAsk { id, request, prompt_tokens, have, sample, deadline, from_cache: false }
     }
 }
 
 // === impl Resumed ===
 
 impl Resumed {
+    /// What is known of it after the common tokens, while it goes on.
+    pub(crate) fn rest(&self) -> &[u32] {
+        match self {
+            Self::Finished | Self::Full { .. } => &[],
+            Self::GoesOn { rest, .. } => rest,
+        }
+    }
+
     /// Tokens of the choice that the client has; none when it has the end too.
     pub(crate) fn known(&self) -> Option<u32> {
         match self {

@@ -20,6 +20,8 @@ pub struct LocalNode {
     pub node: NodeId,
     /// Random at process start.
     pub incarnation: Incarnation,
+    /// Its gRPC address, `host:port`, where peers fetch what it hands back.
+    pub control_addr: String,
     /// Weights and shape in one hash.
     pub model_fingerprint: String,
     /// Shape of the KV cache, all heads of the model counted.
@@ -100,6 +102,9 @@ pub struct TransferConfig {
     /// Size of the frames that measure each path of a new session; 0 measures nothing,
     /// and the first transport in the order of `TransportKind` is taken.
     pub probe_bytes: u32,
+    /// KV of ended answers that this node hands back to prefill nodes, at most;
+    /// 0 hands back none and takes none.
+    pub return_bytes_per_second: u64,
     /// Disturbs the frames that this node sends, for tests of whole clusters.
     pub faults: Option<FaultsConfig>,
 }
@@ -200,6 +205,7 @@ impl Default for TransferConfig {
             handshake_timeout_ms: 5_000,
             stall_timeout_ms: 10_000,
             probe_bytes: 1 << 20,
+            return_bytes_per_second: 0,
             faults: None,
         }
     }

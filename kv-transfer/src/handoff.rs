@@ -3,6 +3,7 @@
 //! - [`sender`]: the prefill node's machine
 //! - [`receiver`]: the decode node's machine; its dealing with frames is in `arrival`, what is out in [`missing`]
 //! - [`plan`]: rectangles of computed KV, cut into frames
+//! - [`returned`]: KV on its way back, for the next turn
 //! - [`coverage`]: which part of a rectangle is in
 
 mod arrival;
@@ -10,6 +11,7 @@ pub mod coverage;
 pub mod missing;
 pub mod plan;
 pub mod receiver;
+pub mod returned;
 pub mod sender;
 #[cfg(test)]
 mod tests;
@@ -38,6 +40,8 @@ pub struct HandoffAsk {
     pub sample: Vec<u32>,
     /// Time left for the whole request.
     pub deadline: Duration,
+    /// Nothing is computed: what is cached is sent, or nothing.
+    pub from_cache: bool,
 }
 
 /// The same, as the sending side sees it.
@@ -134,6 +138,7 @@ impl From<&HandoffAsk> for wire::PrefillAsk {
             have: ask.have,
             sample: ask.sample.clone(),
             deadline_ms: u64::try_from(ask.deadline.as_millis()).unwrap_or(u64::MAX),
+            from_cache: ask.from_cache,
         }
     }
 }
@@ -149,6 +154,7 @@ impl TryFrom<wire::PrefillAsk> for HandoffAsk {
             have: ask.have,
             sample: ask.sample,
             deadline: Duration::from_millis(ask.deadline_ms),
+            from_cache: ask.from_cache,
         })
     }
 }

@@ -24,7 +24,7 @@ pub mod transport;
 
 pub use config::{FaultsConfig, LocalNode, TransferConfig, TransportKind, Wanted};
 pub use error::{HandoffError, SessionError};
-pub use handoff::{HandoffAsk, HandoffEvent, HandoffStats, Landing};
+pub use handoff::{HandoffAsk, HandoffEvent, HandoffStats, Landing, returned::Returned};
 pub use metrics::TransferMetrics;
 pub use prefiller::{BusyReason, PrefillGuard, PrefillJob, Prefiller, Progress, Queue};
 pub use session::{Handoff, PathReport, PrefillPeer, PrefillService, SessionReport, Sessions, Tried};

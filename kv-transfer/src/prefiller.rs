@@ -5,7 +5,7 @@ use std::{ops::Range, sync::Arc, time::Duration};
 use baton_protocol::{Failure, KvSource, Token};
 use tokio::sync::mpsc;
 
-pub use crate::handoff::PrefillJob;
+pub use crate::handoff::{PrefillJob, returned::Returned};
 
 /// Runs prompts. Implemented by the prefill node over its engine.
 pub trait Prefiller: Send + Sync + 'static {
@@ -15,6 +15,10 @@ pub trait Prefiller: Send + Sync + 'static {
     /// # Errors
     /// When there is no room now.
     fn start(&self, job: PrefillJob, progress: mpsc::Sender<Progress>) -> Result<PrefillGuard, BusyReason>;
+
+    /// A decode node has KV that may be fetched for the next turn. It is good
+    /// only for later, so whoever does not want it does nothing.
+    fn returned(&self, _kv: Returned) {}
 
     /// What a prompt taken now would wait for; told to the receiver.
     fn queue(&self) -> Queue {

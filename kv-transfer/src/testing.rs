@@ -213,6 +213,7 @@ pub fn ask(leg: u32, tokens: u32, have: u32) -> HandoffAsk {
         have,
         sample: vec![0],
         deadline: Duration::from_secs(60),
+        from_cache: false,
     }
 }
 

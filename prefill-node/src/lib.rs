@@ -2,10 +2,12 @@
 //!
 //! - [`PrefillNode`]: takes prompts from sessions and submits them to the engine
 //! - `passage`: one prompt's way: what the engine reports, said in the words of a handoff
+//! - [`Returns`]: KV that comes back when a turn has ended
 //! - [`PrefillMetrics`]: what this node took and refused
 
 mod metrics;
 mod passage;
+mod returns;
 
 use std::{
     sync::{
@@ -16,7 +18,7 @@ use std::{
 };
 
 use baton_engine::{EngineHandle, Goal, SequenceSpec, StartFrom, SubmitError};
-use baton_kv_transfer::{BusyReason, PrefillGuard, PrefillJob, Prefiller, Progress, Queue};
+use baton_kv_transfer::{BusyReason, PrefillGuard, PrefillJob, Prefiller, Progress, Queue, Returned};
 use baton_protocol::Request;
 use serde::Deserialize;
 use tokio::sync::{Semaphore, mpsc};
@@ -25,6 +27,7 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use metrics::Outcome;
 pub use metrics::PrefillMetrics;
 use passage::{FirstTokens, Passage};
+pub use returns::Returns;
 
 /// What a prefill node admits.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -40,6 +43,8 @@ pub struct PrefillNode {
     engine: EngineHandle,
     room: Arc<Semaphore>,
     draining: AtomicBool,
+    /// None: KV is neither handed back nor taken.
+    returns: Option<Returns>,
     passages: TaskTracker,
     metrics: PrefillMetrics,
 }
@@ -59,11 +64,12 @@ impl Default for PrefillConfig {
 
 impl PrefillNode {
     /// A node that takes prompts until it drains.
-    pub fn new(engine: EngineHandle, config: &PrefillConfig) -> Arc<Self> {
+    pub fn new(engine: EngineHandle, config: &PrefillConfig, returns: Option<Returns>) -> Arc<Self> {
         Arc::new(Self {
             engine,
             room: Arc::new(Semaphore::new(config.max_handoffs.clamp(1, Semaphore::MAX_PERMITS))),
             draining: AtomicBool::new(false),
+            returns,
             passages: TaskTracker::new(),
             metrics: PrefillMetrics::default(),
         })
@@ -73,6 +79,7 @@ impl PrefillNode {
     /// ended or were given up by their sessions. Can be called again.
     pub async fn drain(&self) {
         self.draining.store(true, Ordering::SeqCst);
+        self.returns.iter().for_each(Returns::stop);
         self.passages.close();
         self.passages.wait().await;
     }
@@ -104,6 +111,12 @@ impl Prefiller for PrefillNode {
         if self.is_draining() {
             return Err(self.busy("draining", "the node is draining"));
         }
+        if job.from_cache {
+            let Some(returns) = &self.returns else {
+                return Err(self.busy("returns", "no KV is handed back here"));
+            };
+            return returns.give(&job, progress);
+        }
         let Ok(room) = Arc::clone(&self.room).try_acquire_owned() else {
             return Err(self.busy("full", "too many prompts"));
         };
@@ -130,6 +143,12 @@ impl Prefiller for PrefillNode {
             _room: room,
         };
         Ok(Box::new(AbortOnDropHandle::new(self.passages.spawn(passage.run()))))
+    }
+
+    fn returned(&self, kv: Returned) {
+        if let Some(returns) = self.returns.as_ref().filter(|_| !self.is_draining()) {
+            returns.fetch(kv, &self.metrics);
+        }
     }
 
     fn queue(&self) -> Queue {

@@ -13,13 +13,15 @@ pub struct PrefillMetrics {
     ended: Family<Ending, Counter>,
     pub(crate) computed_tokens: Counter,
     pub(crate) cached_tokens: Counter,
+    returns: Family<Ending, Counter>,
+    returned_tokens: Counter,
     pub(crate) queue: Histogram,
     pub(crate) prefill: Histogram,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Refusal {
-    /// `draining`, `full` or `engine`.
+    /// `draining`, `full`, `engine` or `returns`.
     reason: &'static str,
 }
 
@@ -49,6 +51,8 @@ impl Default for PrefillMetrics {
             ended: Family::default(),
             computed_tokens: Counter::default(),
             cached_tokens: Counter::default(),
+            returns: Family::default(),
+            returned_tokens: Counter::default(),
             queue: Histogram::new(SECONDS),
             prefill: Histogram::new(SECONDS),
         }
@@ -71,6 +75,16 @@ impl PrefillMetrics {
             "Prompt tokens found in the prefix cache of this node",
             self.cached_tokens.clone(),
         );
+        registry.register(
+            "returns",
+            "Answers whose KV was offered back to this node, by what came of it",
+            self.returns.clone(),
+        );
+        registry.register(
+            "returned_tokens",
+            "Tokens whose KV came back into the prefix cache",
+            self.returned_tokens.clone(),
+        );
         registry.register_with_unit(
             "queue",
             "From taking a prompt to reserving its pages",
@@ -87,6 +101,21 @@ impl PrefillMetrics {
 
     pub(crate) fn refuse(&self, reason: &'static str) {
         self.refused.get_or_create(&Refusal { reason }).inc();
+    }
+
+    pub(crate) fn returned(&self, outcome: &'static str, tokens: u64) {
+        self.returns.get_or_create(&Ending { outcome }).inc();
+        self.returned_tokens.inc_by(tokens);
+    }
+
+    /// Tokens whose KV came back into the prefix cache.
+    pub fn returned_tokens(&self) -> u64 {
+        self.returned_tokens.get()
+    }
+
+    /// Prompt tokens computed for decode nodes.
+    pub fn computed_tokens(&self) -> u64 {
+        self.computed_tokens.get()
     }
 
     pub(crate) fn end(&self, outcome: Outcome) {

@@ -22,7 +22,7 @@ fn room(prefill_us_per_token: u64, config: &PrefillConfig) -> (EngineWorker, Eng
     engine.scheduler.max_batch_tokens = 8;
     let (worker, handle) =
         EngineWorker::start(Engine::new(Box::new(MockBackend::new(mock, PAGE_TOKENS)), engine).unwrap());
-    let node = PrefillNode::new(handle.clone(), config);
+    let node = PrefillNode::new(handle.clone(), config, None);
     (worker, handle, node)
 }
 
@@ -41,7 +41,7 @@ fn job(tokens: usize, sample: &[u32]) -> PrefillJob {
     };
     let id = HandoffId { request: request.id, attempt: 0, leg: 0 };
     let (prompt_tokens, deadline) = (tokens as u32, request.deadline);
-    HandoffAsk { id, request, prompt_tokens, have: 0, sample: sample.to_vec(), deadline }
+    HandoffAsk { id, request, prompt_tokens, have: 0, sample: sample.to_vec(), deadline, from_cache: false }
 }
 
 /// Everything up to the end.

@@ -11,5 +11,6 @@ mod call;
 mod loss;
 mod pressure;
 mod resume;
+mod returns;
 mod sandbox;
 mod split;

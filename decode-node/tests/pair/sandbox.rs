@@ -11,7 +11,7 @@ use baton_engine::{
 use baton_kv_transfer::{
     FaultsConfig, LocalNode, PrefillService, Sessions, TransferConfig, TransportKind, Wanted,
 };
-use baton_prefill_node::{PrefillConfig, PrefillNode};
+use baton_prefill_node::{PrefillConfig, PrefillNode, Returns};
 use baton_protocol::{
     HeadShare, Incarnation, NodeId, Request,
     wire::{
@@ -54,6 +54,7 @@ pub struct PrefillRoom {
     pub engine: EngineHandle,
     pub node: Arc<PrefillNode>,
     service: PrefillService,
+    pub sessions: Arc<Sessions>,
     addr: SocketAddr,
     server: JoinSet<()>,
     _worker: EngineWorker,
@@ -63,6 +64,8 @@ pub struct DecodeRoom {
     pub engine: EngineHandle,
     pub node: DecodeNode,
     sessions: Arc<Sessions>,
+    /// Sends KV back.
+    pub returning: PrefillService,
     client: DecodeClient<Channel>,
     _server: JoinSet<()>,
     _worker: EngineWorker,
@@ -202,13 +205,12 @@ impl Sandbox {
 impl PrefillRoom {
     async fn start(settings: &Settings, name: &str) -> Self {
         let (worker, engine) = settings.engine(settings.prefill_pages, settings.prefill_page_tokens);
-        let node = PrefillNode::new(engine.clone(), &settings.prefill);
-        let local = local_node(name, &engine);
-        let service =
-            PrefillService::new(local, settings.transfer.clone(), Arc::clone(&node) as Arc<_>).unwrap();
+        let (listener, addr) = listen().await;
+        let local = local_node(name, addr, &engine);
+        let (node, service, sessions) = ends(settings, &local, &engine);
         let router = Server::builder().add_service(PrefillServer::new(service.clone()));
-        let (addr, server) = serve(router).await;
-        Self { id: NodeId::from(name), engine, node, service, addr, server, _worker: worker }
+        let server = serve(router, listener);
+        Self { id: NodeId::from(name), engine, node, service, sessions, addr, server, _worker: worker }
     }
 
     pub fn candidate(&self) -> PrefillCandidate {
@@ -218,6 +220,7 @@ impl PrefillRoom {
     /// Ends all its sessions and stops listening, whatever is under way.
     pub async fn kill(&mut self) {
         self.server.abort_all();
+        self.sessions.shutdown().await;
         self.service.shutdown().await;
     }
 }
@@ -227,13 +230,16 @@ impl PrefillRoom {
 impl DecodeRoom {
     async fn start(settings: &Settings) -> Self {
         let (worker, engine) = settings.engine(settings.decode_pages, settings.decode_page_tokens);
-        let sessions =
-            Arc::new(Sessions::new(local_node("decode-1", &engine), settings.transfer.clone()).unwrap());
+        let (listener, addr) = listen().await;
+        let local = local_node("decode-1", addr, &engine);
+        let (_, returning, sessions) = ends(settings, &local, &engine);
         let node = DecodeNode::new(engine.clone(), Arc::clone(&sessions), settings.decode.clone());
         let service: DecodeServer<_> = node.service();
-        let (addr, server) = serve(Server::builder().add_service(service)).await;
+        let router =
+            Server::builder().add_service(service).add_service(PrefillServer::new(returning.clone()));
+        let server = serve(router, listener);
         let client = DecodeClient::connect(format!("http://{addr}")).await.unwrap();
-        Self { engine, node, sessions, client, _server: server, _worker: worker }
+        Self { engine, node, sessions, returning, client, _server: server, _worker: worker }
     }
 
     pub fn client(&self) -> DecodeClient<Channel> {
@@ -245,11 +251,26 @@ impl DecodeRoom {
     }
 }
 
-fn local_node(name: &str, engine: &EngineHandle) -> LocalNode {
+/// A node's sending end, and its sessions to other nodes' sending ends.
+fn ends(
+    settings: &Settings,
+    local: &LocalNode,
+    engine: &EngineHandle,
+) -> (Arc<PrefillNode>, PrefillService, Arc<Sessions>) {
+    let transfer = &settings.transfer;
+    let sessions = Arc::new(Sessions::new(local.clone(), transfer.clone()).unwrap());
+    let returns = Returns::new(engine, &sessions, transfer.return_bytes_per_second);
+    let node = PrefillNode::new(engine.clone(), &settings.prefill, returns);
+    let service = PrefillService::new(local.clone(), transfer.clone(), Arc::clone(&node) as Arc<_>).unwrap();
+    (node, service, sessions)
+}
+
+fn local_node(name: &str, addr: SocketAddr, engine: &EngineHandle) -> LocalNode {
     LocalNode {
         cluster: "test".to_owned(),
         node: NodeId::from(name),
         incarnation: Incarnation(1),
+        control_addr: addr.to_string(),
         model_fingerprint: "mock".to_owned(),
         kv: engine.pool().shape().clone(),
         trust: Default::default(),
@@ -257,10 +278,14 @@ fn local_node(name: &str, engine: &EngineHandle) -> LocalNode {
     }
 }
 
-async fn serve(router: Router) -> (SocketAddr, JoinSet<()>) {
+async fn listen() -> (TcpListener, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
+    (listener, addr)
+}
+
+fn serve(router: Router, listener: TcpListener) -> JoinSet<()> {
     let mut server = JoinSet::new();
     server.spawn(async move { router.serve_with_incoming(TcpListenerStream::new(listener)).await.unwrap() });
-    (addr, server)
+    server
 }

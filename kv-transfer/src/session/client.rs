@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use baton_protocol::{
-    Incarnation, NodeId,
+    HandoffId, Incarnation, NodeId,
     wire::{self, Control},
 };
 use parking_lot::Mutex;
@@ -115,6 +115,19 @@ impl Sessions {
             Ok(Phase::Open(session)) => Ok(session.open(&ask, landing)?),
             Ok(Phase::Dead(error)) => Err(error.into()),
             Ok(Phase::Opening) | Err(_) => Err(SessionError::down("closed here").into()),
+        }
+    }
+
+    /// Tells a prefill node that KV of `tokens` is cached here and may be
+    /// fetched. Costs a message, holds nothing, and needs an open session.
+    pub fn hand_back(&self, to: &NodeId, id: HandoffId, tenant: String, tokens: Vec<u32>) {
+        if self.config.return_bytes_per_second == 0 {
+            return;
+        }
+        let phase = self.slots.lock().get(to).map(|slot| slot.phase.borrow().clone());
+        if let Some(Phase::Open(session)) = phase {
+            let (id, control_addr) = (Some(id.into()), self.local.control_addr.clone());
+            session.hand_back(wire::Return { id, tenant, tokens, control_addr });
         }
     }
 

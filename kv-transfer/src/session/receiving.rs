@@ -156,6 +156,16 @@ impl Receiving {
         Ok(Handoff { id: ask.id, session: self.clone(), events })
     }
 
+    /// Says that KV may be fetched here. A session that has ended says nothing.
+    pub fn hand_back(&self, kv: wire::Return) {
+        let mut table = self.table.lock();
+        if table.ended.is_none() {
+            table.outbox.push(Message::Return(kv));
+        }
+        drop(table);
+        self.wake.notify_one();
+    }
+
     /// Why the session has ended, if it has.
     pub fn ended(&self) -> Option<SessionError> {
         self.table.lock().ended.clone()

@@ -10,7 +10,7 @@ use std::{
 };
 
 use baton_protocol::{
-    ErrorCode, Failure, FrameHeader, HandoffId, KvSource, NodeId,
+    ErrorCode, Failure, FrameHeader, HandoffId, Incarnation, KvSource, NodeId,
     wire::{self, Control, control::Message},
 };
 use parking_lot::{Condvar, Mutex};
@@ -24,8 +24,8 @@ use super::{
     running::SessionState,
 };
 use crate::{
-    BusyReason, LocalNode, PathReport, PrefillGuard, PrefillJob, Prefiller, Progress, SessionError,
-    TransferConfig, TransferMetrics,
+    BusyReason, LocalNode, PathReport, PrefillGuard, PrefillJob, PrefillPeer, Prefiller, Progress, Returned,
+    SessionError, TransferConfig, TransferMetrics,
     handoff::{
         plan::Cut,
         sender::{Sender, SenderAction, SenderEvent, SenderTerms},
@@ -36,9 +36,17 @@ use crate::{
 /// News of one prompt that may wait for this session.
 const MAX_PROGRESS: usize = 64;
 
+/// What a decode node wants of this one.
+pub enum Wanted {
+    Prefill(PrefillJob),
+    /// Nothing, but KV may be fetched there.
+    Returned(Returned),
+}
+
 /// The decode node at the other end.
 pub struct Receiver {
     pub node: NodeId,
+    pub incarnation: Incarnation,
     /// The runs of heads in which KV goes to it.
     pub heads: Vec<Range<u32>>,
 }
@@ -102,13 +110,15 @@ impl Sending {
     }
 
     /// Takes a control message. A new handoff comes back as a job for [`start`](Self::start).
-    pub fn control(&self, control: Control, now: Instant) -> Result<Option<PrefillJob>, SessionError> {
+    pub fn control(&self, control: Control, now: Instant) -> Result<Option<Wanted>, SessionError> {
         let mut table = self.table.lock();
         let message = table.inbox.take(control)?;
         table.heard = now;
-        let mut job = None;
+        let mut wanted = None;
         match (handoff_of(&message)?, message) {
-            (Some(id), Message::Prefill(ask)) => job = self.prefill(&mut table, id, ask, now)?,
+            (Some(id), Message::Prefill(ask)) => {
+                wanted = self.prefill(&mut table, id, ask, now)?.map(Wanted::Prefill);
+            }
             (Some(id), message) => {
                 if let Some(event) = event_of(&message)? {
                     self.feed(&mut table, id, event);
@@ -116,12 +126,19 @@ impl Sending {
                     return Err(SessionError::down("a message that only a prefill node sends"));
                 }
             }
+            (None, Message::Return(kv)) => wanted = Some(Wanted::Returned(self.returned(kv)?)),
             (None, Message::Ping(ping)) => self.ping(&mut table, &ping),
             (None, _) => return Err(SessionError::down("a message that only a prefill node sends")),
         }
         drop(table);
         self.wake.notify_one();
-        Ok(job)
+        Ok(wanted)
+    }
+
+    fn returned(&self, kv: wire::Return) -> Result<Returned, SessionError> {
+        let (node, incarnation) = (self.peer.node.clone(), self.peer.incarnation);
+        let holder = PrefillPeer { node, incarnation, control_addr: String::new() };
+        Returned::from_wire(kv, holder).map_err(|error| SessionError::down(error.to_string()))
     }
 
     fn prefill(

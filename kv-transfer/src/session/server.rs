@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use baton_protocol::{
-    NodeId, SessionId,
+    Incarnation, NodeId, SessionId,
     wire::{self, Control, Hello, Welcome, control::Message, prefill_server::Prefill},
 };
 use parking_lot::Mutex;
@@ -19,7 +19,7 @@ use super::{
     paths,
     running::{Running, tick, write},
     secret,
-    sending::{Receiver, Sending},
+    sending::{Receiver, Sending, Wanted},
 };
 use crate::{
     LocalNode, Prefiller, SessionError, SessionReport, TransferConfig, TransferMetrics,
@@ -163,7 +163,11 @@ impl Service {
         if let Some((_, old)) = self.peers.lock().insert(peer.clone(), (session, stop.clone())) {
             old.cancel();
         }
-        let receiver = Receiver { node: peer.clone(), heads: agreed.heads.clone() };
+        let receiver = Receiver {
+            node: peer.clone(),
+            incarnation: Incarnation(hello.incarnation),
+            heads: agreed.heads.clone(),
+        };
         let outbound = outbound.clone();
         let opening = Opening { terms, listening, probe_bytes, inbound, outbound, stop };
         let service = self.clone();
@@ -245,7 +249,8 @@ async fn read(
             Err(status) => return SessionError::down(format!("control stream: {}", status.message())),
         };
         match taken {
-            Ok(Some(job)) => state.start(job, prefiller, &mut listeners),
+            Ok(Some(Wanted::Prefill(job))) => state.start(job, prefiller, &mut listeners),
+            Ok(Some(Wanted::Returned(kv))) => prefiller.returned(kv),
             Ok(None) => {}
             Err(error) => return error,
         }

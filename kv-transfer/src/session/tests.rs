@@ -109,6 +109,7 @@ fn node(name: &str, incarnation: u64, page_tokens: u32) -> LocalNode {
         cluster: "test".to_owned(),
         node: name.into(),
         incarnation: Incarnation(incarnation),
+        control_addr: "127.0.0.1:1".to_owned(),
         model_fingerprint: "f".to_owned(),
         kv: KvShape { page_tokens, ..SHAPE },
         trust: Trust::none(),

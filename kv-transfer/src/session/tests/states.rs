@@ -37,7 +37,7 @@ fn receiving() -> (Arc<Receiving>, TransferMetrics) {
 
 fn sending() -> Arc<Sending> {
     let terms = Terms { session: SESSION, secret: [0; 32], checksum: Checksum::Crc32c, config: quiet() };
-    let decode = Receiver { node: "d".into(), heads: vec![0..SHAPE.kv_heads] };
+    let decode = Receiver { node: "d".into(), incarnation: Incarnation(2), heads: vec![0..SHAPE.kv_heads] };
     let parties = (decode, node("p", 1, 4));
     Sending::new(&terms, parties, path(), Inbox::new(SESSION), TransferMetrics::new(Side::Sending))
 }
