@@ -17,6 +17,10 @@ test-gpu *ARGS:
 full:
     BATON_COUNTS=full scripts/test
 
+# Fuzzes a target until it is stopped: frame_header, handshake, sender or session.
+fuzz TARGET *ARGS:
+    scripts/fuzz {{TARGET}} {{ARGS}}
+
 fmt:
     cargo fmt --all
 

@@ -18,7 +18,7 @@ pub mod handoff;
 pub mod metrics;
 pub mod prefiller;
 pub mod session;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 mod testing;
 pub mod transport;
 

@@ -13,6 +13,8 @@
 pub mod client;
 mod connect;
 mod control;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod hello;
 pub mod paths;
 mod receiving;

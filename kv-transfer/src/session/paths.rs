@@ -162,7 +162,8 @@ pub async fn accept(
 // === impl PathReport ===
 
 impl PathReport {
-    fn of(chosen: &wire::Chosen, wanted: Wanted) -> Result<Self, SessionError> {
+    /// What the receiver says.
+    pub(super) fn of(chosen: &wire::Chosen, wanted: Wanted) -> Result<Self, SessionError> {
         let named = |name| {
             TransportKind::named(name).ok_or_else(|| SessionError::down("a path of an unknown transport"))
         };

@@ -182,6 +182,9 @@ impl Receiving {
         let message = table.inbox.take(control)?;
         table.heard = now;
         match handoff_of(&message)? {
+            Some(_) if is_of_decode(&message) => {
+                return Err(SessionError::down("a message that only a decode node sends"));
+            }
             Some(id) => {
                 self.feed(&mut table, id, ReceiverEvent::Control(message), now);
             }
@@ -235,6 +238,14 @@ impl Receiving {
                 Err(error) => return error,
             }
         }
+    }
+
+    /// A frame on its way in without a path.
+    #[cfg(any(test, fuzzing))]
+    pub fn frame(&self, received: &Received, see: &mut dyn FnMut(&Placement)) {
+        let placement = self.place(&received.header);
+        see(&placement);
+        self.arrived(received);
     }
 
     fn place(&self, header: &FrameHeader) -> Placement {
@@ -312,6 +323,12 @@ impl Receiving {
             self.feed(table, id, event(), now);
         }
     }
+}
+
+/// Whether only receiving ends send such messages.
+fn is_of_decode(message: &Message) -> bool {
+    use Message::{Commit, Credit, Later, Nack, Prefill};
+    matches!(message, Prefill(_) | Credit(_) | Later(_) | Commit(_) | Nack(_))
 }
 
 impl SessionState for Receiving {

@@ -2,6 +2,7 @@
 
 mod encrypted;
 mod states;
+mod wire;
 
 use std::{
     sync::{

@@ -14,13 +14,13 @@ use parking_lot::Mutex;
 use super::{Checksum, FrameReceiver, FrameSender, PathError, Placement};
 
 /// The name under which probes travel; no request has it.
-const PROBE: HandoffId = HandoffId { request: RequestId(0), attempt: u32::MAX, leg: u32::MAX };
+pub(crate) const PROBE: HandoffId = HandoffId { request: RequestId(0), attempt: u32::MAX, leg: u32::MAX };
 
 /// The first warms the path up and does not count.
 const FRAMES: u32 = 4;
 
 /// Bytes without meaning, or room for them.
-struct Noise(Mutex<Box<[u8]>>);
+pub(crate) struct Noise(Mutex<Box<[u8]>>);
 
 /// Sends the probe frames of `bytes` bytes each; none when that is zero.
 ///
@@ -30,8 +30,7 @@ pub fn send(path: &mut dyn FrameSender, bytes: u32, checksum: Checksum) -> Resul
     if bytes == 0 {
         return Ok(());
     }
-    let noise = (0..bytes).map(|at| (at.wrapping_mul(0x9e37_79b9) >> 24) as u8).collect();
-    let source: Arc<dyn KvSource> = Arc::new(Noise(Mutex::new(noise)));
+    let source: Arc<dyn KvSource> = noise(bytes);
     let span = KvSpan { layers: 0..1, tokens: 0..1, heads: 0..1 };
     let crc = checksum.of(&*source, &span)?;
     for seq in 0..FRAMES {
@@ -39,6 +38,12 @@ pub fn send(path: &mut dyn FrameSender, bytes: u32, checksum: Checksum) -> Resul
         path.send(&FrameHeader { handoff: PROBE, seq, span, bytes, crc }, &source)?;
     }
     Ok(())
+}
+
+/// So many bytes.
+pub(crate) fn noise(bytes: u32) -> Arc<Noise> {
+    let noise = (0..bytes).map(|at| (at.wrapping_mul(0x9e37_79b9) >> 24) as u8).collect();
+    Arc::new(Noise(Mutex::new(noise)))
 }
 
 /// Receives them; bytes a second, none when nothing is measured.

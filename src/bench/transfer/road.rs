@@ -222,8 +222,7 @@ impl Ends {
             let received = self.receiver.end.recv(&mut |_| Placement::Land(sink.clone()))?;
             ensure!(received.intact, "a frame arrived damaged");
         }
-        let (source, span): (Arc<dyn KvSource>, _) =
-            (self.answer.clone(), ANSWER.span(0..1, 0..1));
+        let (source, span): (Arc<dyn KvSource>, _) = (self.answer.clone(), ANSWER.span(0..1, 0..1));
         let crc = self.terms.checksum.of(&*source, &span)?;
         self.sender.end.send(&header(&ANSWER, 0, span, crc), &source)?;
         Ok(())

@@ -81,8 +81,8 @@ impl Pair {
                 for action in done {
                     match action {
                         // Credit comes back before more is computed, or after.
-                        ReceiverAction::Send(message) if self.have % 2 == 0 => {
-                            events.push_back(as_event(&message))
+                        ReceiverAction::Send(message) if self.have.is_multiple_of(2) => {
+                            events.push_back(as_event(&message));
                         }
                         ReceiverAction::Send(message) => events.push_front(as_event(&message)),
                         ReceiverAction::Emit(HandoffEvent::Ready { stats, .. }) => landed = Some(stats.bytes),

@@ -17,7 +17,7 @@ use crate::{
         running::SessionState,
         sending::{Receiver, Sending},
     },
-    testing::handoff_id,
+    testing::{handoff_id, path},
     transport::{Checksum, offer::Terms},
 };
 
@@ -40,11 +40,6 @@ fn sending() -> Arc<Sending> {
     let decode = Receiver { node: "d".into(), incarnation: Incarnation(2), heads: vec![0..SHAPE.kv_heads] };
     let parties = (decode, node("p", 1, 4));
     Sending::new(&terms, parties, path(), Inbox::new(SESSION), TransferMetrics::new(Side::Sending))
-}
-
-fn path() -> PathReport {
-    let tried = Tried { transport: TransportKind::Tcp, outcome: Ok(None) };
-    PathReport { transport: TransportKind::Tcp, tried: vec![tried], wanted: Wanted::Auto }
 }
 
 fn control(number: u64, message: Message) -> Control {

@@ -105,6 +105,21 @@ impl Meeting {
         Ok((name, Self { listener: UnixListener::from_std(listener)?, terms: terms.clone() }))
     }
 
+    /// Gives a new ring's memory to the first who knows the secret.
+    ///
+    /// # Errors
+    /// When the system has no more memory or sockets, or whoever knew the secret has left.
+    pub async fn ring(&self) -> Result<OwnedFd, PathError> {
+        loop {
+            let (mut stream, _) = self.listener.accept().await?;
+            if self.knows(&mut stream).await {
+                let fd = map::create()?;
+                send(&stream, &fd)?;
+                return Ok(fd);
+            }
+        }
+    }
+
     /// Whether somebody of the same user has said the secret.
     async fn knows(&self, stream: &mut UnixStream) -> bool {
         let same_user =
@@ -118,14 +133,7 @@ impl Meeting {
 #[tonic::async_trait]
 impl Rendezvous for Meeting {
     async fn accept(self: Box<Self>) -> Result<Link<dyn FrameSender>, PathError> {
-        loop {
-            let (mut stream, _) = self.listener.accept().await?;
-            if self.knows(&mut stream).await {
-                let fd = map::create()?;
-                let map = Map::new(&fd)?;
-                send(&stream, &fd)?;
-                return Ok(super::sender(map, self.terms.config.stall_timeout()));
-            }
-        }
+        let map = Map::new(self.ring().await?)?;
+        Ok(super::sender(map, self.terms.config.stall_timeout()))
     }
 }

@@ -1,0 +1,413 @@
+//! Bad prefill nodes.
+
+use baton_protocol::{KvSource, KvSpan, wire::prefill_server::Prefill};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::*;
+use crate::{
+    session::control::opening,
+    testing::{handoff_id, header},
+    transport::probe::{self, PROBE},
+};
+
+/// Size of the frames that measure a path, where one is measured.
+const PROBE_BYTES: u32 = 100;
+
+/// One thing that a bad node does.
+enum Does {
+    /// Waits until a handoff is asked for.
+    AwaitAsk,
+    Say(Message),
+    /// With its own number and session.
+    Control(Control),
+    AwaitCredit,
+    Frame(FrameHeader),
+    /// Whatever a stream can carry; for transports over one.
+    Bytes(Vec<u8>),
+    HangUp,
+    /// Keeps everything open and says nothing more.
+    Silence,
+}
+
+/// A name, and what is done.
+type Case = (&'static str, Vec<Does>);
+
+fn id() -> Option<wire::HandoffId> {
+    Some(handoff_id(0).into())
+}
+
+fn start() -> Does {
+    Does::Say(Message::Start(wire::Start { id: id(), ..Default::default() }))
+}
+
+fn first() -> Does {
+    Does::Say(Message::First(wire::First { id: id(), ..Default::default() }))
+}
+
+fn fin(frames: u32, digest: u64) -> Does {
+    Does::Say(Message::Fin(wire::Fin { id: id(), frames, digest }))
+}
+
+/// A right frame of one layer, but for the change.
+fn frame(seq: u32, change: impl FnOnce(&mut FrameHeader)) -> Does {
+    let source = Memory::computed(&SHAPE, 0..TOKENS);
+    let mut header = header(&SHAPE, &*source, seq, SHAPE.span(seq..seq + 1, 0..TOKENS));
+    change(&mut header);
+    Does::Frame(header)
+}
+
+fn begun(then: impl IntoIterator<Item = Does>) -> Vec<Does> {
+    [start(), Does::AwaitCredit].into_iter().chain(then).collect()
+}
+
+#[expect(clippy::too_many_lines, reason = "a table")]
+fn cases() -> Vec<Case> {
+    let again = |_| frame(0, |header| header.crc ^= 1);
+    let right = || (0..3).map(|seq| frame(seq, |_| {}));
+    let other = |change: fn(&mut Control)| {
+        let mut control = Control { session: 0, number: 2, message: Some(Message::Ping(Default::default())) };
+        change(&mut control);
+        vec![Does::Control(control)]
+    };
+    vec![
+        ("a number left out", other(|control| control.number = 3)),
+        ("a number again: a replay", other(|control| control.number = 1)),
+        ("another session", other(|control| control.session = 1)),
+        ("a kind that nobody knows", other(|control| control.message = None)),
+        ("PREFILL from the wrong side", vec![Does::Say(Message::Prefill((&ask(0, TOKENS, 0)).into()))]),
+        ("WELCOME again", vec![Does::Say(Message::Welcome(Welcome::default()))]),
+        ("START without an id", vec![Does::Say(Message::Start(Default::default()))]),
+        (
+            "RECONCILE with an id of no bytes",
+            vec![Does::Say(Message::Reconcile(wire::Reconcile {
+                ids: vec![wire::HandoffId::default()],
+                up_to_number: u64::MAX,
+            }))],
+        ),
+        (
+            "RECONCILE that knows nothing",
+            vec![Does::Say(Message::Reconcile(wire::Reconcile { ids: Vec::new(), up_to_number: u64::MAX }))],
+        ),
+        ("ABORT", vec![Does::Say(Message::Abort(wire::Abort { id: id(), ..Default::default() }))]),
+        ("a frame before START", vec![frame(0, |_| {})]),
+        ("START twice and hang up", begun([start(), start(), Does::HangUp])),
+        ("a layer beyond", begun([frame(0, |header| header.span.layers = 2..4)])),
+        ("all layers there are numbers for", begun([frame(0, |header| header.span.layers = 0..u32::MAX)])),
+        ("tokens beyond", begun([frame(0, |header| header.span.tokens = 0..TOKENS + 1)])),
+        (
+            "the last token there is a number for",
+            begun([frame(0, |header| header.span.tokens = u32::MAX - 1..u32::MAX)]),
+        ),
+        ("heads beyond", begun([frame(0, |header| header.span.heads = 1..3)])),
+        ("too few bytes", begun([frame(0, |header| header.bytes -= 1)])),
+        ("too many bytes", begun([frame(0, |header| header.bytes += 16)])),
+        ("no bytes", begun([frame(0, |header| header.bytes = 0)])),
+        ("beyond the credit", begun([frame(0, |header| header.seq = 4)])),
+        ("the largest number", begun([frame(0, |header| header.seq = u32::MAX)])),
+        ("a box twice under two numbers", begun([frame(0, |_| {}), frame(0, |header| header.seq = 1)])),
+        (
+            "one frame in another's place",
+            begun([first(), frame(0, |header| header.span.layers = 1..2), frame(1, |_| {})]),
+        ),
+        ("a checksum that is never right", begun((0..5).map(again))),
+        ("FIN before the first token", begun(right().chain([fin(3, 0)]))),
+        ("FIN of another digest", begun([first()].into_iter().chain(right()).chain([fin(3, 7)]))),
+        (
+            "FIN of fewer frames than came",
+            begun([first()].into_iter().chain(right()).chain([Does::AwaitCredit, fin(1, 0)])),
+        ),
+        ("FIN of more frames than were allowed", begun([first(), fin(u32::MAX, 0)])),
+        ("FIN of nothing", begun([first(), fin(0, 0)])),
+        ("FIN of frames that never come", begun([first(), fin(2, 0)])),
+        ("FIRST a thousand times and hang up", begun((0..1000).map(|_| first()).chain([Does::HangUp]))),
+        (
+            "frames that nobody asked for, and hang up",
+            begun(
+                (0..50)
+                    .map(|leg| frame(0, |header| header.handoff = handoff_id(leg + 5)))
+                    .chain([Does::HangUp]),
+            ),
+        ),
+        ("hangs up when asked", vec![Does::HangUp]),
+        ("hangs up after START", begun([Does::HangUp])),
+        ("hangs up after a frame", begun([frame(0, |_| {}), Does::HangUp])),
+        ("silence when asked", vec![Does::Silence]),
+        ("silence after START", begun([Does::Silence])),
+    ]
+}
+
+/// What else a stream can carry.
+fn bytes() -> Vec<Case> {
+    let source = Memory::computed(&SHAPE, 0..TOKENS);
+    let head = header(&SHAPE, &*source, 0, SHAPE.span(0..1, 0..TOKENS));
+    let changed = |change: fn(&mut FrameHeader)| {
+        let mut head = head.clone();
+        change(&mut head);
+        head.encode().to_vec()
+    };
+    let good = head.encode().to_vec();
+    let flipped = |at: usize| {
+        let mut bytes = good.clone();
+        bytes[at] ^= 0x80;
+        bytes
+    };
+    let case = |name, bytes| (name, begun([Does::Bytes(bytes), Does::Silence]));
+    vec![
+        case("a megabyte of noise", vec![0xa5; 1 << 20]),
+        case(
+            "HTTP",
+            b"GET / HTTP/1.1\r\nhost: x\r\nuser-agent: a peer that is no peer of this kind at all\r\n\r\n"
+                .to_vec(),
+        ),
+        case("another magic", flipped(0)),
+        case("a header with a flipped bit", flipped(50)),
+        case("a reserved byte", flipped(70)),
+        case("a frame of four gigabytes", changed(|header| header.bytes = u32::MAX)),
+        case(
+            "a frame over the limit",
+            changed(|header| header.bytes = crate::transport::MAX_FRAME_BYTES + 1),
+        ),
+        case(
+            "layers backwards",
+            changed(|header| (header.span.layers.start, header.span.layers.end) = (2, 1)),
+        ),
+        case("no heads", changed(|header| header.span.heads = 1..1)),
+        case("one byte of a header", good[..1].to_vec()),
+        case("half a header", good[..40].to_vec()),
+        case("a header and no payload", good.clone()),
+        case("a header and half a payload", [good.clone(), vec![1; 99]].concat()),
+    ]
+}
+
+/// A prefill node that answers with a script.
+struct Answerer {
+    road: Road,
+    local: LocalNode,
+    welcome: fn(&mut Welcome),
+    script: Mutex<Option<Vec<Does>>>,
+    tasks: Mutex<JoinSet<()>>,
+}
+
+type Up = mpsc::Sender<Result<Control, Status>>;
+
+#[tonic::async_trait]
+impl Prefill for Answerer {
+    type SessionStream = ReceiverStream<Result<Control, Status>>;
+
+    async fn session(
+        &self,
+        request: Request<Streaming<Control>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        let mut inbound = request.into_inner();
+        let hello = inbound.message().await?;
+        assert!(matches!(hello.and_then(|control| control.message), Some(Message::Hello(_))));
+        let mut welcome = Welcome {
+            session: 77,
+            protocol: *baton_protocol::PROTOCOL.end(),
+            data_secret: vec![3; 32].into(),
+            node: self.local.node.0.clone(),
+            incarnation: self.local.incarnation.0,
+            kv: Some((&self.local.kv).into()),
+            paths: Vec::new(),
+            transport: self.road.name().to_owned(),
+            checksum: Checksum::Crc32c.as_str().to_owned(),
+        };
+        let (addr, waiting) = self.road.wait(&welcome).await;
+        welcome.paths.push(wire::Path { kind: self.road.name().to_owned(), addr, failed: String::new() });
+        (self.welcome)(&mut welcome);
+        let (up, messages) = mpsc::channel(8);
+        up.send(Ok(opening(Message::Welcome(welcome)))).await.unwrap();
+        let script = self.script.lock().take().unwrap_or_default();
+        self.tasks.lock().spawn(play(script, inbound, up, waiting));
+        Ok(Response::new(ReceiverStream::new(messages)))
+    }
+}
+
+/// Waits for a message of a kind; false when the other side has ended it.
+async fn hears(inbound: &mut Streaming<Control>, kind: fn(&Message) -> bool) -> bool {
+    while let Ok(Some(control)) = inbound.message().await {
+        if control.message.is_some_and(|message| kind(&message)) {
+            return true;
+        }
+    }
+    false
+}
+
+async fn play(script: Vec<Does>, mut inbound: Streaming<Control>, up: Up, waiting: Waiting) {
+    let Ok((mut link, mut raw)) = waiting.meet().await else { return };
+    let (mut number, source) = (1, Memory::computed(&SHAPE, 0..TOKENS));
+    for does in script {
+        match does {
+            Does::AwaitAsk => {
+                hears(&mut inbound, |message| matches!(message, Message::Prefill(_))).await;
+            }
+            Does::Say(message) => {
+                number += 1;
+                let _ = up.send(Ok(Control { session: 77, number, message: Some(message) })).await;
+            }
+            Does::Control(control) => {
+                let _ = up.send(Ok(Control { session: control.session ^ 77, ..control })).await;
+            }
+            Does::AwaitCredit => {
+                hears(&mut inbound, |message| matches!(message, Message::Credit(_))).await;
+            }
+            Does::Frame(header) => {
+                let bytes = probe::noise(header.bytes);
+                let right = SHAPE.span_bytes(&header.span) == header.bytes as usize
+                    && source.read(&header.span, &mut |_| Ok(())).is_ok();
+                let source: Arc<dyn KvSource> = if right { source.clone() } else { bytes };
+                let sent = move || {
+                    // The other side may have closed it already.
+                    let _ = link.end.send(&header, &source);
+                    link
+                };
+                link = tokio::task::spawn_blocking(sent).await.unwrap();
+            }
+            Does::Bytes(bytes) => raw.as_mut().unwrap().write(&bytes),
+            Does::HangUp => return,
+            Does::Silence => while hears(&mut inbound, |_| false).await {},
+        }
+    }
+    // Found out, it gives up; what it did not do is what the case is about.
+    hears(&mut inbound, |message| matches!(message, Message::Abort(_))).await;
+}
+
+async fn answerer(
+    road: Road,
+    leg: u32,
+    script: Vec<Does>,
+    welcome: fn(&mut Welcome),
+) -> (PrefillPeer, JoinSet<()>) {
+    let local = node(&format!("bad-{leg}"), 1, 4);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let peer = PrefillPeer {
+        node: local.node.clone(),
+        control_addr: listener.local_addr().unwrap().to_string(),
+        incarnation: local.incarnation,
+    };
+    let service =
+        Answerer { road, local, welcome, script: Mutex::new(Some(script)), tasks: Mutex::default() };
+    let mut server = JoinSet::new();
+    let router = tonic::transport::Server::builder().add_service(PrefillServer::new(service));
+    server.spawn(async move { drop(router.serve_with_incoming(TcpListenerStream::new(listener)).await) });
+    (peer, server)
+}
+
+/// The node is as good as new: a handoff with an honest peer works.
+async fn is_well(sessions: &Sessions, honest: &Served, leg: u32) {
+    let sink = Memory::empty(&SHAPE, 0..TOKENS);
+    let mut handoff = sessions.handoff(&honest.peer, ask(leg, TOKENS, 0), landing(&sink)).await.unwrap();
+    assert_eq!(finish(&mut handoff).await.0.last(), Some(&"ready"));
+    assert!(sink.holds(0..TOKENS));
+}
+
+#[tokio::test]
+async fn bad_answers_are_lost_and_nothing_is_kept() {
+    for road in ROADS {
+        let honest = serve(node("p", 1, 4), config(road.kind), engine(&SHAPE, false)).await;
+        let sessions = Sessions::new(node("d", 2, 4), limits(road)).unwrap();
+        let streams = if road.is_stream { bytes() } else { Vec::new() };
+        for (leg, (name, script)) in (0..).zip(cases().into_iter().chain(streams)) {
+            let script = [Does::AwaitAsk].into_iter().chain(script).collect();
+            let (peer, mut server) = answerer(road, leg, script, |_| {}).await;
+            let sink = Memory::empty(&SHAPE, 0..TOKENS);
+            let mut handoff = sessions.handoff(&peer, ask(0, TOKENS, 0), landing(&sink)).await.unwrap();
+            let (names, end) = finish(&mut handoff).await;
+            assert_eq!(names.last(), Some(&"lost"), "{name} over {}", road.name());
+            // Found out by what it did; only who does nothing is lost for want of pings.
+            let HandoffEvent::Lost { reason, .. } = &end else { unreachable!() };
+            assert_eq!(reason.message.contains("pings"), name.starts_with("silence"), "{name}: {reason}");
+            drop((end, handoff));
+            server.shutdown().await;
+            until("pages are let go", || Arc::strong_count(&sink) == 1).await;
+            is_well(&sessions, &honest, leg).await;
+        }
+        sessions.shutdown().await;
+    }
+}
+
+#[tokio::test]
+async fn a_bad_welcome_is_no_session() {
+    let changes: [fn(&mut Welcome); 15] = [
+        |welcome| welcome.node = "other".to_owned(),
+        |welcome| welcome.incarnation = 5,
+        |welcome| welcome.session = 0,
+        |welcome| welcome.protocol = 0,
+        |welcome| welcome.protocol = u32::MAX,
+        |welcome| welcome.data_secret = vec![3; 31].into(),
+        |welcome| welcome.checksum = "md5".to_owned(),
+        |welcome| welcome.paths.clear(),
+        |welcome| welcome.paths[0].kind = "carrier pigeon".to_owned(),
+        |welcome| welcome.paths[0].kind = "ucx".to_owned(),
+        |welcome| welcome.paths[0].failed = "no room".to_owned(),
+        |welcome| welcome.kv = None,
+        |welcome| welcome.kv.as_mut().unwrap().head_dim = 3,
+        |welcome| welcome.paths[0].addr = "192.0.2.1:9".to_owned(),
+        |welcome| welcome.paths[0].addr.clear(),
+    ];
+    for road in ROADS {
+        let honest = serve(node("p", 1, 4), config(road.kind), engine(&SHAPE, false)).await;
+        let sessions = Sessions::new(node("d", 2, 4), limits(road)).unwrap();
+        for (leg, change) in (0..).zip(changes) {
+            let (peer, _server) = answerer(road, leg, Vec::new(), change).await;
+            let sink = Memory::empty(&SHAPE, 0..TOKENS);
+            let refused = sessions.handoff(&peer, ask(0, TOKENS, 0), landing(&sink)).await;
+            assert!(refused.is_err(), "change {leg} over {}", road.name());
+            assert_eq!(Arc::strong_count(&sink), 1);
+            is_well(&sessions, &honest, leg).await;
+        }
+        sessions.shutdown().await;
+    }
+}
+
+/// Frames that measure a path, but for the change.
+fn probes(change: impl Fn(&mut FrameHeader)) -> Vec<Does> {
+    let probe = |seq| {
+        let source = probe::noise(PROBE_BYTES);
+        let span = KvSpan { layers: 0..1, tokens: 0..1, heads: 0..1 };
+        let crc = Checksum::Crc32c.of(&*source, &span).unwrap();
+        let mut header = FrameHeader { handoff: PROBE, seq, span, bytes: PROBE_BYTES, crc };
+        change(&mut header);
+        Does::Frame(header)
+    };
+    (0..4).map(probe).chain([Does::Silence]).collect()
+}
+
+#[tokio::test]
+async fn a_bad_probe_is_no_session() {
+    let cases = || {
+        [
+            ("another handoff", probes(|header| header.handoff = handoff_id(0))),
+            ("another order", probes(|header| header.seq ^= 1)),
+            ("one too short", probes(|header| header.bytes -= u32::from(header.seq == 3))),
+            ("one too long", probes(|header| header.bytes += u32::from(header.seq == 3))),
+            ("a wrong checksum", probes(|header| header.crc ^= u32::from(header.seq == 2))),
+            ("too few", probes(|_| {}).into_iter().skip(2).collect()),
+            ("none", vec![Does::Silence]),
+            ("hangs up", vec![Does::HangUp]),
+        ]
+    };
+    for road in ROADS {
+        let honest = serve(node("p", 1, 4), config(road.kind), engine(&SHAPE, false)).await;
+        let measuring = TransferConfig { probe_bytes: PROBE_BYTES, ..limits(road) };
+        let sessions = Sessions::new(node("d", 2, 4), measuring).unwrap();
+        for (leg, (name, script)) in (0..).zip(cases()) {
+            let (peer, _server) = answerer(road, leg, script, |_| {}).await;
+            let refused = sessions.handoff(&peer, ask(0, TOKENS, 0), Box::new(Slot(None))).await;
+            assert!(refused.is_err(), "{name} over {}", road.name());
+            is_well(&sessions, &honest, leg).await;
+        }
+        sessions.shutdown().await;
+    }
+}
+
+#[tokio::test]
+async fn who_never_answers_is_given_up() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let control_addr = listener.local_addr().unwrap().to_string();
+    let peer = PrefillPeer { node: "mute".into(), control_addr, incarnation: Incarnation(1) };
+    let sessions = Sessions::new(node("d", 2, 4), limits(TCP)).unwrap();
+    let refused = sessions.handoff(&peer, ask(0, TOKENS, 0), Box::new(Slot(None))).await.err();
+    assert!(matches!(refused, Some(HandoffError::Session(SessionError::Connect { .. }))), "{refused:?}");
+}

@@ -1,0 +1,571 @@
+//! Bad decode nodes.
+
+use baton_protocol::wire::{Hello, prefill_client::PrefillClient};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+
+use super::*;
+use crate::{
+    session::{control::opening, hello::hello},
+    transport::{Closer, Placement},
+};
+
+/// A decode node that says what it likes.
+struct Asker {
+    session: u64,
+    number: u64,
+    up: mpsc::Sender<Control>,
+    down: Streaming<Control>,
+}
+
+/// One thing that it says.
+enum Said {
+    /// Properly numbered.
+    Message(Message),
+    /// As it stands, but for the session's number added.
+    Control(Control),
+}
+
+/// What must come of it.
+enum Then {
+    /// The session ends.
+    CutOff,
+    /// The session goes on, and this is among what is said next.
+    Told(fn(&Message) -> bool),
+}
+
+/// What is wrong with a HELLO.
+type Change = fn(&mut Hello);
+
+/// A name, what is said once a path is chosen, what must come of it.
+type Case = (&'static str, Vec<Said>, Then);
+
+fn says(messages: impl IntoIterator<Item = Message>) -> Vec<Said> {
+    messages.into_iter().map(Said::Message).collect()
+}
+
+fn id(leg: u32) -> Option<wire::HandoffId> {
+    Some(crate::testing::handoff_id(leg).into())
+}
+
+fn prefill(change: impl FnOnce(&mut wire::PrefillAsk)) -> Message {
+    let mut prefill = wire::PrefillAsk::from(&ask(0, TOKENS, 0));
+    change(&mut prefill);
+    Message::Prefill(prefill)
+}
+
+fn request(change: impl FnOnce(&mut wire::Request)) -> Message {
+    prefill(|ask| change(ask.request.as_mut().unwrap()))
+}
+
+fn credit(frames: u32) -> Message {
+    Message::Credit(wire::Credit { id: id(0), frames })
+}
+
+fn chosen(kind: &str) -> Message {
+    Message::Chosen(wire::Chosen { kind: kind.to_owned(), tried: Vec::new() })
+}
+
+fn numbered(number: u64, message: Option<Message>) -> Vec<Said> {
+    vec![Said::Control(Control { session: 0, number, message })]
+}
+
+fn ping() -> Message {
+    Message::Ping(wire::SessionPing::default())
+}
+
+#[expect(clippy::too_many_lines, reason = "a table")]
+fn cases() -> Vec<Case> {
+    let aborted = Then::Told(|message| matches!(message, Message::Abort(_)));
+    let quiesced = || Then::Told(|message| matches!(message, Message::Quiesced(_)));
+    let pong = || Then::Told(|message| matches!(message, Message::Ping(_)));
+    let (start, chatter) = (Message::Start(Default::default()), Message::Queued(Default::default()));
+    let flood = (0..9).map(|leg| Message::Prefill((&ask(leg, TOKENS, 0)).into()));
+    let commit = |drop| Message::Commit(wire::Commit { id: id(0), drop });
+    let nack = |seq| Message::Nack(wire::Nack { id: id(0), seq });
+    let lost = |leg| Message::Abort(wire::Abort { id: id(leg), ..Default::default() });
+    vec![
+        ("a number again: a replay", numbered(1, Some(ping())), Then::CutOff),
+        ("a number left out", numbered(9, Some(ping())), Then::CutOff),
+        ("the largest number", numbered(u64::MAX, Some(ping())), Then::CutOff),
+        (
+            "another session",
+            vec![Said::Control(Control { session: 5, number: 2, message: Some(ping()) })],
+            Then::CutOff,
+        ),
+        ("a kind that nobody knows", numbered(2, None), Then::CutOff),
+        ("HELLO again", says([Message::Hello(Hello::default())]), Then::CutOff),
+        ("WELCOME from the wrong side", says([Message::Welcome(Welcome::default())]), Then::CutOff),
+        ("CHOSEN again", says([chosen("tcp")]), Then::CutOff),
+        ("START from the wrong side", says([start]), Then::CutOff),
+        ("QUEUED without an id", says([chatter]), Then::CutOff),
+        ("RECONCILE from the wrong side", says([Message::Reconcile(Default::default())]), Then::CutOff),
+        (
+            "FIN from the wrong side",
+            says([Message::Fin(wire::Fin { id: id(0), ..Default::default() })]),
+            Then::CutOff,
+        ),
+        ("PREFILL without an id", says([prefill(|ask| ask.id = None)]), Then::CutOff),
+        (
+            "an id of 15 bytes",
+            says([prefill(|ask| ask.id.as_mut().unwrap().request = vec![0; 15].into())]),
+            Then::CutOff,
+        ),
+        ("PREFILL without a request", says([prefill(|ask| ask.request = None)]), Then::CutOff),
+        ("no tokens", says([request(|request| request.tokens.clear())]), Then::CutOff),
+        ("no choices", says([request(|request| request.choices = 0)]), Then::CutOff),
+        ("no sampling", says([request(|request| request.sampling = None)]), Then::CutOff),
+        ("have is everything", says([prefill(|ask| ask.have = TOKENS)]), aborted),
+        (
+            "have is beyond",
+            says([prefill(|ask| ask.have = u32::MAX)]),
+            Then::Told(|m| matches!(m, Message::Abort(_))),
+        ),
+        (
+            "prompt beyond the tokens",
+            says([prefill(|ask| ask.prompt_tokens = TOKENS + 1)]),
+            Then::Told(|m| matches!(m, Message::Abort(_))),
+        ),
+        (
+            "a sample of no choice",
+            says([prefill(|ask| ask.sample = vec![u32::MAX])]),
+            Then::Told(|m| matches!(m, Message::Abort(_))),
+        ),
+        ("the same PREFILL twice", says([prefill(|_| {}), prefill(|_| {}), credit(1), lost(0)]), quiesced()),
+        ("more handoffs than are allowed", says(flood), Then::Told(|m| matches!(m, Message::Busy(_)))),
+        (
+            "a message of six megabytes",
+            says([request(|request| request.tokens = vec![u32::MAX; 1_200_000])]),
+            Then::CutOff,
+        ),
+        (
+            "a deadline after the end of time",
+            says([prefill(|ask| ask.deadline_ms = u64::MAX), lost(0)]),
+            quiesced(),
+        ),
+        ("CREDIT for nothing", says([credit(7), ping()]), pong()),
+        (
+            "CREDIT of everything, and nobody takes it",
+            says([prefill(|_| {}), credit(u32::MAX), credit(u32::MAX), lost(0)]),
+            quiesced(),
+        ),
+        ("COMMIT for nothing", says([commit(false), commit(true)]), quiesced()),
+        ("COMMIT before FIN", says([prefill(|_| {}), commit(false), ping()]), pong()),
+        ("NACK for what never was", says([prefill(|_| {}), nack(u32::MAX), nack(0), lost(0)]), quiesced()),
+        ("ABORT for what never was", says([lost(3)]), quiesced()),
+        ("ABORT twice", says([prefill(|_| {}), lost(0), lost(0)]), quiesced()),
+        (
+            "a digest of handoffs that never were",
+            says([Message::Ping(wire::SessionPing { open: 9, xor: 1, reply: false })]),
+            Then::Told(|m| matches!(m, Message::Reconcile(_))),
+        ),
+        (
+            "KV handed back without tokens",
+            says([Message::Return(wire::Return { id: id(0), ..Default::default() })]),
+            Then::CutOff,
+        ),
+        (
+            "KV handed back that nobody wants",
+            says([
+                Message::Return(wire::Return {
+                    id: id(0),
+                    tokens: vec![1],
+                    control_addr: "192.0.2.1:1".into(),
+                    ..Default::default()
+                }),
+                ping(),
+            ]),
+            pong(),
+        ),
+        ("silence", Vec::new(), Then::CutOff),
+    ]
+}
+
+/// A data path whose frames are read and dropped.
+struct Reading(Closer);
+
+impl Reading {
+    fn new(mut link: Link<dyn FrameReceiver>) -> Self {
+        let closer = link.closer.clone();
+        std::thread::spawn(move || while link.end.recv(&mut |_| Placement::Discard).is_ok() {});
+        Self(closer)
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+impl Asker {
+    /// Opens a control stream and says HELLO; what is answered first.
+    async fn greet(served: &Served, hello: Hello) -> (Option<Message>, Self) {
+        let client = PrefillClient::connect(format!("http://{}", served.peer.control_addr)).await;
+        let (up, messages) = mpsc::channel(64);
+        up.send(opening(Message::Hello(hello))).await.unwrap();
+        let down = client.unwrap().session(ReceiverStream::new(messages)).await.unwrap();
+        let mut asker = Self { session: 0, number: 1, up, down: down.into_inner() };
+        let first = asker.heard().await;
+        if let Some(Message::Welcome(welcome)) = &first {
+            asker.session = welcome.session;
+        }
+        (first, asker)
+    }
+
+    async fn welcomed(served: &Served, hello: Hello) -> (Welcome, Self) {
+        match Self::greet(served, hello).await {
+            (Some(Message::Welcome(welcome)), asker) => (welcome, asker),
+            (other, _) => panic!("not welcome: {other:?}"),
+        }
+    }
+
+    /// All the way to a session that runs.
+    async fn opened(served: &Served, road: Road, hello: Hello) -> (Welcome, Self, Link<dyn FrameReceiver>) {
+        let (welcome, mut asker) = Self::welcomed(served, hello).await;
+        let path = road.take(&welcome).await.unwrap();
+        asker.say(Said::Message(chosen(road.name()))).await;
+        (welcome, asker, path)
+    }
+
+    async fn say(&mut self, said: Said) {
+        let control = match said {
+            Said::Message(message) => {
+                self.number += 1;
+                Control { session: self.session, number: self.number, message: Some(message) }
+            }
+            Said::Control(control) => Control { session: control.session ^ self.session, ..control },
+        };
+        // Fails when it was cut off already.
+        let _ = self.up.send(control).await;
+    }
+
+    /// The next message; none after the end.
+    async fn heard(&mut self) -> Option<Message> {
+        timeout(PATIENT, self.down.message()).await.expect("neither a word nor an end").ok()??.message
+    }
+
+    async fn meets(&mut self, then: &Then) -> bool {
+        loop {
+            match (self.heard().await, then) {
+                (None, then) => return matches!(then, Then::CutOff),
+                (Some(message), Then::Told(expected)) if expected(&message) => return true,
+                _ => {}
+            }
+        }
+    }
+}
+
+/// What a decode node says first on its only data socket.
+fn socket_hello(welcome: &Welcome) -> Vec<u8> {
+    let Terms { session, secret, .. } = terms(TCP, welcome);
+    tcp::SocketHello { session, secret, index: 0, sockets: 1 }.encode().to_vec()
+}
+
+/// The node is as good as new: nothing is held, and a handoff works.
+async fn is_well(served: &Served, road: Road, leg: u32) {
+    until("the engine is let go", || served.engine.running.load(Ordering::SeqCst) == 0).await;
+    until("pages are let go", || Arc::strong_count(&served.engine.source) == 1).await;
+    let sessions = Sessions::new(node("honest", 2, 4), config(road.kind)).unwrap();
+    let sink = Memory::empty(&SHAPE, 0..TOKENS);
+    let mut handoff = sessions.handoff(&served.peer, ask(leg, TOKENS, 0), landing(&sink)).await.unwrap();
+    assert_eq!(finish(&mut handoff).await.0.last(), Some(&"ready"));
+    assert!(sink.holds(0..TOKENS));
+    sessions.shutdown().await;
+    until("pages are let go", || Arc::strong_count(&served.engine.source) == 1).await;
+}
+
+async fn prefill_node(road: Road) -> (Served, Hello) {
+    let served = serve(node("p", 1, 4), limits(road), engine(&SHAPE, false)).await;
+    let hello = hello(&node("bad", 9, 4), &limits(road), &road.transports(), &served.peer);
+    (served, hello)
+}
+
+#[tokio::test]
+async fn bad_words_are_cut_off_or_answered() {
+    for road in ROADS {
+        let (served, hello) = prefill_node(road).await;
+        for (leg, (name, said, then)) in (0..).zip(cases()) {
+            let (_, mut asker, path) = Asker::opened(&served, road, hello.clone()).await;
+            let path = Reading::new(path);
+            for said in said {
+                asker.say(said).await;
+            }
+            assert!(asker.meets(&then).await, "{name} over {}", road.name());
+            drop((asker, path));
+            is_well(&served, road, leg).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_peer_may_hang_up_at_any_step() {
+    for road in ROADS {
+        let (served, hello) = prefill_node(road).await;
+        for step in 0..7_usize {
+            let (welcome, mut asker) = Asker::welcomed(&served, hello.clone()).await;
+            let path = if step > 0 { Some(Reading::new(road.take(&welcome).await.unwrap())) } else { None };
+            let words = [
+                chosen(road.name()),
+                prefill(|_| {}),
+                credit(1),
+                credit(9),
+                Message::Commit(wire::Commit { id: id(0), drop: false }),
+            ];
+            for message in words.into_iter().take(step.saturating_sub(1)) {
+                asker.say(Said::Message(message)).await;
+            }
+            drop((asker, path));
+            is_well(&served, road, step as u32).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_bad_choice_is_no_session() {
+    let tried = |kind: &str| wire::Tried { kind: kind.to_owned(), ..Default::default() };
+    let choice = |kind: &str, tried: Vec<wire::Tried>| {
+        says([Message::Chosen(wire::Chosen { kind: kind.to_owned(), tried })])
+    };
+    for road in ROADS {
+        let (served, hello) = prefill_node(road).await;
+        let name = road.name();
+        let other = Control { session: 5, number: 2, message: Some(chosen(name)) };
+        let cases = [
+            ("of a transport that nobody knows", choice("carrier pigeon", Vec::new())),
+            ("of a transport that is not open", choice("ucx", Vec::new())),
+            ("of nothing", choice("", Vec::new())),
+            ("after trying what nobody knows", choice(name, vec![tried("carrier pigeon")])),
+            ("with a number left out", numbered(3, Some(chosen(name)))),
+            ("for another session", vec![Said::Control(other)]),
+            ("left out", says([prefill(|_| {})])),
+            ("never made", Vec::new()),
+        ];
+        for (leg, (case, said)) in (0..).zip(cases) {
+            let (welcome, mut asker) = Asker::welcomed(&served, hello.clone()).await;
+            let path = Reading::new(road.take(&welcome).await.unwrap());
+            for said in said {
+                asker.say(said).await;
+            }
+            assert!(asker.meets(&Then::CutOff).await, "a choice {case} over {name}");
+            drop((asker, path));
+            is_well(&served, road, leg).await;
+        }
+        // And of a path to which nobody came; in process nobody has to come.
+        if road.is_stream {
+            let (_, mut asker) = Asker::welcomed(&served, hello.clone()).await;
+            asker.say(Said::Message(chosen(name))).await;
+            assert!(asker.meets(&Then::CutOff).await, "nobody came over {name}");
+            is_well(&served, road, 99).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_wants_the_largest_probes_and_reads_none_is_cut_off() {
+    for road in ROADS {
+        let (served, hello) = prefill_node(road).await;
+        let (welcome, mut asker) = Asker::welcomed(&served, Hello { probe_bytes: u32::MAX, ..hello }).await;
+        let path = road.take(&welcome).await.unwrap();
+        asker.say(Said::Message(chosen(road.name()))).await;
+        assert!(asker.meets(&Then::CutOff).await, "over {}", road.name());
+        drop((asker, path));
+        is_well(&served, road, 0).await;
+    }
+}
+
+#[tokio::test]
+async fn a_bad_hello_is_refused_by_name() {
+    let changes: [(&str, Change); 15] = [
+        ("protocol", |hello| hello.protocol_min = 99),
+        ("protocol", |hello| hello.protocol_max = 0),
+        ("cluster", |hello| hello.cluster = "other".repeat(1000)),
+        ("incarnation", |hello| hello.expect_incarnation = 7),
+        ("model fingerprint", |hello| hello.model_fingerprint.clear()),
+        ("kv shape", |hello| hello.kv = None),
+        ("kv shape", |hello| hello.kv.as_mut().unwrap().layers = u32::MAX),
+        ("kv shape", |hello| hello.kv.as_mut().unwrap().dtype = "int3".to_owned()),
+        ("kv shape", |hello| hello.kv.as_mut().unwrap().page_tokens = 0),
+        ("kv heads", |hello| hello.tp = 3),
+        ("kv heads", |hello| (hello.heads_start, hello.heads_end) = (5, 3)),
+        ("kv heads", |hello| hello.heads_end = u32::MAX),
+        ("transport", |hello| hello.offers.clear()),
+        ("transport", |hello| hello.offers[0].kind = "carrier pigeon".to_owned()),
+        ("transport", |hello| hello.offers[0].place = "\u{e9}lsewhere".repeat(1000)),
+    ];
+    for road in ROADS {
+        let (served, hello) = prefill_node(road).await;
+        for (field, change) in changes {
+            let mut hello = hello.clone();
+            change(&mut hello);
+            match Asker::greet(&served, hello).await.0 {
+                Some(Message::Refuse(refuse)) => assert_eq!(refuse.field, field),
+                other => panic!("{field}: {other:?}"),
+            }
+        }
+        is_well(&served, road, 0).await;
+    }
+}
+
+#[tokio::test]
+async fn no_hello_no_session() {
+    let (served, hello) = prefill_node(TCP).await;
+    let mut early = opening(prefill(|_| {}));
+    let mut of_session = opening(Message::Hello(hello.clone()));
+    of_session.session = 7;
+    let mut late = opening(Message::Hello(hello));
+    late.number = 2;
+    early.session = 0;
+    for first in [Some(early), Some(of_session), Some(late), None] {
+        let client = PrefillClient::connect(format!("http://{}", served.peer.control_addr)).await;
+        let (up, messages) = mpsc::channel(4);
+        if let Some(first) = first {
+            up.send(first).await.unwrap();
+        }
+        // Refused, or the time for a HELLO passes.
+        let answered = timeout(PATIENT, client.unwrap().session(ReceiverStream::new(messages))).await;
+        assert!(answered.expect("neither answered nor cut off").is_err());
+    }
+    // What is not even gRPC.
+    for bytes in [vec![0x5a; 1 << 20], b"GET / HTTP/1.1\r\nhost: x\r\n\r\n".to_vec(), vec![0; 9]] {
+        let mut socket = TcpStream::connect(&served.peer.control_addr).await.unwrap();
+        let _ = socket.write_all(&bytes).await;
+        drop(socket);
+    }
+    is_well(&served, TCP, 0).await;
+}
+
+#[tokio::test]
+async fn the_newest_of_many_sessions_stays() {
+    for road in ROADS {
+        let (served, hello) = prefill_node(road).await;
+        let mut askers = Vec::new();
+        for _ in 0..100 {
+            let (_, asker, path) = Asker::opened(&served, road, hello.clone()).await;
+            askers.push((path, asker));
+        }
+        let (_path, mut newest) = askers.pop().unwrap();
+        for (_, mut asker) in askers {
+            assert!(asker.meets(&Then::CutOff).await);
+        }
+        newest.say(Said::Message(ping())).await;
+        assert!(newest.meets(&Then::Told(|message| matches!(message, Message::Ping(_)))).await);
+        drop((newest, _path));
+        is_well(&served, road, 0).await;
+    }
+}
+
+#[tokio::test]
+async fn sockets_without_the_secret_get_nothing() {
+    let road = TCP;
+    let (served, hello) = prefill_node(road).await;
+    let (welcome, mut asker) = Asker::welcomed(&served, hello).await;
+    let right = socket_hello(&welcome);
+    let flipped = |at: usize| {
+        let mut bytes = right.clone();
+        bytes[at] ^= 1;
+        bytes
+    };
+    // Nothing; far too much; magic, session, secret, place and number wrong; all of it cut short.
+    let last = right.len() - 1;
+    let mut bad = vec![Vec::new(), vec![0xff; 1 << 20]];
+    bad.extend([0, 4, 12, 43, 44, last].map(flipped));
+    bad.extend([1, 4, 20, last].map(|length| right[..length].to_vec()));
+    for bytes in &bad {
+        let mut socket = TcpStream::connect(&welcome.paths[0].addr).await.unwrap();
+        let _ = socket.write_all(bytes).await;
+        assert!(matches!(timeout(PATIENT, socket.read_u8()).await, Ok(Err(_))), "taken, or kept open");
+    }
+    // More than may wait at once; the ones beyond are closed, the others in their time.
+    let mut half_open = Vec::new();
+    for _ in 0..200 {
+        half_open.push(TcpStream::connect(&welcome.paths[0].addr).await.unwrap());
+    }
+    for mut socket in half_open {
+        assert!(matches!(timeout(PATIENT, socket.read_u8()).await, Ok(Err(_))));
+    }
+    // And the session, whose socket never came, is over.
+    assert!(asker.meets(&Then::CutOff).await);
+    // Its secret opens nothing any more.
+    let mut socket = TcpStream::connect(&welcome.paths[0].addr).await.unwrap();
+    let _ = socket.write_all(&right).await;
+    assert!(matches!(timeout(PATIENT, socket.read_u8()).await, Ok(Err(_))));
+    is_well(&served, road, 0).await;
+}
+
+#[tokio::test]
+async fn a_ring_is_for_whoever_knows_the_secret() {
+    let road = SHM;
+    let (served, hello) = prefill_node(road).await;
+    let (welcome, mut asker) = Asker::welcomed(&served, hello.clone()).await;
+    for at in [0, 31] {
+        let mut secret = welcome.data_secret.to_vec();
+        secret[at] ^= 1;
+        let stranger = Welcome { data_secret: secret.into(), ..welcome.clone() };
+        assert!(road.take(&stranger).await.is_err());
+    }
+    assert!(asker.meets(&Then::CutOff).await);
+    assert!(road.take(&welcome).await.is_err(), "what is over has no ring");
+    // A stranger before it does not keep the right one away.
+    let (welcome, mut asker) = Asker::welcomed(&served, hello).await;
+    let stranger = Welcome { data_secret: vec![0; 32].into(), ..welcome.clone() };
+    assert!(road.take(&stranger).await.is_err());
+    let path = road.take(&welcome).await.unwrap();
+    for message in [chosen(road.name()), ping()] {
+        asker.say(Said::Message(message)).await;
+    }
+    assert!(asker.meets(&Then::Told(|message| matches!(message, Message::Ping(_)))).await);
+    drop((asker, path));
+    is_well(&served, road, 0).await;
+}
+
+#[tokio::test]
+async fn a_secret_is_good_for_one_path() {
+    for road in ROADS {
+        let (served, hello) = prefill_node(road).await;
+        let (welcome, asker, path) = Asker::opened(&served, road, hello).await;
+        assert!(road.take(&welcome).await.is_err(), "over {}", road.name());
+        drop((asker, path));
+        is_well(&served, road, 0).await;
+    }
+}
+
+#[tokio::test]
+async fn who_reads_no_words_is_cut_off() {
+    let road = TCP;
+    let served = serve(node("p", 1, 4), limits(road), engine(&SHAPE, true)).await;
+    let hello = hello(&node("bad", 9, 4), &limits(road), &road.transports(), &served.peer);
+    let (_, mut asker, path) = Asker::opened(&served, road, hello).await;
+    let _path = Reading::new(path);
+    asker.say(Said::Message(prefill(|_| {}))).await;
+    until("it has begun", || served.engine.running.load(Ordering::SeqCst) == 1).await;
+    // Answers pile up on the other side, as far as it lets them.
+    let flood = async {
+        loop {
+            asker.say(Said::Message(ping())).await;
+        }
+    };
+    tokio::select! {
+        () = flood => {}
+        () = until("it is cut off", || served.engine.running.load(Ordering::SeqCst) == 0) => {}
+    }
+}
+
+#[tokio::test]
+async fn who_reads_no_frames_is_cut_off() {
+    // More than sockets hold: the sender stalls in the middle of a frame.
+    let shape = KvShape { layers: 12, head_dim: 4096, ..SHAPE };
+    for road in ROADS {
+        let config = TransferConfig { frame_bytes: 4 << 20, ..limits(road) };
+        let local = LocalNode { kv: shape.clone(), ..node("p", 1, 4) };
+        let served = serve(local, config.clone(), engine(&shape, false)).await;
+        let bad = LocalNode { kv: shape.clone(), ..node("bad", 9, 4) };
+        let hello = hello(&bad, &config, &road.transports(), &served.peer);
+        let (_, mut asker, path) = Asker::opened(&served, road, hello).await;
+        asker.say(Said::Message(prefill(|_| {}))).await;
+        asker.say(Said::Message(credit(u32::MAX))).await;
+        assert!(asker.meets(&Then::CutOff).await);
+        until("pages are let go", || Arc::strong_count(&served.engine.source) == 1).await;
+        drop(path);
+    }
+}
