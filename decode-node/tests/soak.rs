@@ -15,7 +15,7 @@ mod sandbox;
 use std::{fs, time::Duration};
 
 use baton_engine::backend::mock::MockConfig;
-use baton_kv_transfer::{FaultsConfig, TransportKind, Wanted};
+use baton_kv_transfer::{FaultsConfig, TransportKind, Wanted, transport::offer};
 
 use crate::{
     call::{Call, answer, open, request},
@@ -69,7 +69,7 @@ fn settings(transport: TransportKind) -> Settings {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn given_up_handoffs_leave_nothing_behind() {
-    for transport in [TransportKind::Inproc, TransportKind::Tcp, TransportKind::Shm] {
+    for transport in offer::built() {
         let cluster = Sandbox::start(settings(transport)).await;
         let mut random = fastrand::Rng::with_seed(5);
         let (mut settled, mut handed_over) = (None, 0);

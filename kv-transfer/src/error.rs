@@ -15,10 +15,12 @@ pub enum SessionError {
     )]
     NoCertificates,
     /// A transport that the config names and this build has not.
-    #[error("transport {transport} is not in this build")]
+    #[error("transport {transport} is not in this build: {remedy}")]
     NotBuilt {
         /// Its name.
         transport: &'static str,
+        /// What to do.
+        remedy: &'static str,
     },
     /// The peer was not reached, or broke off before the session was open.
     #[error("no session with {node}: {reason}")]

@@ -5,7 +5,7 @@
 //! of its session and is woken by its [`Closer`].
 //!
 //! - [`offer`]: the seam of transports, and the table of those in this build
-//! - [`inproc`], [`shm`], [`tcp`]: transports
+//! - [`inproc`], [`shm`], [`tcp`], `ucx` (feature `ucx`): transports
 //! - [`faulty`], [`metered`]: decorators
 //! - [`checksum`]: what guards payloads
 //! - [`probe`]: the frames that measure a path
@@ -21,7 +21,9 @@ pub mod shm;
 pub mod socket;
 pub mod tcp;
 #[cfg(test)]
-mod tests;
+pub mod tests;
+#[cfg(feature = "ucx")]
+pub mod ucx;
 
 use std::{
     io::{self, IoSlice, IoSliceMut},

@@ -34,7 +34,7 @@ use crate::{
     Progress, SessionError, TransferConfig, TransportKind, Wanted,
     metrics::Outcome,
     testing::{Memory, SHAPE, Slot, ask},
-    transport::{Checksum, tcp},
+    transport::{Checksum, offer, tcp},
 };
 
 const PATIENT: Duration = Duration::from_secs(30);
@@ -187,11 +187,15 @@ fn landing(sink: &Arc<Memory>) -> Box<Slot> {
     Box::new(Slot(Some(sink.clone())))
 }
 
+#[cfg(not(feature = "ucx"))]
 const EACH: [TransportKind; 3] = [TransportKind::Inproc, TransportKind::Tcp, TransportKind::Shm];
+#[cfg(feature = "ucx")]
+const EACH: [TransportKind; 4] =
+    [TransportKind::Inproc, TransportKind::Tcp, TransportKind::Shm, TransportKind::Ucx];
 
 #[tokio::test]
 async fn kv_arrives_whole_whatever_the_page_sizes() {
-    for (transport, pages) in [(EACH[0], (4, 8)), (EACH[1], (16, 4)), (EACH[2], (4, 4))] {
+    for (transport, pages) in EACH.into_iter().zip([(4, 8), (16, 4), (4, 4), (8, 4)]) {
         let shape = KvShape { page_tokens: pages.0, ..SHAPE };
         let served = serve(node("p", 1, pages.0), config(transport), engine(&shape, false)).await;
         let sessions = Sessions::new(node("d", 2, pages.1), config(transport)).unwrap();
@@ -450,9 +454,16 @@ async fn another_transport_is_taken_only_with_leave() {
     assert!(
         path.transport == EACH[1] && path.fallback().unwrap().starts_with("told to use inproc, uses tcp")
     );
-    let absent = TransferConfig { transport: Wanted::Only(TransportKind::Ucx), ..config(EACH[1]) };
-    let error = Sessions::new(node("d", 2, 4), absent).err();
-    assert_eq!(error, Some(SessionError::NotBuilt { transport: "ucx" }));
+    for kind in TransportKind::ALL.into_iter().filter(|kind| !offer::built().any(|built| built == *kind)) {
+        let absent = TransferConfig { transport: Wanted::Only(kind), ..config(EACH[1]) };
+        let error = Sessions::new(node("d", 2, 4), absent).err();
+        let named = kind.as_str();
+        let refused = matches!(&error, Some(SessionError::NotBuilt { transport, .. }) if *transport == named);
+        assert!(refused, "{error:?}");
+        if named == "ucx" {
+            assert!(error.unwrap().to_string().contains("--features ucx"));
+        }
+    }
 }
 
 #[tokio::test]

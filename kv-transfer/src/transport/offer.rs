@@ -9,6 +9,8 @@ use baton_protocol::{
 };
 use baton_trust::Trust;
 
+#[cfg(feature = "ucx")]
+use super::ucx;
 use super::{Checksum, FrameReceiver, FrameSender, Link, PathError, inproc, shm, tcp};
 use crate::{SessionError, TransferConfig, TransportKind, Wanted, metrics::Side};
 
@@ -62,8 +64,23 @@ type Make = fn(&TransferConfig, &Trust, Side) -> Result<Arc<dyn Transport>, Sess
 const ROWS: &[(TransportKind, Make)] = &[
     (TransportKind::Inproc, inproc::transport),
     (TransportKind::Shm, shm::transport),
+    #[cfg(feature = "ucx")]
+    (TransportKind::Ucx, ucx::transport),
     (TransportKind::Tcp, tcp::transport),
 ];
+
+/// How a build comes by a transport that this one has not.
+fn remedy(kind: TransportKind) -> &'static str {
+    match kind {
+        TransportKind::Ucx => "build with `--features ucx`, which needs libibverbs-dev and make",
+        _ => "name another, or auto",
+    }
+}
+
+/// The transports of this build, the nearest first.
+pub fn built() -> impl Iterator<Item = TransportKind> {
+    ROWS.iter().map(|(kind, _)| *kind)
+}
 
 /// The transports that one side of a node uses.
 #[derive(Clone)]
@@ -82,9 +99,9 @@ impl Transports {
     pub fn new(config: &TransferConfig, trust: &Trust, side: Side) -> Result<Self, SessionError> {
         let wanted = config.transport;
         if let Wanted::Only(kind) = wanted
-            && !ROWS.iter().any(|(built, _)| *built == kind)
+            && !built().any(|built| built == kind)
         {
-            return Err(SessionError::NotBuilt { transport: kind.as_str() });
+            return Err(SessionError::NotBuilt { transport: kind.as_str(), remedy: remedy(kind) });
         }
         let allowed = |kind| config.fallback || wanted == Wanted::Auto || wanted == Wanted::Only(kind);
         let mut rows = Vec::new();

@@ -16,9 +16,11 @@ use crate::{
     testing::{Memory, SHAPE, header},
 };
 
-type Pair = (Link<dyn FrameSender>, Link<dyn FrameReceiver>);
+/// Both ends of a path.
+pub type Pair = (Link<dyn FrameSender>, Link<dyn FrameReceiver>);
 
-const TOKENS: u32 = 10;
+/// Tokens of the memory that frames come from.
+pub const TOKENS: u32 = 10;
 const PATIENT: Duration = Duration::from_secs(60);
 
 fn inproc_pair() -> Pair {
@@ -62,10 +64,14 @@ fn each_transport(test: impl Fn(Pair)) {
     test(shm_pair());
     test(tcp_pair());
     test(three_sockets());
+    #[cfg(feature = "ucx")]
+    for staged in [false, true] {
+        test(super::ucx::tests::pair(staged, PATIENT));
+    }
 }
 
 /// One frame a token, all layers.
-fn frames(source: &Arc<Memory>) -> Vec<FrameHeader> {
+pub fn frames(source: &Arc<Memory>) -> Vec<FrameHeader> {
     let span = |token| SHAPE.span(0..SHAPE.layers, token..token + 1);
     (0..TOKENS).map(|token| header(&SHAPE, &**source, token, span(token))).collect()
 }
