@@ -27,7 +27,7 @@ fmt:
 # Lints that need tools beside Rust: cargo-deny and cargo-machete.
 lint:
     cargo fmt --all --check
-    cargo clippy --release --workspace --all-targets --features cuda -- -D warnings
+    cargo clippy --release --workspace --all-targets --features cuda,ucx -- -D warnings
     cargo deny check bans licenses sources
     cargo machete
 

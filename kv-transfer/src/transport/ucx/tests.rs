@@ -106,7 +106,7 @@ fn a_peer_that_does_not_take_what_it_was_told_of_is_a_stall() {
     let (mut near, far) = pair(false, SHORT);
     let shape = baton_protocol::KvShape { head_dim: 4096, page_tokens: 1, ..SHAPE };
     let source = Memory::computed(&shape, 0..200);
-    let span = baton_protocol::KvSpan { layers: 0..3, tokens: 0..200 };
+    let span = shape.span(0..3, 0..200);
     let head = crate::testing::header(&shape, &*source, 0, span);
     let source: Arc<dyn KvSource> = source;
     let error = near.end.send(&head, &source).unwrap_err();
@@ -197,7 +197,7 @@ fn a_killed_process_ends_the_path_in_time() {
     let mut link: Link<dyn FrameSender> = runtime().block_on(waiting.accept()).unwrap();
     let shape = baton_protocol::KvShape { head_dim: 4096, page_tokens: 1, ..SHAPE };
     let source = Memory::computed(&shape, 0..20);
-    let span = baton_protocol::KvSpan { layers: 0..3, tokens: 0..20 };
+    let span = shape.span(0..3, 0..20);
     let head = crate::testing::header(&shape, &*source, 0, span);
     let weak = Arc::downgrade(&source);
     let source: Arc<dyn KvSource> = source;
