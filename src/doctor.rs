@@ -7,8 +7,9 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
+use baton_frontend::KvPath;
 use baton_kernels::cpu::Isa;
-use baton_kv_transfer::transport::{Side, Transports};
+use baton_kv_transfer::{TransferConfig, TransportKind, metrics::Side, transport::offer::Transports};
 use baton_trust::{TlsConfig, Trust, authority::file_name};
 
 use crate::{
@@ -155,7 +156,8 @@ fn transports(config: &ClusterConfig) -> Finding {
     let transfer = TransferConfig { tls: false, ..config.transfer.clone() };
     let found = Transports::new(&transfer, &Trust::none(), Side::Receiving)
         .map(|transports| {
-            format!("KV can travel by {}", transports.kinds().map(TransportKind::as_str).join(", "))
+            let names: Vec<_> = transports.kinds().map(TransportKind::as_str).collect();
+            format!("KV can travel by {}", names.join(", "))
         })
         .map_err(|error| error.to_string());
     Finding { what: "transports", found, is_needed: true }

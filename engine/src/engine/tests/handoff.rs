@@ -39,7 +39,7 @@ impl Heard {
                 self.source = Some(PageSpan::new(Arc::clone(pool), pages, 0, tokens));
             }
             SequenceEvent::Computed { layers, tokens } => {
-                self.computed.push(pool.shape().span(layers, tokens))
+                self.computed.push(pool.shape().span(layers, tokens));
             }
             SequenceEvent::Token(token) => self.first.push(token),
             SequenceEvent::Finished { choice, .. } => self.finished.push(choice),

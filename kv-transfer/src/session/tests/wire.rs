@@ -65,6 +65,7 @@ fn terms(road: Road, welcome: &Welcome) -> Terms {
 }
 
 /// What the other end of a data path gives out.
+#[expect(clippy::large_enum_variant, reason = "one a test")]
 enum Waiting {
     Inproc(Link<dyn FrameSender>),
     Tcp(TcpListener),
