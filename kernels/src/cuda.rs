@@ -9,6 +9,8 @@
 //! - [`attention`]: over pages, of one new token a sequence or many.
 //! - [`mod@shape`], [`mod@sample`]: tokens from logits; [`random`]: made-up weights.
 //! - [`quantise`]: rows to e4m3, for [`NarrowScaled`] and [`GemmScaled`].
+//! - [`Pieces`]: pages to frames and back; [`region`], [`nccl`]: memory shared with other
+//!   processes, and pairs of cards.
 //!
 //! Matrices are row-major. Sources are `kernels/cuda/*.cu`, compiled when this
 //! crate is built; a file's name and a function's in it name a kernel.
@@ -24,10 +26,13 @@ mod graph;
 mod image;
 mod launch;
 pub mod narrow;
+pub mod nccl;
 pub mod norm;
+mod pieces;
 mod pinned;
 pub mod quantise;
 pub mod random;
+pub mod region;
 pub mod rope;
 pub mod rows;
 pub mod sample;
@@ -43,5 +48,8 @@ pub use gemv::Gemv;
 pub use graph::Graph;
 pub use launch::{Args, Grid, Kernel};
 pub use narrow::{Narrow, NarrowScaled};
+pub use nccl::Nccl;
+pub use pieces::{PieceCopy, Pieces};
 pub use pinned::Pinned;
+pub use region::{Mapped, Region};
 pub use view::{Read, Scaled, ScaledMut, Weights, Write};

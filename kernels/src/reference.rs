@@ -24,6 +24,17 @@ pub fn rope(head: &[f32], position: usize, frequencies: &[f32], magnitude: f32) 
     turned
 }
 
+/// Check word of a frame: the sum over its 32-bit words, each mixed with its place.
+pub fn check_word(words: &[u32]) -> u32 {
+    let mixed = words.iter().zip(0_u32..).map(|(word, place)| {
+        let x = word.wrapping_add(place.wrapping_mul(0x9e37_79b9)).wrapping_add(0x7f4a_7c15);
+        let x = (x ^ x >> 16).wrapping_mul(0x85eb_ca6b);
+        let x = (x ^ x >> 13).wrapping_mul(0xc2b2_ae35);
+        x ^ x >> 16
+    });
+    mixed.fold(0, u32::wrapping_add)
+}
+
 /// `theta ^ (-2 i / dims)` for each `i` below `dims / 2`: what [`rope`] takes for plain models.
 pub fn rope_frequencies(dims: usize, theta: f32) -> Vec<f32> {
     (0..dims / 2).map(|i| 1.0 / theta.powf((2 * i) as f32 / dims as f32)).collect()

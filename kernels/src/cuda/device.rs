@@ -5,7 +5,7 @@ use std::{
     collections::HashMap,
     ffi::{CString, c_void},
     fmt,
-    sync::Arc,
+    sync::{Arc, LazyLock, Weak},
 };
 
 use cudarc::driver::{
@@ -38,6 +38,9 @@ pub struct Memory {
     pub total: usize,
 }
 
+/// Cards that are open: loading kernels twice would take their memory and time twice.
+static CARDS: LazyLock<Mutex<HashMap<usize, Weak<Card>>>> = LazyLock::new(Mutex::default);
+
 struct Card {
     name: String,
     capability: (i32, i32),
@@ -54,29 +57,20 @@ struct Module(sys::CUmodule);
 // === impl Gpu ===
 
 impl Gpu {
-    /// The card `ordinal`, with all kernels loaded.
+    /// The card `ordinal`, with all kernels loaded; the second time in a process,
+    /// the same one with another stream.
     ///
     /// # Errors
     /// When there is no driver, no such card, or no kernel for that card.
     pub fn open(ordinal: usize) -> Result<Self, GpuError> {
-        // SAFETY: loads a library by its well-known name.
-        if !unsafe { sys::is_culib_present() } {
-            return Err(GpuError::NoDriver);
-        }
-        let found = match CudaContext::device_count() {
-            Ok(count) => count as usize,
-            Err(result::DriverError(sys::CUresult::CUDA_ERROR_NO_DEVICE)) => 0,
-            Err(source) => return Err(GpuError::Driver { call: "cuInit", source }),
+        let mut cards = CARDS.lock();
+        let card = match cards.get(&ordinal).and_then(Weak::upgrade) {
+            Some(card) => card,
+            None => Arc::new(Card::open(ordinal)?),
         };
-        if ordinal >= found {
-            return Err(GpuError::NoDevice { ordinal, found });
-        }
-        let context = CudaContext::new(ordinal).named("cuDevicePrimaryCtxRetain")?;
-        // SAFETY: ops of one `Gpu` run in order on one stream; who uses several
-        // orders them with events, which recorded graphs need anyway.
-        unsafe { context.disable_event_tracking() };
-        let stream = context.new_stream().named("cuStreamCreate")?;
-        Ok(Self { card: Arc::new(Card::load(context)?), stream, overlaps: true, shared_percent: 100 })
+        cards.insert(ordinal, Arc::downgrade(&card));
+        let stream = card.context.new_stream().named("cuStreamCreate")?;
+        Ok(Self { card, stream, overlaps: true, shared_percent: 100 })
     }
 
     /// The same card with a stream of its own, not ordered with this one.
@@ -119,6 +113,12 @@ impl Gpu {
     #[must_use]
     pub fn context(&self) -> &Arc<CudaContext> {
         &self.card.context
+    }
+
+    /// Its number among the cards that this process sees.
+    #[must_use]
+    pub fn ordinal(&self) -> usize {
+        self.card.context.ordinal()
     }
 
     /// Name of the card.
@@ -225,6 +225,26 @@ impl fmt::Debug for Gpu {
 // === impl Card ===
 
 impl Card {
+    fn open(ordinal: usize) -> Result<Self, GpuError> {
+        // SAFETY: loads a library by its well-known name.
+        if !unsafe { sys::is_culib_present() } {
+            return Err(GpuError::NoDriver);
+        }
+        let found = match CudaContext::device_count() {
+            Ok(count) => count as usize,
+            Err(result::DriverError(sys::CUresult::CUDA_ERROR_NO_DEVICE)) => 0,
+            Err(source) => return Err(GpuError::Driver { call: "cuInit", source }),
+        };
+        if ordinal >= found {
+            return Err(GpuError::NoDevice { ordinal, found });
+        }
+        let context = CudaContext::new(ordinal).named("cuDevicePrimaryCtxRetain")?;
+        // SAFETY: ops of one `Gpu` run in order on one stream; who uses several
+        // orders them with events, which recorded graphs need anyway.
+        unsafe { context.disable_event_tracking() };
+        Self::load(context)
+    }
+
     fn load(context: Arc<CudaContext>) -> Result<Self, GpuError> {
         use sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
         let name = context.name().named("cuDeviceGetName")?;

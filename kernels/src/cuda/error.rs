@@ -70,6 +70,20 @@ pub enum GpuError {
         /// What cuBLASLt said.
         source: CublasError,
     },
+    /// NCCL cannot be used on this machine.
+    #[error("no NCCL: {reason}")]
+    NoNccl {
+        /// Why.
+        reason: String,
+    },
+    /// A call of NCCL failed.
+    #[error("{call}: {reason}")]
+    Nccl {
+        /// What was called.
+        call: &'static str,
+        /// What NCCL said.
+        reason: String,
+    },
     /// No algorithm of cuBLASLt does a product.
     #[error("cuBLASLt has no algorithm for a product of {m}x{n}x{k}")]
     NoAlgorithm {

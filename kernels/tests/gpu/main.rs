@@ -4,6 +4,7 @@
 //! - `ops`: what stands between matrix products.
 //! - `products`: matrix products; `scaled`: those of rows in e4m3, and how they get there.
 //! - `shapes`: logits changed before a draw.
+//! - `pieces`: frames of pages.
 //! - `overlap`: chains of ops that overlap and are replayed.
 //! - `bench`, `step`: figures, on demand.
 
@@ -12,6 +13,7 @@
 mod bench;
 mod ops;
 mod overlap;
+mod pieces;
 mod products;
 mod scaled;
 mod shapes;

@@ -1,0 +1,95 @@
+// Frames of pages: many pieces of memory copied by one launch, and a check word
+// of what was copied.
+//
+//   copy_pieces  a block copies one entry of a list in page-locked memory, 64
+//                bytes a thread under way at once. Gathers pages into a frame
+//                and scatters a frame into pages alike.
+//
+// The check word is the sum over all 32-bit words of the frame, each mixed with
+// its place: it is the same in any order of blocks and threads, and costs
+// arithmetic only, which copying leaves idle. The last block hands it to the host.
+// Traffic: the frame is read once and written once. Reads are marked as not to
+// be kept, so that a frame just gathered stays in L2 for whoever scatters it.
+#include "common.cuh"
+
+struct Entry {
+    unsigned long long from, to;
+    // Place in the frame and size, in bytes; all four are multiples of 4.
+    unsigned long long at, bytes;
+};
+
+// What a list's blocks have done together; zero between launches.
+struct Progress {
+    unsigned int sum, blocks;
+};
+
+__device__ __forceinline__ unsigned int mix(unsigned int word, unsigned int place) {
+    unsigned int x = word + place * 0x9e3779b9u + 0x7f4a7c15u;
+    x = (x ^ (x >> 16)) * 0x85ebca6bu;
+    x = (x ^ (x >> 13)) * 0xc2b2ae35u;
+    return x ^ (x >> 16);
+}
+
+__device__ __forceinline__ unsigned int mix4(int4 words, unsigned int place) {
+    return mix(words.x, place) + mix(words.y, place + 1) + mix(words.z, place + 2) + mix(words.w, place + 3);
+}
+
+template <bool CHECKED>
+__device__ __forceinline__ unsigned int copy(const Entry& entry) {
+    unsigned int sum = 0, place = (unsigned int)(entry.at / 4);
+    if ((entry.from | entry.to | entry.bytes) % 16 == 0) {
+        const int4* from = reinterpret_cast<const int4*>(entry.from);
+        int4* to = reinterpret_cast<int4*>(entry.to);
+        int count = (int)(entry.bytes / 16), i = threadIdx.x;
+        for (; i + 3 * (int)blockDim.x < count; i += 4 * blockDim.x) {
+            int4 words[4];
+#pragma unroll
+            for (int j = 0; j < 4; j++) words[j] = __ldcs(from + i + j * blockDim.x);
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                to[i + j * blockDim.x] = words[j];
+                if (CHECKED) sum += mix4(words[j], place + 4 * (i + j * blockDim.x));
+            }
+        }
+        for (; i < count; i += blockDim.x) {
+            int4 words = __ldcs(from + i);
+            to[i] = words;
+            if (CHECKED) sum += mix4(words, place + 4 * i);
+        }
+    } else {
+        const int* from = reinterpret_cast<const int*>(entry.from);
+        int* to = reinterpret_cast<int*>(entry.to);
+        for (int i = threadIdx.x; i < (int)(entry.bytes / 4); i += blockDim.x) {
+            int word = __ldcs(from + i);
+            to[i] = word;
+            if (CHECKED) sum += mix(word, place + i);
+        }
+    }
+    return sum;
+}
+
+extern "C" __global__ void copy_pieces(const Entry* list) {
+    let_next_start();
+    wait_for_previous();
+    copy<false>(list[blockIdx.x]);
+}
+
+extern "C" __global__ void copy_pieces_checked(const Entry* list, Progress* progress, unsigned int* check) {
+    let_next_start();
+    wait_for_previous();
+    unsigned int sum = copy<true>(list[blockIdx.x]);
+#pragma unroll
+    for (int distance = 16; distance > 0; distance /= 2) sum += __shfl_xor_sync(~0u, sum, distance);
+    __shared__ unsigned int sums[32];
+    if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = sum;
+    __syncthreads();
+    if (threadIdx.x != 0) return;
+    for (int warp = 1; warp < blockDim.x / 32; warp++) sum += sums[warp];
+    atomicAdd(&progress->sum, sum);
+    __threadfence();
+    if (atomicAdd(&progress->blocks, 1) == gridDim.x - 1) {
+        *check = atomicExch(&progress->sum, 0);
+        progress->blocks = 0;
+        __threadfence_system();
+    }
+}
