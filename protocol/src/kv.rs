@@ -49,6 +49,16 @@ pub struct KvSpan {
     pub heads: Range<u32>,
 }
 
+/// Where a span lies in a card's memory, as its driver addresses it in this
+/// process. Numbers only: a transport that knows cards makes copies of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceSpan {
+    /// The card's number in this process.
+    pub device: usize,
+    /// Address and bytes of each piece, in canonical order.
+    pub pieces: Vec<(u64, u64)>,
+}
+
 /// Pages that a handoff reads. Holding it keeps the pages from being freed
 /// (state *sending*); dropping it lets go.
 pub trait KvSource: Send + Sync {
@@ -63,6 +73,15 @@ pub trait KvSource: Send + Sync {
         span: &KvSpan,
         use_bytes: &mut dyn FnMut(&[IoSlice<'_>]) -> io::Result<()>,
     ) -> io::Result<()>;
+
+    /// Where the span lies on a card; none when it is in the machine's memory.
+    /// The addresses are right as long as this is held.
+    ///
+    /// # Errors
+    /// `InvalidInput` when the span is not covered.
+    fn on_device(&self, _span: &KvSpan) -> io::Result<Option<DeviceSpan>> {
+        Ok(None)
+    }
 }
 
 /// Pages that a handoff fills. Holding it keeps the pages bound (state
@@ -77,6 +96,15 @@ pub trait KvSink: Send + Sync {
         span: &KvSpan,
         fill: &mut dyn FnMut(&mut [IoSliceMut<'_>]) -> io::Result<()>,
     ) -> io::Result<()>;
+
+    /// Where the span lies on a card; none when it is in the machine's memory.
+    /// The addresses are right, and the pieces nobody else's, as long as this is held.
+    ///
+    /// # Errors
+    /// `InvalidInput` when the span is not covered.
+    fn on_device(&self, _span: &KvSpan) -> io::Result<Option<DeviceSpan>> {
+        Ok(None)
+    }
 
     /// Token positions the sink's pages cover: spans must lie within.
     fn tokens(&self) -> Range<u32>;

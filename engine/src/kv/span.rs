@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use baton_protocol::{KvSink, KvSource, KvSpan};
+use baton_protocol::{DeviceSpan, KvSink, KvSource, KvSpan};
 use parking_lot::Mutex;
 
 use super::{Hold, KvPool, PageRef, Piece};
@@ -99,6 +99,10 @@ impl KvSource for PageSpan {
     ) -> io::Result<()> {
         self.pool.memory().read(&self.pieces(span)?, use_bytes)
     }
+
+    fn on_device(&self, span: &KvSpan) -> io::Result<Option<DeviceSpan>> {
+        Ok(self.pool.memory().on_device(&self.pieces(span)?))
+    }
 }
 
 impl KvSink for PageSpan {
@@ -108,6 +112,10 @@ impl KvSink for PageSpan {
         fill: &mut dyn FnMut(&mut [IoSliceMut<'_>]) -> io::Result<()>,
     ) -> io::Result<()> {
         self.pool.memory().write(&self.pieces(span)?, fill)
+    }
+
+    fn on_device(&self, span: &KvSpan) -> io::Result<Option<DeviceSpan>> {
+        Ok(self.pool.memory().on_device(&self.pieces(span)?))
     }
 
     fn tokens(&self) -> Range<u32> {

@@ -5,7 +5,7 @@ use std::{
     ops::Range,
 };
 
-use baton_protocol::KvShape;
+use baton_protocol::{DeviceSpan, KvShape};
 
 /// Index of a page in its pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -52,6 +52,11 @@ pub trait KvStore: Send + Sync {
     /// # Errors
     /// Those of `fill`, and of the device.
     fn write(&self, pieces: &[Piece], fill: &mut FillBytes<'_>) -> io::Result<()>;
+
+    /// Where pieces lie on a card, for as long as this store lives; none when they are not on one.
+    fn on_device(&self, _pieces: &[Piece]) -> Option<DeviceSpan> {
+        None
+    }
 
     /// Copies all layers of a page (copy-on-write of a shared tail); steps that
     /// begin after it returns see the copy. A device that fails at it fails the next step too.

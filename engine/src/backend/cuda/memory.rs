@@ -5,8 +5,11 @@ use std::{
     ops::Range,
 };
 
-use baton_kernels::cuda::{Gpu, GpuError, Pinned, cudarc::driver::CudaSlice};
-use baton_protocol::KvShape;
+use baton_kernels::cuda::{
+    Gpu, GpuError, Pinned,
+    cudarc::driver::{CudaSlice, DevicePtr},
+};
+use baton_protocol::{DeviceSpan, KvShape};
 use half::bf16;
 use parking_lot::{Mutex, MutexGuard};
 
@@ -15,8 +18,8 @@ use crate::kv::{FillBytes, KvStore, PageId, Piece, UseBytes};
 /// `[page][layer][token][K|V][kv_head][head_dim]` in one piece of device
 /// memory.
 ///
-/// Handoffs copy through page-locked buffers on streams of their own. They need
-/// no order with the steps' stream: they read rows that a step has reported
+/// Handoffs copy through page-locked buffers on streams of their own, or from card to
+/// card by the addresses of pages. They need no order with the steps' stream: they read rows that a step has reported
 /// after they were written, and write pages that no step uses before they are done.
 pub(super) struct DevicePages {
     gpu: Gpu,
@@ -137,6 +140,17 @@ impl KvStore for DevicePages {
         gpu.synchronize().map_err(io::Error::other)?;
         self.give_back(staging);
         Ok(())
+    }
+
+    fn on_device(&self, pieces: &[Piece]) -> Option<DeviceSpan> {
+        let rows = self.rows();
+        let (start, _unused_event) = rows.device_ptr(self.gpu.stream());
+        let place = |piece: &Piece| {
+            let elements = self.elements(piece);
+            (start + elements.start as u64 * 2, elements.len() as u64 * 2)
+        };
+        let pieces = pieces.iter().map(place).collect();
+        Some(DeviceSpan { device: self.gpu.ordinal(), pieces })
     }
 
     fn copy_page(&self, from: PageId, to: PageId) {
