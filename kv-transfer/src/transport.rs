@@ -40,6 +40,33 @@ pub const MAX_FRAME_BYTES: u32 = 64 << 20;
 
 /// The sending end of a path.
 pub trait FrameSender: Send {
+    /// How many frames it is worth beginning with before they are sent.
+    fn ahead(&self) -> usize {
+        0
+    }
+
+    /// Begins with a frame that is sent after those begun before, if there is room.
+    ///
+    /// # Errors
+    /// When the path is broken; what is wrong with the source shows later.
+    fn begin(&mut self, _header: &FrameHeader, _source: &Arc<dyn KvSource>) -> Result<(), PathError> {
+        Ok(())
+    }
+
+    /// Checksum of a frame's payload, as the other end makes it of what arrives. Both
+    /// sides agreed on `kind`; in place of crc32c a path may have one of its own.
+    ///
+    /// # Errors
+    /// When the source does not cover the span.
+    fn checksum(
+        &mut self,
+        kind: Checksum,
+        header: &FrameHeader,
+        source: &Arc<dyn KvSource>,
+    ) -> io::Result<u32> {
+        kind.of(&**source, &header.span)
+    }
+
     /// Sends the span that `header` names, out of `source`. Returns when the
     /// bytes have left `source` or a guard of it travels with them.
     ///

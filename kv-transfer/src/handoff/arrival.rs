@@ -29,6 +29,10 @@ impl Receiver {
             // A repeat of something that came after all.
             return;
         }
+        if self.frames.reading.iter().any(|(reading, _)| *reading == seq) {
+            // A repeat of something that is about to.
+            return self.frames.reading.push((seq, false));
+        }
         if !self.frames.coverage.is_free(&header.span) {
             return self.distrust("frame overlaps another one", out);
         }
@@ -40,7 +44,7 @@ impl Receiver {
         }
         self.frames.missing.expect(seq, now);
         self.frames.next = self.frames.next.max(seq.saturating_add(1));
-        self.frames.reading = Some(seq);
+        self.frames.reading.push((seq, true));
         self.frames.began.get_or_insert(now);
         if let Some(sink) = &self.sink {
             out.push(ReceiverAction::Land(sink.clone()));
@@ -62,12 +66,13 @@ impl Receiver {
 
     pub(super) fn arrived(&mut self, received: &Received, now: Instant, out: &mut Actions) {
         let header = &received.header;
-        if self.frames.reading != Some(header.seq) {
-            return;
-        }
-        self.frames.reading = None;
+        let at = self.frames.reading.iter().position(|(reading, _)| *reading == header.seq);
+        let Some((_, into_pages)) = at.map(|at| self.frames.reading.remove(at)) else { return };
         if self.state != State::Receiving {
             return self.settle(out);
+        }
+        if !into_pages {
+            return;
         }
         if !received.intact {
             return self.ask_again(header.seq, now, out);
@@ -104,7 +109,7 @@ impl Receiver {
     }
 
     pub(super) fn tick(&mut self, moved: Instant, now: Instant, out: &mut Actions) {
-        if self.state != State::Receiving || self.frames.reading.is_some() {
+        if self.state != State::Receiving || !self.frames.reading.is_empty() {
             return;
         }
         for seq in self.frames.missing.overdue(self.terms.repair_timeout, moved, now) {

@@ -107,8 +107,9 @@ pub(super) struct Frames {
     pub next: u32,
     /// Numbers below `next`, or below FIN's, that are not in.
     pub missing: Missing,
-    /// The frame that is being read into pages.
-    pub reading: Option<u32>,
+    /// Frames that are being read, oldest first, and whether into pages: a repeat of one that
+    /// is not in yet goes elsewhere.
+    pub reading: Vec<(u32, bool)>,
     pub landed: u32,
     /// Frames the sender may number.
     pub granted: u32,
@@ -137,7 +138,7 @@ impl Receiver {
             coverage: Coverage::new(terms.shape.layers, terms.tokens.clone(), terms.heads.clone()),
             next: 0,
             missing: Missing::default(),
-            reading: None,
+            reading: Vec::new(),
             landed: 0,
             granted: 0,
             inquired: None,
@@ -317,7 +318,7 @@ impl Receiver {
     }
 
     fn path_closed(&mut self, out: &mut Actions) {
-        self.frames.reading = None;
+        self.frames.reading.clear();
         self.session_down(Failure::new(ErrorCode::PeerLost, "data path closed"), out);
         if let State::Closing { quiet, .. } = &mut self.state {
             *quiet = true;
@@ -329,7 +330,7 @@ impl Receiver {
     /// pages go once the sender is silent too.
     pub(super) fn settle(&mut self, out: &mut Actions) {
         let State::Closing { outcome, quiet } = self.state else { return };
-        if self.frames.reading.is_some() {
+        if !self.frames.reading.is_empty() {
             return;
         }
         if let Some(reason) = self.verdict.take() {

@@ -28,6 +28,8 @@ use crate::{
 
 const TOKENS: u32 = 11;
 const HAVE: u32 = 4;
+/// Frames that a path reads at once.
+const MAX_READING: usize = 3;
 const REPAIR: Duration = Duration::from_millis(100);
 
 fn sender_terms() -> SenderTerms {
@@ -82,7 +84,7 @@ struct World {
     line: VecDeque<(FrameHeader, Arc<dyn KvSource>)>,
     hand: Option<(FrameHeader, Arc<dyn KvSource>)>,
     wire: VecDeque<(FrameHeader, bool)>,
-    reading: Option<Reading>,
+    reading: VecDeque<Reading>,
     moved: Instant,
     sender_closed: Option<Outcome>,
     receiver_closed: Option<Outcome>,
@@ -111,7 +113,7 @@ impl World {
             line: VecDeque::new(),
             hand: None,
             wire: VecDeque::new(),
-            reading: None,
+            reading: VecDeque::new(),
             moved: now,
             sender_closed: None,
             receiver_closed: None,
@@ -218,7 +220,7 @@ impl World {
             6 => self.frame_ends(),
             _ => {
                 self.now += REPAIR;
-                if self.reading.is_some() {
+                if !self.reading.is_empty() {
                     self.moved = self.now;
                 }
                 let moved = self.moved;
@@ -249,18 +251,18 @@ impl World {
     }
 
     fn frame_begins(&mut self) -> bool {
-        if self.reading.is_some() || self.path_closed {
+        if self.reading.len() == MAX_READING || self.path_closed {
             return false;
         }
         let Some((header, intact)) = self.wire.pop_front() else { return false };
         self.moved = self.now;
         let place = self.tell_receiver(ReceiverEvent::Arriving(&header));
-        self.reading = Some((header, intact, place));
+        self.reading.push_back((header, intact, place));
         true
     }
 
     fn frame_ends(&mut self) -> bool {
-        let Some((header, intact, place)) = self.reading.take() else { return false };
+        let Some((header, intact, place)) = self.reading.pop_front() else { return false };
         self.moved = self.now;
         if let Some(sink) = place {
             let source = &self.source;

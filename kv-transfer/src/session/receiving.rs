@@ -46,9 +46,9 @@ struct Table {
     handoffs: HashMap<HandoffId, Entry>,
     heard: Instant,
     pinged: Instant,
-    /// When the data path last moved; now, while a frame is being read.
+    /// When the data path last moved; now, while frames are being read.
     moved: Instant,
-    reading: bool,
+    reading: usize,
     ended: Option<SessionError>,
 }
 
@@ -115,7 +115,7 @@ impl Receiving {
             heard: now,
             pinged: now,
             moved: now,
-            reading: false,
+            reading: 0,
             ended: None,
         };
         metrics.session_opened(&peer, &path);
@@ -251,7 +251,8 @@ impl Receiving {
     fn place(&self, header: &FrameHeader) -> Placement {
         let now = Instant::now();
         let mut table = self.table.lock();
-        (table.reading, table.moved) = (true, now);
+        table.reading += 1;
+        table.moved = now;
         let placed = self.feed(&mut table, header.handoff, ReceiverEvent::Arriving(header), now);
         drop(table);
         self.wake.notify_one();
@@ -261,7 +262,8 @@ impl Receiving {
     fn arrived(&self, received: &Received) {
         let now = Instant::now();
         let mut table = self.table.lock();
-        (table.reading, table.moved) = (false, now);
+        table.reading = table.reading.saturating_sub(1);
+        table.moved = now;
         self.feed(&mut table, received.header.handoff, ReceiverEvent::Arrived(received), now);
         drop(table);
         self.wake.notify_one();
@@ -347,7 +349,7 @@ impl SessionState for Receiving {
             return Err(SessionError::down("pings unanswered"));
         }
         table.outbox.check()?;
-        if table.reading {
+        if table.reading > 0 {
             table.moved = now;
         }
         let moved = table.moved;

@@ -51,6 +51,9 @@ pub struct Receiver {
     pub heads: Vec<Range<u32>>,
 }
 
+/// A frame to be sent, and the guard of its pages.
+type Frame = (FrameHeader, Arc<dyn KvSource>);
+
 /// One session's sending end.
 pub struct Sending {
     peer: Receiver,
@@ -71,7 +74,7 @@ struct Table {
     inbox: Inbox,
     handoffs: HashMap<HandoffId, Entry>,
     /// Frames for the data thread. Bounded by the receivers' credits.
-    line: VecDeque<(FrameHeader, Arc<dyn KvSource>)>,
+    line: VecDeque<Frame>,
     heard: Instant,
     ended: Option<SessionError>,
 }
@@ -225,8 +228,13 @@ impl Sending {
 
     /// The data thread's work: frame after frame until the path breaks or the session ends.
     pub fn send(&self, path: &mut dyn FrameSender) -> PathError {
-        while let Some((mut header, source)) = self.next_frame() {
-            match self.checksum.of(&*source, &header.span) {
+        let mut begun = VecDeque::new();
+        loop {
+            if let Err(error) = self.begin(path, &mut begun) {
+                return error;
+            }
+            let Some((mut header, source)) = begun.pop_front() else { return PathError::Closed };
+            match path.checksum(self.checksum, &header, &source) {
                 Ok(crc) => header.crc = crc,
                 Err(error) => {
                     tracing::warn!(handoff = %header.handoff, %error, "computed pages could not be read");
@@ -243,10 +251,21 @@ impl Sending {
             }
             self.event(header.handoff, SenderEvent::Sent { seq: header.seq, crc: header.crc });
         }
-        PathError::Closed
     }
 
-    fn next_frame(&self) -> Option<(FrameHeader, Arc<dyn KvSource>)> {
+    /// Has the path begin with a frame, waiting for one, and with as many more as are in
+    /// line and worth it. None is begun when the session has ended.
+    fn begin(&self, path: &mut dyn FrameSender, begun: &mut VecDeque<Frame>) -> Result<(), PathError> {
+        while begun.len() <= path.ahead() {
+            let next = if begun.is_empty() { self.next_frame() } else { self.table.lock().line.pop_front() };
+            let Some((header, source)) = next else { break };
+            path.begin(&header, &source)?;
+            begun.push_back((header, source));
+        }
+        Ok(())
+    }
+
+    fn next_frame(&self) -> Option<Frame> {
         let mut table = self.table.lock();
         self.in_line.wait_while(&mut table, |table| table.ended.is_none() && table.line.is_empty());
         if table.ended.is_some() { None } else { table.line.pop_front() }

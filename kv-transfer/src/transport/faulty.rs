@@ -12,7 +12,7 @@ use std::{
 
 use baton_protocol::{FrameHeader, KvSource, KvSpan};
 
-use super::{Closer, FrameSender, Link, PathError};
+use super::{Checksum, Closer, FrameSender, Link, PathError};
 use crate::FaultsConfig;
 
 /// How long a silence goes on before somebody looks whether the path was closed.
@@ -57,7 +57,17 @@ pub fn sender(link: Link<dyn FrameSender>, config: FaultsConfig) -> Link<dyn Fra
 
 // === impl Faulty ===
 
+// Frames are not begun: some never leave.
 impl FrameSender for Faulty {
+    fn checksum(
+        &mut self,
+        kind: Checksum,
+        header: &FrameHeader,
+        source: &Arc<dyn KvSource>,
+    ) -> io::Result<u32> {
+        self.end.checksum(kind, header, source)
+    }
+
     fn send(&mut self, header: &FrameHeader, source: &Arc<dyn KvSource>) -> Result<(), PathError> {
         self.frames += 1;
         if self.config.cut_after_frames.is_some_and(|limit| self.frames > limit) {

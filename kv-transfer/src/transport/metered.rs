@@ -1,13 +1,14 @@
 //! Counts what goes through a path.
 
 use std::{
+    io,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use baton_protocol::{FrameHeader, KvSource};
 
-use super::{FrameReceiver, FrameSender, Link, PathError, Placement, Received};
+use super::{Checksum, FrameReceiver, FrameSender, Link, PathError, Placement, Received};
 use crate::TransferMetrics;
 
 struct Metered<E: ?Sized> {
@@ -34,6 +35,23 @@ impl<E: ?Sized> Metered<E> {
 }
 
 impl FrameSender for Metered<dyn FrameSender> {
+    fn ahead(&self) -> usize {
+        self.end.ahead()
+    }
+
+    fn begin(&mut self, header: &FrameHeader, source: &Arc<dyn KvSource>) -> Result<(), PathError> {
+        self.end.begin(header, source)
+    }
+
+    fn checksum(
+        &mut self,
+        kind: Checksum,
+        header: &FrameHeader,
+        source: &Arc<dyn KvSource>,
+    ) -> io::Result<u32> {
+        self.end.checksum(kind, header, source)
+    }
+
     fn send(&mut self, header: &FrameHeader, source: &Arc<dyn KvSource>) -> Result<(), PathError> {
         let begun = Instant::now();
         self.end.send(header, source)?;

@@ -32,10 +32,11 @@ pub fn send(path: &mut dyn FrameSender, bytes: u32, checksum: Checksum) -> Resul
     }
     let source: Arc<dyn KvSource> = noise(bytes);
     let span = KvSpan { layers: 0..1, tokens: 0..1, heads: 0..1 };
-    let crc = checksum.of(&*source, &span)?;
     for seq in 0..FRAMES {
-        let span = span.clone();
-        path.send(&FrameHeader { handoff: PROBE, seq, span, bytes, crc }, &source)?;
+        let mut header = FrameHeader { handoff: PROBE, seq, span: span.clone(), bytes, crc: 0 };
+        path.begin(&header, &source)?;
+        header.crc = path.checksum(checksum, &header, &source)?;
+        path.send(&header, &source)?;
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use baton_protocol::{
-    HandoffId, SessionId,
+    FrameHeader, HandoffId, KvSource, SessionId,
     wire::{self, Control, control::Message},
 };
 
@@ -18,7 +18,7 @@ use crate::{
         sending::{Receiver, Sending},
     },
     testing::{handoff_id, path},
-    transport::{Checksum, offer::Terms},
+    transport::{Checksum, FrameSender, PathError, offer::Terms},
 };
 
 const SESSION: SessionId = SessionId(40);
@@ -36,7 +36,11 @@ fn receiving() -> (Arc<Receiving>, TransferMetrics) {
 }
 
 fn sending() -> Arc<Sending> {
-    let terms = Terms { session: SESSION, secret: [0; 32], checksum: Checksum::Crc32c, config: quiet() };
+    sending_with(quiet())
+}
+
+fn sending_with(config: TransferConfig) -> Arc<Sending> {
+    let terms = Terms { session: SESSION, secret: [0; 32], checksum: Checksum::Crc32c, config };
     let decode = Receiver { node: "d".into(), incarnation: Incarnation(2), heads: vec![0..SHAPE.kv_heads] };
     let parties = (decode, node("p", 1, 4));
     Sending::new(&terms, parties, path(), Inbox::new(SESSION), TransferMetrics::new(Side::Sending))
@@ -137,4 +141,57 @@ async fn reconciling_ends_orphans_and_nothing_younger() {
         assert!(matches!(handoff.next().await, Some(HandoffEvent::Lost { .. })));
     }
     assert!(receiving.open(&ask(5, TOKENS, 0), Box::new(Slot(None))).is_err());
+}
+
+/// Notes what is begun, and how much of it when a frame is sent.
+#[derive(Default)]
+struct Noting {
+    begun: Vec<u32>,
+    sent: Vec<(u32, usize)>,
+}
+
+const CREDIT: u32 = 6;
+
+impl FrameSender for Noting {
+    fn ahead(&self) -> usize {
+        2
+    }
+
+    fn begin(&mut self, header: &FrameHeader, _: &Arc<dyn KvSource>) -> Result<(), PathError> {
+        self.begun.push(header.seq);
+        Ok(())
+    }
+
+    fn send(&mut self, header: &FrameHeader, _: &Arc<dyn KvSource>) -> Result<(), PathError> {
+        self.sent.push((header.seq, self.begun.len()));
+        if header.seq + 1 == CREDIT { Err(PathError::Stalled) } else { Ok(()) }
+    }
+}
+
+#[tokio::test]
+async fn frames_are_begun_in_order_while_others_are_sent() {
+    let now = Instant::now();
+    // A frame has one row, so that there are more than the credit allows.
+    let sending = sending_with(TransferConfig { frame_bytes: 1, ..quiet() });
+    let engine = engine(&node("p", 1, 4).kv, false);
+    let prefill = Message::Prefill((&ask(0, TOKENS, 0)).into());
+    let job = sending.control(control(2, prefill), now).unwrap().unwrap();
+    let mut news = JoinSet::new();
+    sending.start(job, &*engine, &mut news);
+    while news.join_next().await.is_some() {}
+    // Not before START.
+    let credit = wire::Credit { id: Some(handoff_id(0).into()), frames: CREDIT };
+    sending.control(control(3, Message::Credit(credit)), now).unwrap();
+    let state = sending.clone();
+    let sent = tokio::task::spawn_blocking(move || {
+        let mut path = Noting::default();
+        (state.send(&mut path), path)
+    });
+    let sent = timeout(PATIENT, sent).await;
+    // Whatever happened, the thread does not wait for frames that never come.
+    sending.end(SessionError::down("over"));
+    let (ended, path) = sent.unwrap().unwrap();
+    assert!(matches!(ended, PathError::Stalled));
+    assert_eq!(path.begun, [0, 1, 2, 3, 4, 5]);
+    assert_eq!(path.sent, [(0, 3), (1, 4), (2, 5), (3, 6), (4, 6), (5, 6)]);
 }
