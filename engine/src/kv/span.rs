@@ -101,7 +101,7 @@ impl KvSource for PageSpan {
     }
 
     fn on_device(&self, span: &KvSpan) -> io::Result<Option<DeviceSpan>> {
-        Ok(self.pool.memory().on_device(&self.pieces(span)?))
+        self.pool.memory().on_device(&self.pieces(span)?)
     }
 }
 
@@ -115,7 +115,7 @@ impl KvSink for PageSpan {
     }
 
     fn on_device(&self, span: &KvSpan) -> io::Result<Option<DeviceSpan>> {
-        Ok(self.pool.memory().on_device(&self.pieces(span)?))
+        self.pool.memory().on_device(&self.pieces(span)?)
     }
 
     fn tokens(&self) -> Range<u32> {

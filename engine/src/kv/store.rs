@@ -53,9 +53,13 @@ pub trait KvStore: Send + Sync {
     /// Those of `fill`, and of the device.
     fn write(&self, pieces: &[Piece], fill: &mut FillBytes<'_>) -> io::Result<()>;
 
-    /// Where pieces lie on a card, for as long as this store lives; none when they are not on one.
-    fn on_device(&self, _pieces: &[Piece]) -> Option<DeviceSpan> {
-        None
+    /// Where pieces lie on a card, for as long as this store lives; none when they are not on
+    /// one. Copies of pages enqueued before have ended.
+    ///
+    /// # Errors
+    /// Those of the device.
+    fn on_device(&self, _pieces: &[Piece]) -> io::Result<Option<DeviceSpan>> {
+        Ok(None)
     }
 
     /// Copies all layers of a page (copy-on-write of a shared tail); steps that

@@ -7,7 +7,7 @@ use std::{
 
 use baton_kernels::cuda::{
     Gpu, GpuError, Pinned,
-    cudarc::driver::{CudaSlice, DevicePtr},
+    cudarc::driver::{CudaEvent, CudaSlice, DevicePtr},
 };
 use baton_protocol::{DeviceSpan, KvShape};
 use half::bf16;
@@ -19,13 +19,16 @@ use crate::kv::{FillBytes, KvStore, PageId, Piece, UseBytes};
 /// memory.
 ///
 /// Handoffs copy through page-locked buffers on streams of their own, or from card to
-/// card by the addresses of pages. They need no order with the steps' stream: they read rows that a step has reported
-/// after they were written, and write pages that no step uses before they are done.
+/// card by the addresses of pages. Of the steps' stream they wait for copies of pages alone:
+/// they read rows that a step has reported after they were written, and write pages that no
+/// step uses before they are done.
 pub(super) struct DevicePages {
     gpu: Gpu,
     shape: KvShape,
     pages: usize,
     rows: Mutex<CudaSlice<bf16>>,
+    /// When the last copy of a page, which nobody reports, has ended.
+    copied: CudaEvent,
     spare: Mutex<Vec<Staging>>,
 }
 
@@ -47,12 +50,18 @@ impl DevicePages {
     pub fn new(gpu: &Gpu, shape: KvShape, pages: usize) -> Result<Self, GpuError> {
         let rows = Mutex::new(gpu.zeros(pages * page_elements(&shape))?);
         gpu.synchronize()?;
-        Ok(Self { gpu: gpu.clone(), shape, pages, rows, spare: Mutex::default() })
+        let copied = super::event(gpu)?;
+        Ok(Self { gpu: gpu.clone(), shape, pages, rows, copied, spare: Mutex::default() })
     }
 
     /// All rows. Held while work is enqueued, never while waiting for it.
     pub fn rows(&self) -> MutexGuard<'_, CudaSlice<bf16>> {
         self.rows.lock()
+    }
+
+    /// Waits for copies of pages that were enqueued before.
+    fn wait_for_copies(&self) -> io::Result<()> {
+        self.copied.synchronize().map_err(io::Error::other)
     }
 
     /// A piece's place among all elements.
@@ -92,6 +101,7 @@ impl KvStore for DevicePages {
     }
 
     fn read(&self, pieces: &[Piece], use_bytes: &mut UseBytes<'_>) -> io::Result<()> {
+        self.wait_for_copies()?;
         let mut staging = self.staging(elements_of(pieces)).map_err(io::Error::other)?;
         let Staging { gpu, bytes } = &mut staging;
         let mut at = 0;
@@ -115,6 +125,7 @@ impl KvStore for DevicePages {
     }
 
     fn write(&self, pieces: &[Piece], fill: &mut FillBytes<'_>) -> io::Result<()> {
+        self.wait_for_copies()?;
         let mut staging = self.staging(elements_of(pieces)).map_err(io::Error::other)?;
         let Staging { gpu, bytes } = &mut staging;
         let mut rest: &mut [u8] = bytemuck::cast_slice_mut(bytes.get_mut().map_err(io::Error::other)?);
@@ -142,7 +153,8 @@ impl KvStore for DevicePages {
         Ok(())
     }
 
-    fn on_device(&self, pieces: &[Piece]) -> Option<DeviceSpan> {
+    fn on_device(&self, pieces: &[Piece]) -> io::Result<Option<DeviceSpan>> {
+        self.wait_for_copies()?;
         let rows = self.rows();
         let (start, _unused_event) = rows.device_ptr(self.gpu.stream());
         let place = |piece: &Piece| {
@@ -150,7 +162,7 @@ impl KvStore for DevicePages {
             (start + elements.start as u64 * 2, elements.len() as u64 * 2)
         };
         let pieces = pieces.iter().map(place).collect();
-        Some(DeviceSpan { device: self.gpu.ordinal(), pieces })
+        Ok(Some(DeviceSpan { device: self.gpu.ordinal(), pieces }))
     }
 
     fn copy_page(&self, from: PageId, to: PageId) {
@@ -161,7 +173,8 @@ impl KvStore for DevicePages {
         let (low, high) = (lower.slice_mut(low * size..(low + 1) * size), upper.slice_mut(..size));
         let (source, mut target) = if from < to { (&low, high) } else { (&high, low) };
         // On the steps' stream, so in order with them.
-        let copied = self.gpu.stream().memcpy_dtod(source, &mut target);
+        let stream = self.gpu.stream();
+        let copied = stream.memcpy_dtod(source, &mut target).and_then(|()| self.copied.record(stream));
         if let Err(error) = copied {
             tracing::error!(%error, "cannot copy a kv page");
         }
