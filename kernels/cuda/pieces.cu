@@ -7,7 +7,8 @@
 //
 // The check word is the sum over all 32-bit words of the frame, each mixed with
 // its place: it is the same in any order of blocks and threads, and costs
-// arithmetic only, which copying leaves idle. The last block hands it to the host.
+// arithmetic only, which copying leaves idle. The last block hands it to the host,
+// with the turn of the launch: the host sees the end without an event.
 // Traffic: the frame is read once and written once. Reads are marked as not to
 // be kept, so that a frame just gathered stays in L2 for whoever scatters it.
 #include "common.cuh"
@@ -68,28 +69,46 @@ __device__ __forceinline__ unsigned int copy(const Entry& entry) {
     return sum;
 }
 
-extern "C" __global__ void copy_pieces(const Entry* list) {
+// Tells the host, with the last block, that everything is written. The fences
+// make it so for whoever has read the report, another process's kernels included.
+template <bool CHECKED>
+__device__ __forceinline__ void tell(
+    unsigned int sum, Progress* progress, volatile unsigned long long* report, int turn
+) {
+    __shared__ unsigned int sums[32];
+    if (CHECKED) {
+#pragma unroll
+        for (int distance = 16; distance > 0; distance /= 2) sum += __shfl_xor_sync(~0u, sum, distance);
+        if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = sum;
+    }
+    __syncthreads();
+    if (threadIdx.x != 0) return;
+    if (CHECKED) {
+        for (int warp = 1; warp < blockDim.x / 32; warp++) sum += sums[warp];
+        atomicAdd(&progress->sum, sum);
+    }
+    __threadfence();
+    if (atomicAdd(&progress->blocks, 1) == gridDim.x - 1) {
+        __threadfence_system();
+        unsigned int check = atomicExch(&progress->sum, 0);
+        progress->blocks = 0;
+        *report = (unsigned long long)(unsigned int)turn << 32 | check;
+    }
+}
+
+extern "C" __global__ void copy_pieces(
+    const Entry* list, Progress* progress, unsigned long long* report, int turn
+) {
     let_next_start();
     wait_for_previous();
     copy<false>(list[blockIdx.x]);
+    tell<false>(0, progress, report, turn);
 }
 
-extern "C" __global__ void copy_pieces_checked(const Entry* list, Progress* progress, unsigned int* check) {
+extern "C" __global__ void copy_pieces_checked(
+    const Entry* list, Progress* progress, unsigned long long* report, int turn
+) {
     let_next_start();
     wait_for_previous();
-    unsigned int sum = copy<true>(list[blockIdx.x]);
-#pragma unroll
-    for (int distance = 16; distance > 0; distance /= 2) sum += __shfl_xor_sync(~0u, sum, distance);
-    __shared__ unsigned int sums[32];
-    if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = sum;
-    __syncthreads();
-    if (threadIdx.x != 0) return;
-    for (int warp = 1; warp < blockDim.x / 32; warp++) sum += sums[warp];
-    atomicAdd(&progress->sum, sum);
-    __threadfence();
-    if (atomicAdd(&progress->blocks, 1) == gridDim.x - 1) {
-        *check = atomicExch(&progress->sum, 0);
-        progress->blocks = 0;
-        __threadfence_system();
-    }
+    tell<true>(copy<true>(list[blockIdx.x]), progress, report, turn);
 }

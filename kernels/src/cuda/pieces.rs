@@ -2,7 +2,14 @@
 //! frame, or a frame scattered into pages.
 #![expect(unsafe_code, reason = "launches a kernel on addresses")]
 
-use std::fmt;
+use std::{
+    fmt,
+    hint::spin_loop,
+    ptr::with_exposed_provenance_mut,
+    slice,
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, Instant},
+};
 
 use cudarc::driver::{CudaEvent, CudaSlice};
 
@@ -22,6 +29,10 @@ const ENTRY: usize = 4;
 /// Entries that a new list has room for: a frame of 2 MiB.
 const FIRST_ENTRIES: usize = 128;
 
+/// How long a launch is waited for by looking at its report, which the driver's events take
+/// microseconds longer to tell.
+const SPIN: Duration = Duration::from_micros(100);
+
 /// One piece: `bytes` bytes at address `from` go to address `to`. All three are
 /// multiples of 4, best of 16.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +49,11 @@ pub struct PieceCopy {
 pub struct Pieces {
     list: Pinned<u64>,
     progress: CudaSlice<u32>,
-    check: Pinned<u32>,
+    /// Of the launch that ended last: its turn in the upper half, its check word in the lower.
+    report: Pinned<u64>,
+    /// The turn of the last launch.
+    turn: u32,
+    /// For a launch that takes longer or fails.
     done: CudaEvent,
 }
 
@@ -53,7 +68,8 @@ impl Pieces {
         Ok(Self {
             list: Pinned::zeros(gpu, FIRST_ENTRIES * ENTRY)?,
             progress: gpu.zeros(2)?,
-            check: Pinned::zeros(gpu, 1)?,
+            report: Pinned::zeros(gpu, 1)?,
+            turn: 0,
             done: gpu.context().new_event(None).named("cuEventCreate")?,
         })
     }
@@ -69,31 +85,28 @@ impl Pieces {
     /// # Errors
     /// When a piece is not of whole words, or the launch fails.
     pub unsafe fn copy(&mut self, gpu: &Gpu, pieces: &[PieceCopy], checked: bool) -> Result<(), GpuError> {
-        self.done.synchronize().named("cuEventSynchronize")?;
+        self.finish()?;
         let entries = self.write(gpu, pieces)?;
-        if entries > 0 {
-            // Page-locked memory has one address for the machine and all cards.
-            let list = self.list.get()?.as_ptr() as u64;
-            let args = gpu.args().long(list);
-            let (kernel, args) = if checked {
-                let check = self.check.get()?.as_ptr() as u64;
-                ("copy_pieces_checked", args.write(&mut self.progress).long(check))
-            } else {
-                ("copy_pieces", args)
-            };
-            let kernel = gpu.kernel(OP, kernel)?;
-            // SAFETY: the list holds `entries` entries of what the caller vouches for.
-            unsafe { kernel.launch(Grid::line(entries, THREADS), args, gpu.overlaps())? };
-        } else {
-            self.check.get_mut()?[0] = 0;
+        let turn = self.turn.wrapping_add(1);
+        if entries == 0 {
+            self.report().store(u64::from(turn) << 32, Ordering::Release);
+            self.turn = turn;
+            return Ok(());
         }
+        let kernel = gpu.kernel(OP, if checked { "copy_pieces_checked" } else { "copy_pieces" })?;
+        // Page-locked memory has one address for the machine and all cards.
+        let args = gpu.args().long(self.list.address()).write(&mut self.progress);
+        let args = args.long(self.report.address()).int(turn as usize);
+        // SAFETY: the list holds `entries` entries of what the caller vouches for.
+        unsafe { kernel.launch(Grid::line(entries, THREADS), args, gpu.overlaps())? };
+        self.turn = turn;
         self.done.record(gpu.stream()).named("cuEventRecord")
     }
 
     /// Whether the launch has finished.
     #[must_use]
     pub fn is_done(&self) -> bool {
-        self.done.is_complete()
+        self.told().is_some() || self.done.is_complete()
     }
 
     /// Waits for the launch; the check word of what it copied, if it was asked for.
@@ -101,8 +114,26 @@ impl Pieces {
     /// # Errors
     /// When the device failed.
     pub fn finish(&self) -> Result<u32, GpuError> {
+        let begun = Instant::now();
+        while begun.elapsed() < SPIN {
+            if let Some(check) = self.told() {
+                return Ok(check);
+            }
+            spin_loop();
+        }
         self.done.synchronize().named("cuEventSynchronize")?;
-        Ok(self.check.get()?[0])
+        Ok(self.report().load(Ordering::Acquire) as u32)
+    }
+
+    /// The check word of the last launch once its report is there: all it wrote is visible then.
+    fn told(&self) -> Option<u32> {
+        let report = self.report().load(Ordering::Acquire);
+        ((report >> 32) as u32 == self.turn).then_some(report as u32)
+    }
+
+    fn report(&self) -> &AtomicU64 {
+        // SAFETY: one aligned word that lives as long as `self`, changed by the card at once.
+        unsafe { AtomicU64::from_ptr(with_exposed_provenance_mut(self.report.address() as usize)) }
     }
 
     /// Writes the list, a block's share an entry; how many there are.
@@ -111,7 +142,10 @@ impl Pieces {
         if self.list.len() < entries * ENTRY {
             self.list = Pinned::zeros(gpu, entries.next_power_of_two() * ENTRY)?;
         }
-        let mut list = self.list.get_mut()?.chunks_exact_mut(ENTRY);
+        let start = with_exposed_provenance_mut(self.list.address() as usize);
+        // SAFETY: the list, which the launch that ended before has read.
+        let list: &mut [u64] = unsafe { slice::from_raw_parts_mut(start, self.list.len()) };
+        let mut list = list.chunks_exact_mut(ENTRY);
         let mut at = 0;
         for piece in pieces {
             for (what, number) in [("address", piece.from | piece.to), ("bytes of a piece", piece.bytes)] {

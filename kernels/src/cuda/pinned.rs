@@ -14,6 +14,7 @@ use super::{
 /// elements waits for the last of them.
 pub struct Pinned<T> {
     memory: PinnedHostSlice<T>,
+    address: u64,
     last_copy: CudaEvent,
 }
 
@@ -33,7 +34,13 @@ impl<T: DeviceRepr + ValidAsZeroBits> Pinned<T> {
         // SAFETY: `len` elements of numbers, for which zero bits are a value.
         unsafe { std::ptr::write_bytes(start, 0, len) };
         let last_copy = gpu.context().new_event(None).named("cuEventCreate")?;
-        Ok(Self { memory, last_copy })
+        Ok(Self { memory, address: start.expose_provenance() as u64, last_copy })
+    }
+
+    /// Where they are, for the machine and every card. Who uses it knows what is under way.
+    #[must_use]
+    pub fn address(&self) -> u64 {
+        self.address
     }
 
     /// How many elements.
