@@ -37,7 +37,7 @@ impl Receiver {
             return self.distrust("frame overlaps another one", out);
         }
         for gap in self.frames.next..seq {
-            self.ask_again(gap, now, out);
+            self.ask_again(gap, "overtaken", now, out);
             if self.state != State::Receiving {
                 return;
             }
@@ -75,7 +75,7 @@ impl Receiver {
             return;
         }
         if !received.intact {
-            return self.ask_again(header.seq, now, out);
+            return self.ask_again(header.seq, "damaged", now, out);
         }
         if !self.frames.coverage.insert(&header.span) {
             return self.distrust("frame overlaps another one", out);
@@ -113,7 +113,7 @@ impl Receiver {
             return;
         }
         for seq in self.frames.missing.overdue(self.terms.repair_timeout, moved, now) {
-            self.ask_again(seq, now, out);
+            self.ask_again(seq, "overdue", now, out);
         }
         self.inquire(moved, now, out);
     }
@@ -132,7 +132,8 @@ impl Receiver {
         }
     }
 
-    fn ask_again(&mut self, seq: u32, now: Instant, out: &mut Actions) {
+    /// `state` is what the frame is found to be now.
+    fn ask_again(&mut self, seq: u32, state: &str, now: Instant, out: &mut Actions) {
         if self.state != State::Receiving {
             return;
         }
@@ -141,7 +142,10 @@ impl Receiver {
                 self.stats.repaired_frames += 1;
                 out.push(ReceiverAction::Send(Message::Nack(wire::Nack { id: self.wire_id(), seq })));
             }
-            Due::GiveUp(_) => self.lose("a frame could not be repaired", out),
+            Due::GiveUp(seq) => {
+                let asked = self.terms.max_nacks;
+                self.lose(&format!("frame {seq} is {state}, asked for again {asked} times"), out);
+            }
         }
     }
 

@@ -90,6 +90,8 @@ struct World {
     receiver_closed: Option<Outcome>,
     ready: bool,
     lost: Option<u32>,
+    /// Why it was lost.
+    reason: String,
     left: bool,
     crashed: bool,
     path_closed: bool,
@@ -119,6 +121,7 @@ impl World {
             receiver_closed: None,
             ready: false,
             lost: None,
+            reason: String::new(),
             left: false,
             crashed: false,
             path_closed: false,
@@ -182,7 +185,7 @@ impl World {
                     self.sink.sealed.store(true, Ordering::SeqCst);
                     self.ready = true;
                 }
-                ReceiverAction::Emit(HandoffEvent::Lost { complete_tokens, sink, .. }) => {
+                ReceiverAction::Emit(HandoffEvent::Lost { complete_tokens, sink, reason }) => {
                     assert!(!self.left && self.lost.is_none() && !self.ready);
                     assert!(self.sink.holds(HAVE..complete_tokens), "kept what is not whole");
                     assert_eq!(sink.is_some(), complete_tokens > HAVE);
@@ -190,7 +193,7 @@ impl World {
                     if sink.is_some() {
                         self.sink.sealed.store(true, Ordering::SeqCst);
                     }
-                    self.lost = Some(complete_tokens);
+                    (self.lost, self.reason) = (Some(complete_tokens), reason.message);
                 }
                 ReceiverAction::Emit(_) => assert!(!self.left && self.lost.is_none()),
                 ReceiverAction::Land(sink) => place = Some(sink),
@@ -381,8 +384,8 @@ fn no_pages_is_later() {
     assert_eq!(world.check(), (false, Some(HAVE)));
 }
 
-#[test]
-fn a_frame_that_never_arrives_is_given_up() {
+/// Runs with `spoil` done to the wire again and again, with or without silences; why the handoff is lost.
+fn lost_by(spoil: fn(&mut VecDeque<(FrameHeader, bool)>), silences: bool) -> String {
     let mut world = World::new(true);
     for _ in 0..2_000 {
         if world.receiver_closed.is_some() {
@@ -390,13 +393,26 @@ fn a_frame_that_never_arrives_is_given_up() {
         }
         (0..7).for_each(|what| {
             world.step(what);
-            world.wire.retain(|(header, _)| header.seq != 3);
+            spoil(&mut world.wire);
         });
-        world.step(7);
+        if silences {
+            world.step(7);
+        }
     }
     assert_eq!(world.receiver.repaired(), 3);
+    let reason = world.reason.clone();
     // Tokens 4..8 in all layers need frame 3; only what came before it is whole.
     assert!(matches!(world.check(), (false, Some(_))));
+    reason
+}
+
+#[test]
+fn a_frame_that_does_not_get_through_is_given_up_by_name() {
+    let never = lost_by(|wire| wire.retain(|(header, _)| header.seq != 3), true);
+    assert_eq!(never, "frame 3 is overdue, asked for again 3 times");
+    let spoilt =
+        lost_by(|wire| wire.iter_mut().for_each(|(header, intact)| *intact &= header.seq != 3), false);
+    assert_eq!(spoilt, "frame 3 is damaged, asked for again 3 times");
 }
 
 #[test]

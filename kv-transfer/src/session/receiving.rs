@@ -261,6 +261,10 @@ impl Receiving {
 
     fn arrived(&self, received: &Received) {
         let now = Instant::now();
+        if !received.intact {
+            let FrameHeader { handoff, seq, bytes, .. } = received.header;
+            tracing::debug!(peer = %self.peer, %handoff, seq, bytes, "a frame arrived damaged");
+        }
         let mut table = self.table.lock();
         table.reading = table.reading.saturating_sub(1);
         table.moved = now;
