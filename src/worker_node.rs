@@ -28,7 +28,7 @@ use tonic::{service::interceptor::InterceptedService, transport::server::TcpInco
 
 use crate::{
     compute::Compute,
-    config::{ClusterConfig, NodeConfig},
+    config::{BackendKind, ClusterConfig, NodeConfig},
     terminal::note,
 };
 
@@ -143,9 +143,10 @@ impl WorkerNode {
     }
 }
 
-/// Data sockets are reached where the node is.
+/// Data sockets are reached where the node is, its pages lie where its engine is.
 fn transfer(config: &ClusterConfig, node: &NodeConfig) -> TransferConfig {
     let mut transfer = config.transfer.clone();
+    transfer.device = (config.engine.backend == BackendKind::Cuda).then_some(config.engine.device);
     if transfer.data_listen.ip().is_loopback() && !node.listen.ip().is_loopback() {
         transfer.data_listen.set_ip(node.listen.ip());
     }

@@ -2,14 +2,14 @@
 
 use std::{collections::BTreeSet, fs, path::Path};
 
-/// Room and what it may use.
+/// Room and what it may use, without features or with the one in brackets.
 const ARROWS: [(&str, &[&str]); 11] = [
     ("protocol", &[]),
     ("kernels", &[]),
     ("model", &["protocol"]),
     ("engine", &["model", "kernels", "protocol"]),
     ("trust", &["protocol"]),
-    ("kv-transfer", &["trust", "protocol"]),
+    ("kv-transfer", &["trust", "protocol", "kernels (cuda)"]),
     ("registry", &["protocol"]),
     ("coordinator", &["registry", "trust", "protocol"]),
     ("frontend", &["coordinator", "model", "trust", "protocol"]),
@@ -21,9 +21,22 @@ fn manifest(path: &Path) -> toml::Table {
     fs::read_to_string(path).unwrap().parse().unwrap()
 }
 
+/// The rooms of a section; those that are optional with the features that turn them on.
 fn rooms_used(manifest: &toml::Table, section: &str) -> BTreeSet<String> {
-    let names = manifest.get(section).and_then(toml::Value::as_table).into_iter().flat_map(toml::Table::keys);
-    names.filter_map(|name| name.strip_prefix("baton-")).map(str::to_owned).collect()
+    let dependencies = manifest.get(section).and_then(toml::Value::as_table).into_iter().flatten();
+    let room = |(name, how): (&String, &toml::Value)| {
+        let room = name.strip_prefix("baton-")?;
+        let optional = how.get("optional").and_then(toml::Value::as_bool) == Some(true);
+        Some(if optional { format!("{room} ({})", features_with(manifest, name)) } else { room.to_owned() })
+    };
+    dependencies.filter_map(room).collect()
+}
+
+fn features_with(manifest: &toml::Table, dependency: &str) -> String {
+    let turns_on = |value: &toml::Value| value.as_str() == Some(&format!("dep:{dependency}"));
+    let features = manifest["features"].as_table().into_iter().flatten();
+    let with = features.filter(|(_, what)| what.as_array().is_some_and(|all| all.iter().any(turns_on)));
+    with.map(|(feature, _)| feature.as_str()).collect::<Vec<_>>().join(", ")
 }
 
 #[test]

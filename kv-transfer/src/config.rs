@@ -105,6 +105,10 @@ pub struct TransferConfig {
     /// KV of ended answers that this node hands back to prefill nodes, at most;
     /// 0 hands back none and takes none.
     pub return_bytes_per_second: u64,
+    /// The card that this node's pages are on; none when they are in the machine's
+    /// memory. Follows from the engine, not from the file.
+    #[serde(skip)]
+    pub device: Option<usize>,
     /// Disturbs the frames that this node sends, for tests of whole clusters.
     pub faults: Option<FaultsConfig>,
 }
@@ -206,6 +210,7 @@ impl Default for TransferConfig {
             stall_timeout_ms: 10_000,
             probe_bytes: 1 << 20,
             return_bytes_per_second: 0,
+            device: None,
             faults: None,
         }
     }

@@ -22,6 +22,14 @@ pub enum SessionError {
         /// What to do.
         remedy: &'static str,
     },
+    /// A transport that this machine does not have.
+    #[error("transport {transport} cannot be used here: {reason}")]
+    NotHere {
+        /// Its name.
+        transport: &'static str,
+        /// Why.
+        reason: String,
+    },
     /// The peer was not reached, or broke off before the session was open.
     #[error("no session with {node}: {reason}")]
     Connect {

@@ -6,15 +6,22 @@
 //!
 //! - [`offer`]: the seam of transports, and the table of those in this build
 //! - [`inproc`], [`shm`], [`tcp`], `ucx` (feature `ucx`): transports
+//! - `cuda_ipc`, `nccl` (feature `cuda`): from card to card; `card`: what both have
 //! - [`faulty`], [`metered`]: decorators
 //! - [`checksum`]: what guards payloads
 //! - [`probe`]: the frames that measure a path
 //! - [`socket`]: what `tcp` reads and writes, open or inside TLS
 
+#[cfg(feature = "cuda")]
+pub mod card;
 pub mod checksum;
+#[cfg(feature = "cuda")]
+pub mod cuda_ipc;
 pub mod faulty;
 pub mod inproc;
 pub mod metered;
+#[cfg(feature = "cuda")]
+pub mod nccl;
 pub mod offer;
 pub mod probe;
 pub mod shm;
@@ -142,6 +149,18 @@ pub struct Link<E: ?Sized> {
     pub end: Box<E>,
     /// Wakes it.
     pub closer: Closer,
+}
+
+// === impl PathError ===
+
+#[cfg(feature = "cuda")]
+impl PathError {
+    fn into_io(self) -> io::Error {
+        match self {
+            Self::Io(error) => error,
+            other => io::Error::other(other),
+        }
+    }
 }
 
 // === impl Closer ===

@@ -63,6 +63,10 @@ type Make = fn(&TransferConfig, &Trust, Side) -> Result<Arc<dyn Transport>, Sess
 /// Every transport of this build, the nearest first: without measurement the first that both have is taken.
 const ROWS: &[(TransportKind, Make)] = &[
     (TransportKind::Inproc, inproc::transport),
+    #[cfg(feature = "cuda")]
+    (TransportKind::CudaIpc, super::cuda_ipc::transport),
+    #[cfg(feature = "cuda")]
+    (TransportKind::Nccl, super::nccl::transport),
     (TransportKind::Shm, shm::transport),
     #[cfg(feature = "ucx")]
     (TransportKind::Ucx, ucx::transport),
@@ -104,11 +108,20 @@ impl Transports {
             return Err(SessionError::NotBuilt { transport: kind.as_str(), remedy: remedy(kind) });
         }
         let allowed = |kind| config.fallback || wanted == Wanted::Auto || wanted == Wanted::Only(kind);
-        let mut rows = Vec::new();
-        for (kind, make) in ROWS.iter().filter(|(kind, _)| allowed(*kind)) {
-            rows.push((*kind, make(config, trust, side)?));
+        let rows = ROWS.iter().filter(|(kind, _)| allowed(*kind));
+        let mut made = Vec::new();
+        for (kind, make) in rows {
+            match make(config, trust, side) {
+                Ok(transport) => made.push((*kind, transport)),
+                Err(error @ SessionError::NotHere { .. })
+                    if wanted != Wanted::Only(*kind) || config.fallback =>
+                {
+                    tracing::debug!(%error, "left out");
+                }
+                Err(error) => return Err(error),
+            }
         }
-        Ok(Self { wanted, rows })
+        Ok(Self { wanted, rows: made })
     }
 
     /// Which one this node was told to use.

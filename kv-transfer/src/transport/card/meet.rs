@@ -1,0 +1,68 @@
+//! How the two ends of a road from card to card find each other: over a socket
+//! that knows the session's secret.
+
+use std::time::Duration;
+
+use baton_kernels::cuda::Gpu;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt},
+    task::spawn_blocking,
+    time::timeout,
+};
+
+use super::Limits;
+use crate::{
+    SessionError, TransferConfig, TransportKind,
+    session::same_secret,
+    transport::{Checksum, Link, PathError, offer::Terms},
+};
+
+/// Slots of a session's staging: what is gathered, told, scattered and given back at once.
+const SLOTS: usize = 8;
+
+/// Smallest slot: probes fit in.
+const MIN_SLOT_BYTES: usize = 1 << 20;
+
+/// Time for a socket that is there to tell the secret.
+const HANDSHAKE: Duration = Duration::from_millis(500);
+
+/// The card that this node's pages are on.
+///
+/// # Errors
+/// When pages are not on a card, or it cannot be used.
+pub fn card(config: &TransferConfig, kind: TransportKind) -> Result<Gpu, SessionError> {
+    let not_here = |reason: String| SessionError::NotHere { transport: kind.as_str(), reason };
+    let device = config.device.ok_or_else(|| not_here("pages are not on a card".to_owned()))?;
+    Gpu::open(device).map_err(|error| not_here(error.to_string()))
+}
+
+/// What a session allows on such a path.
+pub fn limits(terms: &Terms) -> Limits {
+    let config = &terms.config;
+    let slot_bytes = config.frame_bytes().max(config.probe_bytes() as usize).max(MIN_SLOT_BYTES);
+    Limits {
+        slot_bytes: slot_bytes.next_multiple_of(MIN_SLOT_BYTES),
+        slots: SLOTS,
+        stall: config.stall_timeout(),
+        checked: terms.checksum != Checksum::None,
+    }
+}
+
+/// Whether who has come knows the secret.
+pub async fn knows(socket: &mut (impl AsyncRead + Unpin), secret: &[u8; 32]) -> bool {
+    let mut told = [0; 32];
+    matches!(timeout(HANDSHAKE, socket.read_exact(&mut told)).await, Ok(Ok(_)) if same_secret(&told, secret))
+}
+
+/// Makes an end, which waits for the card and the other end, without blocking the runtime.
+///
+/// # Errors
+/// Those of `make`.
+pub async fn made<E: ?Sized + 'static>(
+    make: impl FnOnce() -> Result<Link<E>, PathError> + Send + 'static,
+) -> Result<Link<E>, PathError>
+where
+    Link<E>: Send,
+{
+    spawn_blocking(make).await.map_err(|_| PathError::Closed)?
+}
