@@ -77,6 +77,7 @@ const ROWS: &[(TransportKind, Make)] = &[
 fn remedy(kind: TransportKind) -> &'static str {
     match kind {
         TransportKind::Ucx => "build with `--features ucx`, which needs libibverbs-dev and make",
+        TransportKind::CudaIpc | TransportKind::Nccl => "build with `--features cuda`",
         _ => "name another, or auto",
     }
 }
