@@ -192,6 +192,9 @@ pub struct BenchHandoff {
     /// With weights that mean nothing, made on the card.
     #[arg(long, requires = "shape")]
     pub random_weights: bool,
+    /// Asks the cluster at this base URL instead of one that it starts.
+    #[arg(long)]
+    pub url: Option<String>,
     /// Lengths of prompts, in words or, where a shape stands for a model, in bytes: about as many tokens.
     #[arg(long, value_delimiter = ',', default_value = "128,512,1600")]
     pub prompt: Vec<usize>,

@@ -30,6 +30,9 @@ pub async fn run(args: &args::BenchHandoff) -> Result<()> {
 /// # Errors
 /// When the cluster does not start or a request fails.
 pub async fn measure(args: &args::BenchHandoff) -> Result<Measured> {
+    if let Some(url) = &args.url {
+        return ask(url, args).await;
+    }
     let mut settings = args.settings.clone();
     if let Some(shape) = &args.shape {
         settings.model = Some(shape.clone());
