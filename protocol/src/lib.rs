@@ -25,7 +25,9 @@ pub use error::{ErrorCode, Failure};
 pub use event::{Bill, Event, FinishReason, Token, TopLogprob};
 pub use frame::{Digest, FrameHeader};
 pub use ids::{HandoffId, Incarnation, NodeId, RequestId, SessionId};
-pub use kv::{DeviceSpan, HeadShare, HeadsError, KvDtype, KvShape, KvSink, KvSource, KvSpan, PageCounts, PageState};
+pub use kv::{
+    DeviceSpan, HeadShare, HeadsError, KvDtype, KvShape, KvSink, KvSource, KvSpan, PageCounts, PageState,
+};
 pub use node::{NodeInfo, NodeState, Role};
 pub use request::{LogitBias, Request, Sampling, Stop};
 

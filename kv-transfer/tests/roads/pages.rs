@@ -182,8 +182,7 @@ pub fn frame(seq: usize, bytes: usize) -> FrameHeader {
     FrameHeader {
         handoff: HandoffId { request: RequestId(7), attempt: 1, leg: 0 },
         seq: seq as u32,
-        span: KvSpan { layers: 0..1, tokens: first..first + tokens as u32 },
-        heads: (0, 8),
+        span: KvSpan { layers: 0..1, tokens: first..first + tokens as u32, heads: 0..8 },
         bytes: bytes as u32,
         crc: 0,
     }

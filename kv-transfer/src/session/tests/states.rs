@@ -15,7 +15,7 @@ use crate::{
         control::Inbox,
         receiving::Receiving,
         running::SessionState,
-        sending::{Receiver, Sending},
+        sending::{self, Receiver, Sending},
     },
     testing::{handoff_id, path},
     transport::{Checksum, FrameSender, PathError, offer::Terms},
@@ -175,7 +175,9 @@ async fn frames_are_begun_in_order_while_others_are_sent() {
     let sending = sending_with(TransferConfig { frame_bytes: 1, ..quiet() });
     let engine = engine(&node("p", 1, 4).kv, false);
     let prefill = Message::Prefill((&ask(0, TOKENS, 0)).into());
-    let job = sending.control(control(2, prefill), now).unwrap().unwrap();
+    let Some(sending::Wanted::Prefill(job)) = sending.control(control(2, prefill), now).unwrap() else {
+        panic!("nothing to prefill");
+    };
     let mut news = JoinSet::new();
     sending.start(job, &*engine, &mut news);
     while news.join_next().await.is_some() {}
