@@ -79,7 +79,8 @@ pub struct TransferConfig {
     pub tls: bool,
     /// TCP sockets of a session, which frames use in turn; the receiving side decides.
     pub tcp_sockets: u8,
-    /// Frames are whole layers up to this size, at least one row of one layer.
+    /// Frames are whole layers up to this size, at least one row of one layer. 0 means 1 MiB, or
+    /// 4 MiB from pages on a card, where a frame's own costs weigh more than its bytes.
     pub frame_bytes: usize,
     /// Frames of one handoff that may be under way at once.
     pub window_frames: u32,
@@ -198,7 +199,7 @@ impl Default for TransferConfig {
             data_listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             tls: false,
             tcp_sockets: 1,
-            frame_bytes: 1 << 20,
+            frame_bytes: 0,
             window_frames: 4,
             repair_timeout_ms: 500,
             max_nacks: 3,
@@ -223,7 +224,12 @@ impl TransferConfig {
     }
 
     pub(crate) fn frame_bytes(&self) -> usize {
-        self.frame_bytes.clamp(1, MAX_FRAME_BYTES as usize)
+        let bytes = match (self.frame_bytes, self.device) {
+            (0, None) => 1 << 20,
+            (0, Some(_)) => 4 << 20,
+            (bytes, _) => bytes,
+        };
+        bytes.min(MAX_FRAME_BYTES as usize)
     }
 
     pub(crate) fn tcp_sockets(&self) -> u8 {

@@ -14,6 +14,7 @@ use baton_engine::backend::{
     cuda::{BATCH_TOKENS, CudaBackend, CudaLimits, CudaModel, WeightForm},
 };
 use baton_kernels::cuda::Gpu;
+use baton_kv_transfer::{TransportKind, Wanted};
 use baton_model::ModelConfig;
 use baton_protocol::Role;
 
@@ -24,7 +25,12 @@ pub struct Card {
     model: Arc<CudaModel>,
     /// Nodes whose engines do not have their share of the memory yet.
     nodes_left: AtomicUsize,
+    /// What their sessions need besides, in bytes.
+    for_sessions: usize,
 }
+
+/// What NCCL takes of a card for a pair, and more.
+const NCCL_BYTES: usize = 2 << 30;
 
 // === impl Card ===
 
@@ -41,7 +47,9 @@ impl Card {
         let works = |roles: &[Role]| roles.iter().any(|role| *role != Role::Coordinator);
         let nodes = config.nodes.iter().filter(|node| works(&node.roles)).count();
         let model = bring(&gpu, config.engine.weights.into())?;
-        Ok(Self { model, nodes_left: AtomicUsize::new(nodes.max(1)) })
+        let has_nccl = config.transfer.transport == Wanted::Only(TransportKind::Nccl);
+        let for_sessions = if has_nccl { NCCL_BYTES } else { 0 };
+        Ok(Self { model, nodes_left: AtomicUsize::new(nodes.max(1)), for_sessions })
     }
 
     /// A backend with a stream and a workspace of its own.
@@ -66,7 +74,9 @@ impl Card {
 
     /// The next node's share of the pages that fit into what is left.
     pub fn share_of_pages(&self, backend: &dyn Backend) -> usize {
-        let left = backend.pages_left().unwrap_or(0);
+        let shape = backend.kv_shape();
+        let for_sessions = self.for_sessions / (shape.token_bytes() * shape.page_tokens as usize);
+        let left = backend.pages_left().unwrap_or(0).saturating_sub(for_sessions);
         let take = |nodes: usize| Some(nodes.saturating_sub(1).max(1));
         let nodes = self.nodes_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
         (left / nodes.unwrap_or(1)).max(1)

@@ -108,11 +108,7 @@ fn frames(block: usize, place: usize) -> Vec<KvSpan> {
     let token = (at % layer_bytes / SHAPE.row_bytes()) as u32;
     let tokens = token..token + (block.min(layer_bytes) / SHAPE.row_bytes()) as u32;
     let layers = first..first + block.div_ceil(layer_bytes) as u32;
-    let cut = Cut {
-        shape: SHAPE,
-        heads: vec![0..SHAPE.kv_heads],
-        frame_bytes: TransferConfig::default().frame_bytes,
-    };
+    let cut = Cut { shape: SHAPE, heads: vec![0..SHAPE.kv_heads], frame_bytes: 1 << 20 };
     cut.frames(&layers, &tokens)
 }
 

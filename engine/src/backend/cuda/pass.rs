@@ -33,6 +33,11 @@ const BAND_ROWS: usize = 2048;
 /// As many as there are at most.
 pub(super) const MAX_BAND_ROWS: usize = BAND_ROWS + BAND_ROWS / 2;
 
+/// Rows that a block of cuBLASLt's products takes. A few over cost as much as all of them, and
+/// the less the more blocks there are: then they go by themselves, through the kernel for few.
+const TILE_ROWS: usize = 128;
+const MANY_ROWS: usize = 4096;
+
 /// Rows of all products of a deterministic backend: at most what `Narrow` takes.
 const DETERMINISTIC_ROWS: usize = narrow::MAX_ROWS * 2 / 3;
 
@@ -52,6 +57,8 @@ struct Bands {
     /// In attention's parts, and of logits.
     attention: usize,
     feed_forward: usize,
+    /// Whether few rows over are multiplied by themselves.
+    has_rests: bool,
 }
 
 /// One step under way.
@@ -85,8 +92,14 @@ impl Pass {
         let shares = windows.into_iter().map(|window| Ok((window, decode.shares(gpu, window)?)));
         let shares = shares.collect::<Result<_, GpuError>>()?;
         let rows = match limits.deterministic {
-            true => Bands { attention: DETERMINISTIC_ROWS, feed_forward: DETERMINISTIC_ROWS },
-            false => Bands { attention: usize::MAX, feed_forward: BAND_ROWS },
+            true => {
+                Bands { attention: DETERMINISTIC_ROWS, feed_forward: DETERMINISTIC_ROWS, has_rests: false }
+            }
+            false => Bands {
+                attention: usize::MAX,
+                feed_forward: BAND_ROWS,
+                has_rests: gpu.capability() == (9, 0),
+            },
         };
         Ok(Self { products: Products::new(gpu, model, limits)?, decode, rows, shares })
     }
@@ -117,6 +130,23 @@ impl Pass {
             run.feed_forward(&model.layers[index])?;
         }
         run.logits()
+    }
+}
+
+// === impl Bands ===
+
+impl Bands {
+    fn attention(self, rows: usize) -> impl Iterator<Item = Range<usize>> {
+        self.of(rows, self.attention)
+    }
+
+    fn feed_forward(self, rows: usize) -> impl Iterator<Item = Range<usize>> {
+        self.of(rows, self.feed_forward)
+    }
+
+    fn of(self, rows: usize, each: usize) -> impl Iterator<Item = Range<usize>> {
+        let rest = if self.has_rests { rest(rows) } else { 0 };
+        bands(rows - rest, each).chain((rest > 0).then_some(rows - rest..rows))
     }
 }
 
@@ -171,7 +201,7 @@ impl Run<'_> {
         let rows = form.rows();
         let width = (heads + 2 * kv_heads) * head_dim;
         let mut qkv = work.qkv.slice_mut(..rows * width);
-        for Range { start, end } in bands(rows, pass.rows.attention) {
+        for Range { start, end } in pass.rows.attention(rows) {
             let input = Normed {
                 norm: layer.attention_norms.before.as_ref(),
                 x: work.x.slice(start * hidden..end * hidden),
@@ -198,7 +228,7 @@ impl Run<'_> {
         self.attend(index)?;
         let Self { gpu, pass, work, .. } = self;
         let width = heads * head_dim;
-        for Range { start, end } in bands(rows, pass.rows.attention) {
+        for Range { start, end } in pass.rows.attention(rows) {
             let attended = work.attended.slice(start * width..end * width);
             let residual = Residual {
                 x: work.x.slice_mut(start * hidden..end * hidden),
@@ -281,7 +311,7 @@ impl Run<'_> {
     fn feed_forward(&mut self, layer: &Layer) -> Result<(), GpuError> {
         let Self { gpu, pass, model, work, form, .. } = self;
         let &ModelConfig { hidden, intermediate, .. } = model.config();
-        for Range { start, end } in bands(form.rows(), pass.rows.feed_forward) {
+        for Range { start, end } in pass.rows.feed_forward(form.rows()) {
             let band = start * hidden..end * hidden;
             let mut gated = work.gated.slice_mut(..(end - start) * intermediate);
             let input = Normed {
@@ -312,7 +342,7 @@ impl Run<'_> {
         }
         let source = if form.is_decode() { x } else { last.as_view() };
         let mut logits = work.logits.slice_mut(..wanted * config.vocab);
-        for Range { start, end } in bands(wanted, pass.rows.attention) {
+        for Range { start, end } in pass.rows.attention(wanted) {
             let input = Normed {
                 norm: Some(&model.norm),
                 x: source.slice(start * hidden..end * hidden),
@@ -345,6 +375,12 @@ fn bands(rows: usize, each: usize) -> impl Iterator<Item = Range<usize>> {
     (0..count).map(move |band| band * rows / count..(band + 1) * rows / count)
 }
 
+/// How many rows are over and few.
+fn rest(rows: usize) -> usize {
+    let rest = rows % TILE_ROWS;
+    if (2 * TILE_ROWS..MANY_ROWS).contains(&rows) && rest <= TILE_ROWS / 2 { rest } else { 0 }
+}
+
 /// Shape of a pool without pages.
 fn pool(config: &ModelConfig) -> PoolShape {
     let &ModelConfig { layers, kv_heads, head_dim, .. } = config;
@@ -353,7 +389,24 @@ fn pool(config: &ModelConfig) -> PoolShape {
 
 #[cfg(test)]
 mod tests {
-    use super::{BAND_ROWS, MAX_BAND_ROWS, bands};
+    use super::{BAND_ROWS, Bands, MAX_BAND_ROWS, bands};
+
+    #[test]
+    fn few_rows_over_go_by_themselves() {
+        let cut = |rows, has_rests| {
+            let bands = Bands { attention: usize::MAX, feed_forward: BAND_ROWS, has_rests };
+            let all: Vec<_> = bands.feed_forward(rows).collect();
+            assert!(all.windows(2).all(|pair| pair[0].end == pair[1].start), "{rows}");
+            all.iter().map(std::ops::Range::len).collect::<Vec<_>>()
+        };
+        assert_eq!(cut(2073, true), [2048, 25]);
+        assert_eq!(cut(2073, false), [2073]);
+        assert_eq!(cut(576, true), [512, 64]);
+        for whole in [0, 25, 130, 512, 577, 2048, 4097] {
+            assert_eq!(cut(whole, true), cut(whole, false), "{whole}");
+        }
+        assert_eq!(cut(3600, true), [1792, 1792, 16]);
+    }
 
     #[test]
     fn bands_cover_all_rows_in_about_equal_parts() {
