@@ -1,5 +1,6 @@
 //! Compiles `cuda/*.cu` with nvcc when feature `cuda` is on: one fat binary a
-//! file, embedded in the library by the table this writes.
+//! file, or one for each dtype if the file includes `element.cuh`, embedded in the
+//! library by the table this writes.
 //!
 //! `BATON_CUDA_ARCHS` (`90a,80,89,ptx80` unless set) says for which cards.
 
@@ -18,6 +19,9 @@ use std::{
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 const ARCHS: &str = "90a,80,89,ptx80";
+
+/// Names in `src/cuda/half.rs`. `element.cuh` wants to know the second.
+const DTYPES: [&str; 2] = ["Bf16", "F16"];
 
 fn main() -> Result<(), Failure> {
     println!("cargo::rerun-if-changed=build.rs");
@@ -42,9 +46,21 @@ fn main() -> Result<(), Failure> {
         // A header may be included by any source.
         headers_changed: newest(files.iter().filter(|file| !is_source(file)))?,
     };
-    let sources: Vec<PathBuf> = files.into_iter().filter(|file| is_source(file)).collect();
-    compile_all(&compiler, &sources)?;
-    write_table(&compiler, &sources)
+    let mut jobs = Vec::new();
+    for source in files.into_iter().filter(|file| is_source(file)) {
+        match includes(&source, "element.cuh")? {
+            true => jobs.extend(DTYPES.map(|dtype| Job { source: source.clone(), dtype: Some(dtype) })),
+            false => jobs.push(Job { source, dtype: None }),
+        }
+    }
+    compile_all(&compiler, &jobs)?;
+    write_table(&compiler, &jobs)
+}
+
+/// A source, and what it is to compute in if that makes a difference.
+struct Job {
+    source: PathBuf,
+    dtype: Option<&'static str>,
 }
 
 struct Compiler {
@@ -58,14 +74,15 @@ struct Compiler {
 // === impl Compiler ===
 
 impl Compiler {
-    fn image(&self, source: &Path) -> PathBuf {
-        self.out.join(name(source)).with_extension(format!("{}.fatbin", self.archs.replace(',', "_")))
+    fn image(&self, Job { source, dtype }: &Job) -> PathBuf {
+        let dtype = dtype.map(|dtype| format!("{dtype}.")).unwrap_or_default();
+        self.out.join(name(source)).with_extension(format!("{dtype}{}.fatbin", self.archs.replace(',', "_")))
     }
 
     /// Compiles one file unless its image is newer than it, and gives what
     /// nvcc said of spilled registers.
-    fn compile(&self, source: &Path) -> Result<Vec<String>, Failure> {
-        let image = self.image(source);
+    fn compile(&self, job: &Job) -> Result<Vec<String>, Failure> {
+        let (source, image) = (&job.source, self.image(job));
         if let Ok(made) = fs::metadata(&image).and_then(|image| image.modified())
             && made > self.headers_changed
             && made > fs::metadata(source)?.modified()?
@@ -76,6 +93,9 @@ impl Compiler {
         let mut command = Command::new(&self.nvcc);
         command.args(["-fatbin", "-std=c++17", "-O3", "-Werror", "all-warnings"]);
         command.args(["-Xptxas", "-v", "--expt-relaxed-constexpr", "-o"]).arg(&partial).arg(source);
+        if job.dtype == Some("F16") {
+            command.arg("-DBATON_F16");
+        }
         for include in &self.includes {
             command.arg("-I").arg(include);
         }
@@ -91,7 +111,7 @@ impl Compiler {
             return Err(format!("nvcc failed on {}:\n{said}", source.display()).into());
         }
         fs::rename(&partial, &image)?;
-        Ok(spills(&name(source), &said))
+        Ok(spills(&format!("{}.cu {}", name(source), job.dtype.unwrap_or_default()), &said))
     }
 }
 
@@ -104,21 +124,21 @@ fn spills(file: &str, said: &str) -> Vec<String> {
             kernel = rest.split_once("' for").map_or(rest, |(kernel, _)| kernel);
         }
         if line.contains("bytes spill stores") && !line.contains(" 0 bytes spill stores") {
-            found.push(format!("{file}.cu: {kernel}: {}", line.trim()));
+            found.push(format!("{file}: {kernel}: {}", line.trim()));
         }
     }
     found
 }
 
-fn compile_all(compiler: &Compiler, sources: &[PathBuf]) -> Result<(), Failure> {
+fn compile_all(compiler: &Compiler, jobs: &[Job]) -> Result<(), Failure> {
     let next = AtomicUsize::new(0);
     let results = Mutex::new(Vec::new());
     let threads = env::var("NUM_JOBS").ok().and_then(|jobs| jobs.parse().ok()).unwrap_or(1);
     thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
-                while let Some(source) = sources.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let result = compiler.compile(source);
+                while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let result = compiler.compile(job);
                     results.lock().expect("no thread panics while it holds this").push(result);
                 }
             });
@@ -133,11 +153,13 @@ fn compile_all(compiler: &Compiler, sources: &[PathBuf]) -> Result<(), Failure> 
 }
 
 /// Writes the Rust table of images that `src/cuda/image.rs` includes.
-fn write_table(compiler: &Compiler, sources: &[PathBuf]) -> Result<(), Failure> {
+fn write_table(compiler: &Compiler, jobs: &[Job]) -> Result<(), Failure> {
     let mut table = String::from("&[\n");
-    for source in sources {
-        let image = compiler.image(source);
-        table += &format!("    ({:?}, &Aligned(*include_bytes!({image:?}))),\n", name(source));
+    for job in jobs {
+        let (name, image) = (name(&job.source), compiler.image(job));
+        let dtype = job.dtype.map_or("None".to_owned(), |dtype| format!("Some(Dtype::{dtype})"));
+        let bytes = format!("&Aligned(*include_bytes!({image:?}))");
+        table += &format!("    Image {{ source: {name:?}, dtype: {dtype}, bytes: {bytes} }},\n");
     }
     table.push_str("]\n");
     fs::write(compiler.out.join("images.rs"), table)?;
@@ -173,6 +195,20 @@ fn newest<'a>(files: impl Iterator<Item = &'a PathBuf>) -> Result<SystemTime, Fa
         newest = newest.max(fs::metadata(file)?.modified()?);
     }
     Ok(newest)
+}
+
+/// Whether `file` includes `header`, itself or through others.
+fn includes(file: &Path, header: &str) -> Result<bool, Failure> {
+    let text = fs::read_to_string(file)?;
+    for line in text.lines() {
+        let Some(name) = line.strip_prefix("#include \"").and_then(|rest| rest.strip_suffix('"')) else {
+            continue;
+        };
+        if name == header || includes(&file.with_file_name(name), header)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn is_source(file: &Path) -> bool {

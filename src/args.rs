@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use baton_protocol::Role;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::config::Weights;
+use crate::config::{Dtype, Weights};
 
 /// Disaggregated prefill/decode LLM serving.
 #[derive(Debug, Parser)]
@@ -142,6 +142,9 @@ pub struct BenchEngine {
     /// In what form the card holds weights.
     #[arg(long, value_enum, default_value = "bf16", requires = "shape")]
     pub weights: Weights,
+    /// What the card computes in.
+    #[arg(long, value_enum, default_value = "bf16", requires = "shape")]
+    pub dtype: Dtype,
     /// Number of the card.
     #[arg(long, default_value_t = 0, requires = "shape")]
     pub device: usize,

@@ -140,12 +140,13 @@ impl Compute {
         if config.engine.load == Load::Random {
             return Self::random(config);
         }
+        let EngineSection { weights, dtype, .. } = config.engine;
         let path = baton_model::resolve(&config.model, &baton_model::default_cache())?;
         let model = baton_model::load(&path).with_context(|| format!("cannot load {}", path.display()))?;
         let card = cuda::Card::load(config, |gpu, form| CudaModel::load(&model, gpu, form))?;
         Ok(Self {
             name: served_name(&config.model),
-            fingerprint: format!("{}-cuda-{:?}", model.fingerprint, config.engine.weights),
+            fingerprint: format!("{}-cuda-{dtype:?}-{weights:?}", model.fingerprint),
             context_tokens: model.config.context_tokens,
             source: Source::Cuda(Box::new(card)),
             text: model.text,
@@ -161,9 +162,10 @@ impl Compute {
         let text = Arc::new(ModelText::made_up(shape.vocab, shape.context_tokens));
         let name = served_name(&config.model);
         let ModelConfig { layers, hidden, intermediate, vocab, .. } = shape;
-        let weights = config.engine.weights;
+        let EngineSection { weights, dtype, .. } = config.engine;
+        let sizes = format!("{layers}-{hidden}-{intermediate}-{vocab}");
         Ok(Self {
-            fingerprint: format!("random-{name}-{layers}-{hidden}-{intermediate}-{vocab}-cuda-{weights:?}"),
+            fingerprint: format!("random-{name}-{sizes}-cuda-{dtype:?}-{weights:?}"),
             name,
             context_tokens: shape.context_tokens,
             source: Source::Cuda(Box::new(card)),

@@ -79,6 +79,8 @@ pub struct EngineSection {
     pub precision: Precision,
     /// In what form weights are held.
     pub weights: Weights,
+    /// What a card computes in, and holds weights and cached rows in.
+    pub dtype: Dtype,
     /// Whether a card computes the same bits for a request alone, in any batch, split and local:
     /// slower, on Hopper alone. Other backends always do.
     pub deterministic: bool,
@@ -126,13 +128,28 @@ pub enum Load {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Weights {
-    /// All in bf16.
+    /// All in bf16, or on a card in `dtype`.
     #[default]
     Bf16,
     /// On the CPU: layers in four bits, embeddings in eight.
     Int4,
     /// On a card: layers in e4m3 with a scale for each output.
     Fp8,
+}
+
+/// A number of sixteen bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Dtype {
+    /// bfloat16: the range of f32.
+    #[default]
+    #[serde(alias = "bfloat16")]
+    #[value(alias = "bfloat16")]
+    Bf16,
+    /// IEEE half precision: three more significant bits, no more than 65504.
+    #[serde(alias = "float16")]
+    #[value(alias = "float16")]
+    Fp16,
 }
 
 fn any_loopback_port() -> SocketAddr {
@@ -168,6 +185,7 @@ impl Default for EngineSection {
             device: 0,
             precision: Precision::Fast,
             weights: Weights::Bf16,
+            dtype: Dtype::Bf16,
             deterministic: false,
             threads: 0,
             page_tokens: 0,
@@ -323,6 +341,7 @@ impl EngineSection {
             ("precision", self.precision != Precision::default(), BackendKind::Cpu),
             ("weights=int4", self.weights == Weights::Int4, BackendKind::Cpu),
             ("weights=fp8", self.weights == Weights::Fp8, BackendKind::Cuda),
+            ("dtype=fp16", self.dtype == Dtype::Fp16, BackendKind::Cuda),
             ("threads", self.threads != 0, BackendKind::Cpu),
             ("device", self.device != 0, BackendKind::Cuda),
             ("load", self.load != Load::default(), BackendKind::Cuda),
@@ -444,11 +463,15 @@ mod tests {
                 assert!(error.contains("engine.backend=cpu") && error.ends_with(backend), "{error}");
             }
         }
-        for setting in ["engine.device=1", "engine.weights=fp8"] {
+        for setting in ["engine.device=1", "engine.weights=fp8", "engine.dtype=float16"] {
             assert!(with(&["engine.backend=cuda", setting]).is_ok(), "{setting}");
         }
         for backend in ["cpu", "mock"] {
-            for (setting, name) in [("engine.device=1", "device"), ("engine.weights=fp8", "weights=fp8")] {
+            for (setting, name) in [
+                ("engine.device=1", "device"),
+                ("engine.weights=fp8", "weights=fp8"),
+                ("engine.dtype=fp16", "dtype=fp16"),
+            ] {
                 let error = with(&[setting, &format!("engine.backend={backend}")]).unwrap_err().to_string();
                 let needed = format!("engine.{name} is a setting of engine.backend=cuda");
                 assert!(error.starts_with(&needed), "{error}");

@@ -72,7 +72,7 @@ fn card(config: &ClusterConfig) -> Finding {
 
 #[cfg(feature = "cuda")]
 fn find_card(device: usize) -> Result<String, String> {
-    use baton_kernels::cuda::{Gemm, Gpu, GpuError};
+    use baton_kernels::cuda::{Dtype, Gemm, Gpu, GpuError};
     let advice = |error: GpuError| {
         let what_to_do = match &error {
             GpuError::NoDriver => "install NVIDIA's driver, 580 or newer",
@@ -87,7 +87,7 @@ fn find_card(device: usize) -> Result<String, String> {
         };
         format!("{error}; {what_to_do}")
     };
-    let gpu = Gpu::open(device).map_err(advice)?;
+    let gpu = Gpu::open(device, Dtype::default()).map_err(advice)?;
     Gemm::new(&gpu, None).map_err(advice)?;
     let memory = gpu.memory().map_err(advice)?;
     let (major, minor) = gpu.capability();

@@ -32,9 +32,9 @@ static_assert(LEAST_UNIT == WARPS * TILE);
 constexpr int MERGED = 16;     // partial results read at once
 
 struct DecodeAttention {
-    const bf16* q;          // [sequence][q_stride]
-    bf16* out;              // [sequence][out_stride]
-    const bf16* pool;
+    const element* q;       // [sequence][q_stride]
+    element* out;           // [sequence][out_stride]
+    const element* pool;
     const int* page_table;  // [sequence][max_pages]
     const int* kv_len;      // [sequence], the new token counted; 0: no such sequence
     const int* schedule;
@@ -96,7 +96,7 @@ struct Share {
 
 template <int D, int QT, int STAGES>
 struct Shared {
-    bf16 ring[WARPS][STAGES][2][TILE * PITCH<D>];
+    element ring[WARPS][STAGES][2][TILE * PITCH<D>];
     float sums[WARPS][8 * QT][D + 4]; // + 4: rows in different banks
     float maximum[WARPS][8 * QT], sum[WARPS][8 * QT];
     int last;
@@ -105,13 +105,13 @@ struct Shared {
 // A warp's ring of tiles, filled ahead of what is computed.
 template <int D, int STAGES>
 struct Ring {
-    bf16 (*tiles)[2][TILE * PITCH<D>];
+    element (*tiles)[2][TILE * PITCH<D>];
     Share share;
     Piece piece;
     int position;
     bool more;
 
-    __device__ Ring(const DecodeAttention& p, const Plan& plan, bf16 (*tiles)[2][TILE * PITCH<D>], Share start)
+    __device__ Ring(const DecodeAttention& p, const Plan& plan, element (*tiles)[2][TILE * PITCH<D>], Share start)
         : tiles(tiles), share(start) {
         more = share.next(p, plan, piece);
         position = piece.begin + threadIdx.x / 32 * TILE;
@@ -135,12 +135,12 @@ struct Ring {
         constexpr int CHUNKS = D / 8;
         const Pages pages{p.pool + p.layer_offset, p.page_table + (long long)piece.sequence * p.max_pages,
                           p.pages, p.page_stride, p.page_tokens, 2 * p.kv_heads * D};
-        const bf16* keys = pages.token(position) + piece.kv_head * D;
+        const element* keys = pages.token(position) + piece.kv_head * D;
 #pragma unroll
         for (int i = 0; i < TILE * CHUNKS / 32; i++) {
             const int at = i * 32 + threadIdx.x % 32, token = at / CHUNKS, chunk = at % CHUNKS;
             const bool there = position + token < piece.kv_len;
-            const bf16* key = keys + (there ? token : 0) * pages.row + chunk * 8;
+            const element* key = keys + (there ? token : 0) * pages.row + chunk * 8;
             const int to = swizzled<D>(token, chunk);
             copy_or_zero(tiles[stage][0] + to, key, there);
             copy_or_zero(tiles[stage][1] + to, key + p.kv_heads * D, there);
@@ -160,7 +160,7 @@ struct Running {
 #pragma unroll
         for (int t = 0; t < QT; t++) {
             const int head = 8 * t + lane / 4;
-            const bf16* q = p.q + (long long)piece.sequence * p.q_stride + (piece.kv_head * group + head) * D;
+            const element* q = p.q + (long long)piece.sequence * p.q_stride + (piece.kv_head * group + head) * D;
 #pragma unroll
             for (int k = 0; k < D / 16; k++) {
 #pragma unroll
@@ -176,7 +176,7 @@ struct Running {
         }
     }
 
-    __device__ __forceinline__ void add(const DecodeAttention& p, const bf16 (*tile)[TILE * PITCH<D>],
+    __device__ __forceinline__ void add(const DecodeAttention& p, const element (*tile)[TILE * PITCH<D>],
                                         int position, int begin, int end) {
         const int lane = threadIdx.x % 32;
         float scores[QT][2][4] = {};
@@ -278,7 +278,7 @@ struct Merged {
         }
     }
 
-    __device__ __forceinline__ void write(bf16* to) const {
+    __device__ __forceinline__ void write(element* to) const {
         const float inverse = 1.0f / sum;
         *reinterpret_cast<uint2*>(to) =
             make_uint2(pack(value.x * inverse, value.y * inverse), pack(value.z * inverse, value.w * inverse));
@@ -286,8 +286,8 @@ struct Merged {
 };
 
 template <int D>
-__device__ __forceinline__ bf16* output(const DecodeAttention& p, const Piece& piece, int group, int element) {
-    return p.out + (long long)piece.sequence * p.out_stride + piece.kv_head * group * D + element;
+__device__ __forceinline__ element* output(const DecodeAttention& p, const Piece& piece, int group, int at) {
+    return p.out + (long long)piece.sequence * p.out_stride + piece.kv_head * group * D + at;
 }
 
 // The parts of one sequence and kv head: which slots hold them, in order.

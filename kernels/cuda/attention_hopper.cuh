@@ -1,6 +1,6 @@
 // Hopper's asynchronous units as functions: barriers that count bytes, the copy
 // engine's tiles (TMA), and matrix products of a warpgroup of 128 threads (wgmma).
-// Tiles in shared memory are panels of 64 bf16 a row, 128 bytes, swizzled by 128
+// Tiles in shared memory are panels of 64 elements a row, 128 bytes, swizzled by 128
 // bytes: chunk c of row r lies at chunk c ^ (r % 8). All of it needs sm_90a.
 #pragma once
 
@@ -47,7 +47,7 @@ __device__ __forceinline__ void publish_to_async_units() {
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
-__device__ __forceinline__ void load_box(const TensorMap& map, bf16* to, Barrier& barrier, int x, int y, int z, int w) {
+__device__ __forceinline__ void load_box(const TensorMap& map, element* to, Barrier& barrier, int x, int y, int z, int w) {
     asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
                  "[%0], [%1, {%2, %3, %4, %5}], [%6];"
                  ::"r"(shared_address(to)), "l"(&map), "r"(x), "r"(y), "r"(z), "r"(w),
@@ -106,7 +106,7 @@ __device__ __forceinline__ void hold(float (&registers)[N]) {
 // 8 n + lane % 4 * 2 + {0, 1} as sums[4 n + {0, 1}] and sums[4 n + {2, 3}].
 __device__ __forceinline__ void product(float (&sums)[64], uint64_t a, uint64_t b, bool add) {
     asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %66, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" BATON_NAMES_64 "}, "
+                 "wgmma.mma_async.sync.aligned.m64n128k16.f32." ELEMENT "." ELEMENT " {" BATON_NAMES_64 "}, "
                  "%64, %65, add, 1, 1, 0, 0;\n}"
                  : BATON_SUMS_32(sums, 0), BATON_SUMS_32(sums, 32)
                  : "l"(a), "l"(b), "r"((int)add));
@@ -114,7 +114,7 @@ __device__ __forceinline__ void product(float (&sums)[64], uint64_t a, uint64_t 
 
 __device__ __forceinline__ void product(float (&sums)[32], uint64_t a, uint64_t b, bool add) {
     asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %34, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" BATON_NAMES_32 "}, "
+                 "wgmma.mma_async.sync.aligned.m64n64k16.f32." ELEMENT "." ELEMENT " {" BATON_NAMES_32 "}, "
                  "%32, %33, add, 1, 1, 0, 0;\n}"
                  : BATON_SUMS_32(sums, 0)
                  : "l"(a), "l"(b), "r"((int)add));
@@ -122,7 +122,7 @@ __device__ __forceinline__ void product(float (&sums)[32], uint64_t a, uint64_t 
 
 __device__ __forceinline__ void product(float (&sums)[16], uint64_t a, uint64_t b, bool add) {
     asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %18, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 "
+                 "wgmma.mma_async.sync.aligned.m64n32k16.f32." ELEMENT "." ELEMENT " "
                  "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, "
                  "%16, %17, add, 1, 1, 0, 0;\n}"
                  : BATON_SUMS_8(sums, 0), BATON_SUMS_8(sums, 8)
@@ -131,7 +131,7 @@ __device__ __forceinline__ void product(float (&sums)[16], uint64_t a, uint64_t 
 
 __device__ __forceinline__ void product(float (&sums)[8], uint64_t a, uint64_t b, bool add) {
     asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %10, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16 "
+                 "wgmma.mma_async.sync.aligned.m64n16k16.f32." ELEMENT "." ELEMENT " "
                  "{%0, %1, %2, %3, %4, %5, %6, %7}, %8, %9, add, 1, 1, 0, 0;\n}"
                  : BATON_SUMS_8(sums, 0)
                  : "l"(a), "l"(b), "r"((int)add));
@@ -139,7 +139,7 @@ __device__ __forceinline__ void product(float (&sums)[8], uint64_t a, uint64_t b
 
 __device__ __forceinline__ void product(float (&sums)[4], uint64_t a, uint64_t b, bool add) {
     asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %6, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 "
+                 "wgmma.mma_async.sync.aligned.m64n8k16.f32." ELEMENT "." ELEMENT " "
                  "{%0, %1, %2, %3}, %4, %5, add, 1, 1, 0, 0;\n}"
                  : BATON_SUMS_4(sums, 0)
                  : "l"(a), "l"(b), "r"((int)add));
@@ -147,14 +147,14 @@ __device__ __forceinline__ void product(float (&sums)[4], uint64_t a, uint64_t b
 
 // sums[64 x N] += a[64 x 16] * b[16 x N], a in registers, b with columns along the rows.
 __device__ __forceinline__ void product(float (&sums)[64], const uint32_t (&a)[4], uint64_t b) {
-    asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" BATON_NAMES_64 "}, "
+    asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32." ELEMENT "." ELEMENT " {" BATON_NAMES_64 "}, "
                  "{%64, %65, %66, %67}, %68, 1, 1, 1, 1;"
                  : BATON_SUMS_32(sums, 0), BATON_SUMS_32(sums, 32)
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
 }
 
 __device__ __forceinline__ void product(float (&sums)[32], const uint32_t (&a)[4], uint64_t b) {
-    asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" BATON_NAMES_32 "}, "
+    asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32." ELEMENT "." ELEMENT " {" BATON_NAMES_32 "}, "
                  "{%32, %33, %34, %35}, %36, 1, 1, 1, 1;"
                  : BATON_SUMS_32(sums, 0)
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));

@@ -16,18 +16,18 @@ namespace {
 
 template <int D, int KEYS>
 struct Shared {
-    bf16 query[TILE_ROWS * PITCH<D>];
-    bf16 keys[KEYS * PITCH<D>];
-    bf16 values[KEYS * PITCH<D>];
+    element query[TILE_ROWS * PITCH<D>];
+    element keys[KEYS * PITCH<D>];
+    element values[KEYS * PITCH<D>];
 };
 
 // Enqueues keys (or values, `part` elements further) of positions `first`.. into `to`, zeros
 // from `end` on. Sixteen tokens at a time lie in one page.
 template <int D, int KEYS, int THREADS>
-__device__ __forceinline__ void copy_tile(const Pages& pages, int part, int first, int end, bf16* to) {
+__device__ __forceinline__ void copy_tile(const Pages& pages, int part, int first, int end, element* to) {
     constexpr int CHUNKS = D / 8, BLOCK = 16;
     int page = first / pages.page_tokens, in_page = first - page * pages.page_tokens;
-    const bf16* block = nullptr;
+    const element* block = nullptr;
 #pragma unroll
     for (int b = 0; b < KEYS / BLOCK; b++) {
         const int left = end - first - b * BLOCK;
@@ -46,7 +46,7 @@ __device__ __forceinline__ void copy_tile(const Pages& pages, int part, int firs
 }
 
 template <int D, int THREADS>
-__device__ __forceinline__ void copy_queries(const PrefillAttention& p, const RowTile& tile, int head, bf16* to) {
+__device__ __forceinline__ void copy_queries(const PrefillAttention& p, const RowTile& tile, int head, element* to) {
     constexpr int CHUNKS = D / 8;
     for (int at = threadIdx.x; at < TILE_ROWS * CHUNKS; at += THREADS) {
         const int row = at / CHUNKS, chunk = at % CHUNKS;
@@ -69,7 +69,7 @@ struct Rows {
         for (int m = 0; m < M; m++) maximum[m][0] = maximum[m][1] = -INFINITY, sum[m][0] = sum[m][1] = 0.0f;
     }
 
-    __device__ __forceinline__ void score(const bf16* query, const bf16* keys, float (&scores)[M][KEYS / 8][4]) {
+    __device__ __forceinline__ void score(const element* query, const element* keys, float (&scores)[M][KEYS / 8][4]) {
         const int lane = threadIdx.x % 32;
 #pragma unroll
         for (int k = 0; k < D / 16; k++) {
@@ -152,7 +152,7 @@ struct Rows {
                         scores[m][n][i] = -INFINITY;
     }
 
-    __device__ __forceinline__ void weigh(const bf16* values) {
+    __device__ __forceinline__ void weigh(const element* values) {
         const int lane = threadIdx.x % 32;
 #pragma unroll
         for (int k = 0; k < KEYS / 16; k++) {
@@ -182,7 +182,7 @@ struct Rows {
                 total += __shfl_xor_sync(~0u, total, 2);
                 if (row >= tile.rows) continue;
                 const float inverse = 1.0f / total;
-                bf16* to = p.out + (long long)(tile.row + row) * p.out_stride + head * D + lane % 4 * 2;
+                element* to = p.out + (long long)(tile.row + row) * p.out_stride + head * D + lane % 4 * 2;
 #pragma unroll
                 for (int n = 0; n < D / 8; n++)
                     *reinterpret_cast<uint32_t*>(to + 8 * n) =

@@ -11,9 +11,9 @@ namespace attention {
 constexpr int TILE_ROWS = 128;
 
 struct PrefillAttention {
-    const bf16* q;          // [row][q_stride]
-    bf16* out;              // [row][out_stride]
-    const bf16* pool;
+    const element* q;       // [row][q_stride]
+    element* out;           // [row][out_stride]
+    const element* pool;
     const int* page_table;  // [sequence][max_pages]
     const int4* tiles;      // [sequence, first row, rows, position of the first row]
     long long page_stride;  // elements from page to page

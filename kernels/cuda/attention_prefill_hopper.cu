@@ -31,9 +31,9 @@ constexpr int OWN_BARRIER = 1, TURN_BARRIER = 3, ALL_BARRIER = 5;
 
 template <int D>
 struct alignas(1024) Shared {
-    bf16 query[GROUPS][D / PANEL][GROUP_ROWS * PANEL], out[GROUPS][D / PANEL][GROUP_ROWS * PANEL];
-    bf16 keys[STAGES][D / PANEL][KEYS * PANEL];
-    bf16 values[STAGES][D / PANEL][KEYS * PANEL];
+    element query[GROUPS][D / PANEL][GROUP_ROWS * PANEL], out[GROUPS][D / PANEL][GROUP_ROWS * PANEL];
+    element keys[STAGES][D / PANEL][KEYS * PANEL];
+    element values[STAGES][D / PANEL][KEYS * PANEL];
     Barrier keys_full[STAGES], keys_free[STAGES], values_full[STAGES], values_free[STAGES];
 };
 
@@ -77,10 +77,10 @@ struct Copier {
     Stage keys, values;
 
     // A tile of keys (`part` 0) or values (`part` 1); what lies past the last page is zeros.
-    __device__ __forceinline__ void load(const Item& item, bf16 (*to)[KEYS * PANEL], Barrier& full, int part,
+    __device__ __forceinline__ void load(const Item& item, element (*to)[KEYS * PANEL], Barrier& full, int part,
                                          int first) const {
         const int* table = p.page_table + (long long)item.tile.sequence * p.max_pages;
-        full.arrive_and_expect(KEYS * D * (int)sizeof(bf16));
+        full.arrive_and_expect(KEYS * D * (int)sizeof(element));
         for (int token = 0; token < KEYS; token += p.box) {
             const int position = first + token, page = position / p.page_tokens;
             const int w = position < item.tile.end() ? __ldg(table + page) * p.layers + p.layer : 0x7fffffff;
@@ -133,7 +133,7 @@ struct Rows {
         for (int at = thread; at < GROUP_ROWS * (D / 8); at += GROUP) {
             const int row = at / (D / 8), chunk = at % (D / 8), in_tile = group * GROUP_ROWS + row;
             const bool there = in_tile < item.tile.rows;
-            const bf16* q = p.q + (long long)(item.tile.row + (there ? in_tile : 0)) * p.q_stride;
+            const element* q = p.q + (long long)(item.tile.row + (there ? in_tile : 0)) * p.q_stride;
             copy_or_zero(shared.query[group][chunk / 8] + swizzled_in_panel(row, chunk % 8),
                          q + item.head * D + chunk * 8, there);
         }

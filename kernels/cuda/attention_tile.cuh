@@ -1,13 +1,11 @@
 // What the attention kernels share: 16-byte asynchronous copies into swizzled
-// shared memory, 8x8 fragments out of it, and m16n8k16 products of bf16 with
+// shared memory, 8x8 fragments out of it, and m16n8k16 products with
 // f32 sums. Everything here runs on sm_80 and later.
 #pragma once
 
-#include "common.cuh"
+#include "element.cuh"
 
 namespace attention {
-
-using bf16 = __nv_bfloat16;
 
 constexpr float LOG2_E = 1.4426950408889634f;
 
@@ -29,7 +27,7 @@ __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
 }
 
 // Copies 16 bytes, or writes 16 zero bytes where there is nothing to read.
-__device__ __forceinline__ void copy_or_zero(bf16* to, const bf16* from, bool there) {
+__device__ __forceinline__ void copy_or_zero(element* to, const element* from, bool there) {
     asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;"
                  ::"r"(shared_address(to)), "l"(from), "r"(there ? 16 : 0) : "memory");
 }
@@ -42,12 +40,12 @@ __device__ __forceinline__ void wait_copies() {
     asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
 }
 
-__device__ __forceinline__ void load_fragments(uint32_t (&to)[4], const bf16* row) {
+__device__ __forceinline__ void load_fragments(uint32_t (&to)[4], const element* row) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3]) : "r"(shared_address(row)) : "memory");
 }
 
-__device__ __forceinline__ void load_fragments_transposed(uint32_t (&to)[4], const bf16* row) {
+__device__ __forceinline__ void load_fragments_transposed(uint32_t (&to)[4], const element* row) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3]) : "r"(shared_address(row)) : "memory");
 }
@@ -60,7 +58,7 @@ __device__ __forceinline__ uint32_t transposed(uint32_t fragment) {
 
 // sum[16 x 8] += a[16 x 16] * b[16 x 8]
 __device__ __forceinline__ void multiply(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." ELEMENT "." ELEMENT ".f32 "
                  "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
                  : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
@@ -68,7 +66,7 @@ __device__ __forceinline__ void multiply(float (&sum)[4], const uint32_t (&a)[4]
 
 __device__ __forceinline__ uint32_t pack(float low, float high) {
     uint32_t packed;
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+    asm("cvt.rn." ELEMENT "x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
     return packed;
 }
 
@@ -86,7 +84,7 @@ __device__ __forceinline__ float exponent(float dot, float scale, float cap) {
 
 // Where the keys of one sequence and layer lie: `[page][layer][token][K|V][kv_head][D]`.
 struct Pages {
-    const bf16* layer;     // the pool's first row of this layer
+    const element* layer;  // the pool's first row of this layer
     const int* table;      // the sequence's pages
     int pages;             // of the pool: a page that is none is read as page 0
     long long page_stride; // elements
@@ -94,12 +92,12 @@ struct Pages {
     int row;               // elements of a token: 2 * kv_heads * D
 
     // The first row of the page that is `at`-th of the sequence.
-    __device__ __forceinline__ const bf16* start(int at) const {
+    __device__ __forceinline__ const element* start(int at) const {
         const unsigned page = __ldg(table + at);
         return layer + (page < (unsigned)pages ? page : 0) * page_stride;
     }
 
-    __device__ __forceinline__ const bf16* token(int position) const {
+    __device__ __forceinline__ const element* token(int position) const {
         const int at = position / page_tokens;
         return start(at) + (long long)(position - at * page_tokens) * row;
     }

@@ -1,38 +1,8 @@
-// What several kernels share: 16-byte accesses of bf16, and overlapping with
-// the kernels before and after.
+// What several kernels share: overlapping with the kernels before and after, sums, and
+// activations.
 #pragma once
 
-#include <cuda_bf16.h>
 #include <stdint.h>
-
-// Eight bf16 as one 16-byte access.
-struct alignas(16) bf16x8 {
-    __nv_bfloat162 pair[4];
-};
-
-__device__ __forceinline__ void unpack(const bf16x8& packed, float (&out)[8]) {
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        float2 two = __bfloat1622float2(packed.pair[i]);
-        out[2 * i] = two.x;
-        out[2 * i + 1] = two.y;
-    }
-}
-
-__device__ __forceinline__ bf16x8 pack(const float (&in)[8]) {
-    bf16x8 packed;
-#pragma unroll
-    for (int i = 0; i < 4; i++) packed.pair[i] = __floats2bfloat162_rn(in[2 * i], in[2 * i + 1]);
-    return packed;
-}
-
-__device__ __forceinline__ bf16x8 load8(const __nv_bfloat16* from) {
-    return *reinterpret_cast<const bf16x8*>(from);
-}
-
-__device__ __forceinline__ void store8(__nv_bfloat16* to, const bf16x8& value) {
-    *reinterpret_cast<bf16x8*>(to) = value;
-}
 
 // Returns when all kernels enqueued before have ended and their writes are
 // visible. Every kernel calls it before it touches what others wrote or read:

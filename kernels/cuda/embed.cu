@@ -2,20 +2,20 @@
 // negative, drawn[-1 - tokens[row]]: what an earlier step on the card chose.
 //
 // One block a row, 16 bytes a thread and turn. Moves rows * hidden * 4 bytes.
-#include "common.cuh"
+#include "element.cuh"
 
-extern "C" __global__ void embed(const __nv_bfloat16* table, const int* tokens, const int* drawn, int drawn_tokens,
-                                 __nv_bfloat16* out, int hidden, int vocab, float scale) {
+extern "C" __global__ void embed(const element* table, const int* tokens, const int* drawn, int drawn_tokens,
+                                 element* out, int hidden, int vocab, float scale) {
     let_next_start();
     wait_for_previous();
     // A token that is none reads row 0: the host checks those it knows.
     int token = tokens[blockIdx.x];
     if (token < 0 && ~token < drawn_tokens) token = drawn[~token];
     if (token < 0 || token >= vocab) token = 0;
-    const __nv_bfloat16* from = table + (size_t)token * hidden;
-    __nv_bfloat16* to = out + (size_t)blockIdx.x * hidden;
+    const element* from = table + (size_t)token * hidden;
+    element* to = out + (size_t)blockIdx.x * hidden;
     for (int i = threadIdx.x * 8; i < hidden; i += blockDim.x * 8) {
-        bf16x8 row = load8(from + i);
+        element8 row = load8(from + i);
         if (scale != 1.0f) {
             float x[8];
             unpack(row, x);

@@ -1,5 +1,5 @@
-// Hopper's matrix products of e4m3. Tiles in shared memory are panels of 128 elements a row:
-// the same 128 bytes as of bf16, swizzled alike.
+// Hopper's matrix products of e4m3. Tiles in shared memory are panels of 128 a row:
+// the same 128 bytes as of elements, swizzled alike.
 #pragma once
 
 #include "attention_hopper.cuh"
@@ -8,7 +8,7 @@ namespace attention {
 
 using e4m3 = unsigned char;
 
-// sums[64 x N] (+)= a[64 x 32] * b[32 x N], as `product` does with bf16. FIRST, SECOND and
+// sums[64 x N] (+)= a[64 x 32] * b[32 x N], as `product` does with elements. FIRST, SECOND and
 // ADD are the numbers of the operands behind the sums.
 #define BATON_PRODUCT_E4M3(SUMS, N, NAMES, FIRST, SECOND, ADD, ...)                                          \
     __device__ __forceinline__ void product_e4m3(float (&sums)[SUMS], uint64_t a, uint64_t b, bool add) {    \

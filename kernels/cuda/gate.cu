@@ -1,18 +1,18 @@
 // out[row][i] = act(x[row][i]) * x[row][width + i]
 //
 // One thread for 8 elements of out. Moves 6 bytes an element of out.
-#include "common.cuh"
+#include "element.cuh"
 
 namespace {
 
 template <bool GELU>
-__device__ void gate(const __nv_bfloat16* x, __nv_bfloat16* out, int width, int row_blocks) {
+__device__ void gate(const element* x, element* out, int width, int row_blocks) {
     let_next_start();
     size_t row = blockIdx.x / row_blocks;
     int i = (blockIdx.x % row_blocks * blockDim.x + threadIdx.x) * 8;
     wait_for_previous();
     if (i >= width) return;
-    const __nv_bfloat16* from = x + row * 2 * width + i;
+    const element* from = x + row * 2 * width + i;
     float gate[8], up[8];
     unpack(load8(from), gate);
     unpack(load8(from + width), up);
@@ -23,10 +23,10 @@ __device__ void gate(const __nv_bfloat16* x, __nv_bfloat16* out, int width, int 
 
 }  // namespace
 
-extern "C" __global__ void gate_silu(const __nv_bfloat16* x, __nv_bfloat16* out, int width, int row_blocks) {
+extern "C" __global__ void gate_silu(const element* x, element* out, int width, int row_blocks) {
     gate<false>(x, out, width, row_blocks);
 }
 
-extern "C" __global__ void gate_gelu(const __nv_bfloat16* x, __nv_bfloat16* out, int width, int row_blocks) {
+extern "C" __global__ void gate_gelu(const element* x, element* out, int width, int row_blocks) {
     gate<true>(x, out, width, row_blocks);
 }

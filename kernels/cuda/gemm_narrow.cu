@@ -1,5 +1,5 @@
 // out[m][n] = sum over k of x[m][k] * w[n][k], for up to 128 rows of x, for Hopper
-// (sm_90a): reads the weights once, at the rate of memory. In bf16, or in e4m3 with a
+// (sm_90a): reads the weights once, at the rate of memory. In elements, or in e4m3 with a
 // scale for each row of x and of w, by which the sums are multiplied.
 //
 // Turned round, weights are the tall operand: a CTA makes 64 or 128 outputs for all rows
@@ -207,11 +207,11 @@ __device__ __forceinline__ void finish(const Job& job, int token, int output, fl
         *reinterpret_cast<float4*>(static_cast<float*>(job.out) + at) = sum;
         return;
     }
-    uint2* to = reinterpret_cast<uint2*>(static_cast<bf16*>(job.out) + at);
+    uint2* to = reinterpret_cast<uint2*>(static_cast<element*>(job.out) + at);
     if (job.form == ADD) {
         const uint2 before = *to;
-        const float2 low = __bfloat1622float2(reinterpret_cast<const __nv_bfloat162&>(before.x));
-        const float2 high = __bfloat1622float2(reinterpret_cast<const __nv_bfloat162&>(before.y));
+        const float2 low = to_floats(reinterpret_cast<const element2&>(before.x));
+        const float2 high = to_floats(reinterpret_cast<const element2&>(before.y));
         sum = make_float4(sum.x + low.x, sum.y + low.y, sum.z + high.x, sum.w + high.y);
     } else if (job.form == GATE_SILU) {
         sum = make_float4(silu(sum.x) * up.x, silu(sum.y) * up.y, silu(sum.z) * up.z, silu(sum.w) * up.w);
@@ -304,7 +304,7 @@ __device__ void narrow(const TensorMap&, const TensorMap&, const Job&) {} // nev
     }
 // Those of e4m3 need registers for two sums: with 128 rows, one CTA has them all.
 #define INSTANCE(GROUPS, TOKENS, STAGES, CTAS)                                                               \
-    KERNEL(gemm_narrow_##GROUPS##_##TOKENS, bf16, GROUPS, TOKENS, STAGES, CTAS)                              \
+    KERNEL(gemm_narrow_##GROUPS##_##TOKENS, element, GROUPS, TOKENS, STAGES, CTAS)                           \
     KERNEL(gemm_narrow_##GROUPS##_##TOKENS##_e4m3, e4m3, GROUPS, TOKENS, STAGES, (TOKENS > 64 ? 1 : CTAS))
 
 INSTANCE(1, 8, 10, 2)

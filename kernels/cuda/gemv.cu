@@ -17,12 +17,12 @@
 // Each output is summed in an order that depends on k alone, so a row's results
 // are the same bits whatever other rows are there.
 //
-// With NORM, x is normed on the way: x * gain is rounded to bf16, and since the
+// With NORM, x is normed on the way: x * gain is rounded to an element, and since the
 // scale 1 / sqrt(mean of x^2 + eps) is common to a row, it is multiplied to the
 // sums. Every block finds it from the elements of x it reads anyway.
 //
 // Moves n * k * 2 bytes from memory; x comes from L2, n / 16 times.
-#include "common.cuh"
+#include "element.cuh"
 
 namespace {
 
@@ -40,16 +40,16 @@ constexpr int STRIDE = 20;
 enum Form { STORE, STORE_F32, ADD, GATE_SILU, GATE_GELU };
 
 struct Job {
-    const __nv_bfloat16* x;
-    const __nv_bfloat16* w;
-    const __nv_bfloat16* gain;
+    const element* x;
+    const element* w;
+    const element* gain;
     void* out;
     float eps;
     int m, n, k, form;
 };
 
 // Weights pass through once: they need no place in L1, and the first one in L2.
-__device__ __forceinline__ uint4 load_once(const __nv_bfloat16* from) {
+__device__ __forceinline__ uint4 load_once(const element* from) {
     uint4 value;
     uint64_t policy;
     asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
@@ -61,8 +61,8 @@ __device__ __forceinline__ uint4 load_once(const __nv_bfloat16* from) {
 
 __device__ __forceinline__ void multiply(float (&sums)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
                                          uint32_t b0, uint32_t b1) {
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-        "{%0, %1, %2, %3};"
+    asm("mma.sync.aligned.m16n8k16.row.col.f32." ELEMENT "." ELEMENT ".f32 "
+        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
         : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
         : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
@@ -70,28 +70,28 @@ __device__ __forceinline__ void multiply(float (&sums)[4], uint32_t a0, uint32_t
 // Multiplies 8 elements of x by the gain and adds up their squares.
 __device__ __forceinline__ uint4 normed(const uint4& raw, const uint4& raw_gain, float& squares) {
     float x[8], gain[8];
-    unpack(*reinterpret_cast<const bf16x8*>(&raw), x);
-    unpack(*reinterpret_cast<const bf16x8*>(&raw_gain), gain);
+    unpack(*reinterpret_cast<const element8*>(&raw), x);
+    unpack(*reinterpret_cast<const element8*>(&raw_gain), gain);
 #pragma unroll
     for (int i = 0; i < 8; i++) {
         squares += x[i] * x[i];
         x[i] *= gain[i];
     }
-    bf16x8 rounded = pack(x);
+    element8 rounded = pack(x);
     return *reinterpret_cast<const uint4*>(&rounded);
 }
 
 __device__ __forceinline__ void finish(const Job& job, int row, int token, float sum, float up) {
     size_t at = (size_t)token * job.n + row;
-    __nv_bfloat16* out = static_cast<__nv_bfloat16*>(job.out);
+    element* out = static_cast<element*>(job.out);
     switch (job.form) {
         case STORE_F32: static_cast<float*>(job.out)[at] = sum; return;
-        case ADD: sum += __bfloat162float(out[at]); break;
+        case ADD: sum += to_float(out[at]); break;
         case GATE_SILU: sum = silu(sum) * up; break;
         case GATE_GELU: sum = gelu_tanh(sum) * up; break;
         default: break;
     }
-    out[at] = __float2bfloat16(sum);
+    out[at] = to_element(sum);
 }
 
 // TILES * 8 is the greatest m.
@@ -110,8 +110,8 @@ __device__ void product(const Job& job) {
     int first = blockIdx.x * outputs;
     int low = min(first + row, job.n - 1);
     int high = is_gated ? low + job.n : min(first + row + 8, job.n - 1);
-    const __nv_bfloat16* w_low = job.w + (size_t)low * job.k;
-    const __nv_bfloat16* w_high = job.w + (size_t)high * job.k;
+    const element* w_low = job.w + (size_t)low * job.k;
+    const element* w_high = job.w + (size_t)high * job.k;
 
     int begin = warp * STEP + quarter * 8;
     // Of the warp, so that its threads leave the loop together.
@@ -188,7 +188,7 @@ __device__ void product(const Job& job) {
 // BLOCKS is how many must fit on a multiprocessor.
 #define GEMV(NAME, TILES, BLOCKS, NORM)                                                                          \
     extern "C" __global__ void __launch_bounds__(WARPS * 32, BLOCKS)                                             \
-        NAME(const __nv_bfloat16* x, const __nv_bfloat16* w, const __nv_bfloat16* gain, void* out, float eps,    \
+        NAME(const element* x, const element* w, const element* gain, void* out, float eps,    \
              int m, int n, int k, int form) {                                                                    \
         product<TILES, NORM>(Job{x, w, gain, out, eps, m, n, k, form});                                          \
     }

@@ -9,7 +9,7 @@
 // One block a row; the row stays in registers between the two passes (up to
 // MOST elements a thread), so memory is read once: 4, 8 and 6 bytes an element.
 // Sums are of the rounded values that are stored.
-#include "common.cuh"
+#include "element.cuh"
 
 namespace {
 
@@ -19,8 +19,8 @@ constexpr int MOST = 4;
 enum class Form { plain, add, after };
 
 template <Form FORM>
-__device__ void norm_row(__nv_bfloat16* x, const __nv_bfloat16* delta, const __nv_bfloat16* weight,
-                         __nv_bfloat16* out, int width, float eps) {
+__device__ void norm_row(element* x, const element* delta, const element* weight,
+                         element* out, int width, float eps) {
     __shared__ float sums[32];
     let_next_start();
     size_t row = (size_t)blockIdx.x * width;
@@ -39,7 +39,7 @@ __device__ void norm_row(__nv_bfloat16* x, const __nv_bfloat16* delta, const __n
             unpack(load8(delta + row + i), more);
 #pragma unroll
             for (int j = 0; j < 8; j++) mine[j] += more[j];
-            bf16x8 rounded = pack(mine);
+            element8 rounded = pack(mine);
             store8(x + row + i, rounded);
             unpack(rounded, mine);
         }
@@ -71,56 +71,56 @@ __device__ void norm_row(__nv_bfloat16* x, const __nv_bfloat16* delta, const __n
 }  // namespace
 
 extern "C" __global__ void __launch_bounds__(1024)
-    rms_norm(const __nv_bfloat16* x, const __nv_bfloat16* weight, __nv_bfloat16* out, int width, float eps) {
-    norm_row<Form::plain>(const_cast<__nv_bfloat16*>(x), nullptr, weight, out, width, eps);
+    rms_norm(const element* x, const element* weight, element* out, int width, float eps) {
+    norm_row<Form::plain>(const_cast<element*>(x), nullptr, weight, out, width, eps);
 }
 
 extern "C" __global__ void __launch_bounds__(1024)
-    add_rms_norm(__nv_bfloat16* x, const __nv_bfloat16* delta, const __nv_bfloat16* weight, __nv_bfloat16* out,
+    add_rms_norm(element* x, const element* delta, const element* weight, element* out,
                  int width, float eps) {
     norm_row<Form::add>(x, delta, weight, out, width, eps);
 }
 
 extern "C" __global__ void __launch_bounds__(1024)
-    norm_add(__nv_bfloat16* x, const __nv_bfloat16* delta, const __nv_bfloat16* weight, int width, float eps) {
+    norm_add(element* x, const element* delta, const element* weight, int width, float eps) {
     norm_row<Form::after>(x, delta, weight, nullptr, width, eps);
 }
 
 // One warp a head: blockIdx.x is the row, warps go over heads. The first head
 // begins at `start` in its row, rows are `stride` apart.
-extern "C" __global__ void head_norm(__nv_bfloat16* x, const __nv_bfloat16* weight, int start, int heads,
+extern "C" __global__ void head_norm(element* x, const element* weight, int start, int heads,
                                      int head_dim, int stride, float eps) {
     let_next_start();
     wait_for_previous();
     int lane = threadIdx.x % 32;
     for (int head = threadIdx.x / 32; head < heads; head += blockDim.x / 32) {
-        __nv_bfloat16* mine = x + (size_t)blockIdx.x * stride + start + head * head_dim;
+        element* mine = x + (size_t)blockIdx.x * stride + start + head * head_dim;
         float squares = 0.0f;
         for (int i = lane; i < head_dim; i += 32) {
-            float value = __bfloat162float(mine[i]);
+            float value = to_float(mine[i]);
             squares += value * value;
         }
         float scale = rsqrtf(warp_sum(squares) / head_dim + eps);
         for (int i = lane; i < head_dim; i += 32) {
-            mine[i] = __float2bfloat16(__bfloat162float(mine[i]) * scale * __bfloat162float(weight[i]));
+            mine[i] = to_element(to_float(mine[i]) * scale * to_float(weight[i]));
         }
     }
 }
 
 // The block goes over its columns twice: they are still in L1 then.
 extern "C" __global__ void __launch_bounds__(512)
-    part_norm(__nv_bfloat16* x, const __nv_bfloat16* weight, int start, int width, int stride, float eps) {
+    part_norm(element* x, const element* weight, int start, int width, int stride, float eps) {
     __shared__ float sums[32];
     let_next_start();
     wait_for_previous();
-    __nv_bfloat16* mine = x + (size_t)blockIdx.x * stride + start;
+    element* mine = x + (size_t)blockIdx.x * stride + start;
     float squares = 0.0f;
     for (int i = threadIdx.x; i < width; i += blockDim.x) {
-        const float value = __bfloat162float(mine[i]);
+        const float value = to_float(mine[i]);
         squares += value * value;
     }
     const float scale = rsqrtf(block_sum(squares, sums) / width + eps);
     for (int i = threadIdx.x; i < width; i += blockDim.x) {
-        mine[i] = __float2bfloat16(__bfloat162float(mine[i]) * scale * __bfloat162float(weight[i]));
+        mine[i] = to_element(to_float(mine[i]) * scale * to_float(weight[i]));
     }
 }

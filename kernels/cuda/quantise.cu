@@ -1,11 +1,11 @@
-// Rows of bf16 as e4m3 with a scale each: out[row][i] = x[row][i] / scale[row], to the nearest
+// Rows of elements as e4m3 with a scale each: out[row][i] = x[row][i] / scale[row], to the nearest
 // e4m3, scale[row] = greatest |x[row][i]| / 448, the greatest e4m3.
 //
 //   quantise_rows  of x: weights once, activations before a product
-//   quantise_norm  of norm(x), rounded to bf16 as norm.cu does
+//   quantise_norm  of norm(x), rounded to elements as norm.cu does
 //
 // One block a row; the row stays in registers, so memory is read once: 3 bytes an element.
-#include "common.cuh"
+#include "element.cuh"
 
 #include <cuda_fp8.h>
 
@@ -31,7 +31,7 @@ __device__ __forceinline__ uint32_t four(const float* x, float inverse) {
 }
 
 template <bool NORM>
-__device__ void quantise(const __nv_bfloat16* x, const __nv_bfloat16* weight, uint8_t* out, float* scales, int width,
+__device__ void quantise(const element* x, const element* weight, uint8_t* out, float* scales, int width,
                          float eps) {
     __shared__ float sums[32], greatests[32];
     let_next_start();
@@ -80,12 +80,12 @@ __device__ void quantise(const __nv_bfloat16* x, const __nv_bfloat16* weight, ui
 }  // namespace
 
 extern "C" __global__ void __launch_bounds__(1024)
-    quantise_rows(const __nv_bfloat16* x, uint8_t* out, float* scales, int width) {
+    quantise_rows(const element* x, uint8_t* out, float* scales, int width) {
     quantise<false>(x, nullptr, out, scales, width, 0.0f);
 }
 
 extern "C" __global__ void __launch_bounds__(1024)
-    quantise_norm(const __nv_bfloat16* x, const __nv_bfloat16* weight, uint8_t* out, float* scales, int width,
+    quantise_norm(const element* x, const element* weight, uint8_t* out, float* scales, int width,
                   float eps) {
     quantise<true>(x, weight, out, scales, width, eps);
 }

@@ -8,11 +8,11 @@
 //
 // A page holds [layer][token][K|V][kv_head][head_dim]; `slots[row]` is
 // page * page_tokens + token, or negative for a row that has no place (padding).
-#include "common.cuh"
+#include "element.cuh"
 
 extern "C" __global__ void __launch_bounds__(256)
-    rope_write(__nv_bfloat16* qkv, const int* positions, const float* frequencies, float magnitude,
-               const int* slots, __nv_bfloat16* pages, int pool_tokens, int page_tokens, int layers, int layer,
+    rope_write(element* qkv, const int* positions, const float* frequencies, float magnitude,
+               const int* slots, element* pages, int pool_tokens, int page_tokens, int layers, int layer,
                int heads, int kv_heads, int head_dim, int turning) {
     extern __shared__ float cosines[];
     int half = turning / 2;
@@ -34,12 +34,12 @@ extern "C" __global__ void __launch_bounds__(256)
     size_t row_elements = 2 * (size_t)kv_heads * head_dim;
     int slot = slots[blockIdx.x];
     bool is_placed = slot >= 0 && slot < pool_tokens;
-    __nv_bfloat16* to = nullptr;
+    element* to = nullptr;
     if (is_placed) {
         size_t page = slot / page_tokens, token = slot % page_tokens;
         to = pages + ((page * layers + layer) * page_tokens + token) * row_elements;
     }
-    __nv_bfloat16* row = qkv + (size_t)blockIdx.x * (heads + 2 * kv_heads) * head_dim;
+    element* row = qkv + (size_t)blockIdx.x * (heads + 2 * kv_heads) * head_dim;
 
     // A head of q or k is half / 8 pairs of vectors, then what does not turn.
     int pairs = half / 8;
@@ -49,8 +49,8 @@ extern "C" __global__ void __launch_bounds__(256)
         int head = item / items, part = item % items;
         bool is_key = head >= heads;
         if (is_key && !is_placed) continue;
-        __nv_bfloat16* from = row + head * head_dim;
-        __nv_bfloat16* into = is_key ? to + (head - heads) * head_dim : from;
+        element* from = row + head * head_dim;
+        element* into = is_key ? to + (head - heads) * head_dim : from;
         if (part >= pairs) {
             if (is_key) {
                 int at = turning + (part - pairs) * 8;
@@ -72,8 +72,8 @@ extern "C" __global__ void __launch_bounds__(256)
         store8(into + high, pack(turned_b));
     }
     if (is_placed) {
-        const __nv_bfloat16* values = row + (heads + kv_heads) * head_dim;
-        __nv_bfloat16* into = to + kv_heads * head_dim;
+        const element* values = row + (heads + kv_heads) * head_dim;
+        element* into = to + kv_heads * head_dim;
         for (int i = threadIdx.x * 8; i < kv_heads * head_dim; i += blockDim.x * 8) {
             store8(into + i, load8(values + i));
         }

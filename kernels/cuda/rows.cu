@@ -3,9 +3,9 @@
 //   gather_rows  out[i] = x[which[i]], 16 bytes a thread and turn
 //   add_bias     x[row] += bias
 //   softcap      x = cap * tanh(x / cap), on f32
-#include "common.cuh"
+#include "element.cuh"
 
-extern "C" __global__ void gather_rows(const __nv_bfloat16* x, const int* which, __nv_bfloat16* out, int width,
+extern "C" __global__ void gather_rows(const element* x, const int* which, element* out, int width,
                                        int rows) {
     let_next_start();
     wait_for_previous();
@@ -17,11 +17,11 @@ extern "C" __global__ void gather_rows(const __nv_bfloat16* x, const int* which,
     }
 }
 
-extern "C" __global__ void add_bias(__nv_bfloat16* x, const __nv_bfloat16* bias, int width) {
+extern "C" __global__ void add_bias(element* x, const element* bias, int width) {
     let_next_start();
     wait_for_previous();
     for (int i = threadIdx.x * 8; i < width; i += blockDim.x * 8) {
-        __nv_bfloat16* at = x + (size_t)blockIdx.x * width + i;
+        element* at = x + (size_t)blockIdx.x * width + i;
         float sum[8], more[8];
         unpack(load8(at), sum);
         unpack(load8(bias + i), more);

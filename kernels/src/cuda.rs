@@ -1,7 +1,8 @@
-//! Kernels for NVIDIA cards: bf16 in memory, or e4m3 with scales, f32 inside.
+//! Kernels for NVIDIA cards: bf16 or fp16 in memory, or e4m3 with scales, f32 inside.
 //!
 //! - [`Gpu`]: a card, one stream on it and the kernels loaded there. Every op
 //!   takes it first and is only enqueued when it returns.
+//! - [`Half`]: numbers there, in the [`Dtype`] that the card was opened for.
 //! - [`Graph`]: ops recorded once and replayed with one call.
 //! - `embed`, `norm`, `rope`, `gate`, `rows`: what stands between matrix products.
 //! - [`gemv`], and [`narrow`] on Hopper: products with few rows, limited by reading
@@ -13,7 +14,8 @@
 //!   processes, and pairs of cards.
 //!
 //! Matrices are row-major. Sources are `kernels/cuda/*.cu`, compiled when this
-//! crate is built; a file's name and a function's in it name a kernel.
+//! crate is built, those that touch such numbers once for each dtype; a file's name and a
+//! function's in it name a kernel.
 
 pub mod attention;
 mod device;
@@ -23,6 +25,7 @@ pub mod gate;
 pub mod gemm;
 pub mod gemv;
 mod graph;
+mod half;
 mod image;
 mod launch;
 pub mod narrow;
@@ -46,6 +49,7 @@ pub use error::GpuError;
 pub use gemm::{Gemm, GemmScaled};
 pub use gemv::Gemv;
 pub use graph::Graph;
+pub use half::{Dtype, Half};
 pub use launch::{Args, Grid, Kernel};
 pub use narrow::{Narrow, NarrowScaled};
 pub use nccl::Nccl;

@@ -40,7 +40,7 @@ const SIZE: usize = 8192;
 struct Rates {
     /// Bytes a second of a copy on the card, read and written.
     copy: f64,
-    /// Operations a second of a large product in bf16.
+    /// Operations a second of a large product in the dtype of the model.
     product: f64,
     /// In the form that layers have.
     layer_product: f64,
@@ -62,8 +62,8 @@ struct Bench {
 pub fn run(args: &args::BenchEngine, shape: &Path) -> Result<()> {
     let began = Instant::now();
     let config = baton_model::shape(shape).with_context(|| format!("no shape in {}", shape.display()))?;
-    let gpu = Gpu::open(args.device)?;
-    ensure!(args.weights != config::Weights::Int4, "a card holds weights in bf16 or fp8");
+    let gpu = Gpu::open(args.device, args.dtype.into())?;
+    ensure!(args.weights != config::Weights::Int4, "a card holds weights in sixteen bits or in fp8");
     let form = WeightForm::from(args.weights);
     let model = CudaModel::random(&config, &gpu, form)?;
     let mut limits = CudaLimits::new(CHUNK, SEQUENCES, config.context_tokens.min(1 << 14));
@@ -121,7 +121,7 @@ impl Rates {
         let weights = Weights { data: a.as_view(), outputs: SIZE, inputs: SIZE };
         let product = timed(gpu, TIMES, || Ok(gemm.run(&weights, &b, &mut c)?))?;
         let layer = match form {
-            WeightForm::Bf16 => product,
+            WeightForm::Plain => product,
             WeightForm::Fp8 => {
                 let scaled = |input: &CudaSlice<_>| {
                     let (mut data, mut scales) = (gpu.unset(SIZE * SIZE)?, gpu.unset(SIZE)?);

@@ -13,12 +13,12 @@ use baton_engine::backend::{
     Backend, BackendError,
     cuda::{BATCH_TOKENS, CudaBackend, CudaLimits, CudaModel, WeightForm},
 };
-use baton_kernels::cuda::Gpu;
+use baton_kernels::cuda::{self, Gpu};
 use baton_kv_transfer::{TransportKind, Wanted};
 use baton_model::ModelConfig;
 use baton_protocol::Role;
 
-use crate::config::{ClusterConfig, EngineSection, Weights};
+use crate::config::{ClusterConfig, Dtype, EngineSection, Weights};
 
 /// Weights on a card, and who is still to compute with them.
 pub struct Card {
@@ -43,7 +43,8 @@ impl Card {
         config: &ClusterConfig,
         bring: impl FnOnce(&Gpu, WeightForm) -> Result<Arc<CudaModel>, BackendError>,
     ) -> Result<Self> {
-        let gpu = Gpu::open(config.engine.device).context("engine.backend=cuda cannot be used here")?;
+        let gpu = Gpu::open(config.engine.device, config.engine.dtype.into())
+            .context("engine.backend=cuda cannot be used here")?;
         let works = |roles: &[Role]| roles.iter().any(|role| *role != Role::Coordinator);
         let nodes = config.nodes.iter().filter(|node| works(&node.roles)).count();
         let model = bring(&gpu, config.engine.weights.into())?;
@@ -97,7 +98,16 @@ impl From<Weights> for WeightForm {
     fn from(weights: Weights) -> Self {
         match weights {
             Weights::Fp8 => Self::Fp8,
-            Weights::Bf16 | Weights::Int4 => Self::Bf16,
+            Weights::Bf16 | Weights::Int4 => Self::Plain,
+        }
+    }
+}
+
+impl From<Dtype> for cuda::Dtype {
+    fn from(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::Bf16 => Self::Bf16,
+            Dtype::Fp16 => Self::F16,
         }
     }
 }

@@ -8,7 +8,7 @@ use baton_engine::backend::{
     cpu::{CpuBackend, CpuModel, Precision},
     cuda::{CudaBackend, CudaLimits, CudaModel, WeightForm},
 };
-use baton_kernels::cuda::Gpu;
+use baton_kernels::cuda::{Dtype, Gpu};
 use baton_model::{Model, ModelConfig, Weights};
 use serde::Deserialize;
 
@@ -17,6 +17,9 @@ use super::{PageId, argmax, logits_of};
 /// Largest deviation of a logit, as a part of the largest logit of its step, and its mean over
 /// steps. The whole residual stream is bf16; so tiny models answer rounding loudly.
 const BOUNDS: [f32; 2] = [0.5, 0.08];
+
+/// In fp16.
+const FP16_BOUNDS: [f32; 2] = [0.15, 0.015];
 
 /// With layers in fp8.
 const FP8_BOUNDS: [f32; 2] = [1.2, 0.4];
@@ -152,23 +155,31 @@ fn wide_heads_are_the_same_model() {
 
 #[test]
 fn every_family_is_answered() {
-    for answer in answers(WeightForm::Bf16) {
+    for answer in answers(Dtype::Bf16, WeightForm::Plain) {
         println!("{answer:?}");
         assert!(answer.largest <= BOUNDS[0] && answer.mean <= BOUNDS[1], "{answer:?}");
     }
 }
 
 #[test]
+fn every_family_is_answered_in_fp16() {
+    for answer in answers(Dtype::F16, WeightForm::Plain) {
+        println!("{answer:?}");
+        assert!(answer.largest <= FP16_BOUNDS[0] && answer.mean <= FP16_BOUNDS[1], "{answer:?}");
+    }
+}
+
+#[test]
 fn every_family_is_answered_in_fp8() {
-    for answer in answers(WeightForm::Fp8) {
+    for answer in answers(Dtype::Bf16, WeightForm::Fp8) {
         println!("{answer:?}");
         let [largest, mean] = if answer.name == LOUDEST { FP8_LOUDEST } else { FP8_BOUNDS };
         assert!(answer.largest <= largest && answer.mean <= mean, "{answer:?}");
     }
 }
 
-fn answers(form: WeightForm) -> impl Iterator<Item = Answer> {
-    let gpu = Gpu::open(0).unwrap();
+fn answers(dtype: Dtype, form: WeightForm) -> impl Iterator<Item = Answer> {
+    let gpu = Gpu::open(0, dtype).unwrap();
     families().into_iter().flat_map(move |(name, model, cases)| {
         let mut exact = reference(&model);
         let model = CudaModel::load(&widened(&model), &gpu, form).unwrap();

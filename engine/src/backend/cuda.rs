@@ -1,7 +1,7 @@
-//! The CUDA backend: decoders in bf16, or with layers in fp8, on one card.
+//! The CUDA backend: decoders in bf16 or fp16, or with layers in fp8, on one card.
 //!
 //! - [`weights`]: [`CudaModel`], uploaded once and shared by the backends of a process
-//! - `matrix`: its matrices, in bf16 or fp8: [`WeightForm`]
+//! - `matrix`: its matrices, as the card computes or in fp8: [`WeightForm`]
 //! - `memory`: pages on the card
 //! - `step`: a batch as the kernels read it
 //! - `histories`: what sequences have said, for their penalties

@@ -11,13 +11,12 @@ mod prefill;
 mod tensor_map;
 
 use cudarc::driver::CudaView;
-use half::bf16;
 
 pub use decode::{Decode, Inputs, Limits, Shares, Split};
 pub use prefill::{Chunk, Rows, prefill, prefill_on_any_card, row_tiles};
 
 use super::{
-    Gpu,
+    Gpu, Half,
     error::{GpuError, at_least, exactly, multiple},
     rope::PoolShape,
 };
@@ -45,7 +44,7 @@ pub struct Paged<'a> {
     /// Shape of the pool.
     pub shape: PoolShape,
     /// The pool.
-    pub pool: CudaView<'a, bf16>,
+    pub pool: CudaView<'a, Half>,
     /// Pages of each sequence in order, `[sequence][max_pages]`. What is beyond a
     /// sequence's length is not looked at.
     pub table: CudaView<'a, i32>,

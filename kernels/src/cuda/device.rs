@@ -14,6 +14,7 @@ use cudarc::driver::{
 use parking_lot::Mutex;
 
 use super::{
+    Dtype,
     error::{GpuError, Named},
     image::images,
     launch::{Args, Kernel},
@@ -38,11 +39,15 @@ pub struct Memory {
     pub total: usize,
 }
 
+/// By ordinal and dtype.
+type Cards = HashMap<(usize, Dtype), Weak<Card>>;
+
 /// Cards that are open: loading kernels twice would take their memory and time twice.
-static CARDS: LazyLock<Mutex<HashMap<usize, Weak<Card>>>> = LazyLock::new(Mutex::default);
+static CARDS: LazyLock<Mutex<Cards>> = LazyLock::new(Mutex::default);
 
 struct Card {
     name: String,
+    dtype: Dtype,
     capability: (i32, i32),
     multiprocessors: usize,
     modules: HashMap<&'static str, Module>,
@@ -57,20 +62,35 @@ struct Module(sys::CUmodule);
 // === impl Gpu ===
 
 impl Gpu {
-    /// The card `ordinal`, with all kernels loaded; the second time in a process,
-    /// the same one with another stream.
+    /// The card `ordinal`, with all kernels that compute in `dtype` loaded; the second
+    /// time in a process, the same one with another stream.
     ///
     /// # Errors
     /// When there is no driver, no such card, or no kernel for that card.
-    pub fn open(ordinal: usize) -> Result<Self, GpuError> {
+    pub fn open(ordinal: usize, dtype: Dtype) -> Result<Self, GpuError> {
         let mut cards = CARDS.lock();
-        let card = match cards.get(&ordinal).and_then(Weak::upgrade) {
+        let card = match cards.get(&(ordinal, dtype)).and_then(Weak::upgrade) {
             Some(card) => card,
-            None => Arc::new(Card::open(ordinal)?),
+            None => Arc::new(Card::open(ordinal, dtype)?),
         };
-        cards.insert(ordinal, Arc::downgrade(&card));
+        cards.insert((ordinal, dtype), Arc::downgrade(&card));
         let stream = card.context.new_stream().named("cuStreamCreate")?;
         Ok(Self { card, stream, overlaps: true, shared_percent: 100 })
+    }
+
+    /// The card `ordinal` for copies, in whatever dtype it is open already.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_any(ordinal: usize) -> Result<Self, GpuError> {
+        let is_open = |cards: &HashMap<_, Weak<Card>>, dtype| {
+            cards.get(&(ordinal, dtype)).is_some_and(|card| card.strong_count() > 0)
+        };
+        let dtype = {
+            let cards = CARDS.lock();
+            Dtype::ALL.into_iter().find(|dtype| is_open(&cards, *dtype))
+        };
+        Self::open(ordinal, dtype.unwrap_or_default())
     }
 
     /// The same card with a stream of its own, not ordered with this one.
@@ -125,6 +145,12 @@ impl Gpu {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.card.name
+    }
+
+    /// What kernels compute in, and all [`Half`](super::Half) in its memory are.
+    #[must_use]
+    pub fn dtype(&self) -> Dtype {
+        self.card.dtype
     }
 
     /// Compute capability, major and minor.
@@ -225,7 +251,7 @@ impl fmt::Debug for Gpu {
 // === impl Card ===
 
 impl Card {
-    fn open(ordinal: usize) -> Result<Self, GpuError> {
+    fn open(ordinal: usize, dtype: Dtype) -> Result<Self, GpuError> {
         // SAFETY: loads a library by its well-known name.
         if !unsafe { sys::is_culib_present() } {
             return Err(GpuError::NoDriver);
@@ -242,16 +268,16 @@ impl Card {
         // SAFETY: ops of one `Gpu` run in order on one stream; who uses several
         // orders them with events, which recorded graphs need anyway.
         unsafe { context.disable_event_tracking() };
-        Self::load(context)
+        Self::load(context, dtype)
     }
 
-    fn load(context: Arc<CudaContext>) -> Result<Self, GpuError> {
+    fn load(context: Arc<CudaContext>, dtype: Dtype) -> Result<Self, GpuError> {
         use sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
         let name = context.name().named("cuDeviceGetName")?;
         let capability = context.compute_capability().named("cuDeviceGetAttribute")?;
         let multiprocessors = context.attribute(CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT);
         let mut modules = HashMap::new();
-        for (image, bytes) in images() {
+        for (image, bytes) in images(dtype) {
             // SAFETY: a complete fat binary made by nvcc.
             let module = unsafe { result::module::load_data(bytes.as_ptr().cast::<c_void>()) };
             let module = module.map_err(|source| GpuError::NoImage {
@@ -265,6 +291,7 @@ impl Card {
         }
         Ok(Self {
             name,
+            dtype,
             capability,
             multiprocessors: multiprocessors.named("cuDeviceGetAttribute")? as usize,
             modules,

@@ -2,10 +2,9 @@
 #![expect(unsafe_code, reason = "launches kernels")]
 
 use cudarc::driver::CudaView;
-use half::bf16;
 
 use super::{
-    Gpu, Weights, Write,
+    Gpu, Half, Weights, Write,
     error::{GpuError, exactly, multiple},
     launch::Grid,
 };
@@ -31,7 +30,7 @@ pub fn embed(
     table: &Weights<'_>,
     tokens: &Tokens<'_>,
     scale: f32,
-    out: &mut impl Write<bf16>,
+    out: &mut impl Write<Half>,
 ) -> Result<(), GpuError> {
     let (hidden, rows) = (table.inputs, tokens.rows.len());
     multiple(OP, "hidden size", hidden, 8)?;

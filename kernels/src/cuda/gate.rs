@@ -1,10 +1,8 @@
 //! The gate of a feed-forward part.
 #![expect(unsafe_code, reason = "launches kernels")]
 
-use half::bf16;
-
 use super::{
-    Gpu, Read, Write,
+    Gpu, Half, Read, Write,
     error::{GpuError, exactly, multiple},
     launch::Grid,
 };
@@ -28,8 +26,8 @@ pub fn gate(
     gpu: &Gpu,
     activation: Activation,
     width: usize,
-    x: &impl Read<bf16>,
-    out: &mut impl Write<bf16>,
+    x: &impl Read<Half>,
+    out: &mut impl Write<Half>,
 ) -> Result<(), GpuError> {
     multiple(OP, "width", width, 8)?;
     exactly(OP, "elements in", x.len(), 2 * out.len())?;

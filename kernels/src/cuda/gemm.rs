@@ -1,6 +1,6 @@
 //! Products of matrices through cuBLASLt, with algorithms found by timing.
 //!
-//! - [`Gemm`]: of bf16. [`GemmScaled`]: of e4m3 with a scale for each row.
+//! - [`Gemm`]: of the card's own elements. [`GemmScaled`]: of e4m3 with a scale for each row.
 //! - `blas`: cuBLASLt's handles, and one product with one algorithm.
 //! - `plans`: the products that are prepared, with the algorithms that were found.
 //! - `search`: the candidates of a shape, timed with weights that are not in L2.
@@ -17,7 +17,6 @@ mod search;
 use std::path::Path;
 
 use cudarc::driver::DevicePtr;
-use half::bf16;
 
 use self::{
     blas::{Input, Kind},
@@ -25,7 +24,7 @@ use self::{
 };
 pub use self::{cache::Found, search::Timed};
 use super::{
-    Gpu, Read, Scaled, Weights, Write,
+    Gpu, Half, Read, Scaled, Weights, Write,
     error::{GpuError, exactly, multiple},
 };
 
@@ -33,11 +32,11 @@ const OP: &str = "gemm";
 
 /// What outputs of products may be.
 pub trait Output: cudarc::driver::DeviceRepr {
-    /// Whether it is `f32`, not `bf16`.
+    /// Whether it is `f32`, not [`Half`].
     const IS_F32: bool;
 }
 
-impl Output for bf16 {
+impl Output for Half {
     const IS_F32: bool = false;
 }
 
@@ -73,7 +72,7 @@ impl Gemm {
     /// # Errors
     /// When there is no cuBLASLt or no memory for its workspace.
     pub fn new(gpu: &Gpu, cache_folder: Option<&Path>) -> Result<Self, GpuError> {
-        Plans::new(gpu, Kind::Bf16, cache_folder).map(Self)
+        Plans::new(gpu, Kind::Plain, cache_folder).map(Self)
     }
 
     /// `out[m][n]` = sum over k of `x[m][k] * weights[n][k]`
@@ -83,7 +82,7 @@ impl Gemm {
     pub fn run<T: Output>(
         &self,
         weights: &Weights<'_>,
-        x: &impl Read<bf16>,
+        x: &impl Read<Half>,
         out: &mut impl Write<T>,
     ) -> Result<(), GpuError> {
         self.enqueue(weights, x, out, 0.0)
@@ -96,8 +95,8 @@ impl Gemm {
     pub fn add(
         &self,
         weights: &Weights<'_>,
-        x: &impl Read<bf16>,
-        out: &mut impl Write<bf16>,
+        x: &impl Read<Half>,
+        out: &mut impl Write<Half>,
     ) -> Result<(), GpuError> {
         self.enqueue(weights, x, out, 1.0)
     }
@@ -115,7 +114,7 @@ impl Gemm {
     fn enqueue<T: Output>(
         &self,
         weights: &Weights<'_>,
-        x: &impl Read<bf16>,
+        x: &impl Read<Half>,
         out: &mut impl Write<T>,
         keep: f32,
     ) -> Result<(), GpuError> {
@@ -154,7 +153,7 @@ impl GemmScaled {
         &self,
         weights: &Scaled<'_>,
         x: &Scaled<'_>,
-        out: &mut impl Write<bf16>,
+        out: &mut impl Write<Half>,
     ) -> Result<(), GpuError> {
         self.enqueue(weights, x, out, 0.0)
     }
@@ -167,7 +166,7 @@ impl GemmScaled {
         &self,
         weights: &Scaled<'_>,
         x: &Scaled<'_>,
-        out: &mut impl Write<bf16>,
+        out: &mut impl Write<Half>,
     ) -> Result<(), GpuError> {
         self.enqueue(weights, x, out, 1.0)
     }
@@ -184,7 +183,7 @@ impl GemmScaled {
         &self,
         weights: &Scaled<'_>,
         x: &Scaled<'_>,
-        out: &mut impl Write<bf16>,
+        out: &mut impl Write<Half>,
         keep: f32,
     ) -> Result<(), GpuError> {
         let sizes = Sizes { n: weights.rows(), k: weights.width, m: x.rows() };

@@ -1,10 +1,8 @@
 //! Products with few rows, which read their weights once.
 #![expect(unsafe_code, reason = "launches kernels")]
 
-use half::bf16;
-
 use super::{
-    Gpu, Read, Weights, Write,
+    Gpu, Half, Read, Weights, Write,
     error::{GpuError, at_least, exactly, multiple},
     gate::Activation,
     launch::{Args, Grid},
@@ -54,7 +52,7 @@ impl<'a> Gemv<'a> {
     ///
     /// # Errors
     /// When shapes do not fit.
-    pub fn run(&self, gpu: &Gpu, x: &impl Read<bf16>, out: &mut impl Write<bf16>) -> Result<(), GpuError> {
+    pub fn run(&self, gpu: &Gpu, x: &impl Read<Half>, out: &mut impl Write<Half>) -> Result<(), GpuError> {
         self.launch(gpu, x, out, 0)
     }
 
@@ -62,7 +60,7 @@ impl<'a> Gemv<'a> {
     ///
     /// # Errors
     /// When shapes do not fit.
-    pub fn run_f32(&self, gpu: &Gpu, x: &impl Read<bf16>, out: &mut impl Write<f32>) -> Result<(), GpuError> {
+    pub fn run_f32(&self, gpu: &Gpu, x: &impl Read<Half>, out: &mut impl Write<f32>) -> Result<(), GpuError> {
         self.launch(gpu, x, out, 1)
     }
 
@@ -70,7 +68,7 @@ impl<'a> Gemv<'a> {
     ///
     /// # Errors
     /// When shapes do not fit.
-    pub fn add(&self, gpu: &Gpu, x: &impl Read<bf16>, out: &mut impl Write<bf16>) -> Result<(), GpuError> {
+    pub fn add(&self, gpu: &Gpu, x: &impl Read<Half>, out: &mut impl Write<Half>) -> Result<(), GpuError> {
         self.launch(gpu, x, out, 2)
     }
 
@@ -83,8 +81,8 @@ impl<'a> Gemv<'a> {
         &self,
         gpu: &Gpu,
         activation: Activation,
-        x: &impl Read<bf16>,
-        out: &mut impl Write<bf16>,
+        x: &impl Read<Half>,
+        out: &mut impl Write<Half>,
     ) -> Result<(), GpuError> {
         multiple(OP, "outputs", self.weights.outputs, 2)?;
         self.launch(gpu, x, out, if activation == Activation::Silu { 3 } else { 4 })
@@ -94,7 +92,7 @@ impl<'a> Gemv<'a> {
     fn launch<T>(
         &self,
         gpu: &Gpu,
-        x: &impl Read<bf16>,
+        x: &impl Read<Half>,
         out: &mut impl Write<T>,
         form: usize,
     ) -> Result<(), GpuError> {

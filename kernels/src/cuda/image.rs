@@ -1,13 +1,23 @@
 //! The compiled kernels, embedded.
 
+use super::Dtype;
+
 /// The driver reads an image's header in words.
 #[repr(align(16))]
 struct Aligned<T: ?Sized>(T);
 
-/// Name of the source, and its fat binary.
-static IMAGES: &[(&str, &Aligned<[u8]>)] = include!(concat!(env!("OUT_DIR"), "/images.rs"));
+/// A source's fat binary.
+struct Image {
+    source: &'static str,
+    /// What it computes in, if the source is compiled for each.
+    dtype: Option<Dtype>,
+    bytes: &'static Aligned<[u8]>,
+}
 
-/// Name and bytes of each image.
-pub(super) fn images() -> impl Iterator<Item = (&'static str, &'static [u8])> {
-    IMAGES.iter().map(|(name, image)| (*name, &image.0))
+static IMAGES: &[Image] = include!(concat!(env!("OUT_DIR"), "/images.rs"));
+
+/// Source and bytes of each image for cards that compute in `dtype`.
+pub(super) fn images(dtype: Dtype) -> impl Iterator<Item = (&'static str, &'static [u8])> {
+    let fits = move |image: &&Image| image.dtype.is_none_or(|its| its == dtype);
+    IMAGES.iter().filter(fits).map(|image| (image.source, &image.bytes.0))
 }

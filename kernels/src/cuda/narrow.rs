@@ -1,6 +1,6 @@
 //! Products with up to 128 rows, on Hopper.
 //!
-//! - [`Narrow`]: of bf16.
+//! - [`Narrow`]: of the card's own elements.
 //! - `scaled`: [`NarrowScaled`], of e4m3.
 #![expect(unsafe_code, reason = "launches kernels")]
 
@@ -8,11 +8,10 @@ mod scaled;
 
 use bytemuck::{Pod, Zeroable};
 use cudarc::driver::DevicePtr;
-use half::bf16;
 
 pub use self::scaled::NarrowScaled;
 use super::{
-    Gpu, Read, Weights, Write,
+    Gpu, Half, Read, Weights, Write,
     error::{GpuError, at_least, exactly, multiple},
     gate::Activation,
     launch::Grid,
@@ -35,7 +34,7 @@ const PANEL_BYTES: usize = 128;
 struct Kernels {
     room: usize,
     stages: [usize; 2],
-    bf16: [&'static str; 2],
+    plain: [&'static str; 2],
     e4m3: [&'static str; 2],
 }
 
@@ -43,31 +42,31 @@ const KERNELS: [Kernels; 5] = [
     Kernels {
         room: 8,
         stages: [10, 6],
-        bf16: ["gemm_narrow_1_8", "gemm_narrow_2_8"],
+        plain: ["gemm_narrow_1_8", "gemm_narrow_2_8"],
         e4m3: ["gemm_narrow_1_8_e4m3", "gemm_narrow_2_8_e4m3"],
     },
     Kernels {
         room: 16,
         stages: [8, 5],
-        bf16: ["gemm_narrow_1_16", "gemm_narrow_2_16"],
+        plain: ["gemm_narrow_1_16", "gemm_narrow_2_16"],
         e4m3: ["gemm_narrow_1_16_e4m3", "gemm_narrow_2_16_e4m3"],
     },
     Kernels {
         room: 32,
         stages: [8, 5],
-        bf16: ["gemm_narrow_1_32", "gemm_narrow_2_32"],
+        plain: ["gemm_narrow_1_32", "gemm_narrow_2_32"],
         e4m3: ["gemm_narrow_1_32_e4m3", "gemm_narrow_2_32_e4m3"],
     },
     Kernels {
         room: 64,
         stages: [8, 4],
-        bf16: ["gemm_narrow_1_64", "gemm_narrow_2_64"],
+        plain: ["gemm_narrow_1_64", "gemm_narrow_2_64"],
         e4m3: ["gemm_narrow_1_64_e4m3", "gemm_narrow_2_64_e4m3"],
     },
     Kernels {
         room: 128,
         stages: [6, 3],
-        bf16: ["gemm_narrow_1_128", "gemm_narrow_2_128"],
+        plain: ["gemm_narrow_1_128", "gemm_narrow_2_128"],
         e4m3: ["gemm_narrow_1_128_e4m3", "gemm_narrow_2_128_e4m3"],
     },
 ];
@@ -146,7 +145,7 @@ impl<'a> Narrow<'a> {
     ///
     /// # Errors
     /// When shapes do not fit.
-    pub fn run(&self, gpu: &Gpu, x: &impl Read<bf16>, out: &mut impl Write<bf16>) -> Result<(), GpuError> {
+    pub fn run(&self, gpu: &Gpu, x: &impl Read<Half>, out: &mut impl Write<Half>) -> Result<(), GpuError> {
         self.launch(gpu, x, out, Form::Store)
     }
 
@@ -154,7 +153,7 @@ impl<'a> Narrow<'a> {
     ///
     /// # Errors
     /// When shapes do not fit.
-    pub fn run_f32(&self, gpu: &Gpu, x: &impl Read<bf16>, out: &mut impl Write<f32>) -> Result<(), GpuError> {
+    pub fn run_f32(&self, gpu: &Gpu, x: &impl Read<Half>, out: &mut impl Write<f32>) -> Result<(), GpuError> {
         self.launch(gpu, x, out, Form::StoreF32)
     }
 
@@ -162,7 +161,7 @@ impl<'a> Narrow<'a> {
     ///
     /// # Errors
     /// When shapes do not fit.
-    pub fn add(&self, gpu: &Gpu, x: &impl Read<bf16>, out: &mut impl Write<bf16>) -> Result<(), GpuError> {
+    pub fn add(&self, gpu: &Gpu, x: &impl Read<Half>, out: &mut impl Write<Half>) -> Result<(), GpuError> {
         self.launch(gpu, x, out, Form::Add)
     }
 
@@ -175,8 +174,8 @@ impl<'a> Narrow<'a> {
         &self,
         gpu: &Gpu,
         activation: Activation,
-        x: &impl Read<bf16>,
-        out: &mut impl Write<bf16>,
+        x: &impl Read<Half>,
+        out: &mut impl Write<Half>,
     ) -> Result<(), GpuError> {
         multiple(OP, "outputs", self.weights.outputs, 16)?;
         self.launch(gpu, x, out, Form::Gate(activation))
@@ -185,7 +184,7 @@ impl<'a> Narrow<'a> {
     fn launch<T>(
         &self,
         gpu: &Gpu,
-        x: &impl Read<bf16>,
+        x: &impl Read<Half>,
         out: &mut impl Write<T>,
         form: Form,
     ) -> Result<(), GpuError> {
@@ -198,7 +197,7 @@ impl<'a> Narrow<'a> {
         multiple(OP, "elements in", x.len(), inputs)?;
         let rows = x.len() / inputs;
         let ((w, _w), (x, _x)) = (data.device_ptr(gpu.stream()), x.device_ptr(gpu.stream()));
-        let element = Element::Bf16;
+        let element = gpu.dtype().into();
         Inputs { element, w, x, scales: [0, 0], outputs, inputs, rows }.multiply(gpu, out, form)
     }
 }
@@ -216,7 +215,7 @@ impl Inputs {
         let kernels = kernel.ok_or(GpuError::NoKernel { image: OP, function: "for so many rows" })?;
         let (room, stages) = (kernels.room, kernels.stages[cut.groups - 1]);
         let name = match element {
-            Element::Bf16 => kernels.bf16[cut.groups - 1],
+            Element::Bf16 | Element::F16 => kernels.plain[cut.groups - 1],
             Element::E4m3 => kernels.e4m3[cut.groups - 1],
         };
         let (strides, panel) = ([element.bytes() * inputs], element.panel());

@@ -2,10 +2,9 @@
 #![expect(unsafe_code, reason = "launches kernels")]
 
 use cudarc::driver::CudaView;
-use half::bf16;
 
 use super::{
-    Gpu, Read, Write,
+    Gpu, Half, Read, Write,
     error::{GpuError, at_least, exactly, multiple},
     launch::Grid,
 };
@@ -19,7 +18,7 @@ const MAX_WIDTH: usize = 1024 * 4 * 8;
 #[derive(Debug)]
 pub struct Norm<'a> {
     /// One factor for each element of a row.
-    pub weight: CudaView<'a, bf16>,
+    pub weight: CudaView<'a, Half>,
     /// Added to the mean square.
     pub eps: f32,
 }
@@ -42,7 +41,7 @@ impl Norm<'_> {
     ///
     /// # Errors
     /// When shapes do not fit.
-    pub fn run(&self, gpu: &Gpu, x: &impl Read<bf16>, out: &mut impl Write<bf16>) -> Result<(), GpuError> {
+    pub fn run(&self, gpu: &Gpu, x: &impl Read<Half>, out: &mut impl Write<Half>) -> Result<(), GpuError> {
         let Some(grid) = self.rows(x.len(), out.len())? else { return Ok(()) };
         let args = gpu.args().read(x).read(&self.weight).write(out).int(self.weight.len()).float(self.eps);
         // SAFETY: shapes are checked by `rows`.
@@ -56,9 +55,9 @@ impl Norm<'_> {
     pub fn add(
         &self,
         gpu: &Gpu,
-        x: &mut impl Write<bf16>,
-        delta: &impl Read<bf16>,
-        out: &mut impl Write<bf16>,
+        x: &mut impl Write<Half>,
+        delta: &impl Read<Half>,
+        out: &mut impl Write<Half>,
     ) -> Result<(), GpuError> {
         exactly(OP, "elements added", delta.len(), x.len())?;
         let Some(grid) = self.rows(x.len(), out.len())? else { return Ok(()) };
@@ -75,8 +74,8 @@ impl Norm<'_> {
     pub fn then_add(
         &self,
         gpu: &Gpu,
-        x: &mut impl Write<bf16>,
-        delta: &impl Read<bf16>,
+        x: &mut impl Write<Half>,
+        delta: &impl Read<Half>,
     ) -> Result<(), GpuError> {
         let Some(grid) = self.rows(x.len(), delta.len())? else { return Ok(()) };
         let args = gpu.args().write(x).read(delta).read(&self.weight);
@@ -89,7 +88,7 @@ impl Norm<'_> {
     ///
     /// # Errors
     /// When shapes do not fit.
-    pub fn heads(&self, gpu: &Gpu, which: Heads, x: &mut impl Write<bf16>) -> Result<(), GpuError> {
+    pub fn heads(&self, gpu: &Gpu, which: Heads, x: &mut impl Write<Half>) -> Result<(), GpuError> {
         let head_dim = self.weight.len();
         at_least(OP, "elements of a row", which.stride, which.start + which.heads * head_dim)?;
         if x.is_empty() || which.heads == 0 {
@@ -114,7 +113,7 @@ impl Norm<'_> {
         gpu: &Gpu,
         start: usize,
         stride: usize,
-        x: &mut impl Write<bf16>,
+        x: &mut impl Write<Half>,
     ) -> Result<(), GpuError> {
         let width = self.weight.len();
         at_least(OP, "elements of a row", stride, start + width)?;

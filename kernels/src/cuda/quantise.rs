@@ -1,10 +1,8 @@
 //! Rows in e4m3, each with a scale.
 #![expect(unsafe_code, reason = "launches kernels")]
 
-use half::bf16;
-
 use super::{
-    Gpu, Read, ScaledMut,
+    Gpu, Half, Read, ScaledMut,
     error::{GpuError, at_least, exactly, multiple},
     launch::Grid,
     norm::Norm,
@@ -20,7 +18,7 @@ const MAX_WIDTH: usize = 1024 * 4 * 8;
 ///
 /// # Errors
 /// When shapes do not fit.
-pub fn quantise(gpu: &Gpu, x: &impl Read<bf16>, out: &mut ScaledMut<'_>) -> Result<(), GpuError> {
+pub fn quantise(gpu: &Gpu, x: &impl Read<Half>, out: &mut ScaledMut<'_>) -> Result<(), GpuError> {
     let Some(grid) = grid(x.len(), out)? else { return Ok(()) };
     let args = gpu.args().read(x).write(&mut out.data).write(&mut out.scales).int(out.width);
     // SAFETY: shapes are checked by `grid`.
@@ -34,7 +32,7 @@ pub fn quantise(gpu: &Gpu, x: &impl Read<bf16>, out: &mut ScaledMut<'_>) -> Resu
 pub fn quantise_norm(
     gpu: &Gpu,
     norm: &Norm<'_>,
-    x: &impl Read<bf16>,
+    x: &impl Read<Half>,
     out: &mut ScaledMut<'_>,
 ) -> Result<(), GpuError> {
     exactly(OP, "weights of the norm", norm.weight.len(), out.width)?;

@@ -1,15 +1,13 @@
 //! Made-up weights.
 #![expect(unsafe_code, reason = "launches kernels")]
 
-use half::bf16;
-
-use super::{Gpu, Write, error::GpuError, launch::Grid};
+use super::{Gpu, Half, Write, error::GpuError, launch::Grid};
 
 /// Fills `out` with numbers from `[-scale, scale)`, a function of `seed` and the place alone.
 ///
 /// # Errors
 /// When the launch fails.
-pub fn fill_uniform(gpu: &Gpu, seed: u64, scale: f32, out: &mut impl Write<bf16>) -> Result<(), GpuError> {
+pub fn fill_uniform(gpu: &Gpu, seed: u64, scale: f32, out: &mut impl Write<Half>) -> Result<(), GpuError> {
     if out.is_empty() {
         return Ok(());
     }

@@ -2,10 +2,9 @@
 #![expect(unsafe_code, reason = "launches kernels")]
 
 use cudarc::driver::CudaView;
-use half::bf16;
 
 use super::{
-    Gpu, Write,
+    Gpu, Half, Write,
     error::{GpuError, at_least, exactly, multiple},
     launch::Grid,
 };
@@ -82,8 +81,8 @@ impl Rope<'_> {
         &self,
         gpu: &Gpu,
         places: &Places<'_>,
-        qkv: &mut impl Write<bf16>,
-        pages: &mut impl Write<bf16>,
+        qkv: &mut impl Write<Half>,
+        pages: &mut impl Write<Half>,
     ) -> Result<(), GpuError> {
         let (rows, pool) = (places.positions.len(), &self.pool);
         let turning = 2 * self.frequencies.len();

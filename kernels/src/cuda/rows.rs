@@ -1,10 +1,8 @@
 //! Rows of matrices: chosen ones, and what is done to each.
 #![expect(unsafe_code, reason = "launches kernels")]
 
-use half::bf16;
-
 use super::{
-    Gpu, Read, Write,
+    Gpu, Half, Read, Write,
     error::{GpuError, exactly, multiple},
     launch::Grid,
 };
@@ -19,9 +17,9 @@ const OP: &str = "rows";
 pub fn gather(
     gpu: &Gpu,
     width: usize,
-    x: &impl Read<bf16>,
+    x: &impl Read<Half>,
     which: &impl Read<i32>,
-    out: &mut impl Write<bf16>,
+    out: &mut impl Write<Half>,
 ) -> Result<(), GpuError> {
     multiple(OP, "width", width, 8)?;
     multiple(OP, "elements in", x.len(), width)?;
@@ -39,7 +37,7 @@ pub fn gather(
 ///
 /// # Errors
 /// When shapes do not fit.
-pub fn add_bias(gpu: &Gpu, bias: &impl Read<bf16>, x: &mut impl Write<bf16>) -> Result<(), GpuError> {
+pub fn add_bias(gpu: &Gpu, bias: &impl Read<Half>, x: &mut impl Write<Half>) -> Result<(), GpuError> {
     let width = bias.len();
     multiple(OP, "width", width, 8)?;
     if x.is_empty() {

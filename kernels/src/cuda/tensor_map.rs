@@ -3,15 +3,19 @@
 
 use cudarc::driver::sys;
 
-use super::error::{GpuError, Named};
+use super::{
+    Dtype,
+    error::{GpuError, Named},
+};
 
-/// Elements of bf16 of a row of a box: what one swizzled line of shared memory holds.
+/// Elements of sixteen bits of a row of a box: what one swizzled line of shared memory holds.
 pub(super) const PANEL: usize = 64;
 
 /// What an array holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Element {
     Bf16,
+    F16,
     /// Bytes, to the copy engine.
     E4m3,
 }
@@ -33,6 +37,7 @@ pub(super) fn tensor_map<const RANK: usize>(
     let (sizes, boxes, steps) = (sizes.map(|size| size as u64), boxes.map(|size| size as u32), [1; RANK]);
     let kind = match element {
         Element::Bf16 => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+        Element::F16 => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
         Element::E4m3 => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_UINT8,
     };
     let strides: Vec<u64> = strides.iter().map(|stride| *stride as u64).collect();
@@ -65,7 +70,7 @@ pub(super) fn tensor_map<const RANK: usize>(
 impl Element {
     pub(super) const fn bytes(self) -> usize {
         match self {
-            Self::Bf16 => 2,
+            Self::Bf16 | Self::F16 => 2,
             Self::E4m3 => 1,
         }
     }
@@ -73,5 +78,14 @@ impl Element {
     /// As [`PANEL`], of this element.
     pub(super) const fn panel(self) -> usize {
         2 * PANEL / self.bytes()
+    }
+}
+
+impl From<Dtype> for Element {
+    fn from(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::Bf16 => Self::Bf16,
+            Dtype::F16 => Self::F16,
+        }
     }
 }

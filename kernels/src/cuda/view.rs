@@ -2,6 +2,8 @@
 
 use cudarc::driver::{CudaSlice, CudaView, CudaViewMut, DevicePtr, DevicePtrMut};
 
+use super::Half;
+
 /// Memory an op reads: a `CudaSlice` or a view of one.
 pub trait Read<T>: DevicePtr<T> {}
 
@@ -14,7 +16,7 @@ impl<T, D: DevicePtrMut<T>> Write<T> for D {}
 
 /// A matrix of weights, `[outputs][inputs]`.
 #[derive(Debug)]
-pub struct Weights<'a, T = half::bf16> {
+pub struct Weights<'a, T = Half> {
     /// `outputs * inputs` elements.
     pub data: CudaView<'a, T>,
     /// Rows.

@@ -5,7 +5,7 @@
 use baton_kernels::{
     Draw,
     cuda::{
-        Gemm, Gemv, Gpu, GpuError, Graph, Narrow, Weights,
+        Gemm, Gemv, Gpu, GpuError, Graph, Half, Narrow, Weights,
         cudarc::driver::{CudaSlice, sys::CUevent_flags},
         embed::{Tokens, embed},
         gate::{Activation, gate},
@@ -16,7 +16,6 @@ use baton_kernels::{
         sample::sample,
     },
 };
-use half::bf16;
 
 use crate::{gpu, step};
 
@@ -56,7 +55,7 @@ fn timed(gpu: &Gpu, enqueue: impl Fn()) -> f64 {
     f64::from(times[times.len() / 2]) * 1e3
 }
 
-pub(crate) fn filled(gpu: &Gpu, seed: u64, len: usize, scale: f32) -> CudaSlice<bf16> {
+pub(crate) fn filled(gpu: &Gpu, seed: u64, len: usize, scale: f32) -> CudaSlice<Half> {
     let mut memory = gpu.unset(len).unwrap();
     fill_uniform(gpu, seed, scale, &mut memory).unwrap();
     gpu.synchronize().unwrap();
@@ -66,14 +65,14 @@ pub(crate) fn filled(gpu: &Gpu, seed: u64, len: usize, scale: f32) -> CudaSlice<
 /// Bytes read and written each second by a copy of 4 GB, in GB/s.
 fn copy_rate(gpu: &Gpu) -> f64 {
     let len = 1 << 30;
-    let (from, to) = (filled(gpu, 1, len, 1.0), std::cell::RefCell::new(gpu.unset::<bf16>(len).unwrap()));
+    let (from, to) = (filled(gpu, 1, len, 1.0), std::cell::RefCell::new(gpu.unset::<Half>(len).unwrap()));
     let micros = timed(gpu, || gpu.stream().memcpy_dtod(&from, &mut *to.borrow_mut()).unwrap());
     (4 * len) as f64 / micros / 1e3
 }
 
 /// Weights of one shape, copied so often that L2 does not hold them all.
 struct Cold {
-    memory: CudaSlice<bf16>,
+    memory: CudaSlice<Half>,
     outputs: usize,
     inputs: usize,
 }
@@ -96,7 +95,7 @@ impl Cold {
 }
 
 /// A cell that ops can write through a shared reference.
-pub(crate) fn cell(gpu: &Gpu, len: usize) -> std::cell::RefCell<CudaSlice<bf16>> {
+pub(crate) fn cell(gpu: &Gpu, len: usize) -> std::cell::RefCell<CudaSlice<Half>> {
     std::cell::RefCell::new(filled(gpu, 7, len, 1.0))
 }
 

@@ -19,34 +19,62 @@ mod scaled;
 mod shapes;
 mod step;
 
-use baton_kernels::cuda::{Gpu, cudarc::driver::CudaSlice};
-use half::bf16;
+use baton_kernels::cuda::{Dtype, Gpu, Half, Read, cudarc::driver::CudaSlice};
 
 /// The first card.
 fn gpu() -> Gpu {
-    Gpu::open(0).expect("these tests need an NVIDIA card")
+    Gpu::open(0, Dtype::Bf16).expect("these tests need an NVIDIA card")
+}
+
+/// The first card, computing in each dtype in turn.
+fn gpus() -> impl Iterator<Item = Gpu> {
+    let open = |dtype| Gpu::open(0, dtype).expect("these tests need an NVIDIA card");
+    Dtype::ALL.into_iter().map(open)
+}
+
+/// As the card holds it.
+fn rounded(gpu: &Gpu, value: f32) -> f32 {
+    gpu.dtype().value(gpu.dtype().round(value))
 }
 
 /// Random numbers from [-scale, scale), rounded.
-fn random(seed: u64, len: usize, scale: f32) -> Vec<bf16> {
+fn random(gpu: &Gpu, seed: u64, len: usize, scale: f32) -> Vec<f32> {
     let mut random = fastrand::Rng::with_seed(seed);
-    (0..len).map(|_| bf16::from_f32(scale * (2.0 * random.f32() - 1.0))).collect()
+    (0..len).map(|_| rounded(gpu, scale * (2.0 * random.f32() - 1.0))).collect()
+}
+
+/// Numbers brought to the card.
+fn put(gpu: &Gpu, values: &[f32]) -> CudaSlice<Half> {
+    let halves: Vec<Half> = values.iter().map(|value| gpu.dtype().round(*value)).collect();
+    gpu.upload(&halves).unwrap()
+}
+
+/// Numbers that the card holds.
+fn numbers(gpu: &Gpu, memory: &impl Read<Half>) -> Vec<f32> {
+    gpu.download(memory).unwrap().into_iter().map(|half| gpu.dtype().value(half)).collect()
 }
 
 /// Device memory that shows what was not written.
-fn poisoned(gpu: &Gpu, len: usize) -> CudaSlice<bf16> {
-    gpu.upload(&vec![bf16::NAN; len]).unwrap()
+fn poisoned(gpu: &Gpu, len: usize) -> CudaSlice<Half> {
+    put(gpu, &vec![f32::NAN; len])
 }
 
-fn wide(x: &[bf16]) -> Vec<f64> {
-    x.iter().map(|x| x.to_f64()).collect()
+fn wide(x: &[f32]) -> Vec<f64> {
+    x.iter().copied().map(f64::from).collect()
 }
 
-/// Each element is within rounding to bf16 of what it should be, counting the
-/// rounding of intermediate values, and all were written.
+/// Rounding to the card's dtype, counting that of intermediate values.
+fn tolerance(gpu: &Gpu) -> f64 {
+    match gpu.dtype() {
+        Dtype::Bf16 => 8e-3,
+        Dtype::F16 => 1e-3,
+    }
+}
+
+/// Each element is within rounding of what it should be, and all were written.
 #[track_caller]
-fn assert_close(found: &[bf16], expected: &[f64], what: &str) {
-    assert_within(&wide(found), expected, 8e-3, what);
+fn assert_close(gpu: &Gpu, found: &[f32], expected: &[f64], what: &str) {
+    assert_within(&wide(found), expected, tolerance(gpu), &format!("{:?}: {what}", gpu.dtype()));
 }
 
 /// The error is at most `tolerance` of the element, or of the root mean square of all.

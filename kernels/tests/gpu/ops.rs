@@ -14,109 +14,114 @@ use baton_kernels::{
     },
     reference,
 };
-use half::bf16;
 
-use crate::{assert_close, assert_within, gpu, poisoned, random, wide};
+use crate::{assert_close, assert_within, gpu, gpus, numbers, poisoned, put, random, rounded, wide};
 
 #[test]
 fn embeds_known_and_drawn_tokens() {
-    let gpu = gpu();
-    for (hidden, vocab, rows, scale) in [(8, 3, 1, 1.0_f32), (576, 50, 33, 1.0), (4104, 11, 7, 24.0)] {
-        let table = random(1, vocab * hidden, 1.0);
-        let known: Vec<i32> = (0..rows).map(|row| (row * 7 % vocab) as i32).collect();
-        let drawn = [vocab as i32 - 1, 0, 1];
-        let mut tokens = known.clone();
-        tokens[rows / 2] = -1;
-        tokens[rows - 1] = -3;
-        let device = gpu.upload(&table).unwrap();
-        let weights = Weights { data: device.as_view(), outputs: vocab, inputs: hidden };
-        let (tokens_there, drawn_there) = (gpu.upload(&tokens).unwrap(), gpu.upload(&drawn).unwrap());
-        let there = Tokens { rows: tokens_there.as_view(), drawn: Some(drawn_there.as_view()) };
-        let mut out = poisoned(&gpu, rows * hidden);
-        embed(&gpu, &weights, &there, scale, &mut out).unwrap();
-        let expected: Vec<bf16> = tokens
-            .iter()
-            .map(|&token| if token < 0 { drawn[(-1 - token) as usize] } else { token } as usize)
-            .flat_map(|token| table[token * hidden..(token + 1) * hidden].iter())
-            .map(|x| bf16::from_f32(x.to_f32() * scale))
-            .collect();
-        assert_eq!(gpu.download(&out).unwrap(), expected);
+    for gpu in gpus() {
+        for (hidden, vocab, rows, scale) in [(8, 3, 1, 1.0_f32), (576, 50, 33, 1.0), (4104, 11, 7, 24.0)] {
+            let table = random(&gpu, 1, vocab * hidden, 1.0);
+            let known: Vec<i32> = (0..rows).map(|row| (row * 7 % vocab) as i32).collect();
+            let drawn = [vocab as i32 - 1, 0, 1];
+            let mut tokens = known.clone();
+            tokens[rows / 2] = -1;
+            tokens[rows - 1] = -3;
+            let device = put(&gpu, &table);
+            let weights = Weights { data: device.as_view(), outputs: vocab, inputs: hidden };
+            let (tokens_there, drawn_there) = (gpu.upload(&tokens).unwrap(), gpu.upload(&drawn).unwrap());
+            let there = Tokens { rows: tokens_there.as_view(), drawn: Some(drawn_there.as_view()) };
+            let mut out = poisoned(&gpu, rows * hidden);
+            embed(&gpu, &weights, &there, scale, &mut out).unwrap();
+            let expected: Vec<f32> = tokens
+                .iter()
+                .map(|&token| if token < 0 { drawn[(-1 - token) as usize] } else { token } as usize)
+                .flat_map(|token| table[token * hidden..(token + 1) * hidden].iter())
+                .map(|x| rounded(&gpu, x * scale))
+                .collect();
+            assert_eq!(numbers(&gpu, &out), expected);
+        }
     }
 }
 
-fn normed(x: &[f64], weight: &[bf16], eps: f32) -> Vec<f64> {
+fn normed(x: &[f64], weight: &[f32], eps: f32) -> Vec<f64> {
     let width = weight.len();
     let rows = x.chunks(width).flat_map(|row| {
         let mean = row.iter().map(|x| x * x).sum::<f64>() / width as f64;
         let scale = 1.0 / (mean + f64::from(eps)).sqrt();
-        row.iter().zip(weight).map(move |(x, weight)| x * scale * weight.to_f64()).collect::<Vec<_>>()
+        row.iter().zip(weight).map(move |(x, weight)| x * scale * f64::from(*weight)).collect::<Vec<_>>()
     });
     rows.collect()
 }
 
 #[test]
 fn norms_and_sums_are_those_of_the_formulas() {
-    let gpu = gpu();
-    for (width, rows) in [(8, 1), (576, 5), (1000, 3), (4096, 17), (4104, 2), (14_336, 3), (32_768, 2)] {
-        let (x, delta, weight) =
-            (random(1, rows * width, 2.0), random(2, rows * width, 1.0), random(3, width, 1.5));
-        let (weight_there, delta_there) = (gpu.upload(&weight).unwrap(), gpu.upload(&delta).unwrap());
-        let norm = Norm { weight: weight_there.as_view(), eps: 1e-5 };
+    for gpu in gpus() {
+        for (width, rows) in [(8, 1), (576, 5), (1000, 3), (4096, 17), (4104, 2), (14_336, 3), (32_768, 2)] {
+            let (x, delta, weight) = (
+                random(&gpu, 1, rows * width, 2.0),
+                random(&gpu, 2, rows * width, 1.0),
+                random(&gpu, 3, width, 1.5),
+            );
+            let (weight_there, delta_there) = (put(&gpu, &weight), put(&gpu, &delta));
+            let norm = Norm { weight: weight_there.as_view(), eps: 1e-5 };
 
-        let mut x_there = gpu.upload(&x).unwrap();
-        let mut out = poisoned(&gpu, rows * width);
-        norm.run(&gpu, &x_there, &mut out).unwrap();
-        assert_close(&gpu.download(&out).unwrap(), &normed(&wide(&x), &weight, 1e-5), "norm");
-        assert_eq!(gpu.download(&x_there).unwrap(), x);
+            let mut x_there = put(&gpu, &x);
+            let mut out = poisoned(&gpu, rows * width);
+            norm.run(&gpu, &x_there, &mut out).unwrap();
+            assert_close(&gpu, &numbers(&gpu, &out), &normed(&wide(&x), &weight, 1e-5), "norm");
+            assert_eq!(numbers(&gpu, &x_there), x);
 
-        let mut out = poisoned(&gpu, rows * width);
-        norm.add(&gpu, &mut x_there, &delta_there, &mut out).unwrap();
-        let sum: Vec<bf16> =
-            x.iter().zip(&delta).map(|(x, d)| bf16::from_f32(x.to_f32() + d.to_f32())).collect();
-        assert_eq!(gpu.download(&x_there).unwrap(), sum);
-        assert_close(&gpu.download(&out).unwrap(), &normed(&wide(&sum), &weight, 1e-5), "add, norm");
+            let mut out = poisoned(&gpu, rows * width);
+            norm.add(&gpu, &mut x_there, &delta_there, &mut out).unwrap();
+            let sum: Vec<f32> = x.iter().zip(&delta).map(|(x, d)| rounded(&gpu, x + d)).collect();
+            assert_eq!(numbers(&gpu, &x_there), sum);
+            assert_close(&gpu, &numbers(&gpu, &out), &normed(&wide(&sum), &weight, 1e-5), "add, norm");
 
-        let mut x_there = gpu.upload(&x).unwrap();
-        norm.then_add(&gpu, &mut x_there, &delta_there).unwrap();
-        let delta = normed(&wide(&delta), &weight, 1e-5);
-        let expected: Vec<f64> = wide(&x).iter().zip(&delta).map(|(x, d)| x + d).collect();
-        assert_close(&gpu.download(&x_there).unwrap(), &expected, "norm, add");
+            let mut x_there = put(&gpu, &x);
+            norm.then_add(&gpu, &mut x_there, &delta_there).unwrap();
+            let delta = normed(&wide(&delta), &weight, 1e-5);
+            let expected: Vec<f64> = wide(&x).iter().zip(&delta).map(|(x, d)| x + d).collect();
+            assert_close(&gpu, &numbers(&gpu, &x_there), &expected, "norm, add");
+        }
     }
 }
 
 #[test]
 fn norms_a_part_of_a_row() {
-    let gpu = gpu();
-    for (width, start, stride, rows) in [(32, 0, 128, 3), (4096, 4096, 12_288, 7), (1000, 24, 1025, 2)] {
-        let (x, weight) = (random(1, rows * stride, 3.0), random(2, width, 1.0));
-        let mut expected = wide(&x);
-        for row in expected.chunks_mut(stride) {
-            let part = &mut row[start..start + width];
-            part.copy_from_slice(&normed(part, &weight, 1e-6));
+    for gpu in gpus() {
+        for (width, start, stride, rows) in [(32, 0, 128, 3), (4096, 4096, 12_288, 7), (1000, 24, 1025, 2)] {
+            let (x, weight) = (random(&gpu, 1, rows * stride, 3.0), random(&gpu, 2, width, 1.0));
+            let mut expected = wide(&x);
+            for row in expected.chunks_mut(stride) {
+                let part = &mut row[start..start + width];
+                part.copy_from_slice(&normed(part, &weight, 1e-6));
+            }
+            let (mut there, weight) = (put(&gpu, &x), put(&gpu, &weight));
+            let norm = Norm { weight: weight.as_view(), eps: 1e-6 };
+            norm.part(&gpu, start, stride, &mut there).unwrap();
+            assert_close(&gpu, &numbers(&gpu, &there), &expected, "part");
         }
-        let (mut there, weight) = (gpu.upload(&x).unwrap(), gpu.upload(&weight).unwrap());
-        let norm = Norm { weight: weight.as_view(), eps: 1e-6 };
-        norm.part(&gpu, start, stride, &mut there).unwrap();
-        assert_close(&gpu.download(&there).unwrap(), &expected, "part");
     }
 }
 
 #[test]
 fn norms_some_heads_of_a_row() {
-    let gpu = gpu();
-    for (head_dim, start, heads, stride) in [(64, 0, 9, 1024), (128, 256, 8, 2048), (40, 8, 3, 136)] {
-        let (rows, weight) = (5, random(2, head_dim, 2.0));
-        let x = random(1, rows * stride, 1.0);
-        let mut expected = wide(&x);
-        for row in expected.chunks_mut(stride) {
-            let heads = &mut row[start..start + heads * head_dim];
-            heads.copy_from_slice(&normed(heads, &weight, 1e-6));
+    for gpu in gpus() {
+        for (head_dim, start, heads, stride) in [(64, 0, 9, 1024), (128, 256, 8, 2048), (40, 8, 3, 136)] {
+            let (rows, weight) = (5, random(&gpu, 2, head_dim, 2.0));
+            let x = random(&gpu, 1, rows * stride, 1.0);
+            let mut expected = wide(&x);
+            for row in expected.chunks_mut(stride) {
+                let heads = &mut row[start..start + heads * head_dim];
+                heads.copy_from_slice(&normed(heads, &weight, 1e-6));
+            }
+            let weight_there = put(&gpu, &weight);
+            let mut there = put(&gpu, &x);
+            let norm = Norm { weight: weight_there.as_view(), eps: 1e-6 };
+            norm.heads(&gpu, Heads { stride, start, heads }, &mut there).unwrap();
+            assert_close(&gpu, &numbers(&gpu, &there), &expected, "heads");
         }
-        let weight_there = gpu.upload(&weight).unwrap();
-        let mut there = gpu.upload(&x).unwrap();
-        let norm = Norm { weight: weight_there.as_view(), eps: 1e-6 };
-        norm.heads(&gpu, Heads { stride, start, heads }, &mut there).unwrap();
-        assert_close(&gpu.download(&there).unwrap(), &expected, "heads");
     }
 }
 
@@ -131,7 +136,7 @@ struct RopeCase {
 fn roped(
     case: &RopeCase,
     layer: usize,
-    qkv: &[bf16],
+    qkv: &[f32],
     places: &[(i32, i32)],
     frequencies: &[f32],
 ) -> (Vec<f64>, Vec<Option<f64>>) {
@@ -166,23 +171,24 @@ fn roped(
 
 #[test]
 fn turns_queries_and_writes_keys_and_values_to_pages() {
-    let gpu = gpu();
-    let pool = |layers, page_tokens, kv_heads, head_dim| PoolShape {
-        pages: 5,
-        layers,
-        page_tokens,
-        kv_heads,
-        head_dim,
-    };
-    let cases = [
-        RopeCase { heads: 32, turning: 128, magnitude: 1.0, pool: pool(2, 64, 8, 128) },
-        RopeCase { heads: 9, turning: 64, magnitude: 1.0, pool: pool(3, 16, 3, 64) },
-        RopeCase { heads: 4, turning: 32, magnitude: 1.2, pool: pool(1, 32, 1, 80) },
-        RopeCase { heads: 8, turning: 256, magnitude: 1.0, pool: pool(2, 16, 2, 256) },
-        RopeCase { heads: 2, turning: 0, magnitude: 1.0, pool: pool(2, 16, 2, 128) },
-    ];
-    for case in &cases {
-        turns_and_writes(&gpu, case);
+    for gpu in gpus() {
+        let pool = |layers, page_tokens, kv_heads, head_dim| PoolShape {
+            pages: 5,
+            layers,
+            page_tokens,
+            kv_heads,
+            head_dim,
+        };
+        let cases = [
+            RopeCase { heads: 32, turning: 128, magnitude: 1.0, pool: pool(2, 64, 8, 128) },
+            RopeCase { heads: 9, turning: 64, magnitude: 1.0, pool: pool(3, 16, 3, 64) },
+            RopeCase { heads: 4, turning: 32, magnitude: 1.2, pool: pool(1, 32, 1, 80) },
+            RopeCase { heads: 8, turning: 256, magnitude: 1.0, pool: pool(2, 16, 2, 256) },
+            RopeCase { heads: 2, turning: 0, magnitude: 1.0, pool: pool(2, 16, 2, 128) },
+        ];
+        for case in &cases {
+            turns_and_writes(&gpu, case);
+        }
     }
 }
 
@@ -199,14 +205,14 @@ fn turns_and_writes(gpu: &Gpu, case: &RopeCase) {
     places[rows - 1].1 = -1;
     let half = case.turning / 2;
     let frequencies: Vec<f32> = (0..half).map(|i| 500_000f32.powf(-(i as f32) / half as f32)).collect();
-    let qkv = random(4, rows * (case.heads + 2 * pool.kv_heads) * pool.head_dim, 3.0);
+    let qkv = random(gpu, 4, rows * (case.heads + 2 * pool.kv_heads) * pool.head_dim, 3.0);
     let layer = pool.layers - 1;
     let (expected_rows, expected_pages) = roped(case, layer, &qkv, &places, &frequencies);
 
     let positions = gpu.upload(&places.iter().map(|place| place.0).collect::<Vec<_>>()).unwrap();
     let slots = gpu.upload(&places.iter().map(|place| place.1).collect::<Vec<_>>()).unwrap();
     let frequencies = gpu.upload(&frequencies).unwrap();
-    let mut qkv = gpu.upload(&qkv).unwrap();
+    let mut qkv = put(gpu, &qkv);
     let mut pages = poisoned(gpu, pool.pages * pool.page_elements());
     let rope = Rope {
         frequencies: frequencies.as_view(),
@@ -217,8 +223,8 @@ fn turns_and_writes(gpu: &Gpu, case: &RopeCase) {
     };
     let places = Places { positions: positions.as_view(), slots: slots.as_view() };
     rope.write(gpu, &places, &mut qkv, &mut pages).unwrap();
-    assert_close(&gpu.download(&qkv).unwrap(), &expected_rows, "rows");
-    let pages = gpu.download(&pages).unwrap();
+    assert_close(gpu, &numbers(gpu, &qkv), &expected_rows, "rows");
+    let pages = numbers(gpu, &pages);
     let (mut found, mut expected) = (Vec::new(), Vec::new());
     for (page, should) in pages.iter().zip(&expected_pages) {
         match should {
@@ -229,26 +235,27 @@ fn turns_and_writes(gpu: &Gpu, case: &RopeCase) {
             None => assert!(page.is_nan(), "written where nothing belongs"),
         }
     }
-    assert_close(&found, &expected, "pages");
+    assert_close(gpu, &found, &expected, "pages");
 }
 
 #[test]
 fn gates_are_those_of_the_formulas() {
-    let gpu = gpu();
-    for (width, rows) in [(8, 1), (1536, 3), (14_336, 5), (2056, 9)] {
-        let x = random(1, rows * 2 * width, 6.0);
-        let x_there = gpu.upload(&x).unwrap();
-        for activation in [Activation::Silu, Activation::GeluTanh] {
-            let expected: Vec<f64> = wide(&x)
-                .chunks(2 * width)
-                .flat_map(|row| {
-                    let (gates, ups) = row.split_at(width);
-                    gates.iter().zip(ups).map(|(g, u)| activated(activation, *g) * u).collect::<Vec<_>>()
-                })
-                .collect();
-            let mut out = poisoned(&gpu, rows * width);
-            gate(&gpu, activation, width, &x_there, &mut out).unwrap();
-            assert_close(&gpu.download(&out).unwrap(), &expected, "gate");
+    for gpu in gpus() {
+        for (width, rows) in [(8, 1), (1536, 3), (14_336, 5), (2056, 9)] {
+            let x = random(&gpu, 1, rows * 2 * width, 6.0);
+            let x_there = put(&gpu, &x);
+            for activation in [Activation::Silu, Activation::GeluTanh] {
+                let expected: Vec<f64> = wide(&x)
+                    .chunks(2 * width)
+                    .flat_map(|row| {
+                        let (gates, ups) = row.split_at(width);
+                        gates.iter().zip(ups).map(|(g, u)| activated(activation, *g) * u).collect::<Vec<_>>()
+                    })
+                    .collect();
+                let mut out = poisoned(&gpu, rows * width);
+                gate(&gpu, activation, width, &x_there, &mut out).unwrap();
+                assert_close(&gpu, &numbers(&gpu, &out), &expected, "gate");
+            }
         }
     }
 }
@@ -264,29 +271,30 @@ pub fn activated(activation: Activation, x: f64) -> f64 {
 
 #[test]
 fn gathers_adds_and_caps_rows() {
-    let gpu = gpu();
-    let (width, rows) = (1032, 9);
-    let (x, bias) = (random(1, rows * width, 1.0), random(2, width, 1.0));
-    let x_there = gpu.upload(&x).unwrap();
-    let which = [8, 0, 3, 3];
-    let mut out = poisoned(&gpu, which.len() * width);
-    rows::gather(&gpu, width, &x_there, &gpu.upload(&which).unwrap(), &mut out).unwrap();
-    let expected: Vec<bf16> =
-        which.iter().flat_map(|&row| x[row as usize * width..][..width].iter().copied()).collect();
-    assert_eq!(gpu.download(&out).unwrap(), expected);
+    for gpu in gpus() {
+        let (width, rows) = (1032, 9);
+        let (x, bias) = (random(&gpu, 1, rows * width, 1.0), random(&gpu, 2, width, 1.0));
+        let x_there = put(&gpu, &x);
+        let which = [8, 0, 3, 3];
+        let mut out = poisoned(&gpu, which.len() * width);
+        rows::gather(&gpu, width, &x_there, &gpu.upload(&which).unwrap(), &mut out).unwrap();
+        let expected: Vec<f32> =
+            which.iter().flat_map(|&row| x[row as usize * width..][..width].iter().copied()).collect();
+        assert_eq!(numbers(&gpu, &out), expected);
 
-    let mut sum = gpu.upload(&x).unwrap();
-    rows::add_bias(&gpu, &gpu.upload(&bias).unwrap(), &mut sum).unwrap();
-    let expected: Vec<bf16> =
-        x.iter().enumerate().map(|(i, x)| bf16::from_f32(x.to_f32() + bias[i % width].to_f32())).collect();
-    assert_eq!(gpu.download(&sum).unwrap(), expected);
+        let mut sum = put(&gpu, &x);
+        rows::add_bias(&gpu, &put(&gpu, &bias), &mut sum).unwrap();
+        let expected: Vec<f32> =
+            x.iter().enumerate().map(|(i, x)| rounded(&gpu, x + bias[i % width])).collect();
+        assert_eq!(numbers(&gpu, &sum), expected);
 
-    let logits: Vec<f32> = (0..1001).map(|i| (i as f32 - 500.0) / 7.0).collect();
-    let mut there = gpu.upload(&logits).unwrap();
-    rows::softcap(&gpu, 30.0, &mut there).unwrap();
-    let found: Vec<f64> = gpu.download(&there).unwrap().into_iter().map(f64::from).collect();
-    let expected: Vec<f64> = logits.iter().map(|x| 30.0 * (f64::from(*x) / 30.0).tanh()).collect();
-    assert_within(&found, &expected, 1e-5, "cap");
+        let logits: Vec<f32> = (0..1001).map(|i| (i as f32 - 500.0) / 7.0).collect();
+        let mut there = gpu.upload(&logits).unwrap();
+        rows::softcap(&gpu, 30.0, &mut there).unwrap();
+        let found: Vec<f64> = gpu.download(&there).unwrap().into_iter().map(f64::from).collect();
+        let expected: Vec<f64> = logits.iter().map(|x| 30.0 * (f64::from(*x) / 30.0).tanh()).collect();
+        assert_within(&found, &expected, 1e-5, "cap");
+    }
 }
 
 /// The lowest id of the greatest logit.
@@ -357,17 +365,18 @@ fn draws_are_those_of_the_reference() {
 
 #[test]
 fn made_up_weights_are_spread_evenly_and_the_same_again() {
-    let gpu = gpu();
-    let fill = |seed, len| {
-        let mut out = poisoned(&gpu, len);
-        fill_uniform(&gpu, seed, 0.5, &mut out).unwrap();
-        gpu.download(&out).unwrap()
-    };
-    let x = fill(3, 1_000_003);
-    assert!(x.iter().all(|x| x.to_f32().abs() <= 0.5));
-    let mean = wide(&x).iter().sum::<f64>() / x.len() as f64;
-    let square = wide(&x).iter().map(|x| x * x).sum::<f64>() / x.len() as f64;
-    assert!(mean.abs() < 2e-3 && (square - 0.25 / 3.0).abs() < 1e-3, "{mean} {square}");
-    assert_eq!(x[..1000], fill(3, 1000));
-    assert_ne!(x[..1000], fill(4, 1000));
+    for gpu in gpus() {
+        let fill = |seed, len| {
+            let mut out = poisoned(&gpu, len);
+            fill_uniform(&gpu, seed, 0.5, &mut out).unwrap();
+            numbers(&gpu, &out)
+        };
+        let x = fill(3, 1_000_003);
+        assert!(x.iter().all(|x| x.abs() <= 0.5));
+        let mean = wide(&x).iter().sum::<f64>() / x.len() as f64;
+        let square = wide(&x).iter().map(|x| x * x).sum::<f64>() / x.len() as f64;
+        assert!(mean.abs() < 2e-3 && (square - 0.25 / 3.0).abs() < 1e-3, "{mean} {square}");
+        assert_eq!(x[..1000], fill(3, 1000));
+        assert_ne!(x[..1000], fill(4, 1000));
+    }
 }

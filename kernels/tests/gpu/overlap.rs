@@ -1,14 +1,13 @@
 //! Chains of ops that overlap and are replayed.
 
 use baton_kernels::cuda::{
-    Gemm, Gemv, Gpu, GpuError, Graph, Weights,
+    Gemm, Gemv, Gpu, GpuError, Graph, Half, Weights,
     cudarc::driver::CudaSlice,
     gate::{Activation, gate},
     norm::Norm,
 };
-use half::bf16;
 
-use crate::{gpu, random};
+use crate::{gpus, numbers, put, random};
 
 const HIDDEN: usize = 512;
 const INNER: usize = 1536;
@@ -16,20 +15,20 @@ const ROWS: usize = 5;
 
 /// Feed-forward parts over one residual stream, fused and not.
 struct Chain {
-    gain: CudaSlice<bf16>,
-    gate_up: CudaSlice<bf16>,
-    down: CudaSlice<bf16>,
-    x: CudaSlice<bf16>,
-    normed: CudaSlice<bf16>,
-    wide: CudaSlice<bf16>,
-    inner: CudaSlice<bf16>,
-    delta: CudaSlice<bf16>,
+    gain: CudaSlice<Half>,
+    gate_up: CudaSlice<Half>,
+    down: CudaSlice<Half>,
+    x: CudaSlice<Half>,
+    normed: CudaSlice<Half>,
+    wide: CudaSlice<Half>,
+    inner: CudaSlice<Half>,
+    delta: CudaSlice<Half>,
     gemm: Gemm,
 }
 
 impl Chain {
     fn new(gpu: &Gpu) -> Self {
-        let upload = |seed, len, scale| gpu.upload(&random(seed, len, scale)).unwrap();
+        let upload = |seed, len, scale| put(gpu, &random(gpu, seed, len, scale));
         let chain = Self {
             gain: upload(1, HIDDEN, 1.0),
             gate_up: upload(2, 2 * INNER * HIDDEN, 0.05),
@@ -67,38 +66,40 @@ impl Chain {
 
 #[test]
 fn large_chains_that_overlap_or_are_replayed_give_the_bits_of_ops_one_by_one() {
-    let gpu = gpu();
-    let mut chain = Chain::new(&gpu);
-    let start = gpu.download(&chain.x).unwrap();
-    let restart = |chain: &mut Chain| chain.x = gpu.upload(&start).unwrap();
+    for gpu in gpus() {
+        let mut chain = Chain::new(&gpu);
+        let start = gpu.download(&chain.x).unwrap();
+        let restart = |chain: &mut Chain| chain.x = gpu.upload(&start).unwrap();
 
-    chain.run(&gpu.overlapping(false)).unwrap();
-    let expected = gpu.download(&chain.x).unwrap();
-    assert!(expected.iter().all(|x| x.is_finite()) && expected != start);
+        chain.run(&gpu.overlapping(false)).unwrap();
+        let expected = gpu.download(&chain.x).unwrap();
+        assert!(numbers(&gpu, &chain.x).iter().all(|x| x.is_finite()) && expected != start);
 
-    for _ in 0..20 {
+        for _ in 0..20 {
+            restart(&mut chain);
+            chain.run(&gpu).unwrap();
+            assert_eq!(gpu.download(&chain.x).unwrap(), expected);
+        }
         restart(&mut chain);
-        chain.run(&gpu).unwrap();
-        assert_eq!(gpu.download(&chain.x).unwrap(), expected);
-    }
-    restart(&mut chain);
-    let graph = Graph::record(&gpu, |gpu| chain.run(gpu)).unwrap();
-    for _ in 0..20 {
-        gpu.stream().memcpy_htod(&start, &mut chain.x).unwrap();
-        graph.replay().unwrap();
-        assert_eq!(gpu.download(&chain.x).unwrap(), expected);
+        let graph = Graph::record(&gpu, |gpu| chain.run(gpu)).unwrap();
+        for _ in 0..20 {
+            gpu.stream().memcpy_htod(&start, &mut chain.x).unwrap();
+            graph.replay().unwrap();
+            assert_eq!(gpu.download(&chain.x).unwrap(), expected);
+        }
     }
 }
 
 #[test]
 fn a_recording_that_fails_leaves_the_stream_usable() {
-    let gpu = gpu();
-    let mut x = gpu.zeros::<bf16>(8).unwrap();
-    let refused = Graph::record(&gpu, |_| Err(GpuError::NoBlas));
-    assert!(matches!(refused, Err(GpuError::NoBlas)));
-    assert!(matches!(gpu.kernel("norm", "nothing"), Err(GpuError::NoKernel { .. })));
-    let weight = gpu.upload(&[bf16::ONE; 8]).unwrap();
-    let norm = Norm { weight: weight.as_view(), eps: 1.0 };
-    norm.then_add(&gpu, &mut x, &gpu.upload(&[bf16::ONE; 8]).unwrap()).unwrap();
-    assert!(gpu.download(&x).unwrap().iter().all(|x| (x.to_f32() - 0.707).abs() < 0.01));
+    for gpu in gpus() {
+        let mut x = gpu.zeros::<Half>(8).unwrap();
+        let refused = Graph::record(&gpu, |_| Err(GpuError::NoBlas));
+        assert!(matches!(refused, Err(GpuError::NoBlas)));
+        assert!(matches!(gpu.kernel("norm", "nothing"), Err(GpuError::NoKernel { .. })));
+        let weight = put(&gpu, &[1.0; 8]);
+        let norm = Norm { weight: weight.as_view(), eps: 1.0 };
+        norm.then_add(&gpu, &mut x, &put(&gpu, &[1.0; 8])).unwrap();
+        assert!(numbers(&gpu, &x).iter().all(|x| (x - 0.707).abs() < 0.01));
+    }
 }

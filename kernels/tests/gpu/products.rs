@@ -1,14 +1,16 @@
 //! Matrix products.
 
 use baton_kernels::cuda::{
-    Gemm, Gemv, Gpu, Narrow, Weights, gate::Activation, gemm::Sizes, gemv::MAX_ROWS, narrow, norm::Norm,
+    Gemm, Gemv, Gpu, Half, Narrow, Weights, gate::Activation, gemm::Sizes, gemv::MAX_ROWS, narrow, norm::Norm,
 };
-use half::bf16;
 
-use crate::{assert_close, assert_within, gpu, ops::activated, poisoned, random, wide};
+use crate::{
+    assert_close, assert_within, gpus, numbers, ops::activated, poisoned, put, random, rounded, tolerance,
+    wide,
+};
 
 /// `sum over k of x[m][k] * w[n][k]`
-fn product(x: &[f64], w: &[bf16], k: usize) -> Vec<f64> {
+fn product(x: &[f64], w: &[f32], k: usize) -> Vec<f64> {
     wide_product(x, &wide(w), k)
 }
 
@@ -19,10 +21,10 @@ pub(crate) fn wide_product(x: &[f64], w: &[f64], k: usize) -> Vec<f64> {
 }
 
 /// As the kernel rounds: the products with the gain, before they are scaled.
-fn normed(x: &[bf16], gain: &[bf16], eps: f64) -> Vec<f64> {
-    let row = |row: &[bf16]| -> Vec<f64> {
+fn normed(gpu: &Gpu, x: &[f32], gain: &[f32], eps: f64) -> Vec<f64> {
+    let row = |row: &[f32]| -> Vec<f64> {
         let mean = wide(row).iter().map(|x| x * x).sum::<f64>() / row.len() as f64;
-        let product = |(x, gain): (&bf16, &bf16)| bf16::from_f32(x.to_f32() * gain.to_f32()).to_f64();
+        let product = |(x, gain): (&f32, &f32)| f64::from(rounded(gpu, x * gain));
         row.iter().zip(gain).map(|pair| product(pair) / (mean + eps).sqrt()).collect()
     };
     x.chunks(gain.len()).flat_map(row).collect()
@@ -34,84 +36,88 @@ const SHAPES: [(usize, usize); 8] =
 
 #[test]
 fn few_rows_give_the_sums_of_the_formula() {
-    let gpu = gpu();
-    for (n, k) in SHAPES {
-        let (w, gain) = (random(1, n * k, 0.5), random(2, k, 1.5));
-        let (w_there, gain_there) = (gpu.upload(&w).unwrap(), gpu.upload(&gain).unwrap());
-        let weights = || Weights { data: w_there.as_view(), outputs: n, inputs: k };
-        gpu.synchronize().unwrap();
-        for m in [1, 2, 7, 8, 9, MAX_ROWS] {
-            let what = format!("{m}x{n}x{k}");
-            let x = random(3, m * k, 1.0);
-            let x_there = gpu.upload(&x).unwrap();
-            let expected = product(&wide(&x), &w, k);
-            let expected_normed = product(&normed(&x, &gain, 1e-5), &w, k);
+    for gpu in gpus() {
+        for (n, k) in SHAPES {
+            let (w, gain) = (random(&gpu, 1, n * k, 0.5), random(&gpu, 2, k, 1.5));
+            let (w_there, gain_there) = (put(&gpu, &w), put(&gpu, &gain));
+            let weights = || Weights { data: w_there.as_view(), outputs: n, inputs: k };
+            gpu.synchronize().unwrap();
+            for m in [1, 2, 7, 8, 9, MAX_ROWS] {
+                let what = format!("{m}x{n}x{k}");
+                let x = random(&gpu, 3, m * k, 1.0);
+                let x_there = put(&gpu, &x);
+                let expected = product(&wide(&x), &w, k);
+                let expected_normed = product(&normed(&gpu, &x, &gain, 1e-5), &w, k);
 
-            let mut out = poisoned(&gpu, m * n);
-            Gemv::new(weights()).run(&gpu, &x_there, &mut out).unwrap();
-            assert_close(&gpu.download(&out).unwrap(), &expected, &what);
+                let mut out = poisoned(&gpu, m * n);
+                Gemv::new(weights()).run(&gpu, &x_there, &mut out).unwrap();
+                assert_close(&gpu, &numbers(&gpu, &out), &expected, &what);
 
-            let mut logits = gpu.upload(&vec![f32::NAN; m * n]).unwrap();
-            Gemv::new(weights()).run_f32(&gpu, &x_there, &mut logits).unwrap();
-            let logits: Vec<f64> = gpu.download(&logits).unwrap().into_iter().map(f64::from).collect();
-            assert_within(&logits, &expected, 1e-4, &what);
+                let mut logits = gpu.upload(&vec![f32::NAN; m * n]).unwrap();
+                Gemv::new(weights()).run_f32(&gpu, &x_there, &mut logits).unwrap();
+                let logits: Vec<f64> = gpu.download(&logits).unwrap().into_iter().map(f64::from).collect();
+                assert_within(&logits, &expected, 1e-4, &what);
 
-            let norm = Norm { weight: gain_there.as_view(), eps: 1e-5 };
-            let before = random(4, m * n, 1.0);
-            let mut sum = gpu.upload(&before).unwrap();
-            Gemv::normed(weights(), norm).add(&gpu, &x_there, &mut sum).unwrap();
-            let expected: Vec<f64> =
-                wide(&before).iter().zip(&expected_normed).map(|(before, x)| before + x).collect();
-            assert_close(&gpu.download(&sum).unwrap(), &expected, &format!("normed {what}"));
+                let norm = Norm { weight: gain_there.as_view(), eps: 1e-5 };
+                let before = random(&gpu, 4, m * n, 1.0);
+                let mut sum = put(&gpu, &before);
+                Gemv::normed(weights(), norm).add(&gpu, &x_there, &mut sum).unwrap();
+                let expected: Vec<f64> =
+                    wide(&before).iter().zip(&expected_normed).map(|(before, x)| before + x).collect();
+                assert_close(&gpu, &numbers(&gpu, &sum), &expected, &format!("normed {what}"));
+            }
         }
     }
 }
 
 #[test]
 fn few_rows_are_gated_on_the_way() {
-    let gpu = gpu();
-    for (width, k) in [(1, 8), (9, 64), (1536, 576), (520, 1032)] {
-        let w = random(1, 2 * width * k, 0.3);
-        let gain = random(2, k, 1.0);
-        let (w_there, gain_there) = (gpu.upload(&w).unwrap(), gpu.upload(&gain).unwrap());
-        gpu.synchronize().unwrap();
-        for (m, activation) in [(1, Activation::Silu), (8, Activation::GeluTanh), (13, Activation::Silu)] {
-            let x = random(3, m * k, 1.0);
-            let products = product(&normed(&x, &gain, 1e-6), &w, k);
-            let expected: Vec<f64> = products
-                .chunks(2 * width)
-                .flat_map(|row| {
-                    let (gates, ups) = row.split_at(width);
-                    gates.iter().zip(ups).map(|(g, u)| activated(activation, *g) * u).collect::<Vec<_>>()
-                })
-                .collect();
-            let weights = Weights { data: w_there.as_view(), outputs: 2 * width, inputs: k };
-            let gemv = Gemv::normed(weights, Norm { weight: gain_there.as_view(), eps: 1e-6 });
-            let mut out = poisoned(&gpu, m * width);
-            gemv.gated(&gpu, activation, &gpu.upload(&x).unwrap(), &mut out).unwrap();
-            assert_close(&gpu.download(&out).unwrap(), &expected, &format!("{m}x{width}x{k}"));
+    for gpu in gpus() {
+        for (width, k) in [(1, 8), (9, 64), (1536, 576), (520, 1032)] {
+            let w = random(&gpu, 1, 2 * width * k, 0.3);
+            let gain = random(&gpu, 2, k, 1.0);
+            let (w_there, gain_there) = (put(&gpu, &w), put(&gpu, &gain));
+            gpu.synchronize().unwrap();
+            for (m, activation) in [(1, Activation::Silu), (8, Activation::GeluTanh), (13, Activation::Silu)]
+            {
+                let x = random(&gpu, 3, m * k, 1.0);
+                let products = product(&normed(&gpu, &x, &gain, 1e-6), &w, k);
+                let expected: Vec<f64> = products
+                    .chunks(2 * width)
+                    .flat_map(|row| {
+                        let (gates, ups) = row.split_at(width);
+                        gates.iter().zip(ups).map(|(g, u)| activated(activation, *g) * u).collect::<Vec<_>>()
+                    })
+                    .collect();
+                let weights = Weights { data: w_there.as_view(), outputs: 2 * width, inputs: k };
+                let gemv = Gemv::normed(weights, Norm { weight: gain_there.as_view(), eps: 1e-6 });
+                let mut out = poisoned(&gpu, m * width);
+                gemv.gated(&gpu, activation, &put(&gpu, &x), &mut out).unwrap();
+                assert_close(&gpu, &numbers(&gpu, &out), &expected, &format!("{m}x{width}x{k}"));
+            }
         }
     }
 }
 
 #[test]
 fn a_row_is_the_same_bits_whatever_rows_are_beside_it() {
-    let gpu = gpu();
-    let (n, k) = (272, 1544);
-    let w = gpu.upload(&random(1, n * k, 0.5)).unwrap();
-    let gain = gpu.upload(&random(2, k, 1.0)).unwrap();
-    gpu.synchronize().unwrap();
-    let x = gpu.upload(&random(3, MAX_ROWS * k, 1.0)).unwrap();
-    let run = |first: usize, rows: usize| {
-        let weights = Weights { data: w.as_view(), outputs: n, inputs: k };
-        let gemv = Gemv::normed(weights, Norm { weight: gain.as_view(), eps: 1e-5 });
-        let mut out = poisoned(&gpu, rows * n);
-        gemv.run(&gpu, &x.slice(first * k..(first + rows) * k), &mut out).unwrap();
-        gpu.download(&out).unwrap()
-    };
-    let all = run(0, MAX_ROWS);
-    for (first, rows) in [(0, 1), (15, 1), (5, 8), (3, 9), (1, 15)] {
-        assert_eq!(run(first, rows), all[first * n..(first + rows) * n], "{first} {rows}");
+    for gpu in gpus() {
+        let (n, k) = (272, 1544);
+        let w = put(&gpu, &random(&gpu, 1, n * k, 0.5));
+        let gain = put(&gpu, &random(&gpu, 2, k, 1.0));
+        gpu.synchronize().unwrap();
+        let x = put(&gpu, &random(&gpu, 3, MAX_ROWS * k, 1.0));
+        let run = |first: usize, rows: usize| {
+            let weights = Weights { data: w.as_view(), outputs: n, inputs: k };
+            let gemv = Gemv::normed(weights, Norm { weight: gain.as_view(), eps: 1e-5 });
+            let mut out = poisoned(&gpu, rows * n);
+            gemv.run(&gpu, &x.slice(first * k..(first + rows) * k), &mut out).unwrap();
+            numbers(&gpu, &out)
+        };
+        let all = run(0, MAX_ROWS);
+        for (first, rows) in [(0, 1), (15, 1), (5, 8), (3, 9), (1, 15)] {
+            assert_eq!(run(first, rows), all[first * n..(first + rows) * n], "{first} {rows}");
+        }
     }
 }
 
@@ -121,45 +127,47 @@ const NARROW_SHAPES: [(usize, usize); 6] =
 
 #[test]
 fn narrow_products_give_the_sums_of_the_formula() {
-    let gpu = gpu();
-    for (n, k) in NARROW_SHAPES {
-        let w = random(1, n * k, 0.5);
-        let w_there = gpu.upload(&w).unwrap();
-        gpu.synchronize().unwrap();
-        let weights = || Weights { data: w_there.as_view(), outputs: n, inputs: k };
-        let Some(narrow) = Narrow::new(&gpu, weights()) else { return };
-        for m in [1, 8, 9, 31, 64, 65, 128] {
-            let what = format!("{m}x{n}x{k}");
-            let x = random(3, m * k, 1.0);
-            let x_there = gpu.upload(&x).unwrap();
-            let expected = product(&wide(&x), &w, k);
+    for gpu in gpus() {
+        for (n, k) in NARROW_SHAPES {
+            let w = random(&gpu, 1, n * k, 0.5);
+            let w_there = put(&gpu, &w);
+            gpu.synchronize().unwrap();
+            let weights = || Weights { data: w_there.as_view(), outputs: n, inputs: k };
+            let Some(narrow) = Narrow::new(&gpu, weights()) else { return };
+            for m in [1, 8, 9, 31, 64, 65, 128] {
+                let what = format!("{m}x{n}x{k}");
+                let x = random(&gpu, 3, m * k, 1.0);
+                let x_there = put(&gpu, &x);
+                let expected = product(&wide(&x), &w, k);
 
-            let mut out = poisoned(&gpu, m * n);
-            narrow.run(&gpu, &x_there, &mut out).unwrap();
-            assert_close(&gpu.download(&out).unwrap(), &expected, &what);
+                let mut out = poisoned(&gpu, m * n);
+                narrow.run(&gpu, &x_there, &mut out).unwrap();
+                assert_close(&gpu, &numbers(&gpu, &out), &expected, &what);
 
-            let mut logits = gpu.upload(&vec![f32::NAN; m * n]).unwrap();
-            narrow.run_f32(&gpu, &x_there, &mut logits).unwrap();
-            let logits: Vec<f64> = gpu.download(&logits).unwrap().into_iter().map(f64::from).collect();
-            assert_within(&logits, &expected, 1e-4, &what);
+                let mut logits = gpu.upload(&vec![f32::NAN; m * n]).unwrap();
+                narrow.run_f32(&gpu, &x_there, &mut logits).unwrap();
+                let logits: Vec<f64> = gpu.download(&logits).unwrap().into_iter().map(f64::from).collect();
+                assert_within(&logits, &expected, 1e-4, &what);
 
-            let before = random(4, m * n, 1.0);
-            let mut sum = gpu.upload(&before).unwrap();
-            narrow.add(&gpu, &x_there, &mut sum).unwrap();
-            let sums: Vec<f64> = wide(&before).iter().zip(&expected).map(|(before, x)| before + x).collect();
-            assert_close(&gpu.download(&sum).unwrap(), &sums, &format!("added {what}"));
+                let before = random(&gpu, 4, m * n, 1.0);
+                let mut sum = put(&gpu, &before);
+                narrow.add(&gpu, &x_there, &mut sum).unwrap();
+                let sums: Vec<f64> =
+                    wide(&before).iter().zip(&expected).map(|(before, x)| before + x).collect();
+                assert_close(&gpu, &numbers(&gpu, &sum), &sums, &format!("added {what}"));
 
-            if n % 16 == 0 {
-                let activation = if m % 2 == 0 { Activation::Silu } else { Activation::GeluTanh };
-                let gated = expected.chunks(n).flat_map(|row| {
-                    let (gates, ups) = row.split_at(n / 2);
-                    let one = |(gate, up): (&f64, &f64)| activated(activation, *gate) * up;
-                    gates.iter().zip(ups).map(one).collect::<Vec<_>>()
-                });
-                let mut out = poisoned(&gpu, m * n / 2);
-                narrow.gated(&gpu, activation, &x_there, &mut out).unwrap();
-                let out = gpu.download(&out).unwrap();
-                assert_close(&out, &gated.collect::<Vec<_>>(), &format!("gated {what}"));
+                if n % 16 == 0 {
+                    let activation = if m % 2 == 0 { Activation::Silu } else { Activation::GeluTanh };
+                    let gated = expected.chunks(n).flat_map(|row| {
+                        let (gates, ups) = row.split_at(n / 2);
+                        let one = |(gate, up): (&f64, &f64)| activated(activation, *gate) * up;
+                        gates.iter().zip(ups).map(one).collect::<Vec<_>>()
+                    });
+                    let mut out = poisoned(&gpu, m * n / 2);
+                    narrow.gated(&gpu, activation, &x_there, &mut out).unwrap();
+                    let out = numbers(&gpu, &out);
+                    assert_close(&gpu, &out, &gated.collect::<Vec<_>>(), &format!("gated {what}"));
+                }
             }
         }
     }
@@ -167,84 +175,87 @@ fn narrow_products_give_the_sums_of_the_formula() {
 
 #[test]
 fn a_row_of_a_narrow_product_is_the_same_bits_whatever_rows_are_beside_it() {
-    let gpu = gpu();
-    for (n, k) in [(272, 1544), (4096, 4096)] {
-        let w = gpu.upload(&random(1, n * k, 0.5)).unwrap();
-        let x = gpu.upload(&random(3, narrow::MAX_ROWS * k, 1.0)).unwrap();
-        gpu.synchronize().unwrap();
-        let run = |first: usize, rows: usize| {
-            let weights = Weights { data: w.as_view(), outputs: n, inputs: k };
-            let mut out = poisoned(&gpu, rows * n);
-            let x = x.slice(first * k..(first + rows) * k);
-            Narrow::new(&gpu, weights)?.run(&gpu, &x, &mut out).unwrap();
-            Some(gpu.download(&out).unwrap())
-        };
-        let Some(all) = run(0, narrow::MAX_ROWS) else { return };
-        for (first, rows) in [(0, 1), (127, 1), (5, 8), (3, 16), (64, 31), (1, 64)] {
-            assert_eq!(run(first, rows).unwrap(), all[first * n..(first + rows) * n], "{first} {rows}");
+    for gpu in gpus() {
+        for (n, k) in [(272, 1544), (4096, 4096)] {
+            let w = put(&gpu, &random(&gpu, 1, n * k, 0.5));
+            let x = put(&gpu, &random(&gpu, 3, narrow::MAX_ROWS * k, 1.0));
+            gpu.synchronize().unwrap();
+            let run = |first: usize, rows: usize| {
+                let weights = Weights { data: w.as_view(), outputs: n, inputs: k };
+                let mut out = poisoned(&gpu, rows * n);
+                let x = x.slice(first * k..(first + rows) * k);
+                Narrow::new(&gpu, weights)?.run(&gpu, &x, &mut out).unwrap();
+                Some(numbers(&gpu, &out))
+            };
+            let Some(all) = run(0, narrow::MAX_ROWS) else { return };
+            for (first, rows) in [(0, 1), (127, 1), (5, 8), (3, 16), (64, 31), (1, 64)] {
+                assert_eq!(run(first, rows).unwrap(), all[first * n..(first + rows) * n], "{first} {rows}");
+            }
         }
     }
 }
 
 #[test]
 fn shapes_that_do_not_fit_are_refused() {
-    let gpu = gpu();
-    let w = gpu.zeros::<bf16>(64 * 64).unwrap();
-    let weights = |outputs, inputs| Weights { data: w.as_view(), outputs, inputs };
-    let (x, mut out) = (gpu.zeros::<bf16>(64).unwrap(), gpu.zeros::<bf16>(64).unwrap());
-    assert!(Gemv::new(weights(64, 63)).run(&gpu, &x, &mut out).is_err());
-    assert!(Gemv::new(weights(64, 72)).run(&gpu, &x, &mut out).is_err());
-    assert!(Gemv::new(weights(64, 64)).run(&gpu, &x, &mut out.slice_mut(1..)).is_err());
-    assert!(Gemv::new(weights(64, 64)).run(&gpu, &gpu.zeros(17 * 64).unwrap(), &mut out).is_err());
-    if let Some(narrow) = Narrow::new(&gpu, weights(64, 64)) {
-        assert!(narrow.run(&gpu, &x, &mut out.slice_mut(1..)).is_err());
-        assert!(narrow.run(&gpu, &gpu.zeros(129 * 64).unwrap(), &mut out).is_err());
-        assert!(Narrow::new(&gpu, weights(64, 63)).is_none());
+    for gpu in gpus() {
+        let w = gpu.zeros::<Half>(64 * 64).unwrap();
+        let weights = |outputs, inputs| Weights { data: w.as_view(), outputs, inputs };
+        let (x, mut out) = (gpu.zeros::<Half>(64).unwrap(), gpu.zeros::<Half>(64).unwrap());
+        assert!(Gemv::new(weights(64, 63)).run(&gpu, &x, &mut out).is_err());
+        assert!(Gemv::new(weights(64, 72)).run(&gpu, &x, &mut out).is_err());
+        assert!(Gemv::new(weights(64, 64)).run(&gpu, &x, &mut out.slice_mut(1..)).is_err());
+        assert!(Gemv::new(weights(64, 64)).run(&gpu, &gpu.zeros(17 * 64).unwrap(), &mut out).is_err());
+        if let Some(narrow) = Narrow::new(&gpu, weights(64, 64)) {
+            assert!(narrow.run(&gpu, &x, &mut out.slice_mut(1..)).is_err());
+            assert!(narrow.run(&gpu, &gpu.zeros(129 * 64).unwrap(), &mut out).is_err());
+            assert!(Narrow::new(&gpu, weights(64, 63)).is_none());
+        }
+        let gemm = Gemm::new(&gpu, None).unwrap();
+        assert!(gemm.run(&weights(64, 64), &x.slice(1..), &mut out).is_err());
+        Gemv::new(weights(64, 64)).run(&gpu, &x, &mut out).unwrap();
+        gpu.synchronize().unwrap();
     }
-    let gemm = Gemm::new(&gpu, None).unwrap();
-    assert!(gemm.run(&weights(64, 64), &x.slice(1..), &mut out).is_err());
-    Gemv::new(weights(64, 64)).run(&gpu, &x, &mut out).unwrap();
-    gpu.synchronize().unwrap();
 }
 
 fn many_rows(gpu: &Gpu, gemm: &Gemm, sizes: Sizes) {
     let Sizes { n, k, m } = sizes;
     let what = format!("{sizes:?}");
-    let (w, x, before) = (random(1, n * k, 0.5), random(2, m * k, 1.0), random(3, m * n, 1.0));
-    let (w, x_there) = ((gpu.upload(&w).unwrap(), w), gpu.upload(&x).unwrap());
+    let (w, x, before) = (random(gpu, 1, n * k, 0.5), random(gpu, 2, m * k, 1.0), random(gpu, 3, m * n, 1.0));
+    let (w, x_there) = ((put(gpu, &w), w), put(gpu, &x));
     let expected = product(&wide(&x), &w.1, k);
     let weights = Weights { data: w.0.as_view(), outputs: n, inputs: k };
     let mut out = poisoned(gpu, m * n);
     gemm.run(&weights, &x_there, &mut out).unwrap();
-    assert_close(&gpu.download(&out).unwrap(), &expected, &what);
+    assert_close(gpu, &numbers(gpu, &out), &expected, &what);
     let mut logits = gpu.upload(&vec![f32::NAN; m * n]).unwrap();
     gemm.run(&weights, &x_there, &mut logits).unwrap();
     let logits: Vec<f64> = gpu.download(&logits).unwrap().into_iter().map(f64::from).collect();
     assert_within(&logits, &expected, 1e-3, &what);
-    let mut sum = gpu.upload(&before).unwrap();
+    let mut sum = put(gpu, &before);
     gemm.add(&weights, &x_there, &mut sum).unwrap();
     let expected: Vec<f64> = wide(&before).iter().zip(&expected).map(|(before, x)| before + x).collect();
     // Some algorithms round the product before they add it.
-    assert_within(&wide(&gpu.download(&sum).unwrap()), &expected, 1.5e-2, &what);
+    assert_within(&wide(&numbers(gpu, &sum)), &expected, 2.0 * tolerance(gpu), &what);
 }
 
 #[test]
 fn large_many_rows_give_the_sums_of_the_formula() {
-    let gpu = gpu();
-    let folder = tempfile::tempdir().unwrap();
-    let gemm = Gemm::new(&gpu, Some(folder.path())).unwrap();
-    let shapes =
-        [(1, 64, 64), (7, 96, 576), (64, 960, 576), (129, 576, 1536), (300, 1000, 64), (33, 512, 4096)];
-    let shapes = shapes.map(|(m, n, k)| Sizes { n, k, m });
-    for sizes in shapes {
-        many_rows(&gpu, &gemm, sizes);
+    for gpu in gpus() {
+        let folder = tempfile::tempdir().unwrap();
+        let gemm = Gemm::new(&gpu, Some(folder.path())).unwrap();
+        let shapes =
+            [(1, 64, 64), (7, 96, 576), (64, 960, 576), (129, 576, 1536), (300, 1000, 64), (33, 512, 4096)];
+        let shapes = shapes.map(|(m, n, k)| Sizes { n, k, m });
+        for sizes in shapes {
+            many_rows(&gpu, &gemm, sizes);
+        }
+        // The same with algorithms found by timing, and found again on disk.
+        assert_eq!(gemm.tune(&shapes).unwrap().len(), shapes.len());
+        for sizes in shapes {
+            many_rows(&gpu, &gemm, sizes);
+        }
+        let again = Gemm::new(&gpu, Some(folder.path())).unwrap();
+        assert!(again.tune(&shapes).unwrap().is_empty());
+        many_rows(&gpu, &again, Sizes { n: 960, k: 576, m: 50 });
     }
-    // The same with algorithms found by timing, and found again on disk.
-    assert_eq!(gemm.tune(&shapes).unwrap().len(), shapes.len());
-    for sizes in shapes {
-        many_rows(&gpu, &gemm, sizes);
-    }
-    let again = Gemm::new(&gpu, Some(folder.path())).unwrap();
-    assert!(again.tune(&shapes).unwrap().is_empty());
-    many_rows(&gpu, &again, Sizes { n: 960, k: 576, m: 50 });
 }

@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use baton_kernels::{
     Draw,
     cuda::{
-        Gpu, GpuError, Narrow, Weights,
+        Gpu, GpuError, Half, Narrow, Weights,
         attention::{Attention, Decode, Inputs, Limits, Paged, Shares, Split},
         cudarc::driver::CudaSlice,
         gate::Activation,
@@ -16,7 +16,6 @@ use baton_kernels::{
         sample::sample,
     },
 };
-use half::bf16;
 
 use crate::bench::{HIDDEN, INNER, LAYERS, SHAPES, cell, filled, micros};
 
@@ -46,8 +45,8 @@ const STAGES: [(&str, Stage); 5] = [
 
 /// All weights of the 8B shape.
 struct Model {
-    weights: CudaSlice<bf16>,
-    gain: CudaSlice<bf16>,
+    weights: CudaSlice<Half>,
+    gain: CudaSlice<Half>,
     frequencies: CudaSlice<f32>,
 }
 
@@ -55,18 +54,18 @@ struct Model {
 struct Scene {
     rows: usize,
     pool: PoolShape,
-    pages: RefCell<CudaSlice<bf16>>,
+    pages: RefCell<CudaSlice<Half>>,
     table: CudaSlice<i32>,
     lengths: CudaSlice<i32>,
     positions: CudaSlice<i32>,
     slots: CudaSlice<i32>,
     decode: RefCell<Decode>,
     shares: RefCell<Shares>,
-    x: RefCell<CudaSlice<bf16>>,
-    normed: RefCell<CudaSlice<bf16>>,
-    qkv: RefCell<CudaSlice<bf16>>,
-    attended: RefCell<CudaSlice<bf16>>,
-    inner: RefCell<CudaSlice<bf16>>,
+    x: RefCell<CudaSlice<Half>>,
+    normed: RefCell<CudaSlice<Half>>,
+    qkv: RefCell<CudaSlice<Half>>,
+    attended: RefCell<CudaSlice<Half>>,
+    inner: RefCell<CudaSlice<Half>>,
     logits: RefCell<CudaSlice<f32>>,
     draws: CudaSlice<i32>,
     tokens: RefCell<CudaSlice<i32>>,
@@ -181,7 +180,7 @@ impl Scene {
         gpu: &Gpu,
         frequencies: &CudaSlice<f32>,
         layer: usize,
-        qkv: &mut CudaSlice<bf16>,
+        qkv: &mut CudaSlice<Half>,
     ) -> Result<(), GpuError> {
         let frequencies = frequencies.as_view();
         let rope = Rope { frequencies, magnitude: 1.0, heads: HEADS, layer, pool: self.pool };
@@ -193,8 +192,8 @@ impl Scene {
         &self,
         gpu: &Gpu,
         layer: usize,
-        qkv: &CudaSlice<bf16>,
-        attended: &mut CudaSlice<bf16>,
+        qkv: &CudaSlice<Half>,
+        attended: &mut CudaSlice<Half>,
     ) -> Result<(), GpuError> {
         let attention = Attention { heads: HEADS, scale: 0.0884, cap: None, window: None, layer };
         let (pages, shares) = (self.pages.borrow(), self.shares.borrow());

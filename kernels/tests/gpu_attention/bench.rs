@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 
 use baton_kernels::cuda::{
-    Gpu, Graph,
+    Gpu, Graph, Half,
     attention::{
         Attention, Chunk, Decode, Inputs, Limits, Paged, Rows, Split, prefill, prefill_on_any_card, row_tiles,
     },
@@ -12,7 +12,6 @@ use baton_kernels::cuda::{
     random::fill_uniform,
     rope::PoolShape,
 };
-use half::bf16;
 
 use crate::fixture::gpu;
 
@@ -40,7 +39,7 @@ fn timed(gpu: &Gpu, enqueue: impl Fn()) -> f64 {
     f64::from(times[times.len() / 2]) * 1e3
 }
 
-fn filled(gpu: &Gpu, seed: u64, len: usize) -> CudaSlice<bf16> {
+fn filled(gpu: &Gpu, seed: u64, len: usize) -> CudaSlice<Half> {
     let mut memory = gpu.unset(len).unwrap();
     fill_uniform(gpu, seed, 1.0, &mut memory).unwrap();
     memory
@@ -49,7 +48,7 @@ fn filled(gpu: &Gpu, seed: u64, len: usize) -> CudaSlice<bf16> {
 /// Bytes read and written each second by a copy of 2 GB, in GB/s.
 fn copy_rate(gpu: &Gpu) -> f64 {
     let len = 1 << 30;
-    let (from, to) = (filled(gpu, 1, len), RefCell::new(gpu.unset::<bf16>(len).unwrap()));
+    let (from, to) = (filled(gpu, 1, len), RefCell::new(gpu.unset::<Half>(len).unwrap()));
     let micros = timed(gpu, || gpu.stream().memcpy_dtod(&from, &mut *to.borrow_mut()).unwrap());
     (4 * len) as f64 / micros / 1e3
 }
@@ -57,7 +56,7 @@ fn copy_rate(gpu: &Gpu) -> f64 {
 /// Sequences of one length whose pages are all over a pool.
 struct Scene {
     shape: PoolShape,
-    pool: CudaSlice<bf16>,
+    pool: CudaSlice<Half>,
     table: CudaSlice<i32>,
     max_pages: usize,
 }

@@ -3,14 +3,13 @@
 
 use baton_kernels::{
     cuda::{
-        Gpu,
+        Dtype, Gpu, Half,
         attention::{Attention, Paged},
         cudarc::driver::CudaSlice,
         rope::PoolShape,
     },
     reference,
 };
-use half::bf16;
 
 /// Rows are in this one of three layers.
 const LAYER: usize = 1;
@@ -44,9 +43,11 @@ pub struct Fixture {
     pub pool_shape: PoolShape,
     /// `[position][K|V][kv_head][head_dim]` of each sequence.
     cached: Vec<Vec<f32>>,
-    pool: CudaSlice<bf16>,
+    pool: CudaSlice<Half>,
     table: CudaSlice<i32>,
     pub max_pages: usize,
+    /// Relative error of a head.
+    tolerance: f64,
 }
 
 impl Fixture {
@@ -65,22 +66,26 @@ impl Fixture {
         let row = pool_shape.row_elements();
         let mut free: Vec<usize> = (0..pool_shape.pages).collect();
         fastrand::Rng::with_seed(9).shuffle(&mut free);
-        let mut pool = vec![bf16::NAN; pool_shape.pages * pool_shape.page_elements()];
+        let mut pool = vec![f32::NAN; pool_shape.pages * pool_shape.page_elements()];
         // What is beyond a sequence's pages must not be looked at.
         let mut table = vec![i32::MAX; sequences.len() * max_pages];
         let mut cached = Vec::new();
         for (i, (len, seed)) in sequences.iter().enumerate() {
-            let rows: Vec<bf16> = random(*seed, len * row, 1.0);
+            let rows: Vec<f32> = random(gpu, *seed, len * row, 1.0);
             for (at, rows) in rows.chunks(shape.page_tokens * row).enumerate() {
                 let page = free.pop().unwrap();
                 table[i * max_pages + at] = page as i32;
                 let start = (page * LAYERS + LAYER) * shape.page_tokens * row;
                 pool[start..start + rows.len()].copy_from_slice(rows);
             }
-            cached.push(rows.iter().map(|x| x.to_f32()).collect());
+            cached.push(rows);
         }
-        let (pool, table) = (gpu.upload(&pool).unwrap(), gpu.upload(&table).unwrap());
-        Self { shape, pool_shape, cached, pool, table, max_pages }
+        let (pool, table) = (put(gpu, &pool), gpu.upload(&table).unwrap());
+        let tolerance = match gpu.dtype() {
+            Dtype::Bf16 => 1e-2,
+            Dtype::F16 => 1.3e-3,
+        };
+        Self { shape, pool_shape, cached, pool, table, max_pages, tolerance }
     }
 
     pub fn pages(&self) -> Paged<'_> {
@@ -103,13 +108,7 @@ impl Fixture {
 
     /// Checks the output of the token at a position of a sequence, head by head.
     #[track_caller]
-    pub fn check(
-        &self,
-        attention: &Attention,
-        (sequence, position): (usize, usize),
-        q: &[bf16],
-        out: &[bf16],
-    ) {
+    pub fn check(&self, attention: &Attention, (sequence, position): (usize, usize), q: &[f32], out: &[f32]) {
         let Shape { heads, kv_heads, head_dim, .. } = self.shape;
         let first = attention.window.map_or(0, |window| (position + 1).saturating_sub(window));
         for head in 0..heads {
@@ -121,15 +120,15 @@ impl Fixture {
                 values.push(&row[(kv_heads + kv) * head_dim..(kv_heads + kv + 1) * head_dim]);
             }
             let at = head * head_dim..(head + 1) * head_dim;
-            let q: Vec<f32> = q[at.clone()].iter().map(|x| x.to_f32()).collect();
-            let expected = reference::attention(&q, &keys, &values, attention.scale, attention.cap);
-            let found = out[at].iter().map(|x| f64::from(x.to_f32()));
+            let q = &q[at.clone()];
+            let expected = reference::attention(q, &keys, &values, attention.scale, attention.cap);
+            let found = out[at].iter().map(|x| f64::from(*x));
             let off: f64 = found.zip(&expected).map(|(a, b)| (a - f64::from(*b)).powi(2)).sum();
             let size: f64 = expected.iter().map(|x| f64::from(*x).powi(2)).sum();
             let error = (off / size).sqrt();
             // Written so that NaN fails.
             assert!(
-                error < 1e-2,
+                error < self.tolerance,
                 "{:?} {attention:?}: sequence {sequence} position {position} head {head} is off by {error}",
                 self.shape
             );
@@ -139,20 +138,34 @@ impl Fixture {
 
 /// The first card.
 pub fn gpu() -> Gpu {
-    Gpu::open(0).expect("these tests need an NVIDIA card")
+    Gpu::open(0, Dtype::Bf16).expect("these tests need an NVIDIA card")
+}
+
+/// The first card, computing in each dtype in turn.
+pub fn gpus() -> impl Iterator<Item = Gpu> {
+    let open = |dtype| Gpu::open(0, dtype).expect("these tests need an NVIDIA card");
+    Dtype::ALL.into_iter().map(open)
 }
 
 /// Random numbers from [-scale, scale), rounded.
-pub fn random(seed: u64, len: usize, scale: f32) -> Vec<bf16> {
+pub fn random(gpu: &Gpu, seed: u64, len: usize, scale: f32) -> Vec<f32> {
     let mut random = fastrand::Rng::with_seed(seed);
-    (0..len).map(|_| bf16::from_f32(scale * (2.0 * random.f32() - 1.0))).collect()
+    let dtype = gpu.dtype();
+    (0..len).map(|_| dtype.value(dtype.round(scale * (2.0 * random.f32() - 1.0)))).collect()
+}
+
+/// Numbers brought to the card.
+pub fn put(gpu: &Gpu, values: &[f32]) -> CudaSlice<Half> {
+    let halves: Vec<Half> = values.iter().map(|value| gpu.dtype().round(*value)).collect();
+    gpu.upload(&halves).unwrap()
+}
+
+/// Numbers that the card holds.
+pub fn numbers(gpu: &Gpu, memory: &CudaSlice<Half>) -> Vec<f32> {
+    gpu.download(memory).unwrap().into_iter().map(|half| gpu.dtype().value(half)).collect()
 }
 
 /// Device memory that shows what was not written.
-pub fn poisoned(gpu: &Gpu, len: usize) -> CudaSlice<bf16> {
-    gpu.upload(&vec![bf16::NAN; len]).unwrap()
-}
-
-pub fn bits(row: &[bf16]) -> Vec<u16> {
-    row.iter().map(|x| x.to_bits()).collect()
+pub fn poisoned(gpu: &Gpu, len: usize) -> CudaSlice<Half> {
+    put(gpu, &vec![f32::NAN; len])
 }

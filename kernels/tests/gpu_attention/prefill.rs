@@ -4,9 +4,8 @@ use baton_kernels::cuda::{
     Gpu,
     attention::{Chunk, Rows, prefill, prefill_on_any_card, row_tiles},
 };
-use half::bf16;
 
-use crate::fixture::{Fixture, SHAPES, Shape, bits, gpu, poisoned, random};
+use crate::fixture::{Fixture, SHAPES, Shape, gpus, numbers, poisoned, put, random};
 
 /// Which kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,10 +18,10 @@ fn run(
     gpu: &Gpu,
     fixture: &Fixture,
     made: Made,
-    (q, chunks): (&[bf16], &[Chunk]),
+    (q, chunks): (&[f32], &[Chunk]),
     (window, cap): (Option<usize>, Option<f32>),
-) -> Vec<bf16> {
-    let q_slice = gpu.upload(q).unwrap();
+) -> Vec<f32> {
+    let q_slice = put(gpu, q);
     let tiles = gpu.upload(&row_tiles(chunks)).unwrap();
     let rows = Rows { q: &q_slice, rows: q.len() / fixture.q_width(), tiles: &tiles };
     let mut out = poisoned(gpu, q.len());
@@ -32,7 +31,7 @@ fn run(
         Made::ForAny => prefill_on_any_card(gpu, &attention, &rows, &pages, &mut out),
     }
     .unwrap();
-    gpu.download(&out).unwrap()
+    numbers(gpu, &out)
 }
 
 /// Chunks of (tokens before, new tokens), with a row between them that is nobody's.
@@ -53,7 +52,7 @@ fn check(
         first_row += rows + 1;
     }
     let width = fixture.q_width();
-    let q = random(55, first_row * width, 4.0);
+    let q = random(gpu, 55, first_row * width, 4.0);
     let out = run(gpu, &fixture, made, (&q, &chunks), options);
     let (q, out): (Vec<_>, Vec<_>) = (q.chunks(width).collect(), out.chunks(width).collect());
     let attention = fixture.attention(options.0, options.1);
@@ -91,72 +90,77 @@ const CUTS: [(usize, usize); 14] = [
 
 #[test]
 fn prefill_is_right_for_a_few_rows() {
-    let gpu = gpu();
-    for shape in [SHAPES[0], SHAPES[1]] {
-        for made in [Made::ForThisCard, Made::ForAny] {
-            check(&gpu, shape, made, &[(0, 130), (70, 60), (0, 257)], (None, None));
+    for gpu in gpus() {
+        for shape in [SHAPES[0], SHAPES[1]] {
+            for made in [Made::ForThisCard, Made::ForAny] {
+                check(&gpu, shape, made, &[(0, 130), (70, 60), (0, 257)], (None, None));
+            }
         }
     }
 }
 
 #[test]
 fn large_prefill_is_right_at_every_edge() {
-    let gpu = gpu();
-    for shape in SHAPES {
-        for made in [Made::ForThisCard, Made::ForAny] {
-            check(&gpu, shape, made, &CUTS, (None, None));
+    for gpu in gpus() {
+        for shape in SHAPES {
+            for made in [Made::ForThisCard, Made::ForAny] {
+                check(&gpu, shape, made, &CUTS, (None, None));
+            }
         }
     }
 }
 
 #[test]
 fn large_prefill_is_right_for_one_long_prompt() {
-    let gpu = gpu();
-    for made in [Made::ForThisCard, Made::ForAny] {
-        check(&gpu, SHAPES[1], made, &[(0, 3000)], (None, None));
+    for gpu in gpus() {
+        for made in [Made::ForThisCard, Made::ForAny] {
+            check(&gpu, SHAPES[1], made, &[(0, 3000)], (None, None));
+        }
     }
 }
 
 #[test]
 fn large_prefill_sees_its_window_and_caps_scores() {
-    let gpu = gpu();
-    for shape in SHAPES {
-        for made in [Made::ForThisCard, Made::ForAny] {
-            for window in [1, 64, 200] {
-                check(&gpu, shape, made, &CUTS, (Some(window), None));
+    for gpu in gpus() {
+        for shape in SHAPES {
+            for made in [Made::ForThisCard, Made::ForAny] {
+                for window in [1, 64, 200] {
+                    check(&gpu, shape, made, &CUTS, (Some(window), None));
+                }
+                check(&gpu, shape, made, &CUTS, (None, Some(2.0)));
+                check(&gpu, shape, made, &CUTS, (Some(70), Some(2.0)));
             }
-            check(&gpu, shape, made, &CUTS, (None, Some(2.0)));
-            check(&gpu, shape, made, &CUTS, (Some(70), Some(2.0)));
         }
     }
 }
 
 #[test]
 fn large_a_row_has_the_same_bits_however_a_prompt_is_chunked() {
-    let gpu = gpu();
-    let lengths = [777, 300, 512];
-    for shape in [SHAPES[0], SHAPES[1], SHAPES[6]] {
-        for made in [Made::ForThisCard, Made::ForAny] {
-            let together = Fixture::new(&gpu, shape, &[(777, 1), (300, 2), (512, 3)]);
-            let width = together.q_width();
-            let q = random(5, lengths.iter().sum::<usize>() * width, 4.0);
-            let mut first_row = 0;
-            let mut chunks = Vec::new();
-            for (sequence, rows) in lengths.into_iter().enumerate() {
-                chunks.push(Chunk { sequence, first_row, rows, start: 0 });
-                first_row += rows;
+    for gpu in gpus() {
+        let lengths = [777, 300, 512];
+        for shape in [SHAPES[0], SHAPES[1], SHAPES[6]] {
+            for made in [Made::ForThisCard, Made::ForAny] {
+                let together = Fixture::new(&gpu, shape, &[(777, 1), (300, 2), (512, 3)]);
+                let width = together.q_width();
+                let q = random(&gpu, 5, lengths.iter().sum::<usize>() * width, 4.0);
+                let mut first_row = 0;
+                let mut chunks = Vec::new();
+                for (sequence, rows) in lengths.into_iter().enumerate() {
+                    chunks.push(Chunk { sequence, first_row, rows, start: 0 });
+                    first_row += rows;
+                }
+                let whole = run(&gpu, &together, made, (&q, &chunks), (None, None));
+                let alone = Fixture::new(&gpu, shape, &[(777, 1)]);
+                let mut start = 0;
+                for rows in [100, 28, 1, 200, 127, 321] {
+                    let range = start * width..(start + rows) * width;
+                    let chunk = Chunk { sequence: 0, first_row: 0, rows, start };
+                    let part = run(&gpu, &alone, made, (&q[range.clone()], &[chunk]), (None, None));
+                    assert_eq!(part, whole[range], "{shape:?} {made:?}: from {start}");
+                    start += rows;
+                }
+                assert_eq!(start, 777);
             }
-            let whole = run(&gpu, &together, made, (&q, &chunks), (None, None));
-            let alone = Fixture::new(&gpu, shape, &[(777, 1)]);
-            let mut start = 0;
-            for rows in [100, 28, 1, 200, 127, 321] {
-                let range = start * width..(start + rows) * width;
-                let chunk = Chunk { sequence: 0, first_row: 0, rows, start };
-                let part = run(&gpu, &alone, made, (&q[range.clone()], &[chunk]), (None, None));
-                assert_eq!(bits(&part), bits(&whole[range]), "{shape:?} {made:?}: from {start}");
-                start += rows;
-            }
-            assert_eq!(start, 777);
         }
     }
 }

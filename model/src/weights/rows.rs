@@ -61,6 +61,14 @@ impl Rows<'_> {
         self.tensor.read(self.name, first, values).map_err(ModelError::Tensor)
     }
 
+    /// Whole rows from row `first` on, as exact as they are stored.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn floats(&self, first: usize, rows: usize) -> Result<Vec<f32>, ModelError> {
+        self.tensor.floats(self.name, first, rows).map_err(ModelError::Tensor)
+    }
+
     /// Reads whole rows from row `first` on as blocks of Q4_1. Nothing is lost but of
     /// Q4_K, whose scales have more bits than f16.
     ///

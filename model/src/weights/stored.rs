@@ -72,18 +72,28 @@ impl Stored {
 
     /// All values of a vector, as exact as they are stored.
     pub fn vector(&self, name: &str) -> Result<Vec<f32>, FormatError> {
-        let mut floats = match &self.place {
-            Place::Memory(floats) => floats.clone(),
+        let mut floats = self.floats(name, 0, 1)?;
+        floats.iter_mut().for_each(|float| *float += self.plus);
+        Ok(floats)
+    }
+
+    /// Whole rows from row `first` on, as exact as they are stored.
+    pub fn floats(&self, name: &str, first: usize, rows: usize) -> Result<Vec<f32>, FormatError> {
+        let cols = self.cols();
+        let floats = match &self.place {
+            Place::Memory(floats) => {
+                let row = |row| &floats[self.source(row) * cols..][..cols];
+                (first..first + rows).flat_map(row).copied().collect()
+            }
             Place::File { encoding, .. } => {
                 let mut words = Vec::new();
-                let floats = encoding.floats(self.raw(0, 1, &mut words)?);
+                let floats = encoding.floats(self.raw(first, rows, &mut words)?);
                 floats.map_err(|error| FormatError::Dequantise {
                     tensor: name.to_owned(),
                     reason: error.to_string(),
                 })?
             }
         };
-        floats.iter_mut().for_each(|float| *float += self.plus);
         if floats.iter().all(|float| float.is_finite()) {
             return Ok(floats);
         }

@@ -1,21 +1,20 @@
 //! Weights of a product in the form they are held in.
 
 use baton_kernels::cuda::{
-    Gpu, GpuError, Narrow, NarrowScaled, Pinned, Scaled, ScaledMut,
+    Gpu, GpuError, Half, Narrow, NarrowScaled, Pinned, Scaled, ScaledMut,
     cudarc::driver::{CudaSlice, CudaViewMut},
     quantise::quantise,
     random::fill_uniform,
 };
-use half::bf16;
 
 use super::weights::Dense;
 
-/// In what form a card holds the weights of layers; all others are bf16.
+/// In what form a card holds the weights of layers; all others are as it computes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum WeightForm {
-    /// As they are used.
+    /// In the dtype that the card computes in.
     #[default]
-    Bf16,
+    Plain,
     /// In e4m3, with a scale for each output. They are multiplied with rows in e4m3 too, each
     /// with a scale of its own. On Hopper alone.
     Fp8,
@@ -23,7 +22,7 @@ pub enum WeightForm {
 
 /// Weights that a layer multiplies with.
 pub(super) enum Matrix {
-    Bf16(Dense),
+    Plain(Dense),
     Fp8(Fp8),
 }
 
@@ -34,9 +33,9 @@ pub(super) struct Fp8 {
     inputs: usize,
 }
 
-/// Where bf16 go to.
+/// Where elements go to.
 pub(super) enum Place<'a> {
-    Bf16(CudaViewMut<'a, bf16>),
+    Plain(CudaViewMut<'a, Half>),
     /// They are rounded on the card.
     Fp8(ScaledMut<'a>),
 }
@@ -46,7 +45,7 @@ pub(super) enum Place<'a> {
 impl Matrix {
     pub fn unset(gpu: &Gpu, form: WeightForm, outputs: usize, inputs: usize) -> Result<Self, GpuError> {
         Ok(match form {
-            WeightForm::Bf16 => Self::Bf16(Dense::unset(gpu, outputs, inputs)?),
+            WeightForm::Plain => Self::Plain(Dense::unset(gpu, outputs, inputs)?),
             WeightForm::Fp8 => {
                 let (data, scales) = (gpu.unset(outputs * inputs)?, gpu.unset(outputs)?);
                 Self::Fp8(Fp8 { data, scales, inputs })
@@ -57,7 +56,7 @@ impl Matrix {
     /// Of memory.
     pub fn bytes(&self) -> usize {
         match self {
-            Self::Bf16(dense) => dense.bytes(),
+            Self::Plain(dense) => dense.bytes(),
             Self::Fp8(Fp8 { data, scales, .. }) => data.len() + 4 * scales.len(),
         }
     }
@@ -65,7 +64,7 @@ impl Matrix {
     /// Whether the kernel for few rows multiplies with it.
     pub fn is_narrow(&self, gpu: &Gpu) -> bool {
         match self {
-            Self::Bf16(dense) => Narrow::new(gpu, dense.view()).is_some(),
+            Self::Plain(dense) => Narrow::new(gpu, dense.view()).is_some(),
             Self::Fp8(scaled) => NarrowScaled::new(gpu, scaled.view()).is_ok(),
         }
     }
@@ -85,7 +84,7 @@ impl Place<'_> {
     /// In elements.
     pub fn len(&self) -> usize {
         match self {
-            Self::Bf16(data) => data.len(),
+            Self::Plain(data) => data.len(),
             Self::Fp8(scaled) => scaled.data.len(),
         }
     }
@@ -93,7 +92,7 @@ impl Place<'_> {
     /// The most elements up to `most` that can be taken at once.
     pub fn piece(&self, most: usize) -> usize {
         match self {
-            Self::Bf16(_) => most,
+            Self::Plain(_) => most,
             Self::Fp8(scaled) => (most / scaled.width).max(1) * scaled.width,
         }
     }
@@ -102,11 +101,11 @@ impl Place<'_> {
     pub fn take(
         &mut self,
         gpu: &Gpu,
-        (from, at, len): (&Pinned<bf16>, usize, usize),
-        staged: &mut CudaSlice<bf16>,
+        (from, at, len): (&Pinned<Half>, usize, usize),
+        staged: &mut CudaSlice<Half>,
     ) -> Result<(), GpuError> {
         match self {
-            Self::Bf16(data) => from.copy_to(gpu, 0..len, &mut data.slice_mut(at..at + len)),
+            Self::Plain(data) => from.copy_to(gpu, 0..len, &mut data.slice_mut(at..at + len)),
             Self::Fp8(ScaledMut { data, scales, width }) => {
                 from.copy_to(gpu, 0..len, &mut staged.slice_mut(..len))?;
                 let rows = at / *width..(at + len) / *width;
@@ -119,7 +118,7 @@ impl Place<'_> {
     /// Enqueues that all become numbers from `[-scale, scale)`.
     pub fn fill(&mut self, gpu: &Gpu, seed: u64, scale: f32) -> Result<(), GpuError> {
         match self {
-            Self::Bf16(data) => fill_uniform(gpu, seed, scale, data),
+            Self::Plain(data) => fill_uniform(gpu, seed, scale, data),
             Self::Fp8(scaled) => {
                 let mut values = gpu.unset(scaled.data.len())?;
                 fill_uniform(gpu, seed, scale, &mut values)?;
@@ -129,16 +128,16 @@ impl Place<'_> {
     }
 }
 
-impl<'a> From<&'a mut CudaSlice<bf16>> for Place<'a> {
-    fn from(data: &'a mut CudaSlice<bf16>) -> Self {
-        Self::Bf16(data.as_view_mut())
+impl<'a> From<&'a mut CudaSlice<Half>> for Place<'a> {
+    fn from(data: &'a mut CudaSlice<Half>) -> Self {
+        Self::Plain(data.as_view_mut())
     }
 }
 
 impl<'a> From<&'a mut Matrix> for Place<'a> {
     fn from(matrix: &'a mut Matrix) -> Self {
         match matrix {
-            Matrix::Bf16(dense) => dense.into(),
+            Matrix::Plain(dense) => dense.into(),
             Matrix::Fp8(Fp8 { data, scales, inputs }) => Self::Fp8(ScaledMut::new(data, scales, *inputs)),
         }
     }

@@ -6,11 +6,10 @@ use std::{
 };
 
 use baton_kernels::cuda::{
-    Gpu, GpuError, Pinned,
+    Gpu, GpuError, Half, Pinned,
     cudarc::driver::{CudaEvent, CudaSlice, DevicePtr},
 };
 use baton_protocol::{DeviceSpan, KvShape};
-use half::bf16;
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::kv::{FillBytes, KvStore, PageId, Piece, UseBytes};
@@ -26,7 +25,7 @@ pub(super) struct DevicePages {
     gpu: Gpu,
     shape: KvShape,
     pages: usize,
-    rows: Mutex<CudaSlice<bf16>>,
+    rows: Mutex<CudaSlice<Half>>,
     /// When the last copy of a page, which nobody reports, has ended.
     copied: CudaEvent,
     spare: Mutex<Vec<Staging>>,
@@ -35,7 +34,7 @@ pub(super) struct DevicePages {
 /// A buffer for one handoff at a time.
 struct Staging {
     gpu: Gpu,
-    bytes: Pinned<bf16>,
+    bytes: Pinned<Half>,
 }
 
 /// Buffers kept for the next handoffs.
@@ -55,7 +54,7 @@ impl DevicePages {
     }
 
     /// All rows. Held while work is enqueued, never while waiting for it.
-    pub fn rows(&self) -> MutexGuard<'_, CudaSlice<bf16>> {
+    pub fn rows(&self) -> MutexGuard<'_, CudaSlice<Half>> {
         self.rows.lock()
     }
 

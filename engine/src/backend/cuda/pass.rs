@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, ops::Range};
 
 use baton_kernels::cuda::{
-    Gpu, GpuError, Read,
+    Gpu, GpuError, Half, Read,
     attention::{self, Attention, Decode, Inputs, Paged, Rows, Shares, Split},
     cudarc::driver::{CudaSlice, CudaViewMut},
     embed::{Tokens, embed},
@@ -15,7 +15,6 @@ use baton_kernels::cuda::{
     shape::{Shapes, shape},
 };
 use baton_model::{ModelConfig, QkNorm};
-use half::bf16;
 
 use super::{
     CudaLimits, CudaModel,
@@ -67,15 +66,15 @@ struct Run<'a> {
     pass: &'a mut Pass,
     model: &'a CudaModel,
     work: &'a mut Workspace,
-    pages: &'a mut CudaSlice<bf16>,
+    pages: &'a mut CudaSlice<Half>,
     pool: PoolShape,
     form: Form,
 }
 
 /// Rows of the residual stream, and a place for what is added to them.
 struct Residual<'a> {
-    x: CudaViewMut<'a, bf16>,
-    delta: CudaViewMut<'a, bf16>,
+    x: CudaViewMut<'a, Half>,
+    delta: CudaViewMut<'a, Half>,
 }
 
 // === impl Pass ===
@@ -116,7 +115,7 @@ impl Pass {
         &mut self,
         gpu: &Gpu,
         (model, work): (&CudaModel, &mut Workspace),
-        (pages, form): (&mut CudaSlice<bf16>, Form),
+        (pages, form): (&mut CudaSlice<Half>, Form),
         written: &mut dyn FnMut(usize) -> Result<(), GpuError>,
     ) -> Result<(), GpuError> {
         let mut pool = pool(model.config());
@@ -159,7 +158,7 @@ impl Residual<'_> {
         gpu: &Gpu,
         products: &mut Products,
         (weights, after): (&Matrix, Option<&Vector>),
-        input: &impl Read<bf16>,
+        input: &impl Read<Half>,
     ) -> Result<(), GpuError> {
         let Some(after) = after else { return products.add(gpu, weights, input, &mut self.x) };
         products.plain(gpu, weights, input, &mut self.delta)?;

@@ -1,14 +1,13 @@
 //! Products of a step with the model's weights, by the kernel that is fastest for their rows.
 
 use baton_kernels::cuda::{
-    Gemm, Gemv, Gpu, GpuError, Narrow, Read, Write,
+    Dtype, Gemm, Gemv, Gpu, GpuError, Half, Narrow, Read, Write,
     cudarc::driver::{CudaSlice, CudaView, CudaViewMut},
     gate::{Activation, gate},
     gemm::Sizes,
     narrow,
 };
 use baton_model::ModelConfig;
-use half::bf16;
 
 use super::{
     CudaLimits, CudaModel,
@@ -43,8 +42,8 @@ pub(super) struct Products {
 /// Rows that a product reads after their norm, if they have one, and a place for the normed ones.
 pub(super) struct Normed<'a> {
     pub norm: Option<&'a Vector>,
-    pub x: CudaView<'a, bf16>,
-    pub normed: CudaViewMut<'a, bf16>,
+    pub x: CudaView<'a, Half>,
+    pub normed: CudaViewMut<'a, Half>,
 }
 
 /// Who does a product.
@@ -100,7 +99,7 @@ impl Products {
         self.gemm.tune(&shapes).map(drop)
     }
 
-    fn kernel<'a>(&self, gpu: &Gpu, weights: &'a Dense, x: &impl Read<bf16>) -> Kernel<'a> {
+    fn kernel<'a>(&self, gpu: &Gpu, weights: &'a Dense, x: &impl Read<Half>) -> Kernel<'a> {
         let rows = weights.rows_of(x);
         let narrow_rows = match rows {
             _ if self.deterministic => 1..=narrow::MAX_ROWS,
@@ -127,16 +126,19 @@ impl Products {
         gpu: &Gpu,
         weights: &Matrix,
         mut input: Normed<'_>,
-        out: &mut impl Write<bf16>,
+        out: &mut impl Write<Half>,
     ) -> Result<(), GpuError> {
         let weights = match (weights, &mut self.scaled) {
-            (Matrix::Bf16(weights), _) => weights,
+            (Matrix::Plain(weights), _) => weights,
             (Matrix::Fp8(weights), Some(scaled)) => return scaled.run(gpu, weights, &input, out),
             (Matrix::Fp8(_), None) => return Err(NO_SCALED),
         };
         match self.kernel(gpu, weights, &input.x) {
             Kernel::Narrow(product) => product.run(gpu, &input.computed(gpu)?, out),
-            Kernel::Gemv => input.gemv(weights).run(gpu, &input.x, out),
+            Kernel::Gemv => {
+                let (product, x) = input.gemv(gpu, weights)?;
+                product.run(gpu, &x, out)
+            }
             Kernel::Gemm => self.gemm.run(&weights.view(), &input.computed(gpu)?, out),
         }
     }
@@ -151,7 +153,10 @@ impl Products {
     ) -> Result<(), GpuError> {
         match self.kernel(gpu, weights, &input.x) {
             Kernel::Narrow(product) => product.run_f32(gpu, &input.computed(gpu)?, out),
-            Kernel::Gemv => input.gemv(weights).run_f32(gpu, &input.x, out),
+            Kernel::Gemv => {
+                let (product, x) = input.gemv(gpu, weights)?;
+                product.run_f32(gpu, &x, out)
+            }
             Kernel::Gemm => self.gemm.run(&weights.view(), &input.computed(gpu)?, out),
         }
     }
@@ -162,10 +167,10 @@ impl Products {
         gpu: &Gpu,
         weights: &Matrix,
         mut input: Normed<'_>,
-        (both, out): (&mut CudaSlice<bf16>, &mut impl Write<bf16>),
+        (both, out): (&mut CudaSlice<Half>, &mut impl Write<Half>),
     ) -> Result<(), GpuError> {
         let weights = match (weights, &mut self.scaled) {
-            (Matrix::Bf16(weights), _) => weights,
+            (Matrix::Plain(weights), _) => weights,
             (Matrix::Fp8(weights), Some(scaled)) => {
                 return scaled.gated(gpu, (weights, self.activation), &input, (both, out));
             }
@@ -175,8 +180,8 @@ impl Products {
         match self.kernel(gpu, weights, &input.x) {
             Kernel::Narrow(product) => product.gated(gpu, self.activation, &input.computed(gpu)?, out),
             Kernel::Gemv => {
-                let product = input.gemv(weights);
-                product.gated(gpu, self.activation, &input.x, out)
+                let (product, x) = input.gemv(gpu, weights)?;
+                product.gated(gpu, self.activation, &x, out)
             }
             Kernel::Gemm => {
                 let mut both = both.slice_mut(..2 * out.len());
@@ -191,11 +196,11 @@ impl Products {
         &mut self,
         gpu: &Gpu,
         weights: &Matrix,
-        x: &impl Read<bf16>,
-        out: &mut impl Write<bf16>,
+        x: &impl Read<Half>,
+        out: &mut impl Write<Half>,
     ) -> Result<(), GpuError> {
         let weights = match (weights, &mut self.scaled) {
-            (Matrix::Bf16(weights), _) => weights,
+            (Matrix::Plain(weights), _) => weights,
             (Matrix::Fp8(weights), Some(scaled)) => return scaled.plain(gpu, weights, x, out),
             (Matrix::Fp8(_), None) => return Err(NO_SCALED),
         };
@@ -211,11 +216,11 @@ impl Products {
         &mut self,
         gpu: &Gpu,
         weights: &Matrix,
-        x: &impl Read<bf16>,
-        out: &mut impl Write<bf16>,
+        x: &impl Read<Half>,
+        out: &mut impl Write<Half>,
     ) -> Result<(), GpuError> {
         let weights = match (weights, &mut self.scaled) {
-            (Matrix::Bf16(weights), _) => weights,
+            (Matrix::Plain(weights), _) => weights,
             (Matrix::Fp8(weights), Some(scaled)) => return scaled.add(gpu, weights, x, out),
             (Matrix::Fp8(_), None) => return Err(NO_SCALED),
         };
@@ -231,14 +236,23 @@ impl Products {
 
 impl Normed<'_> {
     /// What the product reads; enqueues the norm.
-    fn computed(&mut self, gpu: &Gpu) -> Result<CudaView<'_, bf16>, GpuError> {
+    fn computed(&mut self, gpu: &Gpu) -> Result<CudaView<'_, Half>, GpuError> {
         let Some(norm) = self.norm else { return Ok(self.x.slice(..)) };
         norm.view().run(gpu, &self.x, &mut self.normed)?;
         Ok(self.normed.as_view())
     }
 
-    /// The product that norms on the way.
-    fn gemv<'a>(&'a self, weights: &'a Dense) -> Gemv<'a> {
-        Gemv { weights: weights.view(), norm: self.norm.map(Vector::view) }
+    /// The product that norms on the way, and what it reads. In fp16, rows times gains could be
+    /// out of range before they are divided: they are normed before.
+    fn gemv<'a>(
+        &'a mut self,
+        gpu: &Gpu,
+        weights: &'a Dense,
+    ) -> Result<(Gemv<'a>, CudaView<'a, Half>), GpuError> {
+        let weights = weights.view();
+        Ok(match gpu.dtype() {
+            Dtype::Bf16 => (Gemv { weights, norm: self.norm.map(Vector::view) }, self.x.slice(..)),
+            Dtype::F16 => (Gemv::new(weights), self.computed(gpu)?),
+        })
     }
 }

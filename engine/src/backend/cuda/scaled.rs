@@ -3,14 +3,13 @@
 //! order of sums.
 
 use baton_kernels::cuda::{
-    GemmScaled, Gpu, GpuError, NarrowScaled, Read, Scaled, ScaledMut, Write,
+    GemmScaled, Gpu, GpuError, Half, NarrowScaled, Read, Scaled, ScaledMut, Write,
     cudarc::driver::CudaSlice,
     gate::{Activation, gate},
     gemm::Sizes,
     quantise::{quantise, quantise_norm},
 };
 use baton_model::ModelConfig;
-use half::bf16;
 
 use super::{CudaLimits, matrix::Fp8, pass::MAX_BAND_ROWS, products::Normed};
 
@@ -54,7 +53,7 @@ impl ScaledProducts {
         gpu: &Gpu,
         weights: &Fp8,
         input: &Normed<'_>,
-        out: &mut impl Write<bf16>,
+        out: &mut impl Write<Half>,
     ) -> Result<(), GpuError> {
         let weights = weights.view();
         let x = normed(gpu, (&mut self.data, &mut self.scales), input, weights.width)?;
@@ -70,7 +69,7 @@ impl ScaledProducts {
         gpu: &Gpu,
         (weights, activation): (&Fp8, Activation),
         input: &Normed<'_>,
-        (both, out): (&mut CudaSlice<bf16>, &mut impl Write<bf16>),
+        (both, out): (&mut CudaSlice<Half>, &mut impl Write<Half>),
     ) -> Result<(), GpuError> {
         let weights = weights.view();
         let x = normed(gpu, (&mut self.data, &mut self.scales), input, weights.width)?;
@@ -89,8 +88,8 @@ impl ScaledProducts {
         &mut self,
         gpu: &Gpu,
         weights: &Fp8,
-        x: &impl Read<bf16>,
-        out: &mut impl Write<bf16>,
+        x: &impl Read<Half>,
+        out: &mut impl Write<Half>,
     ) -> Result<(), GpuError> {
         let weights = weights.view();
         let mut rounded = place((&mut self.data, &mut self.scales), x.len(), weights.width);
@@ -106,8 +105,8 @@ impl ScaledProducts {
         &mut self,
         gpu: &Gpu,
         weights: &Fp8,
-        x: &impl Read<bf16>,
-        out: &mut impl Write<bf16>,
+        x: &impl Read<Half>,
+        out: &mut impl Write<Half>,
     ) -> Result<(), GpuError> {
         let weights = weights.view();
         let mut rounded = place((&mut self.data, &mut self.scales), x.len(), weights.width);

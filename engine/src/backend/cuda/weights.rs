@@ -3,11 +3,10 @@
 use std::sync::Arc;
 
 use baton_kernels::cuda::{
-    Gpu, GpuError, Pinned, Read, Weights as View, cudarc::driver::CudaSlice, norm::Norm,
+    Dtype, Gpu, GpuError, Half, Pinned, Read, Weights as View, cudarc::driver::CudaSlice, norm::Norm,
 };
 use baton_model::{Model, ModelConfig, ModelError, Norms, QkNorm, Weights};
 use baton_protocol::{KvDtype, KvShape};
-use half::bf16;
 use parking_lot::Mutex;
 
 use super::matrix::{Matrix, Place, WeightForm};
@@ -34,7 +33,7 @@ pub(super) struct Layer {
     /// Queries, then keys, then values.
     pub qkv: Matrix,
     /// Of queries, keys and values.
-    pub qkv_bias: Option<CudaSlice<bf16>>,
+    pub qkv_bias: Option<CudaSlice<Half>>,
     /// As long as a head or as all of them.
     pub q_norm: Option<Vector>,
     pub k_norm: Option<Vector>,
@@ -51,16 +50,16 @@ pub(super) struct BlockNorms {
     pub after: Option<Vector>,
 }
 
-/// A matrix in bf16, `[outputs][inputs]`.
+/// A matrix as the card computes, `[outputs][inputs]`.
 pub(super) struct Dense {
-    data: CudaSlice<bf16>,
+    data: CudaSlice<Half>,
     outputs: usize,
     inputs: usize,
 }
 
 /// Weights of a norm.
 pub(super) struct Vector {
-    data: CudaSlice<bf16>,
+    data: CudaSlice<Half>,
     eps: f32,
 }
 
@@ -71,6 +70,8 @@ pub(super) enum WeightsError {
     Unsupported(&'static str),
     #[error("{tensor} is {found:?}, not {expected:?}")]
     Shape { tensor: String, found: Vec<usize>, expected: Vec<usize> },
+    #[error("{tensor} has a weight of {value}, which is out of fp16's range: use bf16")]
+    OutOfRange { tensor: String, value: f32 },
     #[error(transparent)]
     Model(#[from] ModelError),
     #[error(transparent)]
@@ -162,7 +163,10 @@ impl CudaModel {
             layers: self.config.layers as u32,
             kv_heads: self.config.kv_heads as u32,
             head_dim: self.config.head_dim as u32,
-            dtype: KvDtype::Bf16,
+            dtype: match self.gpu.dtype() {
+                Dtype::Bf16 => KvDtype::Bf16,
+                Dtype::F16 => KvDtype::F16,
+            },
             page_tokens,
         }
     }
@@ -293,41 +297,65 @@ impl<'a> Upload<'a> {
 // === impl Tensor ===
 
 impl Tensor {
-    fn read(self, weights: &Weights) -> Result<Vec<bf16>, WeightsError> {
+    /// Its values, each rounded once, as one or more runs of whole rows.
+    fn read(
+        self,
+        weights: &Weights,
+        dtype: Dtype,
+        mut take: impl FnMut(&[Half]) -> Result<(), WeightsError>,
+    ) -> Result<(), WeightsError> {
         let Self { name, shape } = self;
-        let (found, values) = if shape.len() == 2 {
-            let matrix = weights.matrix(&name)?;
-            (vec![matrix.rows, matrix.cols], matrix.values)
-        } else {
-            let values: Vec<bf16> = weights.vector(&name)?.into_iter().map(bf16::from_f32).collect();
-            (vec![values.len()], values)
-        };
-        match found == shape && values.len() == shape.iter().product::<usize>() {
-            true => Ok(values),
-            false => Err(WeightsError::Shape { tensor: name, found, expected: shape }),
+        let found = weights.shape(&name).unwrap_or_default();
+        if found != shape {
+            return Err(WeightsError::Shape { tensor: name, found: found.to_vec(), expected: shape });
         }
+        let [rows, cols] = shape[..] else {
+            return take(&rounded(&name, &weights.vector(&name)?, dtype)?);
+        };
+        if dtype == Dtype::Bf16 {
+            return take(bytemuck::cast_slice(&weights.matrix(&name)?.values));
+        }
+        let matrix = weights.rows(&name)?;
+        let most = (PIECE / cols).max(1);
+        for first in (0..rows).step_by(most) {
+            let floats = matrix.floats(first, most.min(rows - first))?;
+            take(&rounded(&name, &floats, dtype)?)?;
+        }
+        Ok(())
     }
 }
 
 /// Takes uploads until none is left: reads, converts and copies through page-locked memory.
 fn upload(gpu: &Gpu, weights: &Weights, uploads: &Mutex<Vec<Upload<'_>>>) -> Result<(), WeightsError> {
     let gpu = gpu.beside()?;
-    let mut halves = [Pinned::zeros(&gpu, PIECE)?, Pinned::zeros(&gpu, PIECE)?];
+    let mut buffers = [Pinned::zeros(&gpu, PIECE)?, Pinned::zeros(&gpu, PIECE)?];
     let mut staged = gpu.unset(PIECE)?;
     loop {
         let next = uploads.lock().pop();
         let Some(Upload { tensors, mut to }) = next else { break };
         let mut at = 0;
         for tensor in tensors {
-            for piece in tensor.read(weights)?.chunks(to.piece(PIECE)) {
-                halves[0].get_mut()?[..piece.len()].copy_from_slice(piece);
-                to.take(&gpu, (&halves[0], at, piece.len()), &mut staged)?;
-                halves.swap(0, 1);
-                at += piece.len();
-            }
+            tensor.read(weights, gpu.dtype(), |rows| {
+                for piece in rows.chunks(to.piece(PIECE)) {
+                    buffers[0].get_mut()?[..piece.len()].copy_from_slice(piece);
+                    to.take(&gpu, (&buffers[0], at, piece.len()), &mut staged)?;
+                    buffers.swap(0, 1);
+                    at += piece.len();
+                }
+                Ok(())
+            })?;
         }
     }
     Ok(gpu.synchronize()?)
+}
+
+/// Refuses by name what is out of the dtype's range.
+fn rounded(tensor: &str, values: &[f32], dtype: Dtype) -> Result<Vec<Half>, WeightsError> {
+    let outside = |value: &&f32| dtype == Dtype::F16 && value.abs() >= 65_520.0;
+    match values.iter().find(outside) {
+        Some(&value) => Err(WeightsError::OutOfRange { tensor: tensor.to_owned(), value }),
+        None => Ok(values.iter().map(|value| dtype.round(*value)).collect()),
+    }
 }
 
 /// Names of the norms before and after attention, and before and after the feed-forward part.
@@ -365,6 +393,7 @@ fn supported_in_fp8(gpu: &Gpu, config: &ModelConfig) -> Result<(), WeightsError>
     let ModelConfig { hidden, heads, kv_heads, head_dim, intermediate, .. } = *config;
     let sizes = [hidden, heads * head_dim, (heads + 2 * kv_heads) * head_dim, intermediate];
     let refused = match () {
+        () if gpu.dtype() == Dtype::F16 => "fp8 weights in fp16",
         () if gpu.capability() != (9, 0) => "fp8 weights on a card that is not Hopper",
         () if !sizes.iter().all(|size| size.is_multiple_of(16)) => "fp8 weights of sizes not multiples of 16",
         () => return Ok(()),
@@ -385,7 +414,7 @@ impl Dense {
     }
 
     /// How many rows of inputs `x` is.
-    pub fn rows_of(&self, x: &impl Read<bf16>) -> usize {
+    pub fn rows_of(&self, x: &impl Read<Half>) -> usize {
         x.len() / self.inputs
     }
 
@@ -412,5 +441,19 @@ impl Vector {
 impl<'a> From<&'a mut Dense> for Place<'a> {
     fn from(dense: &'a mut Dense) -> Self {
         (&mut dense.data).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_out_of_the_dtypes_range_are_refused_by_name() {
+        let refused = rounded("a.weight", &[1.0, -65_520.0], Dtype::F16).unwrap_err();
+        assert!(refused.to_string().starts_with("a.weight has a weight of -65520"), "{refused}");
+        let of = |values: &[f32], dtype| rounded("a.weight", values, dtype).unwrap();
+        assert_eq!(Dtype::F16.value(of(&[-65_519.0], Dtype::F16)[0]), -65_504.0);
+        assert_eq!(Dtype::Bf16.value(of(&[1e38], Dtype::Bf16)[0]), half::bf16::from_f32(1e38).to_f32());
     }
 }

@@ -2,9 +2,8 @@
 
 use std::path::PathBuf;
 
-use baton_kernels::cuda::{Gpu, GpuError, cudarc::driver::CudaSlice};
+use baton_kernels::cuda::{Gpu, GpuError, Half, cudarc::driver::CudaSlice};
 use baton_model::ModelConfig;
-use half::bf16;
 
 use super::{histories::Histories, pass::MAX_BAND_ROWS, step::Form};
 
@@ -29,19 +28,19 @@ pub(super) struct Workspace {
     /// What the step computes, see [`Form`].
     pub words: CudaSlice<i32>,
     /// Residual stream: `[R][hidden]`.
-    pub x: CudaSlice<bf16>,
+    pub x: CudaSlice<Half>,
     /// Input of the next product: `[R][hidden]`.
-    pub normed: CudaSlice<bf16>,
+    pub normed: CudaSlice<Half>,
     /// `[R][q heads, k heads, v heads][head_dim]`
-    pub qkv: CudaSlice<bf16>,
+    pub qkv: CudaSlice<Half>,
     /// Output of attention: `[R][head][head_dim]`.
-    pub attended: CudaSlice<bf16>,
+    pub attended: CudaSlice<Half>,
     /// Gates, then what they gate, of a band of rows: `[MAX_BAND_ROWS][2][intermediate]`.
-    pub gate_up: CudaSlice<bf16>,
+    pub gate_up: CudaSlice<Half>,
     /// `[MAX_BAND_ROWS][intermediate]`
-    pub gated: CudaSlice<bf16>,
+    pub gated: CudaSlice<Half>,
     /// Residual stream of the wanted rows: `[W][hidden]`.
-    pub last: CudaSlice<bf16>,
+    pub last: CudaSlice<Half>,
     /// `[W][vocab]`
     pub logits: CudaSlice<f32>,
     /// What sequences have said, and masks of the wanted rows.

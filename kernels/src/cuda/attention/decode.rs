@@ -6,11 +6,10 @@ use cudarc::driver::{
     CudaSlice,
     sys::{self, CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN as MOST_SHARED},
 };
-use half::bf16;
 
 use super::{Attention, OP, Paged, address, address_mut, whole};
 use crate::cuda::{
-    Gpu, Read, Write,
+    Gpu, Half, Read, Write,
     error::{GpuError, Named, at_least, exactly, multiple},
     launch::{Grid, Kernel},
     rope::PoolShape,
@@ -173,8 +172,8 @@ impl Decode {
         &mut self,
         gpu: &Gpu,
         attention: &Attention,
-        inputs: &Inputs<'_, impl Read<bf16>, impl Read<i32>>,
-        out: &mut impl Write<bf16>,
+        inputs: &Inputs<'_, impl Read<Half>, impl Read<i32>>,
+        out: &mut impl Write<Half>,
     ) -> Result<(), GpuError> {
         let Inputs { q, pages, kv_len, shares } = inputs;
         attention.check(pages)?;

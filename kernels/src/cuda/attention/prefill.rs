@@ -2,7 +2,6 @@
 #![expect(unsafe_code, reason = "launches kernels")]
 
 use bytemuck::{Pod, Zeroable};
-use half::bf16;
 
 use super::{
     Attention, OP, Paged, address, address_mut,
@@ -10,7 +9,7 @@ use super::{
     whole,
 };
 use crate::cuda::{
-    Gpu, Read, Write,
+    Gpu, Half, Read, Write,
     error::{GpuError, multiple},
     launch::Grid,
 };
@@ -95,9 +94,9 @@ pub fn row_tiles(chunks: &[Chunk]) -> Vec<i32> {
 pub fn prefill(
     gpu: &Gpu,
     attention: &Attention,
-    rows: &Rows<'_, impl Read<bf16>, impl Read<i32>>,
+    rows: &Rows<'_, impl Read<Half>, impl Read<i32>>,
     pages: &Paged<'_>,
-    out: &mut impl Write<bf16>,
+    out: &mut impl Write<Half>,
 ) -> Result<(), GpuError> {
     let Some(parameter) = parameter(gpu, attention, rows, pages, out)? else { return Ok(()) };
     match on_hopper(gpu, pages.shape.head_dim, parameter.cap) {
@@ -114,9 +113,9 @@ pub fn prefill(
 pub fn prefill_on_any_card(
     gpu: &Gpu,
     attention: &Attention,
-    rows: &Rows<'_, impl Read<bf16>, impl Read<i32>>,
+    rows: &Rows<'_, impl Read<Half>, impl Read<i32>>,
     pages: &Paged<'_>,
-    out: &mut impl Write<bf16>,
+    out: &mut impl Write<Half>,
 ) -> Result<(), GpuError> {
     let Some(parameter) = parameter(gpu, attention, rows, pages, out)? else { return Ok(()) };
     launch(gpu, pages.shape.head_dim, &parameter)
@@ -126,9 +125,9 @@ pub fn prefill_on_any_card(
 fn parameter(
     gpu: &Gpu,
     attention: &Attention,
-    rows: &Rows<'_, impl Read<bf16>, impl Read<i32>>,
+    rows: &Rows<'_, impl Read<Half>, impl Read<i32>>,
     pages: &Paged<'_>,
-    out: &mut impl Write<bf16>,
+    out: &mut impl Write<Half>,
 ) -> Result<Option<Parameter>, GpuError> {
     attention.check(pages)?;
     if rows.tiles.is_empty() {
@@ -180,7 +179,7 @@ fn launch_on_hopper(
     pages: &Paged<'_>,
     parameter: &Parameter,
 ) -> Result<(), GpuError> {
-    let map = tensor_map(parameter.pool, &pages.shape)?;
+    let map = tensor_map(gpu.dtype(), parameter.pool, &pages.shape)?;
     // Queries, output, two stages of 128 keys and values; barriers and room to align.
     let shared_bytes = 2 * pages.shape.head_dim * (2 * TILE_ROWS + 2 * 2 * 128) + 2048;
     let items = (parameter.tile_count * parameter.heads) as usize;

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use super::{
     super::{
-        Gpu, Write,
+        Dtype, Gpu, Write,
         error::{GpuError, Named},
     },
     Sizes,
@@ -32,10 +32,11 @@ static SUMS_IN_F32: u32 = 1 | 2;
 /// Whether sums of products of e4m3 stay in the tensor cores, which keep some fourteen bits.
 static FAST_SUMS: i8 = 0;
 
-/// What inputs hold. Outputs are bf16 or f32.
+/// What inputs hold. Outputs are the card's own elements or f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    Bf16,
+    /// The card's own elements.
+    Plain,
     /// With a scale for each row of both inputs.
     E4m3,
 }
@@ -116,9 +117,13 @@ impl Product {
     /// `out` as `[n]` by `[m]`, the weights transposed times `x`.
     pub(super) fn new(handle: &Handle, sizes: Sizes, kind: Kind, is_f32: bool) -> Result<Self, GpuError> {
         let Sizes { n, k, m } = sizes;
-        let (bf16, f32) = (sys::cudaDataType::CUDA_R_16BF, sys::cudaDataType::CUDA_R_32F);
+        let f32 = sys::cudaDataType::CUDA_R_32F;
+        let own = match handle.gpu.dtype() {
+            Dtype::Bf16 => sys::cudaDataType::CUDA_R_16BF,
+            Dtype::F16 => sys::cudaDataType::CUDA_R_16F,
+        };
         let input = match kind {
-            Kind::Bf16 => bf16,
+            Kind::Plain => own,
             Kind::E4m3 => sys::cudaDataType::CUDA_R_8F_E4M3,
         };
         let matrix = |kind, rows: usize, columns: usize| {
@@ -132,7 +137,7 @@ impl Product {
                 .named("cublasLtMatmulDescCreate")?,
             w: matrix(input, k, n)?,
             x: matrix(input, k, m)?,
-            out: matrix(if is_f32 { f32 } else { bf16 }, n, m)?,
+            out: matrix(if is_f32 { f32 } else { own }, n, m)?,
             algorithm: sys::cublasLtMatmulAlgo_t { data: [0; 8] },
         };
         product.set(Describe::CUBLASLT_MATMUL_DESC_TRANSA, &TRANSPOSED)?;

@@ -9,6 +9,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
+    super::Dtype,
     Sizes,
     blas::{Algorithm, Kind},
 };
@@ -42,16 +43,20 @@ struct Entry {
 // === impl Cache ===
 
 impl Cache {
-    pub(super) fn new(folder: &Path, kind: Kind, card: &str, version: usize) -> Self {
+    pub(super) fn new(folder: &Path, (kind, dtype): (Kind, Dtype), card: &str, version: usize) -> Self {
         let card: String = card
             .chars()
             .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' })
             .collect();
         let kind = match kind {
-            Kind::Bf16 => "gemm",
+            Kind::Plain => "gemm",
             Kind::E4m3 => "gemm-e4m3",
         };
-        Self { file: folder.join(format!("{kind}-{card}-{version}.json")) }
+        let dtype = match dtype {
+            Dtype::Bf16 => "",
+            Dtype::F16 => "-f16",
+        };
+        Self { file: folder.join(format!("{kind}{dtype}-{card}-{version}.json")) }
     }
 
     pub(super) fn read(&self) -> BTreeMap<Sizes, Found> {
@@ -83,15 +88,21 @@ mod tests {
     #[test]
     fn what_was_written_is_read_and_a_broken_file_is_nothing() {
         let folder = tempfile::tempdir().unwrap();
-        let cache = Cache::new(&folder.path().join("new"), Kind::Bf16, "NVIDIA H100 80GB", 130_000);
+        let cache =
+            Cache::new(&folder.path().join("new"), (Kind::Plain, Dtype::Bf16), "NVIDIA H100 80GB", 130_000);
         assert!(cache.read().is_empty());
         let sizes = Sizes { n: 4096, k: 14_336, m: 8 };
         let found = BTreeMap::from([(sizes, Found { algorithm: [u64::MAX; 8], micros: 40.5 })]);
         cache.write(&found);
         assert_eq!(cache.read(), found);
-        let other = Cache::new(&folder.path().join("new"), Kind::Bf16, "NVIDIA H100 80GB", 130_001);
+        let other =
+            Cache::new(&folder.path().join("new"), (Kind::Plain, Dtype::Bf16), "NVIDIA H100 80GB", 130_001);
         assert!(other.read().is_empty());
-        let other = Cache::new(&folder.path().join("new"), Kind::E4m3, "NVIDIA H100 80GB", 130_000);
+        let other =
+            Cache::new(&folder.path().join("new"), (Kind::E4m3, Dtype::Bf16), "NVIDIA H100 80GB", 130_000);
+        assert!(other.read().is_empty());
+        let other =
+            Cache::new(&folder.path().join("new"), (Kind::Plain, Dtype::F16), "NVIDIA H100 80GB", 130_000);
         assert!(other.read().is_empty());
         fs::write(&cache.file, "[{").unwrap();
         assert!(cache.read().is_empty());

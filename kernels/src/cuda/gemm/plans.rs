@@ -37,7 +37,8 @@ pub(super) struct Plans {
 impl Plans {
     pub(super) fn new(gpu: &Gpu, kind: Kind, cache_folder: Option<&Path>) -> Result<Self, GpuError> {
         let handle = Handle::new(gpu, WORKSPACE_BYTES)?;
-        let cache = cache_folder.map(|folder| Cache::new(folder, kind, gpu.name(), handle.version()));
+        let cache =
+            cache_folder.map(|folder| Cache::new(folder, (kind, gpu.dtype()), gpu.name(), handle.version()));
         let found = cache.as_ref().map(Cache::read).unwrap_or_default();
         Ok(Self { handle, kind, products: Mutex::default(), found: Mutex::new(found), cache })
     }

@@ -1,11 +1,10 @@
 //! The fastest algorithm of a shape, by timing.
 
 use cudarc::driver::{CudaEvent, CudaSlice, DevicePtr, sys::CUevent_flags};
-use half::bf16;
 
 use super::{
     super::{
-        Gpu, ScaledMut,
+        Gpu, Half, ScaledMut,
         error::{GpuError, Named},
         quantise::quantise,
         random::fill_uniform,
@@ -44,12 +43,12 @@ struct Bench<'a> {
     sizes: Sizes,
     weights: Rows,
     x: Rows,
-    out: CudaSlice<bf16>,
+    out: CudaSlice<Half>,
 }
 
 /// An input that means nothing.
 enum Rows {
-    Bf16(CudaSlice<bf16>),
+    Plain(CudaSlice<Half>),
     E4m3(CudaSlice<u8>, CudaSlice<f32>),
 }
 
@@ -138,8 +137,8 @@ impl Rows {
         let mut values = gpu.unset(rows * k)?;
         // Not zeros: a card computes those faster.
         fill_uniform(gpu, seed, scale, &mut values)?;
-        if kind == Kind::Bf16 {
-            return Ok(Self::Bf16(values));
+        if kind == Kind::Plain {
+            return Ok(Self::Plain(values));
         }
         let (mut data, mut scales) = (gpu.unset(rows * k)?, gpu.unset(rows)?);
         quantise(gpu, &values, &mut ScaledMut::new(&mut data, &mut scales, k))?;
@@ -148,7 +147,7 @@ impl Rows {
 
     fn rows(&self, k: usize) -> usize {
         match self {
-            Self::Bf16(data) => data.len() / k,
+            Self::Plain(data) => data.len() / k,
             Self::E4m3(_, scales) => scales.len(),
         }
     }
@@ -157,7 +156,7 @@ impl Rows {
     fn input(&self, gpu: &Gpu, row: usize, k: usize) -> Input {
         let (at, stream) = ((row * k) as u64, gpu.stream());
         match self {
-            Self::Bf16(data) => Input { data: data.device_ptr(stream).0 + 2 * at, scales: 0 },
+            Self::Plain(data) => Input { data: data.device_ptr(stream).0 + 2 * at, scales: 0 },
             Self::E4m3(data, scales) => {
                 let scales = scales.device_ptr(stream).0 + 4 * row as u64;
                 Input { data: data.device_ptr(stream).0 + at, scales }
@@ -171,7 +170,7 @@ impl Rows {
 impl Kind {
     fn bytes(self) -> usize {
         match self {
-            Self::Bf16 => 2,
+            Self::Plain => 2,
             Self::E4m3 => 1,
         }
     }

@@ -1,11 +1,10 @@
 //! Products of few rows of e4m3.
 
 use cudarc::driver::DevicePtr;
-use half::bf16;
 
 use super::{Form, Inputs, OP};
 use crate::cuda::{
-    Gpu, Scaled, Write,
+    Gpu, Half, Scaled, Write,
     error::{GpuError, exactly, multiple},
     gate::Activation,
     tensor_map::Element,
@@ -33,7 +32,7 @@ impl<'a> NarrowScaled<'a> {
     ///
     /// # Errors
     /// When shapes do not fit.
-    pub fn run(&self, gpu: &Gpu, x: &Scaled<'_>, out: &mut impl Write<bf16>) -> Result<(), GpuError> {
+    pub fn run(&self, gpu: &Gpu, x: &Scaled<'_>, out: &mut impl Write<Half>) -> Result<(), GpuError> {
         self.launch(gpu, x, out, Form::Store)
     }
 
@@ -41,7 +40,7 @@ impl<'a> NarrowScaled<'a> {
     ///
     /// # Errors
     /// When shapes do not fit.
-    pub fn add(&self, gpu: &Gpu, x: &Scaled<'_>, out: &mut impl Write<bf16>) -> Result<(), GpuError> {
+    pub fn add(&self, gpu: &Gpu, x: &Scaled<'_>, out: &mut impl Write<Half>) -> Result<(), GpuError> {
         self.launch(gpu, x, out, Form::Add)
     }
 
@@ -55,7 +54,7 @@ impl<'a> NarrowScaled<'a> {
         gpu: &Gpu,
         activation: Activation,
         x: &Scaled<'_>,
-        out: &mut impl Write<bf16>,
+        out: &mut impl Write<Half>,
     ) -> Result<(), GpuError> {
         multiple(OP, "outputs", self.weights.rows(), 16)?;
         self.launch(gpu, x, out, Form::Gate(activation))
@@ -65,7 +64,7 @@ impl<'a> NarrowScaled<'a> {
         &self,
         gpu: &Gpu,
         x: &Scaled<'_>,
-        out: &mut impl Write<bf16>,
+        out: &mut impl Write<Half>,
         form: Form,
     ) -> Result<(), GpuError> {
         let (w, outputs, inputs, rows) = (&self.weights, self.weights.rows(), self.weights.width, x.rows());

@@ -33,7 +33,7 @@ const HANDSHAKE: Duration = Duration::from_millis(500);
 pub fn card(config: &TransferConfig, kind: TransportKind) -> Result<Gpu, SessionError> {
     let not_here = |reason: String| SessionError::NotHere { transport: kind.as_str(), reason };
     let device = config.device.ok_or_else(|| not_here("pages are not on a card".to_owned()))?;
-    Gpu::open(device).map_err(|error| not_here(error.to_string()))
+    Gpu::open_any(device).map_err(|error| not_here(error.to_string()))
 }
 
 /// What a session allows on such a path.

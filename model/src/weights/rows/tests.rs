@@ -94,3 +94,16 @@ fn scales_that_are_no_numbers_are_refused() {
     let error = Rows { name: "x", tensor: &tensor }.read_q8_0(0, &mut [[0; 34]]).unwrap_err();
     assert_eq!(error.to_string(), "tensor `x` holds a value that is not a finite number");
 }
+
+#[test]
+fn floats_are_as_exact_as_the_file() {
+    let tensor = stored(Encoding::Q4_1, 6, 64);
+    let rows = Rows { name: "x", tensor: &tensor };
+    let found = rows.floats(1, 3).unwrap();
+    let rounded: Vec<f32> = found.iter().map(|value| bf16::from_f32(*value).to_f32()).collect();
+    assert_eq!(rounded, values(rows)[64..4 * 64]);
+    assert_ne!(rounded, found);
+    let tensor = Stored::in_memory(vec![4, 1], vec![0.1, 0.2, 0.3, 0.4]).with_interleaved_heads(1);
+    let rows = Rows { name: "x", tensor: &tensor };
+    assert_eq!(rows.floats(1, 2).unwrap(), [0.3, 0.2]);
+}
