@@ -108,9 +108,13 @@ impl ComputePool {
         result
     }
 
-    /// Runs `work` on the pool's threads, and what it does in parallel too.
-    pub fn run<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
-        self.threads.install(work)
+    /// Runs a whole computation on the pool's threads. Computations of several callers
+    /// take turns.
+    pub fn run<R: Send>(&self, compute: impl FnOnce() -> R + Send) -> R {
+        let turn = self.turn.lock();
+        let result = self.threads.install(compute);
+        MutexGuard::unlock_fair(turn);
+        result
     }
 
     /// Runs `run` once for each task, on all threads; returns when all are done.
@@ -121,9 +125,8 @@ impl ComputePool {
         self.threads.install(|| tasks.into_par_iter().with_max_len(1).for_each(run));
     }
 
-    /// Runs a whole computation on the pool's threads while the calling thread
-    /// hands its reports to `on_report`, in order and as they come. Computations
-    /// of several callers take turns.
+    /// As [`run`](Self::run), while the calling thread hands the computation's reports to
+    /// `on_report`, in order and as they come.
     pub fn drive<R: Send>(
         &self,
         compute: impl FnOnce(&mut dyn FnMut(usize)) -> R + Send,
