@@ -1,24 +1,25 @@
 //! A call from its body to its answer.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use axum::{body::Body, http::Request, response::Response};
 use baton_coordinator::ServedModel;
 use baton_model::ModelText;
 use baton_protocol::{ErrorCode, Failure, Request as Asked, RequestId};
 use futures::future::try_join_all;
+use serde_json::{Map, Value};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::debug;
 
 use crate::{
-    Answer, Config, Dispatch, body,
-    chat::ChatCall,
-    completions::CompletionsCall,
+    Answer, Config, Dispatch,
+    ask::{Ask, Call, Parameters, Prompt},
+    body,
     error::ApiError,
-    generation::{Generation, PromptTerms},
+    generation::{Generation, PromptTerms, Showing},
     json,
     metrics::Tally,
-    parameters::{Delivery, Parameters},
-    reply::{self, Envelope, Kind},
+    reply::{self, Facts},
     texts::Texts,
     validate::{self, Terms},
 };
@@ -28,20 +29,26 @@ pub struct Desk {
     pub config: Config,
     pub dispatch: Arc<dyn Dispatch>,
     pub texts: Arc<Texts>,
+    /// A place for each stream that may be open.
+    pub streams: Arc<Semaphore>,
 }
 
-/// A call whose shape is right.
-enum Call {
-    Chat(ChatCall),
-    Completions(CompletionsCall),
+/// What a call carries through its handler.
+#[derive(Clone)]
+pub struct Ticket {
+    pub id: RequestId,
+    pub tally: Arc<Tally>,
 }
 
-/// A call that the model can take.
-struct Ready {
-    parameters: Parameters,
-    requests: Vec<Asked>,
-    text: Arc<ModelText>,
+/// A prompt as the model would see it.
+pub struct Tokenized {
+    pub model: ServedModel,
+    pub text: Arc<ModelText>,
+    pub tokens: Vec<u32>,
 }
+
+/// How a dialect reads a body.
+pub type Read<T> = fn(Map<String, Value>, &Config) -> Result<T, ApiError>;
 
 /// Bodies up to this size are parsed where they were read: it takes less time than to hand them over.
 const INLINE_BYTES: usize = 32 << 10;
@@ -49,52 +56,87 @@ const INLINE_BYTES: usize = 32 << 10;
 // === impl Desk ===
 
 impl Desk {
+    /// Reads a body and answers the call in it.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read) and [`answer`](Self::answer).
+    pub async fn serve(
+        &self,
+        ticket: Ticket,
+        request: Request<Body>,
+        read: Read<Call>,
+    ) -> Result<Response, ApiError> {
+        let call = self.read(request, read).await?;
+        self.answer(ticket, call).await
+    }
+
+    /// Reads a body.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub async fn read<T: Send + 'static>(
+        &self,
+        request: Request<Body>,
+        read: Read<T>,
+    ) -> Result<T, ApiError> {
+        let bytes = body::read(request, &self.config).await?;
+        if bytes.len() <= INLINE_BYTES {
+            return read(json::parse(&bytes)?, &self.config);
+        }
+        let config = self.config.clone();
+        self.texts.run(move || read(json::parse(&bytes)?, &config)).await
+    }
+
     /// Answers one call. Nothing is sent before the first token is there (or
     /// the failure instead of it), so that every failure until then has its status.
     ///
     /// # Errors
     /// Why it cannot be answered.
-    pub async fn answer(
-        &self,
-        kind: Kind,
-        id: RequestId,
-        tally: Arc<Tally>,
-        request: Request<Body>,
-    ) -> Result<Response, ApiError> {
-        let bytes = body::read(request, &self.config).await?;
-        let Ready { parameters, requests, text } = self.prepare(kind, id, bytes).await?;
-        let envelope = Envelope {
-            kind,
-            id: kind.id(id),
-            created: reply::unix_seconds(),
-            model: parameters.model,
-            choices: requests.iter().map(|request| request.choices).sum(),
-        };
-        debug!(%id, model = envelope.model, prompts = requests.len(), choices = envelope.choices, "call");
-        let eos_tokens = text.eos_tokens();
-        let prompts: Vec<_> = requests.iter().map(|request| PromptTerms::of(request, eos_tokens)).collect();
+    pub async fn answer(&self, ticket: Ticket, call: Call) -> Result<Response, ApiError> {
+        let Ticket { id, tally } = ticket;
+        let Call { ask, reply } = call;
+        let place = if ask.parameters.stream { Some(self.place()?) } else { None };
+        let (ask, requests, text) = self.requests(id, ask).await?;
+        let facts = Facts::of(&ask, &requests, &text)
+            .ok_or_else(|| ApiError::internal("the call asks for nothing"))?;
+        debug!(%id, model = facts.model, prompts = facts.prompts, choices = facts.choices, "call");
+        let prompts: Vec<_> =
+            requests.iter().map(|request| PromptTerms::of(request, text.eos_tokens())).collect();
         let answers = self.dispatch(requests).await?;
-        let mut generation =
-            Generation::new(answers, &prompts, &parameters.stop_strings, text, Arc::clone(&tally));
+        let showing = Showing::of(ask, text);
+        let mut generation = Generation::new(answers, &prompts, showing, Arc::clone(&tally));
         generation.begin().await?;
-        match parameters.delivery {
-            Delivery::Whole => reply::whole(generation, envelope).await,
-            Delivery::Stream { include_usage } => {
-                Ok(reply::stream(generation, envelope, include_usage, tally))
-            }
+        match place {
+            None => reply::whole(generation, facts, reply).await,
+            Some(place) => Ok(reply::stream(generation, facts, reply, tally, place)),
         }
     }
 
-    async fn prepare(&self, kind: Kind, id: RequestId, bytes: Vec<u8>) -> Result<Ready, ApiError> {
-        let call = if bytes.len() <= INLINE_BYTES {
-            Call::read(kind, &bytes, &self.config)?
-        } else {
-            let config = self.config.clone();
-            self.texts.run(move || Call::read(kind, &bytes, &config)).await?
+    /// The tokens of a prompt that nobody is to answer.
+    ///
+    /// # Errors
+    /// When the model cannot take it.
+    pub async fn tokenize(&self, model: Option<String>, prompt: Prompt) -> Result<Tokenized, ApiError> {
+        let (model, text) = self.texts.of_model(model.as_deref()).await?;
+        let config = self.config.clone();
+        let tokenize = move || {
+            let terms = Terms { model: &model, text: &text, config: &config };
+            let tokens = terms.tokens(&prompt, &Parameters::default())?;
+            Ok(Tokenized { model, text, tokens })
         };
-        let (model, text) = self.texts.of_model(&call.parameters().model).await?;
-        let deadline = self.config.request_timeout();
-        self.texts.run(move || call.ready(id, &model, text, deadline)).await
+        self.texts.run(tokenize).await
+    }
+
+    /// The requests of a call.
+    async fn requests(&self, id: RequestId, ask: Ask) -> Result<(Ask, Vec<Asked>, Arc<ModelText>), ApiError> {
+        let (model, text) = self.texts.of_model(ask.model.as_deref()).await?;
+        let config = self.config.clone();
+        let validate = move || {
+            let terms = Terms { model: &model, text: &text, config: &config };
+            let requests = validate::requests(&ask, id, &terms)?;
+            Ok((ask, requests, text))
+        };
+        self.texts.run(validate).await
     }
 
     async fn dispatch(&self, requests: Vec<Asked>) -> Result<Vec<Box<dyn Answer>>, ApiError> {
@@ -106,40 +148,11 @@ impl Desk {
             }
         }
     }
-}
 
-// === impl Call ===
-
-impl Call {
-    fn read(kind: Kind, bytes: &[u8], config: &Config) -> Result<Self, ApiError> {
-        let object = json::parse(bytes)?;
-        match kind {
-            Kind::Chat => ChatCall::read(object, config.max_choices).map(Self::Chat),
-            Kind::Completions => CompletionsCall::read(object, config).map(Self::Completions),
-        }
-    }
-
-    fn parameters(&self) -> &Parameters {
-        match self {
-            Self::Chat(call) => &call.parameters,
-            Self::Completions(call) => &call.parameters,
-        }
-    }
-
-    fn ready(
-        self,
-        id: RequestId,
-        model: &ServedModel,
-        text: Arc<ModelText>,
-        deadline: Duration,
-    ) -> Result<Ready, ApiError> {
-        let terms = Terms { model, text: &text, deadline, id };
-        let (requests, parameters) = match self {
-            Self::Chat(call) => {
-                (validate::chat(&call, &terms)?, call.parameters.ending_with(text.chat_ends()))
-            }
-            Self::Completions(call) => (validate::completions(&call, &terms)?, call.parameters),
-        };
-        Ok(Ready { parameters, requests, text })
+    fn place(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        Arc::clone(&self.streams).try_acquire_owned().map_err(|_| {
+            let limit = self.config.max_streams;
+            ApiError::overloaded(format!("{limit} streams are open already (frontend.max_streams)"))
+        })
     }
 }

@@ -34,7 +34,7 @@ impl ChoiceText {
     /// by the mark that stands for a broken character.
     pub fn finish(&mut self) -> Released {
         let mut last = self.stops.push(&self.detokenizer.finish());
-        if !last.stopped {
+        if last.stopped.is_none() {
             last.text.push_str(&self.stops.finish());
         }
         last

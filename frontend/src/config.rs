@@ -7,7 +7,7 @@ use std::{
 
 use serde::Deserialize;
 
-/// Settings of the OpenAI API, section `[frontend]`.
+/// Settings of the API, section `[frontend]`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
@@ -31,10 +31,28 @@ pub struct Config {
     pub request_timeout_ms: u64,
     /// How long running answers may take to end after shutdown was asked for.
     pub grace_ms: u64,
-    /// Largest `n`.
+    /// Streams sent at once; a call for one more is refused.
+    pub max_streams: usize,
+    /// Most answers to one prompt: `n`, `best_of`.
     pub max_choices: u32,
-    /// Most prompts of one completions call.
+    /// Most prompts of one call.
     pub max_prompts: usize,
+    /// Most messages of one call.
+    pub max_messages: usize,
+    /// Most tokens of a prompt; 0: what the model's context leaves.
+    pub max_input_tokens: u32,
+    /// Most tokens of a prompt and its answer; 0: the model's context.
+    pub max_total_tokens: u32,
+    /// Most alternatives with log-probabilities for each token, at most 20.
+    pub max_logprobs: u32,
+    /// Most stop strings of one call.
+    pub max_stop_strings: usize,
+    /// Longest stop string.
+    pub max_stop_bytes: usize,
+    /// Most `stop_token_ids` of one call.
+    pub max_stop_token_ids: usize,
+    /// Most entries of `logit_bias`.
+    pub max_logit_biases: usize,
     /// Threads that render templates and tokenize.
     pub text_threads: usize,
     /// Calls that may wait for one of those threads; more are refused.
@@ -69,8 +87,17 @@ impl Default for Config {
             write_timeout_ms: 60_000,
             request_timeout_ms: 600_000,
             grace_ms: 30_000,
+            max_streams: 2048,
             max_choices: 8,
             max_prompts: 32,
+            max_messages: 2048,
+            max_input_tokens: 0,
+            max_total_tokens: 0,
+            max_logprobs: 20,
+            max_stop_strings: 4,
+            max_stop_bytes: 256,
+            max_stop_token_ids: 64,
+            max_logit_biases: 1024,
             text_threads: 2,
             text_queue: 256,
         }
@@ -91,8 +118,11 @@ impl Config {
             ("body_timeout_ms", self.body_timeout_ms),
             ("write_timeout_ms", self.write_timeout_ms),
             ("request_timeout_ms", self.request_timeout_ms),
+            ("max_streams", self.max_streams as u64),
             ("max_choices", u64::from(self.max_choices)),
             ("max_prompts", self.max_prompts as u64),
+            ("max_messages", self.max_messages as u64),
+            ("max_stop_bytes", self.max_stop_bytes as u64),
             ("text_threads", self.text_threads as u64),
         ];
         if let Some((setting, _)) = positive.into_iter().find(|(_, value)| *value == 0) {
@@ -103,6 +133,9 @@ impl Config {
         }
         if self.max_choices > 128 {
             return Err(ConfigError { setting: "max_choices", expected: "at most 128" });
+        }
+        if self.max_logprobs > 20 {
+            return Err(ConfigError { setting: "max_logprobs", expected: "at most 20" });
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! Every way to refuse or fail a call, mapped once to HTTP in OpenAI's form.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use axum::{
     Json,
@@ -39,15 +39,15 @@ pub enum ApiError {
         /// Its name.
         param: String,
     },
-    /// Prompt and answer together are longer than the model's context.
-    #[error("{asked} exceed the model's context of {context_tokens} tokens")]
+    /// The prompt, or prompt and answer together, are longer than may be.
+    #[error("{asked} exceed {limit}")]
     ContextLength {
-        /// Parameter that holds the text, or the limit.
+        /// Parameter that holds the text, or the maximum.
         param: String,
         /// What was asked for, with numbers.
         asked: String,
-        /// The model's limit.
-        context_tokens: u32,
+        /// What they may have.
+        limit: TokenLimit,
     },
     /// No node serves this model.
     #[error("model `{model}` does not exist")]
@@ -68,7 +68,7 @@ pub enum ApiError {
         limit: Duration,
     },
     /// The body is too large.
-    #[error("the body is larger than {limit} bytes")]
+    #[error("the body is larger than {limit} bytes (frontend.max_body_bytes)")]
     BodySize {
         /// Bytes it may have.
         limit: usize,
@@ -82,6 +82,15 @@ pub enum ApiError {
     /// What the cluster said.
     #[error("{0}")]
     Failed(#[from] Failure),
+}
+
+/// Most tokens, and who says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TokenLimit {
+    /// How many.
+    pub tokens: u32,
+    /// A setting; none: the model's context.
+    setting: Option<&'static str>,
 }
 
 /// `{"error": …}`, as OpenAI writes it.
@@ -106,6 +115,10 @@ const RETRY: Duration = Duration::from_secs(1);
 impl ApiError {
     pub(crate) fn invalid(param: impl Into<String>, message: impl Into<String>) -> Self {
         Self::Invalid { param: param.into(), message: message.into() }
+    }
+
+    pub(crate) fn overloaded(message: impl Into<String>) -> Self {
+        Self::Failed(Failure::new(ErrorCode::Overloaded, message))
     }
 
     pub(crate) fn internal(message: impl Into<String>) -> Self {
@@ -164,10 +177,51 @@ impl ApiError {
         }
     }
 
+    /// The response that explains it with `body`.
+    pub(crate) fn respond(&self, body: impl IntoResponse) -> Response {
+        let mut response = body.into_response();
+        *response.status_mut() = self.status();
+        if let Some(wait) = self.retry_after() {
+            // Whole seconds, rounded up, so that nobody comes back too early.
+            let seconds = wait.as_millis().div_ceil(1000).max(1);
+            if let Ok(value) = HeaderValue::from_str(&seconds.to_string()) {
+                response.headers_mut().insert(RETRY_AFTER, value);
+            }
+        }
+        response
+    }
+
     fn retry_after(&self) -> Option<Duration> {
         let Self::Failed(failure) = self else { return None };
         let wait = if failure.code.is_retryable() { Some(RETRY) } else { None };
         failure.retry_after.or(wait)
+    }
+}
+
+// === impl TokenLimit ===
+
+impl TokenLimit {
+    /// Of a model with this context.
+    pub(crate) fn context(tokens: u32) -> Self {
+        Self { tokens, setting: None }
+    }
+
+    /// That of a setting, if it is lower. 0 sets none.
+    pub(crate) fn or_lower(self, setting: &'static str, tokens: u32) -> Self {
+        if tokens == 0 || tokens >= self.tokens { self } else { Self { tokens, setting: Some(setting) } }
+    }
+
+    pub(crate) fn exceeded(self, param: &str, asked: String) -> ApiError {
+        ApiError::ContextLength { param: param.to_owned(), asked, limit: self }
+    }
+}
+
+impl fmt::Display for TokenLimit {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.setting {
+            Some(setting) => write!(formatter, "the limit of {} tokens ({setting})", self.tokens),
+            None => write!(formatter, "the model's context of {} tokens", self.tokens),
+        }
     }
 }
 
@@ -186,15 +240,7 @@ fn failure_status(code: ErrorCode) -> StatusCode {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let mut response = (self.status(), Json(self.body())).into_response();
-        if let Some(wait) = self.retry_after() {
-            // Whole seconds, rounded up, so that nobody comes back too early.
-            let seconds = wait.as_millis().div_ceil(1000).max(1);
-            if let Ok(value) = HeaderValue::from_str(&seconds.to_string()) {
-                response.headers_mut().insert(RETRY_AFTER, value);
-            }
-        }
-        response
+        self.respond(Json(self.body()))
     }
 }
 

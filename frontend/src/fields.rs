@@ -52,12 +52,23 @@ impl Fields {
         }
     }
 
+    /// A boolean, false if absent.
     pub fn boolean(&mut self, field: &str) -> Result<bool, ApiError> {
+        self.boolean_or(field, false)
+    }
+
+    pub fn boolean_or(&mut self, field: &str, absent: bool) -> Result<bool, ApiError> {
         match self.take(field) {
-            None => Ok(false),
+            None => Ok(absent),
             Some(Value::Bool(value)) => Ok(value),
             Some(_) => Err(self.invalid(field, "must be a boolean")),
         }
+    }
+
+    /// An object within, to be read like this one; an empty one if absent.
+    pub fn object(&mut self, field: &str) -> Result<Self, ApiError> {
+        let object = self.take(field).unwrap_or_else(|| Value::Object(Map::new()));
+        Self::of_value(object, self.name(field))
     }
 
     pub fn array(&mut self, field: &str) -> Result<Vec<Value>, ApiError> {
@@ -66,6 +77,32 @@ impl Fields {
             Some(Value::Array(items)) => Ok(items),
             Some(_) => Err(self.invalid(field, "must be an array")),
         }
+    }
+
+    /// An integer up to what a setting allows.
+    pub fn limited(
+        &mut self,
+        field: &str,
+        range: RangeInclusive<u32>,
+        setting: &str,
+    ) -> Result<Option<u32>, ApiError> {
+        let (low, high) = (*range.start(), *range.end());
+        self.integer(field, range).map_err(|_| {
+            self.invalid(field, format!("must be an integer from {low} to {high} (frontend.{setting})"))
+        })
+    }
+
+    /// At most as many entries as a setting allows.
+    pub fn check_entries(
+        &self,
+        field: &str,
+        entries: usize,
+        (setting, limit): (&str, usize),
+    ) -> Result<(), ApiError> {
+        if entries <= limit {
+            return Ok(());
+        }
+        Err(self.invalid(field, format!("must have at most {limit} entries (frontend.{setting})")))
     }
 
     pub fn integer(&mut self, field: &str, range: RangeInclusive<u32>) -> Result<Option<u32>, ApiError> {

@@ -1,6 +1,7 @@
 //! Events of one or more answers, merged and turned into text.
 
 use std::{
+    borrow::Cow,
     collections::{HashSet, VecDeque},
     future::poll_fn,
     sync::Arc,
@@ -8,13 +9,14 @@ use std::{
     time::Duration,
 };
 
-use baton_model::ModelText;
+use baton_model::{Detokenizer, ModelText};
 use baton_protocol::{Bill, ErrorCode, Event, Failure, FinishReason, Request, Token};
 use futures::future::join_all;
 use tokio::time::Instant;
 
 use crate::{
     Answer,
+    ask::{Ask, Content},
     choice_text::ChoiceText,
     metrics::Tally,
     stop_strings::{Released, StopStrings},
@@ -28,8 +30,21 @@ pub struct Generation {
     turn: usize,
     pending: VecDeque<Delta>,
     deadline: Instant,
-    text: Arc<ModelText>,
+    showing: Showing,
     tally: Arc<Tally>,
+}
+
+/// How tokens become text that is shown.
+pub struct Showing {
+    pub text: Arc<ModelText>,
+    /// The client's.
+    pub stop_strings: Vec<String>,
+    /// Whether those stay in the text.
+    pub shows_stop: bool,
+    /// Texts that end an answer of the model as its tokens do.
+    pub ends: &'static [&'static str],
+    /// Whether control tokens are spelled out.
+    pub spells_control: bool,
 }
 
 /// A step of one choice. Choices count through all prompts of a call: choice
@@ -39,27 +54,42 @@ pub struct Delta {
     pub index: u32,
     /// Text that became certain; may be empty.
     pub text: String,
-    /// The token behind it, if log-probabilities were asked for.
+    /// The token behind it.
+    pub id: Option<u32>,
+    /// The same, if log-probabilities were asked for.
     pub token: Option<TokenWords>,
     /// Set on the last step of the choice, which has no token.
-    pub finish: Option<FinishReason>,
+    pub end: Option<End>,
+}
+
+/// Why a choice ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The model said so, by a token or text that is not shown.
+    Model,
+    /// One of the client's stop strings.
+    StopString(Arc<str>),
+    /// There may be no more tokens.
+    Length,
 }
 
 /// A token with its log-probability, as bytes of text.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TokenWords {
+    pub id: u32,
     pub bytes: Vec<u8>,
     pub logprob: f32,
-    pub top: Vec<(Vec<u8>, f32)>,
+    /// Likeliest tokens at its place, best first; they have no others in turn.
+    pub top: Vec<TokenWords>,
 }
 
-/// What a call used.
+/// What a prompt and its answers used.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Used {
     pub prompt_tokens: u32,
     pub completion_tokens: u32,
     pub cached_tokens: u32,
-    /// Known for calls with one prompt.
+    /// Known at the end.
     pub bill: Option<Bill>,
 }
 
@@ -91,14 +121,14 @@ impl Generation {
     pub fn new(
         answers: Vec<Box<dyn Answer>>,
         prompts: &[PromptTerms],
-        stops: &[String],
-        text: Arc<ModelText>,
+        showing: Showing,
         tally: Arc<Tally>,
     ) -> Self {
-        let stops = StopStrings::new(stops);
+        let stops =
+            StopStrings::default().and(&showing.stop_strings, showing.shows_stop).and(showing.ends, false);
         let follow = |(events, terms): (Box<dyn Answer>, &PromptTerms)| {
             let choice = |_| Choice {
-                text: ChoiceText::new(text.detokenizer(), stops.clone(), Arc::clone(&terms.silent)),
+                text: ChoiceText::new(showing.detokenizer(), stops.clone(), Arc::clone(&terms.silent)),
                 tokens: 0,
                 finished: false,
             };
@@ -113,7 +143,7 @@ impl Generation {
         let answers = answers.into_iter().zip(prompts).map(follow).collect();
         let deadline = prompts.iter().map(|terms| terms.deadline).max().unwrap_or_default();
         let deadline = Instant::now() + deadline + DEADLINE_SLACK.min(deadline / 4);
-        Self { answers, turn: 0, pending: VecDeque::new(), deadline, text, tally }
+        Self { answers, turn: 0, pending: VecDeque::new(), deadline, showing, tally }
     }
 
     /// Waits for the first step, and keeps it for [`next`](Self::next).
@@ -148,22 +178,18 @@ impl Generation {
         }
     }
 
-    /// What was used, once all choices have finished. Reads the answers to
-    /// their end: for those that stop strings have ended, that takes a moment.
-    pub async fn settle(&mut self) -> Used {
+    /// What was used so far, by prompt.
+    pub fn used(&self) -> Vec<Used> {
+        self.answers.iter().map(PromptAnswer::used).collect()
+    }
+
+    /// What was used, by prompt, once all choices have finished. Reads the answers
+    /// to their end: for those that stop strings have ended, that takes a moment.
+    pub async fn settle(&mut self) -> Vec<Used> {
         let ends = self.answers.iter_mut().map(PromptAnswer::read_to_end);
         // In time or not: then the bill is missing.
         let _ = tokio::time::timeout(END_WAIT, join_all(ends)).await;
-        let sum = |part: fn(&PromptAnswer) -> u32| self.answers.iter().map(part).sum();
-        Used {
-            prompt_tokens: sum(|answer| answer.prompt_tokens),
-            completion_tokens: sum(|answer| answer.choices.iter().map(|choice| choice.tokens).sum()),
-            cached_tokens: sum(|answer| answer.cached_tokens),
-            bill: match self.answers.as_slice() {
-                [answer] => answer.bill.clone(),
-                _ => None,
-            },
-        }
+        self.used()
     }
 
     /// An event of any answer that has one.
@@ -209,18 +235,18 @@ impl Generation {
         }
         choice.tokens += 1;
         let Released { text, stopped } = choice.text.push(token.id);
-        choice.finished = stopped;
-        if let (true, Some(events)) = (stopped, &mut answer.events) {
+        choice.finished = stopped.is_some();
+        if let (true, Some(events)) = (choice.finished, &mut answer.events) {
             events.stop_choice(token.choice);
         }
         let words = token.logprob.map(|logprob| TokenWords {
-            bytes: self.text.token_bytes(token.id),
-            logprob,
-            top: token.top.iter().map(|top| (self.text.token_bytes(top.id), top.logprob)).collect(),
+            top: token.top.iter().map(|top| self.showing.words(top.id, top.logprob)).collect(),
+            ..self.showing.words(token.id, logprob)
         });
-        self.pending.push_back(Delta { index, text, token: words, finish: None });
-        if stopped {
-            self.pending.push_back(Delta { index, finish: Some(FinishReason::Stop), ..Delta::default() });
+        self.pending.push_back(Delta { index, text, id: Some(token.id), token: words, end: None });
+        if let Some(stop) = stopped {
+            let end = Some(self.showing.end(stop));
+            self.pending.push_back(Delta { index, end, ..Delta::default() });
         }
         Ok(())
     }
@@ -233,8 +259,12 @@ impl Generation {
         }
         choice.finished = true;
         let Released { text, stopped } = choice.text.finish();
-        let finish = if stopped { FinishReason::Stop } else { reason };
-        self.pending.push_back(Delta { index, text, token: None, finish: Some(finish) });
+        let end = match (stopped, reason) {
+            (Some(stop), _) => self.showing.end(stop),
+            (None, FinishReason::Stop) => End::Model,
+            (None, FinishReason::Length) => End::Length,
+        };
+        self.pending.push_back(Delta { index, text, end: Some(end), ..Delta::default() });
         Ok(())
     }
 
@@ -244,18 +274,63 @@ impl Generation {
     }
 }
 
+// === impl Showing ===
+
+impl Showing {
+    /// As a call wants it.
+    pub fn of(ask: Ask, text: Arc<ModelText>) -> Self {
+        let Ask { prompts, parameters, .. } = ask;
+        let is_chat = prompts.iter().any(|prompt| matches!(prompt.content, Content::Chat(_)));
+        Self {
+            // Like the tokens that end an answer, such texts can be ignored.
+            ends: if is_chat && !parameters.ignore_eos { text.chat_ends() } else { &[] },
+            text,
+            stop_strings: parameters.stop_strings,
+            shows_stop: parameters.shows_stop,
+            spells_control: parameters.spells_control,
+        }
+    }
+
+    fn detokenizer(&self) -> Detokenizer {
+        let detokenizer = self.text.detokenizer();
+        if self.spells_control { detokenizer.spelling_control() } else { detokenizer }
+    }
+
+    fn words(&self, id: u32, logprob: f32) -> TokenWords {
+        TokenWords { id, bytes: self.text.token_bytes(id), logprob, top: Vec::new() }
+    }
+
+    fn end(&self, stop: Arc<str>) -> End {
+        if self.stop_strings.iter().any(|own| **own == *stop) { End::StopString(stop) } else { End::Model }
+    }
+}
+
 // === impl TokenWords ===
 
 impl TokenWords {
+    /// Its text, with marks for what is no character by itself.
+    pub fn text(&self) -> Cow<'_, str> {
+        String::from_utf8_lossy(&self.bytes)
+    }
+
     /// Characters of its text, each broken one counted as one.
     pub fn chars(&self) -> usize {
-        String::from_utf8_lossy(&self.bytes).chars().count()
+        self.text().chars().count()
     }
 }
 
 // === impl PromptAnswer ===
 
 impl PromptAnswer {
+    fn used(&self) -> Used {
+        Used {
+            prompt_tokens: self.prompt_tokens,
+            completion_tokens: self.choices.iter().map(|choice| choice.tokens).sum(),
+            cached_tokens: self.cached_tokens,
+            bill: self.bill.clone(),
+        }
+    }
+
     fn is_finished(&self) -> bool {
         self.choices.iter().all(|choice| choice.finished)
     }

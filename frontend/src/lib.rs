@@ -1,33 +1,35 @@
-//! HTTP in the ecosystem's words: OpenAI routes in, JSON or SSE out.
+//! HTTP in the ecosystem's words: routes of OpenAI and others in, JSON or SSE out.
 //!
 //! A call goes down this list and its answer comes back up:
 //!
 //! - [`serve`](fn@serve): accepts connections, one task each, and lets them end on shutdown; [`write_timeout`]: not for ever
 //! - [`routes`]: which path does what; request ids and counting around every call
 //! - [`body`]: bytes of a request within their limits; [`json`]: strict JSON; [`fields`]: typed fields by name
-//! - [`parameters`], [`chat`], [`completions`]: what the two calls may hold
+//! - [`openai`], [`vllm`]: dialects: routes, how their bodies become an [`ask`], how answers are
+//!   written; [`crossroads`]: paths that two of them share
+//! - [`ask`]: a call in no dialect's words
 //! - [`texts`]: tokenizers by digest, and the bounded pool of threads that runs them
 //! - [`validate`]: makes the [`Request`](baton_protocol::Request), in which nothing is optional
 //! - [`calls`]: all of this in order, for one call
 //! - [`dispatch`]: the seam to the coordinator
 //! - [`generation`]: events of one or more answers as text, with [`choice_text`] and [`stop_strings`] for one choice
-//! - [`reply`]: that text in OpenAI's shapes, whole or as SSE
+//! - [`reply`]: that text on its way out, whole or as SSE, in the words of a dialect
 //! - [`error`]: every way to refuse, mapped once to HTTP
 //! - [`metrics`]: what HTTP saw
 
+mod ask;
 mod body;
 mod calls;
-mod chat;
 mod choice_text;
-mod completions;
 mod config;
+mod crossroads;
 mod dispatch;
 mod error;
 mod fields;
 mod generation;
 mod json;
 mod metrics;
-mod parameters;
+mod openai;
 mod reply;
 mod routes;
 mod serve;
@@ -36,6 +38,7 @@ mod stop_strings;
 mod tests;
 mod texts;
 mod validate;
+mod vllm;
 mod write_timeout;
 
 pub use config::{Config, ConfigError};

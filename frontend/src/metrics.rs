@@ -21,6 +21,12 @@ pub enum Route {
     Chat,
     /// `/v1/completions`
     Completions,
+    /// `/v1/messages`
+    Messages,
+    /// `/generate`, `/generate_stream`, and `/` for those who post there
+    Generate,
+    /// `/tokenize`, `/detokenize` and `/v1/messages/count_tokens`
+    Tokenize,
     /// `/v1/models` and one model
     Models,
     /// `/health` and `/ready`
@@ -48,6 +54,7 @@ struct RouteLabel {
 pub struct HttpMetrics {
     calls: Family<CallLabels, Counter>,
     running: Gauge,
+    answering: Gauge,
     first_token: Family<RouteLabel, Histogram>,
     duration: Family<RouteLabel, Histogram>,
     broken_streams: Counter,
@@ -75,6 +82,9 @@ impl Route {
         match path {
             "/v1/chat/completions" => Self::Chat,
             "/v1/completions" => Self::Completions,
+            "/v1/messages" => Self::Messages,
+            "/generate" | "/generate_stream" | "/" => Self::Generate,
+            "/tokenize" | "/detokenize" | "/v1/messages/count_tokens" => Self::Tokenize,
             "/health" | "/ready" => Self::Health,
             "/metrics" => Self::Metrics,
             _ if path == "/v1/models" || path.starts_with("/v1/models/") => Self::Models,
@@ -82,10 +92,18 @@ impl Route {
         }
     }
 
+    /// Whether calls ask for an answer.
+    const fn answers(self) -> bool {
+        matches!(self, Self::Chat | Self::Completions | Self::Messages | Self::Generate)
+    }
+
     const fn as_str(self) -> &'static str {
         match self {
             Self::Chat => "chat",
             Self::Completions => "completions",
+            Self::Messages => "messages",
+            Self::Generate => "generate",
+            Self::Tokenize => "tokenize",
             Self::Models => "models",
             Self::Health => "health",
             Self::Metrics => "metrics",
@@ -102,6 +120,7 @@ impl HttpMetrics {
         let metrics = Self {
             calls: Family::default(),
             running: Gauge::default(),
+            answering: Gauge::default(),
             first_token: Family::new_with_constructor(seconds),
             duration: Family::new_with_constructor(seconds),
             broken_streams: Counter::default(),
@@ -109,6 +128,11 @@ impl HttpMetrics {
         let http = registry.sub_registry_with_prefix("http");
         http.register("requests", "calls by route and status", metrics.calls.clone());
         http.register("requests_running", "calls not yet answered to the end", metrics.running.clone());
+        http.register(
+            "answers_running",
+            "those among them that ask for an answer",
+            metrics.answering.clone(),
+        );
         http.register_with_unit(
             "time_to_first_token",
             "from a call's head to its first token",
@@ -125,8 +149,16 @@ impl HttpMetrics {
         metrics
     }
 
+    /// Calls for answers that have not ended.
+    pub(crate) fn answering(&self) -> i64 {
+        self.answering.get()
+    }
+
     pub(crate) fn start(&self, route: Route) -> Tally {
         self.running.inc();
+        if route.answers() {
+            self.answering.inc();
+        }
         Tally {
             route,
             started: Instant::now(),
@@ -178,6 +210,9 @@ impl Drop for Tally {
     fn drop(&mut self) {
         let (route, status) = (self.route.as_str(), self.status.load(Ordering::Relaxed));
         self.metrics.running.dec();
+        if self.route.answers() {
+            self.metrics.answering.dec();
+        }
         self.metrics.calls.get_or_create(&CallLabels { route, status }).inc();
         self.metrics
             .duration

@@ -1,55 +1,135 @@
-//! Generated text in OpenAI's shapes.
+//! The way of an answer to the client, in whatever words.
 //!
 //! - [`stream`]: as server-sent events, one a step
 //! - [`whole`]: as one object at the end
-//! - [`shapes`]: the objects, borrowed from what is being sent
-//! - [`logprobs`], [`usage`]: their inner parts
 
-mod logprobs;
-mod shapes;
 mod stream;
-mod usage;
 mod whole;
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
-use baton_protocol::RequestId;
+use baton_model::ModelText;
+use baton_protocol::{Request, RequestId};
+use serde::Serialize;
+
+use crate::{
+    ask::Ask,
+    error::ApiError,
+    generation::{Delta, Used},
+};
 
 pub use stream::stream;
-pub use whole::whole;
+pub use whole::{Choice, Whole, whole};
 
-/// Which call is answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    Chat,
-    Completions,
+/// How a dialect writes the answer to one call.
+pub trait Reply: Send {
+    /// The whole answer as JSON.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    fn whole(&self, facts: &Facts, answer: &Whole) -> serde_json::Result<Vec<u8>>;
+
+    /// What comes before the first step; `used` so far.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    fn begin(&mut self, facts: &Facts, used: &[Used], events: &mut Events) -> serde_json::Result<()>;
+
+    /// One step. A step that shows nothing writes nothing.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    fn step(&mut self, facts: &Facts, delta: &Delta, events: &mut Events) -> serde_json::Result<()>;
+
+    /// What comes after the last step.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    fn end(&mut self, facts: &Facts, used: &[Used], events: &mut Events) -> serde_json::Result<()>;
+
+    /// That there is no more, and why.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    fn fail(&mut self, facts: &Facts, error: &ApiError, events: &mut Events) -> serde_json::Result<()>;
 }
 
-/// What every object of an answer begins with.
-#[derive(Clone, Debug)]
-pub struct Envelope {
-    pub kind: Kind,
-    pub id: String,
+/// What a reply may say about its call.
+pub struct Facts {
+    pub id: RequestId,
     /// Seconds since 1970.
     pub created: u64,
     pub model: String,
+    pub text: Arc<ModelText>,
+    /// With which the first prompt's answers are drawn.
+    pub seed: u64,
     /// Choices of all prompts together.
     pub choices: u32,
+    /// Most tokens of a choice of the first prompt.
+    pub max_tokens: u32,
+    /// Of a prompt's choices only this many are shown, the likeliest first.
+    pub best: Option<u32>,
+    pub prompts: u32,
 }
+
+/// Server-sent events that are to be sent next.
+#[derive(Default)]
+pub struct Events(Vec<u8>);
 
 /// Seconds since 1970.
 pub fn unix_seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
-// === impl Kind ===
+// === impl Facts ===
 
-impl Kind {
-    /// The id of an answer.
-    pub fn id(self, request: RequestId) -> String {
-        match self {
-            Self::Chat => format!("chatcmpl-{request}"),
-            Self::Completions => format!("cmpl-{request}"),
-        }
+impl Facts {
+    /// Of a call that became these requests, at least one.
+    pub fn of(ask: &Ask, requests: &[Request], text: &Arc<ModelText>) -> Option<Self> {
+        let first = requests.first()?;
+        Some(Self {
+            id: first.id,
+            created: unix_seconds(),
+            model: first.model.clone(),
+            text: Arc::clone(text),
+            seed: first.sampling.seed,
+            choices: requests.iter().map(|request| request.choices).sum(),
+            max_tokens: first.stop.max_tokens,
+            best: ask.parameters.best,
+            prompts: requests.len() as u32,
+        })
+    }
+}
+
+// === impl Events ===
+
+impl Events {
+    /// An event without a name.
+    ///
+    /// # Errors
+    /// When the object cannot be written as JSON.
+    pub fn data(&mut self, object: &impl Serialize) -> serde_json::Result<()> {
+        // JSON has no raw line feed, so one `data:` line is enough.
+        self.0.extend_from_slice(b"data: ");
+        serde_json::to_writer(&mut self.0, object)?;
+        self.0.extend_from_slice(b"\n\n");
+        Ok(())
+    }
+
+    /// An event with a name.
+    ///
+    /// # Errors
+    /// When the object cannot be written as JSON.
+    pub fn named(&mut self, name: &str, object: &impl Serialize) -> serde_json::Result<()> {
+        self.0.extend_from_slice(format!("event: {name}\n").as_bytes());
+        self.data(object)
+    }
+
+    /// The mark with which OpenAI ends a stream.
+    pub fn done(&mut self) {
+        self.0.extend_from_slice(b"data: [DONE]\n\n");
     }
 }

@@ -3,71 +3,54 @@
 use std::sync::Arc;
 
 use axum::{
-    Extension, Json, Router,
-    body::Body,
-    extract::{DefaultBodyLimit, Path, Request, State},
+    Json, Router,
+    extract::{DefaultBodyLimit, Request, State},
     http::{HeaderValue, StatusCode, header::CONTENT_TYPE},
     middleware::{Next, from_fn_with_state},
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::get,
 };
-use baton_coordinator::ServedModel;
-use baton_protocol::RequestId;
 use prometheus_client::registry::Registry;
 use serde::Serialize;
 use serde_json::json;
+use tokio::sync::Semaphore;
 use tracing::warn;
 
 use crate::{
     Config, HttpMetrics,
-    calls::Desk,
+    calls::{Desk, Ticket},
+    crossroads,
     dispatch::Readiness,
     error::ApiError,
-    metrics::{Route, Tally},
-    reply::{Kind, unix_seconds},
+    metrics::Route,
+    openai,
+    reply::unix_seconds,
     serve::Services,
     texts::Texts,
     validate::random_id,
+    vllm,
 };
 
 /// What every route can reach.
-struct Room {
-    desk: Desk,
+pub struct Room {
+    pub desk: Desk,
     registry: Arc<Registry>,
-    metrics: HttpMetrics,
+    pub metrics: HttpMetrics,
     /// Start of this process, seconds since 1970: what models say as their age.
-    started: u64,
-}
-
-/// What a call carries through its handler.
-#[derive(Clone)]
-struct Ticket {
-    id: RequestId,
-    tally: Arc<Tally>,
-}
-
-/// A model in OpenAI's shape.
-#[derive(Serialize)]
-struct ModelWords<'a> {
-    id: &'a str,
-    object: &'static str,
-    created: u64,
-    owned_by: &'static str,
-    /// vLLM's clients look here.
-    max_model_len: u32,
+    pub started: u64,
 }
 
 /// All routes, and the texts that they use. Every path that is not named here is refused.
 pub fn router(config: Config, services: Services) -> (Router, Arc<Texts>) {
     let Services { dispatch, registry, metrics, texts } = services;
     let texts = Arc::new(Texts::new(Arc::clone(&dispatch), &config, texts));
-    let desk = Desk { config, dispatch, texts: Arc::clone(&texts) };
+    let streams = Arc::new(Semaphore::new(config.max_streams));
+    let desk = Desk { config, dispatch, texts: Arc::clone(&texts), streams };
     let room = Arc::new(Room { desk, registry, metrics, started: unix_seconds() });
     let router = Router::new()
-        .route("/v1/chat/completions", post(chat))
-        .route("/v1/completions", post(completions))
-        .route("/v1/models", get(models))
-        .route("/v1/models/{*id}", get(model))
+        .merge(openai::router())
+        .merge(vllm::router())
+        .merge(crossroads::router())
         .route("/health", get(health))
         .route("/ready", get(ready))
         .route("/metrics", get(metrics_text))
@@ -110,36 +93,6 @@ pub fn metrics_router(registry: Arc<Registry>) -> Router {
         .with_state(registry)
 }
 
-async fn chat(
-    State(room): State<Arc<Room>>,
-    Extension(ticket): Extension<Ticket>,
-    request: Request<Body>,
-) -> Result<Response, ApiError> {
-    room.desk.answer(Kind::Chat, ticket.id, ticket.tally, request).await
-}
-
-async fn completions(
-    State(room): State<Arc<Room>>,
-    Extension(ticket): Extension<Ticket>,
-    request: Request<Body>,
-) -> Result<Response, ApiError> {
-    room.desk.answer(Kind::Completions, ticket.id, ticket.tally, request).await
-}
-
-async fn models(State(room): State<Arc<Room>>) -> Response {
-    let served = room.desk.dispatch.models();
-    let data: Vec<_> = served.iter().map(|model| room.words(model)).collect();
-    Json(json!({ "object": "list", "data": data })).into_response()
-}
-
-async fn model(State(room): State<Arc<Room>>, Path(id): Path<String>) -> Result<Response, ApiError> {
-    let served = room.desk.dispatch.models();
-    match served.iter().find(|model| model.name == id) {
-        Some(model) => Ok(Json(room.words(model)).into_response()),
-        None => Err(ApiError::UnknownModel { model: id }),
-    }
-}
-
 async fn health() -> Response {
     Json(json!({ "status": "alive" })).into_response()
 }
@@ -171,18 +124,4 @@ fn scrape(registry: &Registry) -> Result<Response, ApiError> {
     prometheus_client::encoding::text::encode(&mut text, registry)
         .map_err(|_| ApiError::internal("metrics cannot be written"))?;
     Ok(([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response())
-}
-
-// === impl Room ===
-
-impl Room {
-    fn words<'a>(&self, model: &'a ServedModel) -> ModelWords<'a> {
-        ModelWords {
-            id: &model.name,
-            object: "model",
-            created: self.started,
-            owned_by: "baton",
-            max_model_len: model.context_tokens,
-        }
-    }
 }

@@ -4,8 +4,10 @@
 //! does not depend on where tokens begin and end. Only a suffix that could
 //! still become a stop string is held back.
 
+use std::sync::Arc;
+
 /// Watches one choice's text. One Knuth-Morris-Pratt automaton a stop string.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct StopStrings {
     automata: Vec<Automaton>,
     held: String,
@@ -16,13 +18,15 @@ pub struct StopStrings {
 pub struct Released {
     /// Text that is certain.
     pub text: String,
-    /// Whether a stop string is complete; no text follows.
-    pub stopped: bool,
+    /// The stop string that is complete; no text follows.
+    pub stopped: Option<Arc<str>>,
 }
 
 #[derive(Clone, Debug)]
 struct Automaton {
-    stop: Vec<u8>,
+    stop: Arc<str>,
+    /// Whether it stays in the text.
+    shown: bool,
     /// For each prefix length - 1: the longest proper prefix of it that is also its suffix.
     borders: Vec<usize>,
     /// How much of `stop` the text ends with.
@@ -32,9 +36,11 @@ struct Automaton {
 // === impl StopStrings ===
 
 impl StopStrings {
-    /// Watches for `stops`, none of which is empty.
-    pub fn new(stops: &[String]) -> Self {
-        Self { automata: stops.iter().map(|stop| Automaton::new(stop)).collect(), held: String::new() }
+    /// Watches for `stops` too, none of which is empty. One that is `shown` stays in the text.
+    #[must_use]
+    pub fn and(mut self, stops: &[impl AsRef<str>], shown: bool) -> Self {
+        self.automata.extend(stops.iter().map(|stop| Automaton::new(stop.as_ref(), shown)));
+        self
     }
 
     /// Takes the next piece of text.
@@ -42,15 +48,16 @@ impl StopStrings {
         let before = self.held.len();
         self.held.push_str(piece);
         for (i, byte) in piece.bytes().enumerate() {
-            if let Some(stop_bytes) = self.step(byte) {
-                self.held.truncate(before + i + 1 - stop_bytes);
-                return Released { text: std::mem::take(&mut self.held), stopped: true };
+            if let Some((stop, shown)) = self.step(byte) {
+                self.held.truncate(before + i + 1 - if shown { 0 } else { stop.len() });
+                return Released { text: std::mem::take(&mut self.held), stopped: Some(stop) };
             }
         }
         // A stop string begins with a whole character, so the cut lies between characters.
-        let possible = self.automata.iter().map(|automaton| automaton.matched).max().unwrap_or(0);
+        let hidden = self.automata.iter().filter(|automaton| !automaton.shown);
+        let possible = hidden.map(|automaton| automaton.matched).max().unwrap_or(0);
         let rest = self.held.split_off(self.held.len() - possible);
-        Released { text: std::mem::replace(&mut self.held, rest), stopped: false }
+        Released { text: std::mem::replace(&mut self.held, rest), stopped: None }
     }
 
     /// The text that was held back, when nothing follows any more.
@@ -58,35 +65,39 @@ impl StopStrings {
         std::mem::take(&mut self.held)
     }
 
-    /// Bytes of the longest stop string that ends with this byte.
-    fn step(&mut self, byte: u8) -> Option<usize> {
-        self.automata.iter_mut().filter_map(|automaton| automaton.step(byte)).max()
+    /// The longest stop string that ends with this byte, and whether it is shown.
+    fn step(&mut self, byte: u8) -> Option<(Arc<str>, bool)> {
+        let ended =
+            self.automata.iter_mut().filter_map(|automaton| automaton.step(byte).then_some(&*automaton));
+        let longest = ended.max_by_key(|automaton| automaton.stop.len())?;
+        Some((Arc::clone(&longest.stop), longest.shown))
     }
 }
 
 // === impl Automaton ===
 
 impl Automaton {
-    fn new(stop: &str) -> Self {
-        let stop = stop.as_bytes().to_vec();
-        let mut borders = vec![0; stop.len()];
-        for end in 1..stop.len() {
+    fn new(stop: &str, shown: bool) -> Self {
+        let bytes = stop.as_bytes();
+        let mut borders = vec![0; bytes.len()];
+        for end in 1..bytes.len() {
             let mut border: usize = borders[end - 1];
-            while border > 0 && stop[border] != stop[end] {
+            while border > 0 && bytes[border] != bytes[end] {
                 border = borders[border - 1];
             }
-            borders[end] = border + usize::from(stop[border] == stop[end]);
+            borders[end] = border + usize::from(bytes[border] == bytes[end]);
         }
-        Self { stop, borders, matched: 0 }
+        Self { stop: stop.into(), shown, borders, matched: 0 }
     }
 
-    /// The length of the stop string if this byte completes it.
-    fn step(&mut self, byte: u8) -> Option<usize> {
-        while self.matched > 0 && self.stop[self.matched] != byte {
+    /// Whether this byte completes it.
+    fn step(&mut self, byte: u8) -> bool {
+        let stop = self.stop.as_bytes();
+        while self.matched > 0 && stop[self.matched] != byte {
             self.matched = self.borders[self.matched - 1];
         }
-        self.matched += usize::from(self.stop[self.matched] == byte);
-        (self.matched == self.stop.len()).then_some(self.matched)
+        self.matched += usize::from(stop[self.matched] == byte);
+        self.matched == stop.len()
     }
 }
 
@@ -97,14 +108,15 @@ mod tests {
     use super::*;
 
     /// Cuts whole text where the first stop string is complete.
-    fn oracle(text: &str, stops: &[String]) -> (String, bool) {
+    fn oracle(text: &str, stops: &[String], shown: bool) -> (String, Option<String>) {
         for end in 1..=text.len() {
             let longest = stops.iter().filter(|stop| text.as_bytes()[..end].ends_with(stop.as_bytes()));
             if let Some(stop) = longest.max_by_key(|stop| stop.len()) {
-                return (text[..end - stop.len()].to_owned(), true);
+                let end = if shown { end } else { end - stop.len() };
+                return (text[..end].to_owned(), Some(stop.clone()));
             }
         }
-        (text.to_owned(), false)
+        (text.to_owned(), None)
     }
 
     /// Longest suffix of `text` with which a stop string begins.
@@ -121,25 +133,27 @@ mod tests {
         fn any_cutting_gives_what_the_whole_text_gives(
             pieces in prop::collection::vec("[abé🦀]{0,4}", 0..12),
             stops in prop::collection::vec("[abé🦀]{1,5}", 0..4),
+            shows in any::<bool>(),
         ) {
             let whole = pieces.concat();
-            let mut watched = StopStrings::new(&stops);
-            let (mut shown, mut given, mut stopped) = (String::new(), String::new(), false);
+            let mut watched = StopStrings::default().and(&stops, shows);
+            let (mut shown, mut given, mut stopped) = (String::new(), String::new(), None);
             for piece in &pieces {
                 let released = watched.push(piece);
                 shown.push_str(&released.text);
                 given.push_str(piece);
-                stopped = released.stopped;
-                if stopped {
+                stopped = released.stopped.map(|stop| stop.to_string());
+                if stopped.is_some() {
                     break;
                 }
                 // Nothing is held back that need not be.
-                prop_assert_eq!(given.len() - shown.len(), possible(&given, &stops));
+                let held = if shows { 0 } else { possible(&given, &stops) };
+                prop_assert_eq!(given.len() - shown.len(), held);
             }
-            if !stopped {
+            if stopped.is_none() {
                 shown.push_str(&watched.finish());
             }
-            prop_assert_eq!((shown, stopped), oracle(&whole, &stops));
+            prop_assert_eq!((shown, stopped), oracle(&whole, &stops, shows));
         }
     }
 }

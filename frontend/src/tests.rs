@@ -5,3 +5,4 @@ mod connections;
 mod refusals;
 pub mod script;
 mod streams;
+mod vllm;

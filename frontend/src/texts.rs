@@ -36,14 +36,22 @@ impl Texts {
         }
     }
 
-    /// The served model of this name, and its text.
+    /// The served model of this name, or the only one, and its text.
     ///
     /// # Errors
-    /// When nobody serves it, or its text cannot be had.
-    pub async fn of_model(&self, name: &str) -> Result<(ServedModel, Arc<ModelText>), ApiError> {
+    /// When nobody serves it, several could be meant, or its text cannot be had.
+    pub async fn of_model(&self, name: Option<&str>) -> Result<(ServedModel, Arc<ModelText>), ApiError> {
         let served = self.dispatch.models();
-        let unknown = || ApiError::UnknownModel { model: name.to_owned() };
-        let model = served.iter().find(|model| model.name == name).cloned().ok_or_else(unknown)?;
+        let model = match (name, served.as_slice()) {
+            (Some(name), served) => served
+                .iter()
+                .find(|model| model.name == name)
+                .ok_or_else(|| ApiError::UnknownModel { model: name.to_owned() })?,
+            (None, [only]) => only,
+            (None, []) => return Err(Failure::new(ErrorCode::Unavailable, "no model is served").into()),
+            (None, _) => return Err(ApiError::Missing { param: "model".to_owned() }),
+        };
+        let model = model.clone();
         let cell = {
             let mut known = self.known.lock();
             if !known.contains_key(&model.text_digest) {
@@ -62,7 +70,7 @@ impl Texts {
         }
         for model in self.dispatch.models() {
             // Logged where it fails; the first call tries again.
-            let _ = self.of_model(&model.name).await;
+            let _ = self.of_model(Some(&model.name)).await;
         }
     }
 
@@ -140,7 +148,7 @@ mod tests {
             let texts = Texts::new(Arc::clone(&dispatch), &Config::default(), known);
             texts.prefetch().await;
             assert_eq!(script.texts_fetched.load(Ordering::SeqCst), fetched);
-            texts.of_model(&dispatch.models()[0].name).await.unwrap();
+            texts.of_model(None).await.unwrap();
             assert_eq!(script.texts_fetched.load(Ordering::SeqCst), fetched);
         }
     }

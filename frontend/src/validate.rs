@@ -1,19 +1,18 @@
-//! Makes the request, in which nothing is optional: the checks that need the model.
+//! Makes the requests, in which nothing is optional: the checks that need the model.
 
 use std::time::Duration;
 
 use baton_coordinator::ServedModel;
 use baton_model::{ModelText, TextError};
 use baton_protocol::{Request, RequestId, Sampling, Stop};
-use serde_json::Map;
+use serde_json::{Map, Value};
 use tracing::warn;
 
 use crate::{
-    chat::ChatCall,
-    completions::{CompletionsCall, Prompt},
+    Config,
+    ask::{Ask, Content, Conversation, Ending, Parameters, Prompt, Truncate},
     config::PROMPT_BYTES_PER_TOKEN,
-    error::ApiError,
-    parameters::Parameters,
+    error::{ApiError, TokenLimit},
 };
 
 /// Whose prefix cache is used, as long as there are no keys.
@@ -23,60 +22,18 @@ const TENANT: &str = "default";
 pub struct Terms<'a> {
     pub model: &'a ServedModel,
     pub text: &'a ModelText,
-    /// Time for the whole answer.
-    pub deadline: Duration,
-    /// Id of the call's first request.
-    pub id: RequestId,
+    pub config: &'a Config,
 }
 
-/// What the two kinds of call say differently.
-struct Ask<'a> {
-    parameters: &'a Parameters,
-    logprobs: bool,
-    top_logprobs: u32,
-}
-
-/// The request of a chat call.
-///
-/// # Errors
-/// When the model cannot take it.
-pub fn chat(call: &ChatCall, terms: &Terms<'_>) -> Result<Vec<Request>, ApiError> {
-    let param = "messages";
-    terms.check_bytes(param, call.content_bytes)?;
-    let tokens =
-        terms.text.chat_tokens(&call.messages, &Map::new()).map_err(|error| text_error(param, &error))?;
-    let ask = Ask { parameters: &call.parameters, logprobs: call.logprobs, top_logprobs: call.top_logprobs };
-    Ok(vec![terms.request(terms.id, &ask, param, tokens)?])
-}
-
-/// The requests of a completions call, one a prompt.
+/// The requests of a call, one a prompt; `id` is the first one's.
 ///
 /// # Errors
 /// When the model cannot take one of them.
-pub fn completions(call: &CompletionsCall, terms: &Terms<'_>) -> Result<Vec<Request>, ApiError> {
-    let ask = Ask {
-        parameters: &call.parameters,
-        logprobs: call.logprobs.is_some(),
-        top_logprobs: call.logprobs.unwrap_or(0),
-    };
-    let one = call.prompts.len() == 1;
-    let requests = call.prompts.iter().enumerate().map(|(i, prompt)| {
-        let param = if one { "prompt".to_owned() } else { format!("prompt[{i}]") };
-        let id = if i == 0 { terms.id } else { random_id()? };
-        let tokens = match prompt {
-            Prompt::Tokens(tokens) => {
-                terms.check_vocabulary(&param, tokens)?;
-                tokens.clone()
-            }
-            Prompt::Text(text) => {
-                terms.check_bytes(&param, text.len())?;
-                let text_tokens =
-                    terms.text.encode(text, true).map_err(|error| text_error(&param, &error))?;
-                let bos = terms.text.bos_token().filter(|_| terms.text.adds_bos());
-                bos.into_iter().chain(text_tokens).collect()
-            }
-        };
-        terms.request(id, &ask, &param, tokens)
+pub fn requests(ask: &Ask, id: RequestId, terms: &Terms<'_>) -> Result<Vec<Request>, ApiError> {
+    let requests = ask.prompts.iter().enumerate().map(|(i, prompt)| {
+        let id = if i == 0 { id } else { random_id()? };
+        let tokens = terms.tokens(prompt, &ask.parameters)?;
+        terms.request(id, &ask.parameters, &prompt.param, tokens)
     });
     requests.collect()
 }
@@ -113,26 +70,87 @@ fn text_error(param: &str, error: &TextError) -> ApiError {
 // === impl Terms ===
 
 impl Terms<'_> {
-    fn request(
-        &self,
-        id: RequestId,
-        ask: &Ask<'_>,
-        param: &str,
-        tokens: Vec<u32>,
-    ) -> Result<Request, ApiError> {
+    /// The tokens of a prompt, at least one.
+    ///
+    /// # Errors
+    /// When the model's tokenizer or template does not take it, or its context cannot hold it.
+    pub fn tokens(&self, prompt: &Prompt, parameters: &Parameters) -> Result<Vec<u32>, ApiError> {
+        let param = &prompt.param;
+        let wrong = |error: TextError| text_error(param, &error);
+        let mut tokens = match &prompt.content {
+            Content::Chat(conversation) => {
+                self.check_bytes(param, conversation.bytes)?;
+                let variables = self.variables(conversation)?;
+                match conversation.ending {
+                    Ending::Within => self.text.continued_tokens(&conversation.messages, &variables),
+                    Ending::Answer | Ending::Message => {
+                        self.text.chat_tokens(&conversation.messages, &variables)
+                    }
+                }
+                .map_err(wrong)?
+            }
+            Content::Text { text, begins } => {
+                self.check_bytes(param, text.len())?;
+                let bos = self.text.bos_token().filter(|_| *begins && self.text.adds_bos());
+                bos.into_iter().chain(self.text.encode(text, true).map_err(wrong)?).collect()
+            }
+            Content::Tokens(tokens) => {
+                self.check_vocabulary(param, tokens)?;
+                tokens.clone()
+            }
+        };
         if tokens.is_empty() {
             return Err(ApiError::invalid(param, "must not be empty"));
         }
-        let parameters = ask.parameters;
-        self.check_vocabulary("stop_token_ids", &parameters.stop_token_ids)?;
+        if let Some(truncate) = prompt.truncate {
+            let keep = match truncate {
+                Truncate::To(tokens) => tokens,
+                Truncate::ToFit => self.room_for_prompt(parameters),
+            };
+            tokens.drain(..tokens.len().saturating_sub(keep as usize));
+        }
+        Ok(tokens)
+    }
+
+    /// Variables of the template, each of which it reads.
+    fn variables(&self, conversation: &Conversation) -> Result<Map<String, Value>, ApiError> {
+        let mut variables = conversation.variables.clone();
+        if let Some(unread) = variables.keys().find(|name| !self.text.template_reads(name)) {
+            let param = format!("chat_template_kwargs.{unread}");
+            return Err(ApiError::invalid(param, "is not a variable of the model's chat template"));
+        }
+        if conversation.ending == Ending::Message {
+            variables.insert("add_generation_prompt".to_owned(), Value::Bool(false));
+        }
+        let Some(effort) = &conversation.effort else { return Ok(variables) };
+        if self.text.template_reads("reasoning_effort") {
+            variables.insert("reasoning_effort".to_owned(), Value::String(effort.value.clone()));
+        } else if effort.value != "none" {
+            return Err(ApiError::Unsupported { param: effort.param.to_owned() });
+        } else if self.text.template_reads("enable_thinking") {
+            variables.insert("enable_thinking".to_owned(), Value::Bool(false));
+        }
+        Ok(variables)
+    }
+
+    fn request(
+        &self,
+        id: RequestId,
+        parameters: &Parameters,
+        param: &str,
+        tokens: Vec<u32>,
+    ) -> Result<Request, ApiError> {
+        let stop_token_ids = &parameters.stop_token_ids;
+        self.check_vocabulary(stop_token_ids.param, &stop_token_ids.value)?;
         for bias in &parameters.sampling.logit_bias {
             self.check_vocabulary("logit_bias", &[bias.token])?;
         }
         let max_tokens = self.max_tokens(parameters, param, tokens.len())?;
-        if parameters.min_tokens > max_tokens {
+        let min_tokens = parameters.min_tokens;
+        if min_tokens.value > max_tokens {
             return Err(ApiError::invalid(
-                "min_tokens",
-                format!("only {max_tokens} tokens are left in the context"),
+                min_tokens.param,
+                format!("only {max_tokens} tokens are left for the answer"),
             ));
         }
         let seed = if parameters.seeded { parameters.sampling.seed } else { random_seed()? };
@@ -144,15 +162,21 @@ impl Terms<'_> {
             sampling: Sampling { seed, ..parameters.sampling.clone() },
             stop: Stop {
                 max_tokens,
-                min_tokens: parameters.min_tokens,
+                min_tokens: min_tokens.value,
                 ignore_eos: parameters.ignore_eos,
-                token_ids: parameters.stop_token_ids.clone(),
+                token_ids: stop_token_ids.value.clone(),
             },
             choices: parameters.choices,
-            logprobs: ask.logprobs,
-            top_logprobs: ask.top_logprobs,
-            deadline: self.deadline,
+            // Whoever is to choose the best has to see how likely they are.
+            logprobs: parameters.logprobs.is_some() || parameters.best.is_some(),
+            top_logprobs: parameters.logprobs.unwrap_or(0),
+            deadline: self.deadline(),
         })
+    }
+
+    /// Time for the whole answer.
+    fn deadline(&self) -> Duration {
+        self.config.request_timeout()
     }
 
     /// What the client asked for, or what the prompt leaves.
@@ -162,33 +186,47 @@ impl Terms<'_> {
         param: &str,
         prompt_tokens: usize,
     ) -> Result<u32, ApiError> {
-        let context_tokens = self.model.context_tokens;
-        let left = (context_tokens as usize).saturating_sub(prompt_tokens) as u32;
-        let exceeded = |param: &str, asked: String| {
-            Err(ApiError::ContextLength { param: param.to_owned(), asked, context_tokens })
-        };
-        match parameters.max_tokens {
-            _ if left == 0 => exceeded(param, format!("{prompt_tokens} prompt tokens and an answer")),
-            Some(max) if max.tokens > left => exceeded(
-                max.param,
-                format!("{prompt_tokens} prompt tokens and {} for the answer", max.tokens),
-            ),
-            Some(max) => Ok(max.tokens),
-            None => Ok(left),
+        let input = self.input_limit();
+        if prompt_tokens > input.tokens as usize {
+            return Err(input.exceeded(param, format!("{prompt_tokens} prompt tokens")));
         }
+        let total = self.total_limit();
+        let left = (total.tokens as usize).saturating_sub(prompt_tokens) as u32;
+        match parameters.max_tokens {
+            _ if left == 0 => {
+                Err(total.exceeded(param, format!("{prompt_tokens} prompt tokens and an answer")))
+            }
+            Some(max) if max.value > left => Err(total.exceeded(
+                max.param,
+                format!("{prompt_tokens} prompt tokens and {} for the answer", max.value),
+            )),
+            Some(max) => Ok(max.value),
+            None => Ok(left.min(parameters.usual_tokens)),
+        }
+    }
+
+    /// Tokens of a prompt beside the answer that is asked for.
+    fn room_for_prompt(&self, parameters: &Parameters) -> u32 {
+        let answer = parameters.max_tokens.map_or(1, |max| max.value);
+        self.total_limit().tokens.saturating_sub(answer).clamp(1, self.input_limit().tokens)
+    }
+
+    fn total_limit(&self) -> TokenLimit {
+        TokenLimit::context(self.model.context_tokens)
+            .or_lower("frontend.max_total_tokens", self.config.max_total_tokens)
+    }
+
+    fn input_limit(&self) -> TokenLimit {
+        self.total_limit().or_lower("frontend.max_input_tokens", self.config.max_input_tokens)
     }
 
     /// Refuses text that cannot fit before time is spent on tokenizing it.
     fn check_bytes(&self, param: &str, bytes: usize) -> Result<(), ApiError> {
-        let context_tokens = self.model.context_tokens;
-        if bytes / PROMPT_BYTES_PER_TOKEN < context_tokens as usize {
+        let limit = self.total_limit();
+        if bytes / PROMPT_BYTES_PER_TOKEN < limit.tokens as usize {
             return Ok(());
         }
-        Err(ApiError::ContextLength {
-            param: param.to_owned(),
-            asked: format!("{bytes} bytes of text"),
-            context_tokens,
-        })
+        Err(limit.exceeded(param, format!("{bytes} bytes of text")))
     }
 
     fn check_vocabulary(&self, param: &str, ids: &[u32]) -> Result<(), ApiError> {

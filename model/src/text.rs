@@ -16,7 +16,7 @@ mod strftime;
 mod template;
 mod vocabulary;
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use serde_json::{Map, Value as Json};
 use tokenizers::Tokenizer;
@@ -118,6 +118,17 @@ impl ModelText {
         Ok(encoding.get_ids().to_vec())
     }
 
+    /// As [`encode`](Self::encode) with control tokens found, each with the characters of `text` that it stands for.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn encode_spans(&self, text: &str) -> Result<Vec<(u32, Range<usize>)>, TextError> {
+        let encoding = self.parsing.encode_char_offsets(text, false);
+        let encoding = encoding.map_err(|error| TextError::Encode { reason: error.to_string() })?;
+        let spans = encoding.get_offsets().iter().map(|&(start, end)| start..end);
+        Ok(encoding.get_ids().iter().copied().zip(spans).collect())
+    }
+
     /// The tokens of chat messages in the model's template, ready for an answer.
     ///
     /// `extra` are further variables of the template, such as `tools` or
@@ -131,10 +142,39 @@ impl ModelText {
             return self.encode(&self.render(messages, extra)?, true);
         }
         let template = self.template.as_ref().ok_or(TextError::NoTemplate)?;
-        let marker = control::unused_marker(messages, extra, template.source())?;
+        let [marker, _] = control::unused_markers(messages, extra, template.source())?;
         let text = template.render(messages, extra, &|string| self.control.mark(string, marker))?;
+        self.marked_tokens(&text, marker)
+    }
+
+    /// As [`Self::chat_tokens`], with a last message that is not finished: the tokens end where
+    /// its content does, for the answer to go on from there.
+    ///
+    /// # Errors
+    /// As [`Self::chat_tokens`]; if the last message has no text, or the template leaves it out.
+    pub fn continued_tokens(
+        &self,
+        messages: &Json,
+        extra: &Map<String, Json>,
+    ) -> Result<Vec<u32>, TextError> {
+        let template = self.template.as_ref().ok_or(TextError::NoTemplate)?;
+        let [marker, end] = control::unused_markers(messages, extra, template.source())?;
+        let mut messages = messages.clone();
+        match messages.as_array_mut().and_then(|all| all.last_mut()?.get_mut("content")) {
+            Some(Json::String(content)) => content.push(end),
+            _ => return Err(TextError::NotContinued),
+        }
+        let mut extra = extra.clone();
+        extra.insert("add_generation_prompt".to_owned(), Json::Bool(false));
+        let text = template.render(&messages, &extra, &|string| self.control.mark(string, marker))?;
+        let end = text.rfind(end).ok_or(TextError::NotContinued)?;
+        self.marked_tokens(&text[..end], marker)
+    }
+
+    /// The tokens of a rendered conversation whose spelled control tokens are marked.
+    fn marked_tokens(&self, text: &str, marker: char) -> Result<Vec<u32>, TextError> {
         let mut tokens = Vec::new();
-        for piece in control::pieces(&self.parsing, &text) {
+        for piece in control::pieces(&self.parsing, text) {
             match piece {
                 control::Piece::Token(token) => tokens.push(token),
                 control::Piece::Text(text) => tokens.extend(self.encode(&text.replace(marker, ""), false)?),
@@ -150,6 +190,12 @@ impl ModelText {
     pub fn render(&self, messages: &Json, extra: &Map<String, Json>) -> Result<String, TextError> {
         let template = self.template.as_ref().ok_or(TextError::NoTemplate)?;
         template.render(messages, extra, &|string| string.to_owned())
+    }
+
+    /// Whether the chat template reads this variable.
+    #[must_use]
+    pub fn template_reads(&self, variable: &str) -> bool {
+        self.template.as_ref().is_some_and(|template| template.reads(variable))
     }
 
     /// Turns the tokens of one answer into text, one by one.

@@ -10,6 +10,7 @@ import pathlib
 import subprocess
 import sys
 
+import httpx2
 import openai
 import pytest
 
@@ -204,6 +205,76 @@ def test_completions_logprobs(complete):
     assert all(value <= 0 for value in logprobs.token_logprobs)
 
 
+def test_echo(complete):
+    plain = complete(prompt=["One two three", "A B C"], max_tokens=4)
+    echoed = complete(prompt=["One two three", "A B C"], max_tokens=4, echo=True)
+    expected = ["One two three" + plain.choices[0].text, "A B C" + plain.choices[1].text]
+    assert [choice.text for choice in echoed.choices] == expected
+    streamed = complete(max_tokens=4, echo=True, stream=True)
+    assert "".join(choice.text for chunk in streamed for choice in chunk.choices) == expected[0]
+
+
+def test_the_best_of_several(complete):
+    settings = {"temperature": 1, "seed": 5, "max_tokens": 6, "logprobs": 0}
+    every = complete(n=4, **settings).choices
+    best = complete(n=2, best_of=4, **settings).choices
+
+    def mean(choice):
+        return sum(choice.logprobs.token_logprobs) / max(1, len(choice.logprobs.tokens))
+
+    expected = sorted(every, key=mean, reverse=True)[:2]
+    assert [choice.text for choice in best] == [choice.text for choice in expected]
+
+
+# --- vLLM's extras ---
+
+
+def post(path, body):
+    with httpx2.Client(base_url=URL, timeout=120, trust_env=False) as client:
+        return client.post(path, json=body).raise_for_status().json()
+
+
+def test_tokens_there_and_back(complete, model):
+    text = "Déjà vu: 12 words."
+    found = post("/tokenize", {"model": model, "prompt": text, "add_special_tokens": False, "return_token_strs": True})
+    assert found["count"] == len(found["tokens"]) == len(found["token_strs"])
+    assert post("/detokenize", {"model": model, "tokens": found["tokens"]})["prompt"] == text
+    assert complete(prompt=found["tokens"], max_tokens=1).usage.prompt_tokens == found["count"]
+
+
+def test_a_chat_is_tokenized_as_it_is_asked(chat, model):
+    assert post("/tokenize", {"model": model, "messages": MESSAGES})["count"] == chat(max_tokens=1).usage.prompt_tokens
+
+
+def test_prompts_can_be_truncated(complete, model):
+    tokens = post("/tokenize", {"model": model, "prompt": "one two three four five"})["tokens"]
+    short = complete(prompt=tokens[-2:])
+    cut = complete(prompt=tokens, extra_body={"truncate_prompt_tokens": 2})
+    assert cut.usage.prompt_tokens == 2
+    assert cut.choices[0].text == short.choices[0].text
+
+
+def test_an_answer_that_is_begun_goes_on(chat):
+    whole = chat().choices[0].message.content
+    begun = [*MESSAGES, {"role": "assistant", "content": whole[: whole.index(" ")]}]
+    switches = {"continue_final_message": True, "add_generation_prompt": False}
+    assert chat(messages=begun, extra_body=switches).choices[0].message.content.startswith(" ")
+
+
+def test_the_stop_string_is_named_and_can_be_kept(complete):
+    text = complete().choices[0].text
+    stop = text[len(text) // 2 : len(text) // 2 + 2]
+    choice = complete(stop=stop, extra_body={"include_stop_str_in_output": True}).choices[0]
+    assert choice.text == text[: text.index(stop) + len(stop)]
+    assert choice.model_extra["stop_reason"] == stop
+
+
+def test_version_and_load():
+    with httpx2.Client(base_url=URL, trust_env=False) as client:
+        assert client.get("/version").json()["version"]
+        assert client.get("/load").json()["server_load"] == 0
+
+
 # --- errors ---
 
 
@@ -224,6 +295,7 @@ def test_unknown_model(chat):
         ({"stop": ["a"] * 5}, "stop", "invalid_value"),
         ({"max_tokens": 10**9}, "max_tokens", "context_length_exceeded"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools", "unsupported_parameter"),
+        ({"reasoning_effort": "high"}, "reasoning_effort", "unsupported_parameter"),
         ({"response_format": {"type": "json_object"}}, "response_format", "unsupported_parameter"),
         ({"extra_body": {"no_such_thing": 1}}, "no_such_thing", "unsupported_parameter"),
     ],

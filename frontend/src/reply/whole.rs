@@ -4,77 +4,78 @@ use axum::{
     http::header::CONTENT_TYPE,
     response::{IntoResponse, Response},
 };
-use baton_protocol::FinishReason;
-use serde::Serialize;
 
-use super::{
-    Envelope, Kind,
-    logprobs::{ChatLogprobs, CompletionLogprobs},
-    shapes::{ChatChoice, ChatMessage, CompletionChoice, finish_word},
-    usage::Usage,
-};
+use super::{Facts, Reply};
 use crate::{
     error::ApiError,
-    generation::{Generation, TokenWords},
+    generation::{Delta, End, Generation, TokenWords, Used},
 };
+
+/// An answer that is complete.
+pub struct Whole {
+    /// Of all prompts, one after another; if only the best are shown, these, the likeliest first.
+    pub choices: Vec<Choice>,
+    /// By prompt.
+    pub used: Vec<Used>,
+}
 
 /// One choice, collected.
 #[derive(Clone, Default)]
-struct Collected {
-    text: String,
-    tokens: Vec<TokenWords>,
-    finish: Option<FinishReason>,
+pub struct Choice {
+    pub text: String,
+    pub ids: Vec<u32>,
+    /// As many as `ids`, or none.
+    pub tokens: Vec<TokenWords>,
+    pub end: Option<End>,
 }
 
 /// Waits for the end of a generation and puts it into one response.
 ///
 /// # Errors
 /// When the generation fails.
-pub async fn whole(mut generation: Generation, envelope: Envelope) -> Result<Response, ApiError> {
-    let mut collected = vec![Collected::default(); envelope.choices as usize];
+pub async fn whole(
+    mut generation: Generation,
+    facts: Facts,
+    reply: Box<dyn Reply>,
+) -> Result<Response, ApiError> {
+    let mut choices = vec![Choice::default(); facts.choices as usize];
     while let Some(delta) = generation.next().await? {
-        let choice = &mut collected[delta.index as usize];
-        choice.text.push_str(&delta.text);
-        choice.tokens.extend(delta.token);
-        choice.finish = delta.finish;
+        choices[delta.index as usize].push(delta);
+    }
+    if let Some(best) = facts.best {
+        choices = likeliest(&choices, (facts.choices / facts.prompts) as usize, best as usize);
     }
     let used = generation.settle().await;
-    let usage = Usage::from(&used);
-    match envelope.kind {
-        Kind::Chat => {
-            let choices: Vec<_> = collected.iter().zip(0..).map(Collected::chat).collect();
-            respond(&envelope.whole(&choices, &usage))
-        }
-        Kind::Completions => {
-            let choices: Vec<_> = collected.iter().zip(0..).map(Collected::completion).collect();
-            respond(&envelope.whole(&choices, &usage))
-        }
-    }
-}
-
-fn respond(object: &impl Serialize) -> Result<Response, ApiError> {
-    let bytes =
-        serde_json::to_vec(object).map_err(|_| ApiError::internal("the answer cannot be written as JSON"))?;
+    let bytes = reply
+        .whole(&facts, &Whole { choices, used })
+        .map_err(|_| ApiError::internal("the answer cannot be written as JSON"))?;
     Ok(([(CONTENT_TYPE, "application/json")], bytes).into_response())
 }
 
-// === impl Collected ===
+/// Of each group of choices those of the highest mean log-probability, in that order.
+fn likeliest(choices: &[Choice], group: usize, best: usize) -> Vec<Choice> {
+    let groups = choices.chunks(group.max(1)).flat_map(|group| {
+        let mut group = group.to_vec();
+        group.sort_by(|a, b| b.mean_logprob().total_cmp(&a.mean_logprob()));
+        group.truncate(best);
+        group
+    });
+    groups.collect()
+}
 
-impl Collected {
-    fn chat((choice, index): (&Self, u32)) -> ChatChoice<'_> {
-        let logprobs = (!choice.tokens.is_empty()).then_some(ChatLogprobs(&choice.tokens));
-        let message = ChatMessage { role: "assistant", content: &choice.text, refusal: None };
-        ChatChoice { index, message, logprobs, finish_reason: choice.finish.map(finish_word) }
+// === impl Choice ===
+
+impl Choice {
+    fn push(&mut self, delta: Delta) {
+        self.text.push_str(&delta.text);
+        self.ids.extend(delta.id);
+        self.tokens.extend(delta.token);
+        self.end = delta.end;
     }
 
-    fn completion((choice, index): (&Self, u32)) -> CompletionChoice<'_> {
-        let tokens = &choice.tokens;
-        let logprobs = (!tokens.is_empty()).then_some(CompletionLogprobs { tokens, offset: 0 });
-        CompletionChoice {
-            index,
-            text: &choice.text,
-            logprobs,
-            finish_reason: choice.finish.map(finish_word),
-        }
+    /// Of its tokens; of no tokens the highest there is.
+    fn mean_logprob(&self) -> f32 {
+        let sum: f32 = self.tokens.iter().map(|token| token.logprob).sum();
+        sum / self.tokens.len().max(1) as f32
     }
 }

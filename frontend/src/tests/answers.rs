@@ -133,6 +133,88 @@ async fn completions_take_four_kinds_of_prompt() {
     }
 }
 
+#[tokio::test]
+async fn an_echo_is_the_prompt_before_each_answer() {
+    let server = TestServer::start(Script::saying(says(&["!", "?"]))).await;
+    let body = json!({"model": "mock", "prompt": ["a", "b"], "n": 2, "echo": true});
+    let answer = server.answered(COMPLETIONS, &body).await;
+    let texts: Vec<_> = (0..4).map(|i| answer["choices"][i]["text"].as_str().unwrap()).collect();
+    assert_eq!(texts, ["a!", "a?", "b!", "b?"]);
+    let tokens = json!({"model": "mock", "prompt": [97, 98], "n": 2, "echo": true, "stream": true});
+    let chunks = server.events(COMPLETIONS, &tokens).await;
+    let of = |index: u64| -> String {
+        let chunks =
+            chunks[..chunks.len() - 1].iter().map(|chunk| serde_json::from_str::<Value>(chunk).unwrap());
+        let choices =
+            chunks.map(|chunk| chunk["choices"][0].clone()).filter(|choice| choice["index"] == index);
+        choices.map(|choice| choice["text"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!((of(0).as_str(), of(1).as_str()), ("ab!", "ab?"));
+}
+
+#[tokio::test]
+async fn the_best_choices_are_the_likeliest_a_token() {
+    let choice = |choice, id, logprobs: &[f32]| -> Vec<Event> {
+        let token = |(position, &logprob): (u32, &f32)| {
+            Event::Token(Token { choice, position, id, logprob: Some(logprob), top: Vec::new() })
+        };
+        let finished = Event::Finished { choice, reason: FinishReason::Length };
+        (0..).zip(logprobs).map(token).chain([finished]).collect()
+    };
+    // The sum prefers the first, the mean the second.
+    let events =
+        [choice(0, 97, &[-2.0]), choice(1, 98, &[-1.0, -1.0, -1.0]), choice(2, 99, &[-3.0])].concat();
+    let server = TestServer::start(Script::saying(events)).await;
+    let body = json!({"model": "mock", "prompt": ["x", "y"], "n": 2, "best_of": 3});
+    let answer = server.answered(COMPLETIONS, &body).await;
+    let choices = answer["choices"].as_array().unwrap();
+    let shown: Vec<_> = choices.iter().map(|choice| (&choice["index"], &choice["text"])).collect();
+    let expected = [(0, "bbb"), (1, "a"), (2, "bbb"), (3, "a")].map(|(i, text)| (json!(i), json!(text)));
+    assert_eq!(shown, expected.iter().map(|(i, text)| (i, text)).collect::<Vec<_>>());
+    assert!(choices.iter().all(|choice| choice["logprobs"].is_null()), "nobody asked for them");
+    assert_eq!(answer["usage"]["completion_tokens"], 10, "all that were generated");
+    assert!(server.script.asked.lock().iter().all(|asked| asked.choices == 3 && asked.logprobs));
+}
+
+#[tokio::test]
+async fn vllms_switches_do_what_they_say() {
+    let mut events = bytes(0, "a.b");
+    events.insert(2, token(0, 2, 257));
+    events.push(Event::Finished { choice: 0, reason: FinishReason::Length });
+    let server = TestServer::start(Script::saying(events)).await;
+    let answer = |extra: Value| {
+        let mut body = json!({"model": "mock", "prompt": "12345678", "ignore_eos": true});
+        body.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        let server = &server;
+        async move { server.answered(COMPLETIONS, &body).await["choices"][0].clone() }
+    };
+    assert_eq!(answer(json!({})).await["text"], "a.b");
+    assert_eq!(answer(json!({"skip_special_tokens": false})).await["text"], "a.<|im_end|>b");
+    let stopped = answer(json!({"stop": ["."]})).await;
+    assert_eq!((&stopped["text"], &stopped["stop_reason"]), (&json!("a"), &json!(".")));
+    let shown = answer(json!({"stop": ["."], "include_stop_str_in_output": true})).await;
+    assert_eq!((&shown["text"], &shown["finish_reason"]), (&json!("a."), &json!("stop")));
+    answer(json!({"truncate_prompt_tokens": 3})).await;
+    answer(json!({"truncate_prompt_tokens": -1, "max_tokens": CONTEXT - 2})).await;
+    let asked: Vec<_> = server.script.asked.lock().iter().map(|asked| asked.tokens.clone()).collect();
+    let tokens = |text: &str| text.bytes().map(u32::from).collect::<Vec<_>>();
+    assert_eq!(asked[4..], [tokens("678"), tokens("78")]);
+}
+
+#[tokio::test]
+async fn an_answer_can_be_begun_by_the_caller() {
+    let server = TestServer::start(Script::saying(says(&["ok"]))).await;
+    let talk = json!([{"role": "user", "content": "q"}, {"role": "assistant", "content": "so"}]);
+    let body = json!({"model": "mock", "messages": talk, "continue_final_message": true});
+    server.answered(CHAT, &body).await;
+    let body = json!({"model": "mock", "messages": talk, "add_generation_prompt": false, "reasoning_effort": "none"});
+    server.answered(CHAT, &body).await;
+    let asked = server.script.asked.lock();
+    let tail = |i: usize| asked[i].tokens[asked[i].tokens.len() - 3..].to_vec();
+    assert_eq!(tail(0), [u32::from(b'\n'), u32::from(b's'), u32::from(b'o')]);
+    assert_eq!(tail(1), [u32::from(b'o'), 257, u32::from(b'\n')]);
+}
+
 fn with_logprobs() -> Vec<Event> {
     let top = |id, logprob| TopLogprob { id, logprob };
     let bytes = [0xc3, 0xa9];

@@ -3,7 +3,7 @@
 use baton_protocol::{ErrorCode, Failure};
 use serde_json::{Value, json};
 
-use super::script::{CONTEXT, Script, TestServer, says};
+use super::script::{CONTEXT, Script, TestServer, bytes, says};
 use crate::Config;
 
 const CHAT: &str = "/v1/chat/completions";
@@ -131,6 +131,13 @@ async fn parameters_out_of_type_or_range() {
         (json!({"stream": true, "stream_options": {"include_usage": 1}}), "stream_options.include_usage"),
         (json!({"ignore_eos": 1}), "ignore_eos"),
         (json!({"user": 5}), "user"),
+        (json!({"reasoning_effort": "very"}), "reasoning_effort"),
+        (json!({"truncate_prompt_tokens": 0}), "truncate_prompt_tokens"),
+        (json!({"skip_special_tokens": 1}), "skip_special_tokens"),
+        (json!({"chat_template_kwargs": []}), "chat_template_kwargs"),
+        (json!({"chat_template_kwargs": {"enable_thinking": true}}), "chat_template_kwargs.enable_thinking"),
+        (json!({"continue_final_message": true}), "continue_final_message"),
+        (json!({"continue_final_message": true, "add_generation_prompt": true}), "continue_final_message"),
         (json!({"metadata": "x"}), "metadata"),
     ];
     let table = table.map(|(change, param)| (change, param, "invalid_value"));
@@ -150,6 +157,9 @@ async fn parameters_that_are_missing_or_not_supported() {
         (json!({"service_tier": "flex"}), "service_tier"),
         (json!({"reasoning_effort": "low"}), "reasoning_effort"),
         (json!({"temprature": 1}), "temprature"),
+        (json!({"chat_template_kwargs": {"tools": []}}), "chat_template_kwargs.tools"),
+        (json!({"use_beam_search": true}), "use_beam_search"),
+        (json!({"prompt_logprobs": 1}), "prompt_logprobs"),
         (json!({"best_of": 2}), "best_of"),
         (json!({"messages": [{"role": "tool", "content": "x"}]}), "messages[0].role"),
         (json!({"messages": [{"role": "user", "content": "x", "name": "bob"}]}), "messages[0].name"),
@@ -196,11 +206,14 @@ async fn completions_have_rules_of_their_own() {
         (json!({"prompt": [1_000_000]}), "prompt", "invalid_value"),
         (json!({"prompt": [[1], [1_000_000]]}), "prompt[1]", "invalid_value"),
         (json!({"prompt": vec!["a"; 33]}), "prompt", "invalid_value"),
-        (json!({"logprobs": 6}), "logprobs", "invalid_value"),
+        (json!({"logprobs": 21}), "logprobs", "invalid_value"),
         (json!({"logprobs": true}), "logprobs", "invalid_value"),
-        (json!({"echo": true}), "echo", "unsupported_parameter"),
+        (json!({"echo": true, "logprobs": 1}), "echo", "invalid_value"),
+        (json!({"echo": true, "truncate_prompt_tokens": 1}), "echo", "invalid_value"),
         (json!({"suffix": "x"}), "suffix", "unsupported_parameter"),
-        (json!({"best_of": 2}), "best_of", "unsupported_parameter"),
+        (json!({"best_of": 9}), "best_of", "invalid_value"),
+        (json!({"best_of": 1, "n": 2}), "best_of", "invalid_value"),
+        (json!({"best_of": 2, "stream": true}), "best_of", "invalid_value"),
         (json!({"top_logprobs": 2}), "top_logprobs", "unsupported_parameter"),
         (json!({"messages": []}), "messages", "unsupported_parameter"),
         (json!({"prompt": vec![5; CONTEXT as usize]}), "prompt", "context_length_exceeded"),
@@ -208,6 +221,76 @@ async fn completions_have_rules_of_their_own() {
         (json!({"prompt": "hi", "max_tokens": CONTEXT - 1}), "max_tokens", "context_length_exceeded"),
     ];
     check_all(&server, COMPLETIONS, &good_completion(), &table).await;
+}
+
+#[tokio::test]
+async fn limits_are_settings_and_named() {
+    let config = Config {
+        max_choices: 2,
+        max_prompts: 2,
+        max_messages: 1,
+        max_input_tokens: 20,
+        max_total_tokens: 30,
+        max_logprobs: 3,
+        max_stop_strings: 1,
+        max_stop_bytes: 2,
+        max_stop_token_ids: 1,
+        max_logit_biases: 1,
+        ..Config::default()
+    };
+    let server = TestServer::configured(Script::saying(says(&["ok", "ok"])), config).await;
+    let completions = [
+        (json!({"n": 3}), "n", "max_choices"),
+        (json!({"best_of": 3}), "best_of", "max_choices"),
+        (json!({"prompt": ["a", "b", "c"]}), "prompt", "max_prompts"),
+        (json!({"prompt": "x".repeat(21)}), "prompt", "max_input_tokens"),
+        (json!({"prompt": "x".repeat(10), "max_tokens": 21}), "max_tokens", "max_total_tokens"),
+        (json!({"logprobs": 4}), "logprobs", "max_logprobs"),
+        (json!({"stop": ["a", "b"]}), "stop", "max_stop_strings"),
+        (json!({"stop": "abc"}), "stop", "max_stop_bytes"),
+        (json!({"stop_token_ids": [1, 2]}), "stop_token_ids", "max_stop_token_ids"),
+        (json!({"logit_bias": {"1": 1, "2": 1}}), "logit_bias", "max_logit_biases"),
+    ];
+    let chats = [
+        (json!({"messages": vec![json!({"role": "user", "content": "x"}); 2]}), "messages", "max_messages"),
+        (json!({"logprobs": true, "top_logprobs": 4}), "top_logprobs", "max_logprobs"),
+    ];
+    let completions = completions.map(|row| (COMPLETIONS, good_completion(), row));
+    let chats = chats.map(|row| (CHAT, good_chat(), row));
+    for (path, good, (change, param, setting)) in completions.into_iter().chain(chats) {
+        let response = server.post(path, &with(good, &change)).await;
+        assert_eq!(response.status(), 400, "{change}");
+        let error = response.json::<Value>().await.unwrap()["error"].clone();
+        assert_eq!(error["param"], param, "{error}");
+        let setting = format!("(frontend.{setting})");
+        assert!(error["message"].as_str().unwrap().contains(&setting), "{error}");
+    }
+    assert!(server.script.asked.lock().is_empty());
+    // At the limits.
+    let within = json!({"prompt": ["x".repeat(20), "y".repeat(20)], "max_tokens": 10, "n": 2, "logprobs": 3,
+        "stop": "ab", "stop_token_ids": [1], "logit_bias": {"1": 1}});
+    assert_eq!(server.post(COMPLETIONS, &with(good_completion(), &within)).await.status(), 200);
+}
+
+#[tokio::test]
+async fn one_stream_more_than_may_be_open_is_refused() {
+    let config = Config { max_streams: 1, ..Config::default() };
+    let server = TestServer::configured(Script::holding(bytes(0, "ab")), config).await;
+    let streaming = with(good_chat(), &json!({"stream": true}));
+    let open = server.chat(&streaming).await;
+    assert_eq!(open.status(), 200);
+    let refused = server.chat(&streaming).await;
+    assert!(refused.headers().contains_key("retry-after"));
+    check(refused, &Refused { status: 429, param: None, code: "overloaded" }, "second stream").await;
+    drop(open);
+    server.script.dropped(1).await;
+    // The place is given back after the answer was dropped.
+    loop {
+        match server.chat(&streaming).await.status().as_u16() {
+            200 => break,
+            status => assert_eq!(status, 429),
+        }
+    }
 }
 
 #[tokio::test]

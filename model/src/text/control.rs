@@ -77,8 +77,12 @@ impl Control {
     }
 }
 
-/// A character for private use that occurs in none of these.
-pub fn unused_marker(messages: &Json, extra: &Map<String, Json>, template: &str) -> Result<char, TextError> {
+/// Two characters for private use that occur in none of these.
+pub fn unused_markers(
+    messages: &Json,
+    extra: &Map<String, Json>,
+    template: &str,
+) -> Result<[char; 2], TextError> {
     let mut used = HashSet::new();
     used.extend(template.chars());
     collect(messages, &mut used);
@@ -86,7 +90,8 @@ pub fn unused_marker(messages: &Json, extra: &Map<String, Json>, template: &str)
         used.extend(key.chars());
         collect(value, &mut used);
     }
-    ('\u{E000}'..='\u{F8FF}').find(|marker| !used.contains(marker)).ok_or(TextError::NoMarker)
+    let mut unused = ('\u{E000}'..='\u{F8FF}').filter(|marker| !used.contains(marker));
+    unused.next().zip(unused.next()).map(Into::into).ok_or(TextError::NoMarker)
 }
 
 fn collect(json: &Json, used: &mut HashSet<char>) {

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use super::ModelText;
 
 /// Turns the tokens of one answer into text. Control tokens are no text and are
-/// left out; use [`ModelText::decode`] to see them.
+/// left out unless asked for.
 pub struct Detokenizer {
     text: Arc<ModelText>,
+    /// Whether control tokens are spelled out.
+    spells_control: bool,
     /// The start of a character whose end has not come: at most three bytes.
     pending: Vec<u8>,
 }
@@ -16,14 +18,20 @@ pub struct Detokenizer {
 
 impl Detokenizer {
     pub(super) fn new(text: Arc<ModelText>) -> Self {
-        Self { text, pending: Vec::new() }
+        Self { text, spells_control: false, pending: Vec::new() }
+    }
+
+    /// Spells control tokens out, as [`ModelText::decode`] does.
+    #[must_use]
+    pub fn spelling_control(self) -> Self {
+        Self { spells_control: true, ..self }
     }
 
     /// Takes the next token; returns the characters that are whole now.
     /// Bytes that can never become a character are returned as U+FFFD.
     #[must_use]
     pub fn push(&mut self, token: u32) -> String {
-        if self.text.is_control(token) {
+        if !self.spells_control && self.text.is_control(token) {
             return String::new();
         }
         self.pending.extend_from_slice(self.text.vocabulary.bytes(token));

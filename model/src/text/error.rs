@@ -40,6 +40,9 @@ pub enum TextError {
     /// A variable that the caller may not set.
     #[error("`{name}` is not a variable of the chat template that can be set")]
     ReservedVariable { name: String },
+    /// There is nothing to go on from.
+    #[error("the last message has no text that the chat template shows")]
+    NotContinued,
     /// The messages use every character that could mark their control tokens.
     #[error("the messages use all private characters of Unicode")]
     NoMarker,
@@ -64,6 +67,7 @@ impl TextError {
             | Self::TemplateLimit { .. }
             | Self::Template { .. }
             | Self::ReservedVariable { .. }
+            | Self::NotContinued
             | Self::NoMarker => true,
         }
     }

@@ -66,6 +66,13 @@ impl ChatTemplate {
         &self.source
     }
 
+    /// Whether it reads this variable, which the model does not set itself.
+    pub fn reads(&self, variable: &str) -> bool {
+        let reads =
+            |template: minijinja::Template<'_, '_>| template.undeclared_variables(false).contains(variable);
+        !RESERVED.contains(&variable) && self.environment.get_template(NAME).is_ok_and(reads)
+    }
+
     /// Renders messages; every string of the request goes through `text` first.
     pub fn render(
         &self,

@@ -141,6 +141,47 @@ fn characters_come_whole() {
 }
 
 #[test]
+fn control_tokens_are_spelled_out_if_asked_for() {
+    let mut detokenizer = Arc::new(ModelText::mock()).detokenizer().spelling_control();
+    assert_eq!(detokenizer.push(0x41), "A");
+    assert_eq!(detokenizer.push(257), "<|im_end|>");
+    assert_eq!(detokenizer.push(0xE2), "");
+    assert_eq!(detokenizer.push(256), "\u{FFFD}<|im_start|>");
+}
+
+#[test]
+fn an_answer_that_is_begun_ends_the_prompt() {
+    let text = ModelText::mock();
+    let messages =
+        |begun: &str| json!([{ "role": "user", "content": "q" }, { "role": "assistant", "content": begun }]);
+    for begun in ["", "so ", "a<|im_end|>b", "\u{E000}", "cut <|im_"] {
+        let tokens = text.continued_tokens(&messages(begun), &Map::new()).unwrap();
+        let question = [vec![256], bytes("user\nq"), vec![257], bytes("\n"), vec![256], bytes("assistant\n")];
+        assert_eq!(tokens, [question.concat(), bytes(begun)].concat(), "{begun:?}");
+    }
+    for none in [json!([]), json!([{ "role": "assistant" }])] {
+        assert!(matches!(text.continued_tokens(&none, &Map::new()), Err(TextError::NotContinued)));
+    }
+    let silent = with_template("{{ messages[0].content }}");
+    assert!(matches!(silent.continued_tokens(&messages("x"), &Map::new()), Err(TextError::NotContinued)));
+}
+
+#[test]
+fn a_template_reads_what_it_names() {
+    let text = with_template("{% if enable_thinking %}{{ messages[0].effort }}{{ bos_token }}{% endif %}");
+    assert!(text.template_reads("enable_thinking"));
+    assert!(!text.template_reads("effort"));
+    assert!(!text.template_reads("bos_token"), "not for callers to set");
+}
+
+#[test]
+fn spans_count_characters() {
+    let text = ModelText::mock();
+    let spans = text.encode_spans("aé<|im_end|>").unwrap();
+    assert_eq!(spans, [(0x61, 0..1), (0xC3, 1..2), (0xA9, 1..2), (257, 2..12)]);
+}
+
+#[test]
 fn metaspace_tokens_keep_their_spaces() {
     let tokenizer = json!({
         "version": "1.0",

@@ -37,14 +37,19 @@ struct BillWords<'a> {
     prefill_node: Option<&'a str>,
 }
 
-impl<'a> From<&'a Used> for Usage<'a> {
-    fn from(used: &'a Used) -> Self {
+impl<'a> Usage<'a> {
+    /// Of all prompts together; the bill is told where there is one prompt.
+    pub fn of(used: &'a [Used]) -> Self {
+        let sum = |part: fn(&Used) -> u32| used.iter().map(part).sum();
+        let prompt_tokens: u32 = sum(|used| used.prompt_tokens);
+        let completion_tokens: u32 = sum(|used| used.completion_tokens);
+        let bill = if let [only] = used { only.bill.as_ref() } else { None };
         Self {
-            prompt_tokens: used.prompt_tokens,
-            completion_tokens: used.completion_tokens,
-            total_tokens: used.prompt_tokens + used.completion_tokens,
-            prompt_tokens_details: PromptDetails { cached_tokens: used.cached_tokens },
-            baton_bill: used.bill.as_ref().map(BillWords::from),
+            prompt_tokens,
+            completion_tokens,
+            total_tokens: prompt_tokens + completion_tokens,
+            prompt_tokens_details: PromptDetails { cached_tokens: sum(|used| used.cached_tokens) },
+            baton_bill: bill.map(BillWords::from),
         }
     }
 }

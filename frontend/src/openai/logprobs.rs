@@ -40,17 +40,18 @@ struct ChatTop<'a> {
 /// Each item made while it is written.
 struct Items<F>(F);
 
-fn finite(logprob: f32) -> f32 {
+/// A log-probability that JSON can hold.
+pub fn finite(logprob: f32) -> f32 {
     logprob.max(IMPOSSIBLE)
 }
 
 impl Serialize for ChatLogprobs<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let tokens = self.0.iter().map(|token| ChatToken {
-            token: String::from_utf8_lossy(&token.bytes),
+            token: token.text(),
             logprob: finite(token.logprob),
             bytes: &token.bytes,
-            top_logprobs: token.top.iter().map(|(bytes, logprob)| chat_top(bytes, *logprob)).collect(),
+            top_logprobs: token.top.iter().map(chat_top).collect(),
         });
         let mut object = serializer.serialize_map(Some(2))?;
         object.serialize_entry("content", &Items(|| tokens.clone()))?;
@@ -59,13 +60,13 @@ impl Serialize for ChatLogprobs<'_> {
     }
 }
 
-fn chat_top(bytes: &[u8], logprob: f32) -> ChatTop<'_> {
-    ChatTop { token: String::from_utf8_lossy(bytes), logprob: finite(logprob), bytes }
+fn chat_top(top: &TokenWords) -> ChatTop<'_> {
+    ChatTop { token: top.text(), logprob: finite(top.logprob), bytes: &top.bytes }
 }
 
 impl Serialize for CompletionLogprobs<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let texts: Vec<_> = self.tokens.iter().map(|token| String::from_utf8_lossy(&token.bytes)).collect();
+        let texts: Vec<_> = self.tokens.iter().map(TokenWords::text).collect();
         let offsets = texts.iter().scan(self.offset, |next, text| {
             let offset = *next;
             *next += text.chars().count();
@@ -85,15 +86,15 @@ impl Serialize for CompletionLogprobs<'_> {
 }
 
 /// `{"text": logprob, …}`. Of alternatives with equal text the likelier one counts.
-struct TopMap<'a>(&'a [(Vec<u8>, f32)]);
+struct TopMap<'a>(&'a [TokenWords]);
 
 impl Serialize for TopMap<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut object = serializer.serialize_map(None)?;
-        for (i, (bytes, logprob)) in self.0.iter().enumerate() {
-            let text = String::from_utf8_lossy(bytes);
-            if self.0[..i].iter().all(|(other, _)| String::from_utf8_lossy(other) != text) {
-                object.serialize_entry(&text, &finite(*logprob))?;
+        for (i, top) in self.0.iter().enumerate() {
+            let text = top.text();
+            if self.0[..i].iter().all(|other| other.text() != text) {
+                object.serialize_entry(&text, &finite(top.logprob))?;
             }
         }
         object.end()

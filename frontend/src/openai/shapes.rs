@@ -1,21 +1,27 @@
 //! OpenAI's answer objects, borrowed from what is being sent.
 
-use baton_protocol::FinishReason;
 use serde::Serialize;
 
 use super::{
-    Envelope, Kind,
     logprobs::{ChatLogprobs, CompletionLogprobs},
     usage::Usage,
 };
+use crate::{generation::End, reply::Facts};
+
+/// What every object of an answer begins with.
+#[derive(Serialize)]
+pub struct Envelope<'a> {
+    id: String,
+    object: &'static str,
+    created: u64,
+    model: &'a str,
+}
 
 /// A whole answer or one chunk of a stream.
 #[derive(Serialize)]
 pub struct Object<'a, C> {
-    id: &'a str,
-    object: &'static str,
-    created: u64,
-    model: &'a str,
+    #[serde(flatten)]
+    envelope: &'a Envelope<'a>,
     choices: &'a [C],
     /// Left off, null or there: a stream that ends with usage says null until then.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -28,6 +34,8 @@ pub struct ChatChoice<'a> {
     pub message: ChatMessage<'a>,
     pub logprobs: Option<ChatLogprobs<'a>>,
     pub finish_reason: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stop_reason: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -37,12 +45,14 @@ pub struct ChatMessage<'a> {
     pub refusal: Option<&'a str>,
 }
 
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 pub struct ChatChunkChoice<'a> {
     pub index: u32,
     pub delta: ChatDelta<'a>,
     pub logprobs: Option<ChatLogprobs<'a>>,
     pub finish_reason: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stop_reason: Option<&'a str>,
 }
 
 #[derive(Default, Serialize)]
@@ -54,49 +64,42 @@ pub struct ChatDelta<'a> {
 }
 
 /// The same in a whole answer and in a chunk.
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 pub struct CompletionChoice<'a> {
     pub index: u32,
     pub text: &'a str,
     pub logprobs: Option<CompletionLogprobs<'a>>,
     pub finish_reason: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stop_reason: Option<&'a str>,
 }
 
 /// OpenAI's word for it.
-pub fn finish_word(reason: FinishReason) -> &'static str {
-    match reason {
-        FinishReason::Stop => "stop",
-        FinishReason::Length => "length",
+pub fn finish_word(end: &End) -> &'static str {
+    match end {
+        End::Model | End::StopString(_) => "stop",
+        End::Length => "length",
+    }
+}
+
+/// vLLM's addition to it: the stop string that ended the choice.
+pub fn stop_reason(end: &End) -> Option<&str> {
+    match end {
+        End::StopString(stop) => Some(stop),
+        End::Model | End::Length => None,
     }
 }
 
 // === impl Envelope ===
 
-impl Envelope {
-    /// A whole answer with these choices.
-    pub fn whole<'a, C>(&'a self, choices: &'a [C], usage: &'a Usage<'a>) -> Object<'a, C> {
-        let object = match self.kind {
-            Kind::Chat => "chat.completion",
-            Kind::Completions => "text_completion",
-        };
-        self.object(object, choices, Some(Some(usage)))
+impl<'a> Envelope<'a> {
+    /// Of the answer to a call; its id begins with `prefix`.
+    pub fn new(object: &'static str, prefix: &str, facts: &'a Facts) -> Self {
+        Self { id: format!("{prefix}-{}", facts.id), object, created: facts.created, model: &facts.model }
     }
 
-    /// A chunk with these choices.
-    pub fn chunk<'a, C>(&'a self, choices: &'a [C], usage: Option<Option<&'a Usage<'a>>>) -> Object<'a, C> {
-        let object = match self.kind {
-            Kind::Chat => "chat.completion.chunk",
-            Kind::Completions => "text_completion",
-        };
-        self.object(object, choices, usage)
-    }
-
-    fn object<'a, C>(
-        &'a self,
-        object: &'static str,
-        choices: &'a [C],
-        usage: Option<Option<&'a Usage<'a>>>,
-    ) -> Object<'a, C> {
-        Object { id: &self.id, object, created: self.created, model: &self.model, choices, usage }
+    /// With these choices.
+    pub fn with<C>(&'a self, choices: &'a [C], usage: Option<Option<&'a Usage<'a>>>) -> Object<'a, C> {
+        Object { envelope: self, choices, usage }
     }
 }

@@ -1,0 +1,131 @@
+//! A call in no dialect's words: what every dialect is translated into.
+
+use baton_protocol::Sampling;
+use serde_json::{Map, Value};
+
+use crate::reply::Reply;
+
+/// A call whose shape is right, and how its answer is written.
+pub struct Call {
+    pub ask: Ask,
+    pub reply: Box<dyn Reply>,
+}
+
+/// What is asked for; token ids are not yet checked against a vocabulary.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ask {
+    /// The model's name; none: the only one that is served.
+    pub model: Option<String>,
+    /// At least one; each becomes a request of its own.
+    pub prompts: Vec<Prompt>,
+    pub parameters: Parameters,
+}
+
+/// What to continue, and where in the body it stands.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Prompt {
+    pub param: String,
+    pub content: Content,
+    /// Keep only that many tokens, the last ones.
+    pub truncate: Option<Truncate>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Content {
+    /// Messages for the model's template.
+    Chat(Conversation),
+    /// Text to tokenize, after the token that begins a text if `begins` and the model wants one.
+    Text { text: String, begins: bool },
+    /// Tokens.
+    Tokens(Vec<u32>),
+}
+
+/// A limit on a prompt's tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Truncate {
+    /// As many as the answer leaves room for.
+    ToFit,
+    /// At most this many.
+    To(u32),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Conversation {
+    /// `[{"role": …, "content": …}]`, contents joined to one string each.
+    pub messages: Value,
+    /// Bytes of all contents.
+    pub bytes: usize,
+    pub ending: Ending,
+    /// Further variables of the template, and the parameter that holds them.
+    pub variables: Map<String, Value>,
+    /// How much the model is to think first, and the parameter that says so.
+    pub effort: Option<Named<String>>,
+}
+
+/// How the prompt of a conversation ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// Where the template wants an answer to begin.
+    Answer,
+    /// With the last message, closed.
+    Message,
+    /// Within the last message, for the answer to continue it.
+    Within,
+}
+
+/// A value, and the name under which the client gave it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Named<T> {
+    pub value: T,
+    pub param: &'static str,
+}
+
+/// How to generate.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Parameters {
+    /// The seed in it counts only if `seeded`.
+    pub sampling: Sampling,
+    pub seeded: bool,
+    pub max_tokens: Option<Named<u32>>,
+    /// Where the client gave no maximum and the context leaves that much.
+    pub usual_tokens: u32,
+    pub min_tokens: Named<u32>,
+    pub ignore_eos: bool,
+    pub stop_token_ids: Named<Vec<u32>>,
+    pub stop_strings: Vec<String>,
+    /// Whether the stop string that ends an answer is part of its text.
+    pub shows_stop: bool,
+    /// Whether control tokens are spelled out in the text.
+    pub spells_control: bool,
+    /// Answers that are generated for each prompt.
+    pub choices: u32,
+    /// Of them only this many are shown, the likeliest first.
+    pub best: Option<u32>,
+    /// How many alternatives tokens carry; none: no log-probabilities at all.
+    pub logprobs: Option<u32>,
+    pub stream: bool,
+}
+
+// === impl Parameters ===
+
+impl Default for Parameters {
+    /// One whole answer, as long as the context allows.
+    fn default() -> Self {
+        Self {
+            sampling: Sampling::default(),
+            seeded: false,
+            max_tokens: None,
+            usual_tokens: u32::MAX,
+            min_tokens: Named { value: 0, param: "min_tokens" },
+            ignore_eos: false,
+            stop_token_ids: Named { value: Vec::new(), param: "stop_token_ids" },
+            stop_strings: Vec::new(),
+            shows_stop: false,
+            spells_control: false,
+            choices: 1,
+            best: None,
+            logprobs: None,
+            stream: false,
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! The body of a chat call.
+
+use serde_json::{Map, Value, json};
+
+use super::{
+    chat_reply::ChatReply,
+    messages::read_conversation,
+    parameters::{self, Streaming},
+};
+use crate::{
+    Config,
+    ask::{Ask, Call, Content, Named, Prompt},
+    error::ApiError,
+    fields::Fields,
+};
+
+/// Reads a body.
+///
+/// # Errors
+/// The first field that is missing, wrong or unsupported.
+pub fn read(object: Map<String, Value>, config: &Config) -> Result<Call, ApiError> {
+    let mut body = Fields::of_body(object);
+    let model = Some(parameters::model(&mut body)?);
+    let Streaming { stream, include_usage } = parameters::streaming(&mut body)?;
+    let mut shared = parameters::read(&mut body, config)?;
+    shared.stream = stream;
+    shared.logprobs = logprobs(&mut body, config)?;
+    let truncate = parameters::truncate(&mut body)?;
+    let mut conversation = read_conversation(&mut body, config)?;
+    conversation.effort = effort(&mut body)?;
+    body.only("response_format", &[json!({"type": "text"})])?;
+    body.only("modalities", &[json!(["text"])])?;
+    body.only("tool_choice", &[json!("none")])?;
+    body.only("verbosity", &[json!("medium")])?;
+    body.only("echo", &[json!(false)])?;
+    body.only("add_special_tokens", &[json!(false)])?;
+    body.finish()?;
+    let prompt = Prompt { param: "messages".to_owned(), content: Content::Chat(conversation), truncate };
+    Ok(Call {
+        ask: Ask { model, prompts: vec![prompt], parameters: shared },
+        reply: Box::new(ChatReply { include_usage }),
+    })
+}
+
+fn logprobs(body: &mut Fields, config: &Config) -> Result<Option<u32>, ApiError> {
+    let logprobs = body.boolean("logprobs")?;
+    let top = body.limited("top_logprobs", 0..=config.max_logprobs, "max_logprobs")?;
+    if top.is_some() && !logprobs {
+        return Err(ApiError::invalid("top_logprobs", "needs `logprobs` to be true"));
+    }
+    Ok(logprobs.then_some(top.unwrap_or(0)))
+}
+
+/// How much to think. Whether the model can is seen with its template.
+fn effort(body: &mut Fields) -> Result<Option<Named<String>>, ApiError> {
+    let param = "reasoning_effort";
+    match body.string(param)? {
+        None => Ok(None),
+        Some(value) if ["none", "minimal", "low", "medium", "high", "xhigh"].contains(&value.as_str()) => {
+            Ok(Some(Named { value, param }))
+        }
+        Some(_) => Err(body.invalid(param, "must be none, minimal, low, medium, high or xhigh")),
+    }
+}

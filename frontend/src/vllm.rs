@@ -1,0 +1,36 @@
+//! vLLM's routes beside OpenAI's. What it adds to OpenAI's bodies is read there.
+//!
+//! - [`tokenize`]: `/tokenize`, which [`crossroads`](crate::crossroads) routes, and `/detokenize`
+
+mod tokenize;
+
+use std::sync::Arc;
+
+use axum::{
+    Json, Router,
+    extract::State,
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use serde_json::json;
+
+pub use tokenize::{TokenizeCall, tokenized};
+
+use crate::routes::Room;
+
+/// The routes that are vLLM's alone.
+pub fn router() -> Router<Arc<Room>> {
+    Router::new()
+        .route("/detokenize", post(tokenize::detokenize))
+        .route("/version", get(version))
+        .route("/load", get(load))
+}
+
+async fn version() -> Response {
+    Json(json!({ "version": env!("CARGO_PKG_VERSION") })).into_response()
+}
+
+/// Calls for answers that have not ended.
+async fn load(State(room): State<Arc<Room>>) -> Response {
+    Json(json!({ "server_load": room.metrics.answering() })).into_response()
+}
