@@ -5,7 +5,7 @@
 //! - [`serve`](fn@serve): accepts connections, one task each, and lets them end on shutdown; [`write_timeout`]: not for ever
 //! - [`routes`]: which path does what; request ids and counting around every call
 //! - [`body`]: bytes of a request within their limits; [`json`]: strict JSON; [`fields`]: typed fields by name
-//! - [`openai`], [`vllm`]: dialects: routes, how their bodies become an [`ask`], how answers are
+//! - [`openai`], [`vllm`], [`anthropic`]: dialects: routes, how their bodies become an [`ask`], how answers are
 //!   written; [`crossroads`]: paths that two of them share
 //! - [`ask`]: a call in no dialect's words
 //! - [`texts`]: tokenizers by digest, and the bounded pool of threads that runs them
@@ -17,6 +17,7 @@
 //! - [`error`]: every way to refuse, mapped once to HTTP
 //! - [`metrics`]: what HTTP saw
 
+mod anthropic;
 mod ask;
 mod body;
 mod calls;

@@ -17,7 +17,7 @@ use tokio::sync::Semaphore;
 use tracing::warn;
 
 use crate::{
-    Config, HttpMetrics,
+    Config, HttpMetrics, anthropic,
     calls::{Desk, Ticket},
     crossroads,
     dispatch::Readiness,
@@ -50,6 +50,7 @@ pub fn router(config: Config, services: Services) -> (Router, Arc<Texts>) {
     let router = Router::new()
         .merge(openai::router())
         .merge(vllm::router())
+        .merge(anthropic::router())
         .merge(crossroads::router())
         .route("/health", get(health))
         .route("/ready", get(ready))

@@ -1,6 +1,7 @@
 //! The whole room over real sockets, with a script instead of a cluster.
 
 mod answers;
+mod anthropic;
 mod connections;
 mod refusals;
 pub mod script;
