@@ -2,7 +2,7 @@
 //!
 //! - [`messages`]: what a call may hold
 //! - [`reply`]: its answer
-//! - [`error`]: refusals
+//! - [`error`]: how it refuses
 
 mod error;
 mod messages;

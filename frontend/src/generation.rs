@@ -58,7 +58,7 @@ pub struct Delta {
     pub id: Option<u32>,
     /// The same, if log-probabilities were asked for.
     pub token: Option<TokenWords>,
-    /// Set on the last step of the choice, which has no token.
+    /// Set on the last step of the choice, which has a token if a stop string ended it.
     pub end: Option<End>,
 }
 
@@ -243,11 +243,8 @@ impl Generation {
             top: token.top.iter().map(|top| self.showing.words(top.id, top.logprob)).collect(),
             ..self.showing.words(token.id, logprob)
         });
-        self.pending.push_back(Delta { index, text, id: Some(token.id), token: words, end: None });
-        if let Some(stop) = stopped {
-            let end = Some(self.showing.end(stop));
-            self.pending.push_back(Delta { index, end, ..Delta::default() });
-        }
+        let end = stopped.map(|stop| self.showing.end(stop));
+        self.pending.push_back(Delta { index, text, id: Some(token.id), token: words, end });
         Ok(())
     }
 

@@ -5,7 +5,7 @@
 //! - [`serve`](fn@serve): accepts connections, one task each, and lets them end on shutdown; [`write_timeout`]: not for ever
 //! - [`routes`]: which path does what; request ids and counting around every call
 //! - [`body`]: bytes of a request within their limits; [`json`]: strict JSON; [`fields`]: typed fields by name
-//! - [`openai`], [`vllm`], [`anthropic`]: dialects: routes, how their bodies become an [`ask`], how answers are
+//! - [`openai`], [`vllm`], [`anthropic`], [`tgi`], [`sglang`]: dialects: routes, how their bodies become an [`ask`], how answers are
 //!   written; [`crossroads`]: paths that two of them share
 //! - [`ask`]: a call in no dialect's words
 //! - [`texts`]: tokenizers by digest, and the bounded pool of threads that runs them
@@ -34,10 +34,12 @@ mod openai;
 mod reply;
 mod routes;
 mod serve;
+mod sglang;
 mod stop_strings;
 #[cfg(test)]
 mod tests;
 mod texts;
+mod tgi;
 mod validate;
 mod vllm;
 mod write_timeout;

@@ -26,7 +26,9 @@ use crate::{
     openai,
     reply::unix_seconds,
     serve::Services,
+    sglang,
     texts::Texts,
+    tgi,
     validate::random_id,
     vllm,
 };
@@ -51,6 +53,8 @@ pub fn router(config: Config, services: Services) -> (Router, Arc<Texts>) {
         .merge(openai::router())
         .merge(vllm::router())
         .merge(anthropic::router())
+        .merge(tgi::router())
+        .merge(sglang::router())
         .merge(crossroads::router())
         .route("/health", get(health))
         .route("/ready", get(ready))

@@ -5,5 +5,7 @@ mod anthropic;
 mod connections;
 mod refusals;
 pub mod script;
+mod sglang;
 mod streams;
+mod tgi;
 mod vllm;

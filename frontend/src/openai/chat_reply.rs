@@ -51,7 +51,7 @@ impl Reply for ChatReply {
     fn step(&mut self, facts: &Facts, delta: &Delta, events: &mut Events) -> serde_json::Result<()> {
         let index = delta.index;
         if !delta.text.is_empty() || delta.token.is_some() {
-            let logprobs = delta.token.is_some().then(|| ChatLogprobs(delta.token.as_slice()));
+            let logprobs = delta.token.is_some().then_some(ChatLogprobs(delta.token.as_slice()));
             let delta = ChatDelta { role: None, content: Some(&delta.text) };
             let choice = ChatChunkChoice { index, delta, logprobs, ..ChatChunkChoice::default() };
             self.write(facts, &choice, events)?;

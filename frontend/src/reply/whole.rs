@@ -66,7 +66,8 @@ fn likeliest(choices: &[Choice], group: usize, best: usize) -> Vec<Choice> {
 // === impl Choice ===
 
 impl Choice {
-    fn push(&mut self, delta: Delta) {
+    /// Takes its next step.
+    pub fn push(&mut self, delta: Delta) {
         self.text.push_str(&delta.text);
         self.ids.extend(delta.id);
         self.tokens.extend(delta.token);

@@ -1,0 +1,114 @@
+"""SGLang's front-end language against a running Baton: see test_openai.py for how."""
+
+import json
+import os
+import urllib.request
+
+import pytest
+import sglang
+
+URL = os.environ.get("BATON_URL", "http://127.0.0.1:8000").rstrip("/")
+PROMPT = "One two three"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def backend():
+    backend = sglang.RuntimeEndpoint(URL, chat_template_name="chatml")
+    sglang.set_default_backend(backend)
+    return backend
+
+
+@sglang.function
+def go_on(s, prompt, **settings):
+    s += prompt + sglang.gen("rest", temperature=0, **settings)
+
+
+@sglang.function
+def talk(s):
+    s += sglang.user("Name three colours.")
+    s += sglang.assistant(sglang.gen("colours", max_tokens=12, temperature=0))
+    s += sglang.user("More.")
+    s += sglang.assistant(sglang.gen("more", max_tokens=6, temperature=0))
+
+
+@sglang.function
+def tips(s):
+    s += "Two tips for a healthy life:"
+    forks = s.fork(2)
+    for i, fork in enumerate(forks):
+        fork += f" {i + 1}." + sglang.gen("tip", max_tokens=6, temperature=0)
+    s["tips"] = [fork["tip"] for fork in forks]
+
+
+def generate(**body):
+    request = urllib.request.Request(f"{URL}/generate", json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=120) as response:
+        return json.load(response)
+
+
+def test_the_model_is_named(backend):
+    assert backend.get_model_name()
+
+
+def test_gen():
+    state = go_on.run(prompt=PROMPT, max_tokens=8)
+    meta = state.get_meta_info("rest")
+    assert meta["completion_tokens"] <= 8
+    assert meta["finish_reason"]["type"] in ("length", "stop")
+    assert state.text() == PROMPT + state["rest"]
+
+
+def test_streamed_and_whole_are_equal():
+    whole = go_on.run(prompt=PROMPT, max_tokens=8)["rest"]
+    state = go_on.run(prompt=PROMPT, max_tokens=8, stream=True)
+    assert "".join(state.text_iter("rest")) == whole
+
+
+def test_stop():
+    text = go_on.run(prompt=PROMPT, max_tokens=12)["rest"]
+    stop = text[len(text) // 2 : len(text) // 2 + 2]
+    state = go_on.run(prompt=PROMPT, max_tokens=12, stop=stop)
+    assert state["rest"] == text[: text.index(stop)]
+    assert state.get_meta_info("rest")["finish_reason"] == {"type": "stop", "matched": stop}
+
+
+def test_logprobs():
+    state = go_on.run(prompt=PROMPT, max_tokens=4, return_logprob=True, top_logprobs_num=2, return_text_in_logprobs=True)
+    meta = state.get_meta_info("rest")
+    tokens = meta["output_token_logprobs"]
+    assert len(tokens) == meta["completion_tokens"]
+    assert "".join(text for _, _, text in tokens) == state["rest"]
+    # Greedy: the chosen token is the likeliest one.
+    assert [top[0] for top in meta["output_top_logprobs"]] == tokens
+
+
+def test_programs_with_turns_and_forks():
+    state = talk.run()
+    assert state["colours"] and state["more"]
+    assert len(tips.run()["tips"]) == 2
+
+
+def test_a_batch_of_programs_and_of_prompts():
+    states = go_on.run_batch([{"prompt": PROMPT, "max_tokens": 4}, {"prompt": "A B C", "max_tokens": 4}], num_threads=2)
+    answers = generate(text=[PROMPT, "A B C"], sampling_params={"temperature": 0, "max_new_tokens": 4})
+    assert [answer["text"] for answer in answers] == [state["rest"] for state in states]
+
+
+def test_tokens_as_prompt():
+    answer = generate(input_ids=[65, 66, 67], sampling_params={"max_new_tokens": 2, "ignore_eos": True})
+    assert answer["meta_info"]["prompt_tokens"] == 3
+    assert len(answer["output_ids"]) == 2
+
+
+def test_health_generates():
+    with urllib.request.urlopen(f"{URL}/health_generate", timeout=60) as response:
+        assert response.status == 200
+
+
+def test_refusals_reach_the_program():
+    refused = pytest.raises(Exception, match="sampling_params.regex")
+    with refused:
+        state = go_on.run(prompt=PROMPT, max_tokens=4, regex="a+")
+        state.sync()
+        if error := state.error():
+            raise error
