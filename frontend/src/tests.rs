@@ -2,6 +2,7 @@
 
 mod answers;
 mod anthropic;
+mod bodies;
 mod connections;
 mod refusals;
 pub mod script;

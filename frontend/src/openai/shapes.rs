@@ -9,7 +9,6 @@ use super::{
 use crate::{generation::End, reply::Facts};
 
 /// What every object of an answer begins with.
-#[derive(Serialize)]
 pub struct Envelope<'a> {
     id: String,
     object: &'static str,
@@ -20,8 +19,10 @@ pub struct Envelope<'a> {
 /// A whole answer or one chunk of a stream.
 #[derive(Serialize)]
 pub struct Object<'a, C> {
-    #[serde(flatten)]
-    envelope: &'a Envelope<'a>,
+    id: &'a str,
+    object: &'static str,
+    created: u64,
+    model: &'a str,
     choices: &'a [C],
     /// Left off, null or there: a stream that ends with usage says null until then.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -100,6 +101,6 @@ impl<'a> Envelope<'a> {
 
     /// With these choices.
     pub fn with<C>(&'a self, choices: &'a [C], usage: Option<Option<&'a Usage<'a>>>) -> Object<'a, C> {
-        Object { envelope: self, choices, usage }
+        Object { id: &self.id, object: self.object, created: self.created, model: self.model, choices, usage }
     }
 }
