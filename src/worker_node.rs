@@ -170,7 +170,7 @@ fn describe(node: &NodeConfig, compute: &Compute, engine: &EngineHandle, addr: S
     }
 }
 
-/// The node's answers about itself: state and load as they are when asked.
+/// The node's answers about itself: state, load and cache as they are when asked.
 fn node_service(
     info: &NodeInfo,
     (engine, sessions): (&EngineHandle, &Arc<Sessions>),
@@ -199,9 +199,16 @@ fn node_service(
             }
         })
     };
+    let prefixes: node_service::Prefixes = {
+        let pool = Arc::clone(engine.pool());
+        Arc::new(move |after| {
+            after.map_or_else(|| pool.prefix_snapshot(), |after| pool.prefix_changes(after))
+        })
+    };
     NodeService::new(
         describe,
         load,
+        prefixes,
         [(info.text_digest.clone(), compute.text.to_bytes().into())],
         stop.clone(),
     )

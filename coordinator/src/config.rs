@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::prefix::PrefixLimits;
+
 /// Limits and rules of the coordinator.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -20,7 +22,7 @@ pub struct CoordinatorConfig {
     pub node_wait_ms: u64,
     /// Attempts of one request, the first included.
     pub max_attempts: u32,
-    /// Prompts shorter than this are prefilled on the decode node; 0 is never.
+    /// Prompts of which the decode node is known to lack fewer tokens than this are prefilled there; 0 is never.
     pub local_prefill_below_tokens: usize,
     /// Prefill nodes named to the decode node, best first.
     pub max_prefill_candidates: usize,
@@ -28,8 +30,13 @@ pub struct CoordinatorConfig {
     pub health_interval_ms: u64,
     /// Missed checks after which a node is lost.
     pub max_missed_checks: u32,
-    /// Time between load reports of a node.
+    /// Time between reports of a node, on its load and on its prefix cache.
     pub load_interval_ms: u32,
+    /// Pages of all nodes' prefix caches that are known at most, some 30 bytes
+    /// each; a page on two nodes counts twice.
+    pub max_indexed_pages: u64,
+    /// Pages of one node's prefix cache that are known at most.
+    pub max_indexed_pages_of_node: u64,
 }
 
 /// A policy by name.
@@ -40,6 +47,8 @@ pub enum PolicyName {
     RoundRobin,
     /// The node with the least to do.
     LeastLoaded,
+    /// The node with the least to do when what it holds of the prompt is left out.
+    PrefixAware,
 }
 
 impl Default for CoordinatorConfig {
@@ -56,6 +65,8 @@ impl Default for CoordinatorConfig {
             health_interval_ms: 1_000,
             max_missed_checks: 3,
             load_interval_ms: 250,
+            max_indexed_pages: 10_000_000,
+            max_indexed_pages_of_node: 1_000_000,
         }
     }
 }
@@ -69,7 +80,25 @@ impl CoordinatorConfig {
         Duration::from_millis(self.node_wait_ms)
     }
 
+    pub(crate) fn load_interval(&self) -> Duration {
+        Duration::from_millis(u64::from(self.load_interval_ms.max(1)))
+    }
+
+    pub(crate) fn prefix_limits(&self) -> PrefixLimits {
+        PrefixLimits { pages: self.max_indexed_pages, pages_of_node: self.max_indexed_pages_of_node }
+    }
+
     pub(crate) fn health_interval(&self) -> Duration {
         Duration::from_millis(self.health_interval_ms.max(1))
+    }
+}
+
+impl PolicyName {
+    /// Whether it looks at what nodes hold of a prompt.
+    pub(crate) fn knows_prefixes(self) -> bool {
+        match self {
+            Self::RoundRobin | Self::LeastLoaded => false,
+            Self::PrefixAware => true,
+        }
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! - [`Node`]: one incarnation of a node, its health, its load
 //! - `checks`: the direct health check and the load stream of one node
+//! - `prefixes`: what one node's prefix cache holds, kept in the index
 //!
 //! The registry says who announced itself; only the node itself says whether
 //! it is alive. A node whose entry has vanished stays until it fails to
@@ -9,6 +10,7 @@
 
 mod checks;
 mod node;
+mod prefixes;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -21,7 +23,9 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::node::{Health, Load};
 pub(crate) use self::node::{InFlight, Node, SentPrefill};
-use crate::{CoordinatorConfig, CoordinatorMetrics, ServedModel, node_client::NodeClient};
+use crate::{
+    CoordinatorConfig, CoordinatorMetrics, ServedModel, node_client::NodeClient, prefix::PrefixIndex,
+};
 
 /// The known nodes. Locks are held for a few lines and never across an await.
 pub(crate) struct Fleet {
@@ -29,6 +33,7 @@ pub(crate) struct Fleet {
     /// Models by name, once announced, always listed: a model whose nodes are
     /// all gone, or have not answered yet, is unavailable, not unknown.
     models: Mutex<BTreeMap<String, ServedModel>>,
+    prefixes: Arc<PrefixIndex>,
     changed: watch::Sender<()>,
     config: CoordinatorConfig,
     trust: Trust,
@@ -40,6 +45,7 @@ impl Fleet {
         Self {
             nodes: Mutex::default(),
             models: Mutex::default(),
+            prefixes: PrefixIndex::new(config.prefix_limits()),
             changed: watch::Sender::new(()),
             config: config.clone(),
             trust,
@@ -76,6 +82,11 @@ impl Fleet {
     /// All nodes, by name.
     pub(crate) fn nodes(&self) -> Vec<Arc<Node>> {
         self.nodes.lock().values().cloned().collect()
+    }
+
+    /// What the nodes hold.
+    pub(crate) fn prefixes(&self) -> &PrefixIndex {
+        &self.prefixes
     }
 
     /// Models ever announced, by name.
@@ -126,7 +137,7 @@ impl Fleet {
                 return;
             }
         };
-        let node = Arc::new(Node::new(info.clone(), client));
+        let node = Arc::new(Node::new(info.clone(), client, self.prefixes.join()));
         tracing::info!(node = %info.id, incarnation = info.incarnation.0, "node joining");
         if let Some(before) = self.nodes.lock().insert(info.id.clone(), Arc::clone(&node)) {
             before.replace();

@@ -4,6 +4,7 @@
 //! - `admission`: how many run, how many wait, for how long
 //! - `route`: which decode node, and which prefill nodes in which order
 //! - [`policy`]: how nodes are ranked; pure
+//! - [`prefix`]: which nodes hold which pages of KV
 //! - `attempt`: one stream to one decode node
 //! - `journal`: what the client has received, by choice and position
 //! - [`Answer`]: the stream of events that the caller reads; dropping it cancels
@@ -23,6 +24,7 @@ pub mod metrics;
 mod model_text;
 mod node_client;
 pub mod policy;
+pub mod prefix;
 mod route;
 mod status;
 

@@ -14,7 +14,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::Health;
+use crate::{Health, prefix::PrefixStats};
 
 /// Handles to the coordinator's metrics; clones count into the same ones.
 #[derive(Clone, Debug)]
@@ -28,6 +28,9 @@ pub struct CoordinatorMetrics {
     e2e_latency: Histogram,
     queue_time: Histogram,
     handoff_exposed: Histogram,
+    prefix_pages: Gauge,
+    prefix_kept_out: Counter,
+    prefix_gaps: Counter,
 }
 
 /// One label from a closed set.
@@ -63,6 +66,9 @@ impl Default for CoordinatorMetrics {
             e2e_latency: slow(),
             queue_time: slow(),
             handoff_exposed: fast(),
+            prefix_pages: Gauge::default(),
+            prefix_kept_out: Counter::default(),
+            prefix_gaps: Counter::default(),
         }
     }
 }
@@ -100,6 +106,17 @@ impl CoordinatorMetrics {
             "From the first token sampled to KV complete, of requests that were handed off",
             m.handoff_exposed,
         );
+        registry.register("prefix_index_pages", "Cached pages known, each on each node", m.prefix_pages);
+        registry.register(
+            "prefix_index_kept_out",
+            "Cached pages that the limits kept out of the index",
+            m.prefix_kept_out,
+        );
+        registry.register(
+            "prefix_index_gaps",
+            "Times that changes of a node's cache were missed and all of it was asked for",
+            m.prefix_gaps,
+        );
     }
 
     pub(crate) fn set_nodes(&self, healths: impl Iterator<Item = Health>) {
@@ -112,6 +129,17 @@ impl CoordinatorMetrics {
         for (health, count) in counts {
             self.nodes.get_or_create(&Label("health", health.as_str())).set(count);
         }
+    }
+
+    /// A node's cached pages were told; some may not have had room.
+    pub(crate) fn indexed(&self, stats: PrefixStats, kept_out: u64) {
+        self.prefix_pages.set(i64::try_from(stats.pages).unwrap_or(i64::MAX));
+        self.prefix_kept_out.inc_by(kept_out);
+    }
+
+    /// Some changes were missed.
+    pub(crate) fn prefix_gap(&self) {
+        self.prefix_gaps.inc();
     }
 
     pub(crate) fn attempt(&self, resumed: bool) {

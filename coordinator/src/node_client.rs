@@ -5,8 +5,8 @@ use std::{collections::BTreeSet, time::Duration};
 use baton_protocol::{
     ErrorCode, Failure, NodeInfo, Role,
     wire::{
-        DescribeRequest, GenerateDown, GenerateUp, LoadReport, LoadRequest, ModelTextRequest,
-        decode_client::DecodeClient, node_client::NodeClient as NodeStub,
+        DescribeRequest, GenerateDown, GenerateUp, LoadReport, LoadRequest, ModelTextRequest, PrefixChanges,
+        PrefixesRequest, decode_client::DecodeClient, node_client::NodeClient as NodeStub,
     },
 };
 use baton_trust::{ReachError, Trust};
@@ -69,6 +69,11 @@ impl NodeClient {
     /// Load reports at an interval.
     pub(crate) async fn load(&self, interval_ms: u32) -> Result<Streaming<LoadReport>, Status> {
         Ok(NodeStub::new(self.channel.clone()).load(LoadRequest { interval_ms }).await?.into_inner())
+    }
+
+    /// Changes of its prefix cache after a number that is known, or from 0 all that it holds.
+    pub(crate) async fn prefixes(&self, ask: PrefixesRequest) -> Result<Streaming<PrefixChanges>, Status> {
+        Ok(NodeStub::new(self.channel.clone()).prefixes(ask).await?.into_inner())
     }
 
     /// A `ModelText` by its digest, checked.

@@ -26,6 +26,9 @@ pub struct Candidate {
     pub in_flight: usize,
     /// Prompt tokens that this coordinator sent to it first and that have no first token yet.
     pub sent_prefill_tokens: u64,
+    /// Tokens of this prompt in its prefix cache, up to one report old; 0 for
+    /// policies that do not know prefixes.
+    pub cached_tokens: usize,
 }
 
 /// Ranks nodes for a request.
@@ -46,11 +49,16 @@ pub struct RoundRobin;
 #[derive(Clone, Copy, Debug)]
 pub struct LeastLoaded;
 
+/// The node with the least to do, this prompt included, as far as the node does not hold it.
+#[derive(Clone, Copy, Debug)]
+pub struct PrefixAware;
+
 /// The policy of this name.
 pub fn named(name: PolicyName) -> Box<dyn Policy> {
     match name {
         PolicyName::RoundRobin => Box::new(RoundRobin),
         PolicyName::LeastLoaded => Box::new(LeastLoaded),
+        PolicyName::PrefixAware => Box::new(PrefixAware),
     }
 }
 
@@ -75,16 +83,52 @@ impl Policy for LeastLoaded {
 
     fn rank(&self, work: Work, _request: &Request, nodes: &[Candidate], turn: u64) -> Vec<usize> {
         let mut order = in_turn(nodes.len(), turn);
-        // A report lags behind and knows of other coordinators; our own count
-        // is exact and knows only us. The larger one is nearer to the truth.
+        order.sort_by_key(|&index| match work {
+            Work::Decode => nodes[index].sequences(),
+            Work::Prefill => nodes[index].prefill_tokens(),
+        });
+        order
+    }
+}
+
+// === impl PrefixAware ===
+
+/// A running answer counts as so many prompt tokens: about as many as an answer of a chat has.
+const SEQUENCE_TOKENS: u64 = 128;
+
+impl Policy for PrefixAware {
+    fn name(&self) -> &'static str {
+        "prefix_aware"
+    }
+
+    fn rank(&self, work: Work, request: &Request, nodes: &[Candidate], turn: u64) -> Vec<usize> {
+        let mut order = in_turn(nodes.len(), turn);
         order.sort_by_key(|&index| {
-            let Candidate { load, in_flight, sent_prefill_tokens, .. } = &nodes[index];
+            let node = &nodes[index];
+            let prompt =
+                node.prefill_tokens() + request.tokens.len().saturating_sub(node.cached_tokens) as u64;
             match work {
-                Work::Decode => u64::from(load.running + load.waiting).max(*in_flight as u64),
-                Work::Prefill => load.waiting_prefill_tokens.max(*sent_prefill_tokens),
+                Work::Decode => prompt + SEQUENCE_TOKENS * node.sequences(),
+                Work::Prefill => prompt,
             }
         });
         order
+    }
+}
+
+// === impl Candidate ===
+
+// A report lags behind and knows of other coordinators; our own count is exact
+// and knows only us. The larger one is nearer to the truth.
+impl Candidate {
+    /// Answers that it has to give.
+    fn sequences(&self) -> u64 {
+        u64::from(self.load.running + self.load.waiting).max(self.in_flight as u64)
+    }
+
+    /// Prompt tokens that it has to compute.
+    fn prefill_tokens(&self) -> u64 {
+        self.load.waiting_prefill_tokens.max(self.sent_prefill_tokens)
     }
 }
 
@@ -105,6 +149,7 @@ mod tests {
             load: Load { running, waiting_prefill_tokens, ..Load::default() },
             in_flight: 0,
             sent_prefill_tokens: 0,
+            cached_tokens: 0,
         }
     }
 
@@ -127,5 +172,26 @@ mod tests {
         nodes[0].sent_prefill_tokens = 200;
         assert_eq!(rank(Work::Decode, &nodes, 0), [2, 0, 1]);
         assert_eq!(rank(Work::Prefill, &nodes, 0), [2, 0, 1]);
+    }
+
+    #[test]
+    fn prefix_aware_takes_what_is_cached_off_the_work() {
+        let long = Request { tokens: vec![0; 1000], ..request(1) };
+        let rank = |work, nodes: &[Candidate]| PrefixAware.rank(work, &long, nodes, 0);
+        let mut nodes = [candidate("a", 0, 0), candidate("b", 0, 0), candidate("c", 0, 0)];
+        nodes[1].cached_tokens = 900;
+        nodes[2].cached_tokens = 64;
+        assert_eq!(rank(Work::Decode, &nodes), [1, 2, 0]);
+        assert_eq!(rank(Work::Prefill, &nodes), [1, 2, 0]);
+        // A cache is worth its tokens and no more.
+        nodes[1].load.waiting_prefill_tokens = 850;
+        nodes[0].sent_prefill_tokens = 20;
+        assert_eq!(rank(Work::Prefill, &nodes), [2, 1, 0]);
+        nodes[1].load = Load { running: 8, ..Load::default() };
+        assert_eq!(rank(Work::Decode, &nodes), [2, 0, 1]);
+        // One that holds more than was asked for is not worth more.
+        nodes[0].cached_tokens = 2000;
+        nodes[2].cached_tokens = 1000;
+        assert_eq!(rank(Work::Prefill, &nodes), [2, 0, 1]);
     }
 }

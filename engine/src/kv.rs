@@ -5,6 +5,7 @@
 //! - [`PageRef`], [`Promise`]: holds that let go when dropped
 //! - [`PageSpan`]: pages of consecutive tokens as a handoff sees them
 
+mod changes;
 mod memory;
 mod page;
 mod pool;

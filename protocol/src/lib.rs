@@ -5,6 +5,7 @@
 //! - [`event`]: what an attempt sends back: tokens, ends, the bill
 //! - [`kv`]: shape of the KV cache, page states, and the traits through which a transfer touches pages
 //! - [`block_hash`]: the chained hash of page-sized token runs, the only one
+//! - [`prefix`]: what a node's prefix cache holds, as numbered changes
 //! - [`frame`]: header of one KV frame on a data path, and the digest of a handoff
 //! - [`node`]: what a node says of itself in the registry; roles
 //! - [`error`]: the closed set of error codes
@@ -17,6 +18,7 @@ pub mod frame;
 pub mod ids;
 pub mod kv;
 pub mod node;
+pub mod prefix;
 pub mod request;
 pub mod wire;
 
@@ -29,6 +31,7 @@ pub use kv::{
     DeviceSpan, HeadShare, HeadsError, KvDtype, KvShape, KvSink, KvSource, KvSpan, PageCounts, PageState,
 };
 pub use node::{NodeInfo, NodeState, Role};
+pub use prefix::PrefixChanges;
 pub use request::{LogitBias, Request, Sampling, Stop};
 
 /// Protocol versions this build speaks: the newest, and the one before it.

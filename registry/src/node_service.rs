@@ -1,15 +1,16 @@
 //! What every node answers, whatever its roles: who it is, how loaded it is,
-//! and the text side of its model.
+//! what its prefix cache holds, and the text side of its model.
 //!
-//! A node serves this once a process. The engine stays out of sight: load and
-//! description come through closures, so that this crate needs no engine.
+//! A node serves this once a process. The engine stays out of sight: all but
+//! the text comes through closures, so that this crate needs no engine.
 
 use std::{collections::BTreeMap, pin::Pin, sync::Arc, time::Duration};
 
 use baton_protocol::{
-    NodeInfo,
+    NodeInfo, PrefixChanges,
     wire::{
-        DescribeRequest, LoadReport, LoadRequest, ModelTextChunk, ModelTextRequest, NodeDescription,
+        self, DescribeRequest, LoadReport, LoadRequest, ModelTextChunk, ModelTextRequest, NodeDescription,
+        PrefixesRequest,
         node_server::{Node, NodeServer},
     },
 };
@@ -23,7 +24,7 @@ use tonic::{Request, Response, Status};
 /// Bytes of one [`ModelTextChunk`], far below gRPC's limit for a message.
 pub const TEXT_CHUNK_BYTES: usize = 64 * 1024;
 
-/// Bounds on the interval at which a caller may ask for load reports, milliseconds.
+/// Bounds on the interval at which a caller may ask for reports, milliseconds.
 const INTERVAL_MS: std::ops::RangeInclusive<u32> = 50..=10_000;
 
 /// Says who the node is, now.
@@ -32,10 +33,15 @@ pub type Describe = Arc<dyn Fn() -> NodeInfo + Send + Sync>;
 /// Says how loaded the node is, now.
 pub type Load = Arc<dyn Fn() -> LoadReport + Send + Sync>;
 
+/// Says what the prefix cache holds, now: what has changed after the change of a
+/// number, or with none everything.
+pub type Prefixes = Arc<dyn Fn(Option<u64>) -> PrefixChanges + Send + Sync>;
+
 /// Serves [`Node`].
 pub struct NodeService {
     describe: Describe,
     load: Load,
+    prefixes: Prefixes,
     texts: BTreeMap<String, Bytes>,
     shutdown: CancellationToken,
 }
@@ -44,21 +50,41 @@ pub struct NodeService {
 
 impl NodeService {
     /// A service that describes itself through the closures. `texts` holds
-    /// model texts by digest. Load streams have no end of their own: they end
+    /// model texts by digest. Streams of reports have no end of their own: they end
     /// on `shutdown`, so that a graceful stop of the server can finish.
     pub fn new(
         describe: Describe,
         load: Load,
+        prefixes: Prefixes,
         texts: impl IntoIterator<Item = (String, Bytes)>,
         shutdown: CancellationToken,
     ) -> Self {
-        Self { describe, load, texts: texts.into_iter().collect(), shutdown }
+        Self { describe, load, prefixes, texts: texts.into_iter().collect(), shutdown }
     }
 
     /// Wrapped for a tonic server.
     pub fn service(self) -> NodeServer<Self> {
         NodeServer::new(self)
     }
+}
+
+/// One tick for each report.
+fn ticks(interval_ms: u32) -> IntervalStream {
+    let interval_ms = interval_ms.clamp(*INTERVAL_MS.start(), *INTERVAL_MS.end());
+    let mut ticks = tokio::time::interval_at(Instant::now(), Duration::from_millis(u64::from(interval_ms)));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    IntervalStream::new(ticks)
+}
+
+/// What there is to say to one who knows the changes up to a number, if anything.
+fn tell(prefixes: &Prefixes, known: &mut Option<u64>) -> Vec<wire::PrefixChanges> {
+    let before = *known;
+    let changes = prefixes(before);
+    *known = Some(changes.number);
+    if before == Some(changes.number) {
+        return Vec::new();
+    }
+    wire::PrefixChanges::parts(&changes, before.is_none())
 }
 
 type Answer<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -74,13 +100,27 @@ impl Node for NodeService {
     type LoadStream = Answer<LoadReport>;
 
     async fn load(&self, request: Request<LoadRequest>) -> Result<Response<Self::LoadStream>, Status> {
-        let interval_ms = request.into_inner().interval_ms.clamp(*INTERVAL_MS.start(), *INTERVAL_MS.end());
-        let mut ticks =
-            tokio::time::interval_at(Instant::now(), Duration::from_millis(u64::from(interval_ms)));
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let load = Arc::clone(&self.load);
-        let reports = IntervalStream::new(ticks).map(move |_| Ok(load()));
+        let reports = ticks(request.into_inner().interval_ms).map(move |_| Ok(load()));
         Ok(Response::new(Box::pin(reports.take_until(self.shutdown.clone().cancelled_owned()))))
+    }
+
+    type PrefixesStream = Answer<wire::PrefixChanges>;
+
+    async fn prefixes(
+        &self,
+        request: Request<PrefixesRequest>,
+    ) -> Result<Response<Self::PrefixesStream>, Status> {
+        let PrefixesRequest { incarnation, after, interval_ms } = request.into_inner();
+        if (self.describe)().incarnation.0 != incarnation {
+            return Err(Status::failed_precondition("another incarnation is meant"));
+        }
+        let prefixes = Arc::clone(&self.prefixes);
+        let mut known = (after > 0).then_some(after);
+        let parts = ticks(interval_ms)
+            .flat_map(move |_| stream::iter(tell(&prefixes, &mut known).into_iter().map(Ok)))
+            .take_until(self.shutdown.clone().cancelled_owned());
+        Ok(Response::new(Box::pin(parts)))
     }
 
     type ModelTextStream = Answer<ModelTextChunk>;

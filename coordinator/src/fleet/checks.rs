@@ -5,7 +5,7 @@ use std::{convert::Infallible, error::Error, sync::Arc};
 use baton_protocol::{NodeInfo, NodeState};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::{Fleet, Health, Node};
+use super::{Fleet, Health, Node, prefixes};
 
 /// Asks the node until it has left or was replaced, and returns it.
 pub(super) async fn run(fleet: Arc<Fleet>, node: Arc<Node>) -> Arc<Node> {
@@ -13,7 +13,10 @@ pub(super) async fn run(fleet: Arc<Fleet>, node: Arc<Node>) -> Arc<Node> {
         () = node.replaced() => {}
         () = check(&fleet, &node) => {}
         never = follow_load(&fleet, &node) => match never {},
+        never = prefixes::follow(&fleet, &node) => match never {},
     }
+    // Requests that still hold the node do not keep its pages in the index.
+    node.prefixes().clear();
     node
 }
 

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::node_client::NodeClient;
+use crate::{node_client::NodeClient, prefix::Holder};
 
 /// What direct checks say of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -59,6 +59,8 @@ pub(crate) struct Node {
     replaced: CancellationToken,
     in_flight: AtomicUsize,
     sent_prefill_tokens: AtomicU64,
+    /// What it holds, as far as that is known.
+    prefixes: Holder,
 }
 
 /// Counts one request as decoding on a node until dropped.
@@ -92,7 +94,7 @@ impl Health {
 // === impl Node ===
 
 impl Node {
-    pub(super) fn new(info: NodeInfo, client: NodeClient) -> Self {
+    pub(super) fn new(info: NodeInfo, client: NodeClient, prefixes: Holder) -> Self {
         Self {
             id: info.id.clone(),
             info: Mutex::new(Arc::new(info)),
@@ -106,6 +108,7 @@ impl Node {
             replaced: CancellationToken::new(),
             in_flight: AtomicUsize::new(0),
             sent_prefill_tokens: AtomicU64::new(0),
+            prefixes,
         }
     }
 
@@ -146,6 +149,11 @@ impl Node {
 
     pub(crate) fn sent_prefill_tokens(&self) -> u64 {
         self.sent_prefill_tokens.load(Ordering::Relaxed)
+    }
+
+    /// Its part of the prefix index.
+    pub(crate) fn prefixes(&self) -> &Holder {
+        &self.prefixes
     }
 
     /// Ends when the node is lost, which may be now.

@@ -14,7 +14,7 @@ use baton_protocol::{
     Event, NodeInfo,
     wire::{
         DescribeRequest, GenerateDown, GenerateUp, LoadReport, LoadRequest, ModelTextChunk, ModelTextRequest,
-        NodeDescription, Open,
+        NodeDescription, Open, PrefixChanges, PrefixesRequest,
         decode_server::{Decode, DecodeServer},
         generate_up::Message,
         node_server::{Node, NodeServer},
@@ -23,7 +23,11 @@ use baton_protocol::{
 use baton_trust::Trust;
 use futures::{Stream, StreamExt, future, stream};
 use parking_lot::Mutex;
-use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+use tokio::{
+    net::TcpListener,
+    sync::{Notify, watch},
+    task::JoinSet,
+};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -55,6 +59,11 @@ struct State {
     info: Mutex<NodeInfo>,
     scripts: Mutex<VecDeque<Vec<Act>>>,
     opens: Mutex<Vec<Open>>,
+    prefixes: Mutex<VecDeque<Vec<PrefixChanges>>>,
+    /// The numbers after which changes of its cache were asked for.
+    asked_after: Mutex<Vec<u64>>,
+    /// The stream of these changes is cut.
+    cut: Notify,
     /// Whether Describe hangs, as in a stopped process.
     silent: AtomicBool,
     go: watch::Sender<bool>,
@@ -86,6 +95,9 @@ impl FakeNode {
             info: Mutex::new(info),
             scripts: Mutex::default(),
             opens: Mutex::default(),
+            prefixes: Mutex::default(),
+            asked_after: Mutex::default(),
+            cut: Notify::new(),
             silent: AtomicBool::new(false),
             go: watch::Sender::new(false),
             reports: watch::Sender::new(false),
@@ -117,6 +129,20 @@ impl FakeNode {
 
     pub(super) fn opens(&self) -> Vec<Open> {
         self.state.opens.lock().clone()
+    }
+
+    /// What the next stream of changes says that no earlier script is for.
+    pub(super) fn script_prefixes(&self, parts: Vec<PrefixChanges>) {
+        self.state.prefixes.lock().push_back(parts);
+    }
+
+    pub(super) fn asked_after(&self) -> Vec<u64> {
+        self.state.asked_after.lock().clone()
+    }
+
+    /// Breaks the stream of changes of its cache.
+    pub(super) fn cut_prefixes(&self) {
+        self.state.cut.notify_one();
     }
 
     pub(super) fn set_silent(&self, silent: bool) {
@@ -194,6 +220,7 @@ impl Decode for Service {
 #[tonic::async_trait]
 impl Node for Service {
     type LoadStream = Down<LoadReport>;
+    type PrefixesStream = Down<PrefixChanges>;
     type ModelTextStream = Down<ModelTextChunk>;
 
     async fn describe(&self, _: Request<DescribeRequest>) -> Result<Response<NodeDescription>, Status> {
@@ -212,6 +239,20 @@ impl Node for Service {
             Some((Ok(LoadReport::default()), often))
         });
         Ok(Response::new(Box::pin(stream::iter([Ok(report)]).chain(rest))))
+    }
+
+    async fn prefixes(
+        &self,
+        request: Request<PrefixesRequest>,
+    ) -> Result<Response<Self::PrefixesStream>, Status> {
+        self.0.asked_after.lock().push(request.into_inner().after);
+        let parts = self.0.prefixes.lock().pop_front().unwrap_or_default();
+        let state = Arc::clone(&self.0);
+        let end = stream::once(async move {
+            state.cut.notified().await;
+            Err(Status::unavailable("cut on purpose"))
+        });
+        Ok(Response::new(Box::pin(stream::iter(parts.into_iter().map(Ok)).chain(end))))
     }
 
     async fn model_text(

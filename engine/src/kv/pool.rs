@@ -10,10 +10,14 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use baton_protocol::{BlockHash, KvShape, PageCounts, PageState};
+use baton_protocol::{BlockHash, KvShape, PageCounts, PageState, PrefixChanges};
 use parking_lot::Mutex;
 
-use super::{Hold, KvMemory, KvStore, PageId, PageRef, Promise, prefix::PrefixTree};
+use super::{
+    Hold, KvMemory, KvStore, PageId, PageRef, Promise,
+    changes::{self, ChangeLog},
+    prefix::PrefixTree,
+};
 
 /// Sizes of a pool, in pages.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +44,7 @@ struct Ledger {
     slots: Vec<Slot>,
     free: Vec<PageId>,
     tree: PrefixTree,
+    changes: ChangeLog,
     counts: PageCounts,
 }
 
@@ -103,6 +108,7 @@ impl KvPool {
             slots: vec![Slot::default(); config.pages],
             free: (0..config.pages as u32).rev().map(PageId).collect(),
             tree: PrefixTree::default(),
+            changes: ChangeLog::new(config.pages),
             counts: PageCounts { free: total, total, ..PageCounts::default() },
         };
         Arc::new(Self { config, memory, ledger: Mutex::new(ledger) })
@@ -178,6 +184,7 @@ impl KvPool {
             }
             if ledger.tree.insert(parent, hash, page.id()) {
                 ledger.change(page.id(), |slot| slot.cached_as = Some(hash));
+                ledger.changes.record(hash, true);
             } else if !ledger.tree.contains(&hash) {
                 return;
             }
@@ -190,6 +197,25 @@ impl KvPool {
         let mut ledger = self.ledger.lock();
         let left = ledger.tree.clear();
         ledger.uncache(left);
+    }
+
+    /// What of the prefix cache has changed after the change of this number.
+    /// Only the last changes are remembered, about as many as there are pages:
+    /// the answer's `after` is another number when some are missing.
+    pub fn prefix_changes(&self, after: u64) -> PrefixChanges {
+        let (from, changes) = self.ledger.lock().changes.after(after);
+        changes::sum_up(from, &changes)
+    }
+
+    /// Everything that the prefix cache holds, blocks before those that follow them.
+    pub fn prefix_snapshot(&self) -> PrefixChanges {
+        let (number, mut blocks) = {
+            let ledger = self.ledger.lock();
+            (ledger.changes.number(), ledger.tree.blocks())
+        };
+        blocks.sort_unstable_by_key(|(depth, _)| *depth);
+        let added = blocks.into_iter().map(|(_, hash)| hash).collect();
+        PrefixChanges { after: 0, number, added, removed: Vec::new() }
     }
 
     /// Checks every page against every count.
@@ -286,6 +312,9 @@ impl Ledger {
     /// Books that pages have left the tree.
     fn uncache(&mut self, pages: Vec<PageId>) {
         for page in pages {
+            if let Some(hash) = self.slot(page).cached_as {
+                self.changes.record(hash, false);
+            }
             self.change(page, |slot| slot.cached_as = None);
         }
     }

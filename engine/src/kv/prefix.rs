@@ -128,6 +128,11 @@ impl PrefixTree {
         self.nodes.iter().map(|(hash, node)| (*hash, node.page, node.idle_since.is_some()))
     }
 
+    /// Every block with the number of blocks before it.
+    pub(super) fn blocks(&self) -> Vec<(u32, BlockHash)> {
+        self.nodes.iter().map(|(hash, node)| (node.depth, *hash)).collect()
+    }
+
     /// The first thing that is wrong with the links, if any.
     pub(super) fn fault(&self) -> Option<&'static str> {
         let mut linked = 0;

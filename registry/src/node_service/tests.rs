@@ -3,7 +3,9 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use baton_protocol::{Incarnation, KvDtype, KvShape, NodeId, NodeState, Role, wire::node_client::NodeClient};
+use baton_protocol::{
+    BlockHash, Incarnation, KvDtype, KvShape, NodeId, NodeState, Role, wire::node_client::NodeClient,
+};
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Code, transport::Server};
@@ -27,6 +29,13 @@ fn info() -> NodeInfo {
     }
 }
 
+/// A cache that holds what was added by changes 1 to 10,000, and has forgotten those before 6,000.
+fn prefixes(after: Option<u64>) -> PrefixChanges {
+    let after = after.map_or(0, |after| after.clamp(6_000, 10_000));
+    let added = (after..10_000).map(|change| BlockHash(u128::from(change).to_be_bytes())).collect();
+    PrefixChanges { after, number: 10_000, added, removed: Vec::new() }
+}
+
 /// A served node; the server ends when the set is dropped or the token cancelled.
 async fn served(text: Bytes) -> (NodeClient<tonic::transport::Channel>, CancellationToken, JoinSet<()>) {
     let calls = AtomicU32::new(0);
@@ -38,6 +47,7 @@ async fn served(text: Bytes) -> (NodeClient<tonic::transport::Channel>, Cancella
     let node = NodeService::new(
         Arc::new(info),
         Arc::new(load),
+        Arc::new(prefixes),
         [("empty".to_owned(), Bytes::new()), ("d".to_owned(), text)],
         shutdown.clone(),
     );
@@ -95,4 +105,33 @@ async fn load_is_asked_anew_each_time_and_its_stream_ends_with_the_node() {
     // The server itself can stop although a load stream was open.
     drop(client);
     server.join_next().await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn prefixes_come_whole_or_from_a_number_on() {
+    let (mut client, shutdown, _server) = served(Bytes::new()).await;
+    let ask = |after| PrefixesRequest { incarnation: 7, after, interval_ms: 0 };
+    let mut parts = client.prefixes(ask(0)).await.unwrap().into_inner();
+    let (mut added, mut number, mut whole) = (Vec::new(), 0, Vec::new());
+    while number < 10_000 {
+        let part = parts.message().await.unwrap().unwrap();
+        whole.push(part.whole);
+        let changes = PrefixChanges::try_from(&part).unwrap();
+        assert_eq!(changes.after, number);
+        number = changes.number;
+        added.extend(changes.added);
+    }
+    assert_eq!(added, prefixes(None).added);
+    assert_eq!(whole, [true, false, false], "parts are bounded and begin anew once");
+
+    // Forgotten changes show: the part follows another number than the known one.
+    let mut late = client.prefixes(ask(17)).await.unwrap().into_inner();
+    let part = late.message().await.unwrap().unwrap();
+    assert_eq!((part.after, part.number, part.whole), (6_000, 10_000, false));
+
+    let other = PrefixesRequest { incarnation: 8, ..ask(0) };
+    assert_eq!(client.prefixes(other).await.unwrap_err().code(), Code::FailedPrecondition);
+    // Nothing more has changed: the stream says nothing until it ends with the node.
+    shutdown.cancel();
+    assert!(parts.message().await.unwrap().is_none());
 }

@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, net::SocketAddr};
 
 use baton_protocol::wire::{
     DescribeRequest, LoadReport, LoadRequest, ModelTextChunk, ModelTextRequest, NodeDescription,
+    PrefixChanges, PrefixesRequest,
     node_client::NodeClient,
     node_server::{Node, NodeServer},
 };
@@ -26,6 +27,7 @@ struct Described;
 #[tonic::async_trait]
 impl Node for Described {
     type LoadStream = Empty<Result<LoadReport, Status>>;
+    type PrefixesStream = Empty<Result<PrefixChanges, Status>>;
     type ModelTextStream = Empty<Result<ModelTextChunk, Status>>;
 
     async fn describe(&self, _: Request<DescribeRequest>) -> Result<Response<NodeDescription>, Status> {
@@ -33,6 +35,10 @@ impl Node for Described {
     }
 
     async fn load(&self, _: Request<LoadRequest>) -> Result<Response<Self::LoadStream>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn prefixes(&self, _: Request<PrefixesRequest>) -> Result<Response<Self::PrefixesStream>, Status> {
         Err(Status::unimplemented(""))
     }
 

@@ -200,9 +200,18 @@ proptest! {
     fn books_agree_with_a_model(ops in prop::collection::vec(op(), 1..120)) {
         let pool = pool(12);
         let mut model = Model::default();
+        let (mut told, mut number) = (HashSet::new(), 0);
         for op in ops {
             model.apply(&pool, op);
             model.check(&pool);
+            let changes = pool.prefix_changes(number);
+            prop_assert_eq!(changes.after, number);
+            told.retain(|hash| !changes.removed.contains(hash));
+            told.extend(changes.added);
+            number = changes.number;
+            let snapshot = pool.prefix_snapshot();
+            prop_assert_eq!((snapshot.number, snapshot.added.len()), (number, told.len()));
+            prop_assert!(snapshot.added.iter().all(|hash| told.contains(hash)));
         }
         drop(model);
         prop_assert!(pool.counts().is_idle());
