@@ -120,6 +120,8 @@ pub enum BenchKind {
     Check,
     /// Servers of the OpenAI API under the same load, taking turns.
     Http(BenchHttp),
+    /// Look-ups in the coordinator's index of all prefix caches.
+    PrefixIndex(BenchPrefixIndex),
     /// One row of `bench engine` once, as a bare number: for scripts that compare with other engines.
     Row(BenchRow),
 }
@@ -241,6 +243,23 @@ pub struct BenchHttp {
     /// A line of JSON for each server and number of clients, in place of a table.
     #[arg(long)]
     pub json: bool,
+}
+
+/// `baton bench prefix-index`.
+#[derive(Debug, Args)]
+pub struct BenchPrefixIndex {
+    /// Nodes.
+    #[arg(long, default_value_t = 1000)]
+    pub nodes: usize,
+    /// Different pages that they hold.
+    #[arg(long, default_value_t = 10_000_000)]
+    pub pages: usize,
+    /// Pages of a prompt.
+    #[arg(long, default_value_t = 512)]
+    pub chain: usize,
+    /// Look-ups measured.
+    #[arg(long, default_value_t = 100_000)]
+    pub lookups: usize,
 }
 
 /// `baton bench server`.

@@ -7,6 +7,7 @@ pub mod engine;
 pub mod handoff;
 pub mod http;
 pub mod load;
+pub mod prefix_index;
 mod process;
 pub mod row;
 pub mod server;

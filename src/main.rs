@@ -32,6 +32,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             BenchKind::Start(args) => baton::bench::start::run(&args),
             BenchKind::Http(args) => baton::bench::http::run(&args),
             BenchKind::Server(args) => baton::bench::server::run(&args),
+            BenchKind::PrefixIndex(args) => baton::bench::prefix_index::run(&args),
             BenchKind::Row(args) => baton::bench::row::run(&args),
             BenchKind::Check => baton::bench::check(&runtime),
         },

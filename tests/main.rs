@@ -13,5 +13,6 @@ mod losses;
 mod malformed;
 mod parity;
 mod paths;
+mod routing;
 mod sandbox;
 mod sense;

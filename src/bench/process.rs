@@ -80,3 +80,11 @@ pub(super) fn cpu_seconds(process: &str) -> Result<f64> {
     let used = ticks(11).zip(ticks(12)).context("unexpected form of /proc/*/stat")?;
     Ok((used.0 + used.1) / TICKS)
 }
+
+/// Memory that this process has, as the system counts it.
+pub(super) fn resident_bytes() -> Result<usize> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<usize>().ok());
+    Ok(kib.context("unexpected form of /proc/self/status")? << 10)
+}
