@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use baton_protocol::Role;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::config::{Dtype, Weights};
+use crate::config::{Dtype, KvDtype, Weights};
 
 /// Disaggregated prefill/decode LLM serving.
 #[derive(Debug, Parser)]
@@ -147,6 +147,9 @@ pub struct BenchEngine {
     /// What the card computes in.
     #[arg(long, value_enum, default_value = "bf16", requires = "shape")]
     pub dtype: Dtype,
+    /// What cached rows are held in.
+    #[arg(long, value_enum, default_value = "auto", requires = "shape")]
+    pub kv_dtype: KvDtype,
     /// Number of the card.
     #[arg(long, default_value_t = 0, requires = "shape")]
     pub device: usize,

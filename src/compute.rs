@@ -140,13 +140,13 @@ impl Compute {
         if config.engine.load == Load::Random {
             return Self::random(config);
         }
-        let EngineSection { weights, dtype, .. } = config.engine;
+        let EngineSection { weights, dtype, kv_dtype, .. } = config.engine;
         let path = baton_model::resolve(&config.model, &baton_model::default_cache())?;
         let model = baton_model::load(&path).with_context(|| format!("cannot load {}", path.display()))?;
         let card = cuda::Card::load(config, |gpu, form| CudaModel::load(&model, gpu, form))?;
         Ok(Self {
             name: served_name(&config.model),
-            fingerprint: format!("{}-cuda-{dtype:?}-{weights:?}", model.fingerprint),
+            fingerprint: format!("{}-cuda-{dtype:?}-{weights:?}-{kv_dtype:?}", model.fingerprint),
             context_tokens: model.config.context_tokens,
             source: Source::Cuda(Box::new(card)),
             text: model.text,
@@ -162,10 +162,10 @@ impl Compute {
         let text = Arc::new(ModelText::made_up(shape.vocab, shape.context_tokens));
         let name = served_name(&config.model);
         let ModelConfig { layers, hidden, intermediate, vocab, .. } = shape;
-        let EngineSection { weights, dtype, .. } = config.engine;
+        let EngineSection { weights, dtype, kv_dtype, .. } = config.engine;
         let sizes = format!("{layers}-{hidden}-{intermediate}-{vocab}");
         Ok(Self {
-            fingerprint: format!("random-{name}-{sizes}-cuda-{dtype:?}-{weights:?}"),
+            fingerprint: format!("random-{name}-{sizes}-cuda-{dtype:?}-{weights:?}-{kv_dtype:?}"),
             name,
             context_tokens: shape.context_tokens,
             source: Source::Cuda(Box::new(card)),

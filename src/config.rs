@@ -81,6 +81,8 @@ pub struct EngineSection {
     pub weights: Weights,
     /// What a card computes in, and holds weights and cached rows in.
     pub dtype: Dtype,
+    /// What cached rows are held in.
+    pub kv_dtype: KvDtype,
     /// Whether a card computes the same bits for a request alone, in any batch, split and local:
     /// slower, on Hopper alone. Other backends always do.
     pub deterministic: bool,
@@ -152,6 +154,17 @@ pub enum Dtype {
     Fp16,
 }
 
+/// What cached rows are held in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum KvDtype {
+    /// As the backend computes.
+    #[default]
+    Auto,
+    /// On a card: e4m3 with a scale for each head's key and value of a token.
+    Fp8,
+}
+
 fn any_loopback_port() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 0))
 }
@@ -186,6 +199,7 @@ impl Default for EngineSection {
             precision: Precision::Fast,
             weights: Weights::Bf16,
             dtype: Dtype::Bf16,
+            kv_dtype: KvDtype::Auto,
             deterministic: false,
             threads: 0,
             page_tokens: 0,
@@ -342,6 +356,7 @@ impl EngineSection {
             ("weights=int4", self.weights == Weights::Int4, BackendKind::Cpu),
             ("weights=fp8", self.weights == Weights::Fp8, BackendKind::Cuda),
             ("dtype=fp16", self.dtype == Dtype::Fp16, BackendKind::Cuda),
+            ("kv_dtype=fp8", self.kv_dtype == KvDtype::Fp8, BackendKind::Cuda),
             ("threads", self.threads != 0, BackendKind::Cpu),
             ("device", self.device != 0, BackendKind::Cuda),
             ("load", self.load != Load::default(), BackendKind::Cuda),
@@ -463,7 +478,9 @@ mod tests {
                 assert!(error.contains("engine.backend=cpu") && error.ends_with(backend), "{error}");
             }
         }
-        for setting in ["engine.device=1", "engine.weights=fp8", "engine.dtype=float16"] {
+        for setting in
+            ["engine.device=1", "engine.weights=fp8", "engine.dtype=float16", "engine.kv_dtype=fp8"]
+        {
             assert!(with(&["engine.backend=cuda", setting]).is_ok(), "{setting}");
         }
         for backend in ["cpu", "mock"] {
@@ -471,6 +488,7 @@ mod tests {
                 ("engine.device=1", "device"),
                 ("engine.weights=fp8", "weights=fp8"),
                 ("engine.dtype=fp16", "dtype=fp16"),
+                ("engine.kv_dtype=fp8", "kv_dtype=fp8"),
             ] {
                 let error = with(&[setting, &format!("engine.backend={backend}")]).unwrap_err().to_string();
                 let needed = format!("engine.{name} is a setting of engine.backend=cuda");

@@ -17,7 +17,7 @@ use baton_engine::{
     StepOutcome,
     backend::{
         Backend,
-        cuda::{CudaBackend, CudaLimits, CudaModel, WeightForm},
+        cuda::{CudaBackend, CudaLimits, CudaModel, KvForm, WeightForm},
     },
     batch::{Batch, BatchSequence, pending},
     kv::{PageId, PageRef, PageSpan},
@@ -64,6 +64,10 @@ const FP16_MEAN_TOLERANCE: f32 = 0.04;
 const FP8_TOLERANCE: f32 = 4.5;
 const FP8_MEAN_TOLERANCE: f32 = 0.7;
 
+/// With cached rows in fp8.
+const FP8_KV_TOLERANCE: f32 = 4.5;
+const FP8_KV_MEAN_TOLERANCE: f32 = 0.7;
+
 fn model() -> Arc<CudaModel> {
     model_in(Dtype::Bf16, WeightForm::Plain)
 }
@@ -74,7 +78,12 @@ fn model_in(dtype: Dtype, form: WeightForm) -> Arc<CudaModel> {
 }
 
 fn backend(model: &Arc<CudaModel>) -> CudaBackend {
-    CudaBackend::new(Arc::clone(model), CudaLimits::new(2048, 64, 4096)).unwrap()
+    backend_with(model, KvForm::Plain, false)
+}
+
+fn backend_with(model: &Arc<CudaModel>, kv: KvForm, deterministic: bool) -> CudaBackend {
+    let limits = CudaLimits { kv, deterministic, ..CudaLimits::new(2048, 64, 4096) };
+    CudaBackend::new(Arc::clone(model), limits).unwrap()
 }
 
 fn argmax(logits: &[f32]) -> u32 {
@@ -111,8 +120,7 @@ fn deviations(backend: &mut CudaBackend, case: &Case, chunk: usize, tolerance: f
 }
 
 #[expect(clippy::print_stdout, reason = "the figures that the bounds come from")]
-fn assert_close(model: &Arc<CudaModel>, tolerance: f32, mean_tolerance: f32) {
-    let mut backend = backend(model);
+fn assert_close(mut backend: CudaBackend, tolerance: f32, mean_tolerance: f32) {
     for chunk in [2048, 64, 7] {
         let deviations = |case| deviations(&mut backend, case, chunk, tolerance);
         let all: Vec<f32> = golden().iter().flat_map(deviations).collect();
@@ -125,17 +133,28 @@ fn assert_close(model: &Arc<CudaModel>, tolerance: f32, mean_tolerance: f32) {
 
 #[test]
 fn logits_stay_close_at_every_step() {
-    assert_close(&model(), TOLERANCE, MEAN_TOLERANCE);
+    assert_close(backend(&model()), TOLERANCE, MEAN_TOLERANCE);
 }
 
 #[test]
 fn logits_in_fp16_stay_closer_at_every_step() {
-    assert_close(&model_in(Dtype::F16, WeightForm::Plain), FP16_TOLERANCE, FP16_MEAN_TOLERANCE);
+    let model = model_in(Dtype::F16, WeightForm::Plain);
+    assert_close(backend(&model), FP16_TOLERANCE, FP16_MEAN_TOLERANCE);
 }
 
 #[test]
 fn logits_in_fp8_stay_close_at_every_step() {
-    assert_close(&model_in(Dtype::Bf16, WeightForm::Fp8), FP8_TOLERANCE, FP8_MEAN_TOLERANCE);
+    for dtype in Dtype::ALL {
+        assert_close(backend(&model_in(dtype, WeightForm::Fp8)), FP8_TOLERANCE, FP8_MEAN_TOLERANCE);
+    }
+}
+
+#[test]
+fn logits_with_cached_rows_in_fp8_stay_close_at_every_step() {
+    for dtype in Dtype::ALL {
+        let model = model_in(dtype, WeightForm::Plain);
+        assert_close(backend_with(&model, KvForm::Fp8, false), FP8_KV_TOLERANCE, FP8_KV_MEAN_TOLERANCE);
+    }
 }
 
 /// Logits at the end of each step, of which `cuts` are the ends.
@@ -154,23 +173,30 @@ fn logits_of(backend: &mut dyn Backend, tokens: &[u32], pages: &[PageId], cuts: 
 /// the bits are the same.
 #[test]
 fn a_deterministic_backend_gives_the_same_bits() {
-    assert_same_bits(&model());
+    assert_same_bits(&model(), KvForm::Plain);
 }
 
 #[test]
 fn a_deterministic_backend_gives_the_same_bits_in_fp16() {
-    assert_same_bits(&model_in(Dtype::F16, WeightForm::Plain));
+    assert_same_bits(&model_in(Dtype::F16, WeightForm::Plain), KvForm::Plain);
 }
 
 #[test]
 fn a_deterministic_backend_gives_the_same_bits_in_fp8() {
-    assert_same_bits(&model_in(Dtype::Bf16, WeightForm::Fp8));
+    for dtype in Dtype::ALL {
+        assert_same_bits(&model_in(dtype, WeightForm::Fp8), KvForm::Plain);
+    }
 }
 
-fn assert_same_bits(model: &Arc<CudaModel>) {
-    let mut limits = CudaLimits::new(2048, 64, 4096);
-    limits.deterministic = true;
-    let mut backend = CudaBackend::new(Arc::clone(model), limits).unwrap();
+#[test]
+fn a_deterministic_backend_gives_the_same_bits_with_cached_rows_in_fp8() {
+    for dtype in Dtype::ALL {
+        assert_same_bits(&model_in(dtype, WeightForm::Plain), KvForm::Fp8);
+    }
+}
+
+fn assert_same_bits(model: &Arc<CudaModel>, kv: KvForm) {
+    let mut backend = backend_with(model, kv, true);
     let cases = golden();
     backend.allocate(cases.len() * 16).unwrap();
     let pages = |row: usize| -> Vec<PageId> { (row as u32 * 16..row as u32 * 16 + 16).map(PageId).collect() };
@@ -252,10 +278,10 @@ fn spec(case: &Case, goal: Goal, start: StartFrom) -> SequenceSpec {
     }
 }
 
-fn engine(model: &Arc<CudaModel>) -> (Engine, EngineHandle) {
+fn engine(backend: CudaBackend) -> (Engine, EngineHandle) {
     let mut config = EngineConfig::new(64, 4096);
     (config.scheduler.max_batch_tokens, config.scheduler.max_sequences) = (192, 64);
-    let engine = Engine::new(Box::new(backend(model)), config).unwrap();
+    let engine = Engine::new(Box::new(backend), config).unwrap();
     let handle = engine.handle();
     (engine, handle)
 }
@@ -309,40 +335,57 @@ fn answers(engine: &mut Engine, handle: &EngineHandle, specs: Vec<SequenceSpec>)
 fn a_split_answer_is_the_references() {
     for dtype in Dtype::ALL {
         let model = model_in(dtype, WeightForm::Plain);
-        split_answers(&mut engine(&model), &mut engine(&model));
+        let [mut from, mut to] = [(); 2].map(|()| engine(backend(&model)));
+        for case in golden() {
+            let (found, until) = (split_answer(&case, &mut from, &mut to), case.compare_until_fast);
+            assert_eq!(found[..until], case.output_ids[..until], "{}", case.name);
+        }
     }
 }
 
-fn split_answers(
+#[test]
+fn a_split_answer_is_the_local_one_with_cached_rows_in_fp8() {
+    for dtype in Dtype::ALL {
+        let model = model_in(dtype, WeightForm::Plain);
+        let [mut from, mut to, (mut local, handle)] =
+            [(); 3].map(|()| engine(backend_with(&model, KvForm::Fp8, true)));
+        for case in golden() {
+            let goal = Goal::Generate { choices: vec![ChoiceSpec { choice: 0, generated: Vec::new() }] };
+            let (expected, ..) = answer(&mut local, &handle, spec(&case, goal, StartFrom::Cold));
+            assert_eq!(expected.len(), case.output_ids.len());
+            assert_eq!(split_answer(&case, &mut from, &mut to), expected, "{}", case.name);
+        }
+    }
+}
+
+fn split_answer(
+    case: &Case,
     (from, from_handle): &mut (Engine, EngineHandle),
     (to, to_handle): &mut (Engine, EngineHandle),
-) {
-    for case in golden() {
-        let prompt = case.prompt_ids.len() as u32;
-        let goal = Goal::Prefill { sample: vec![0] };
-        let (first, pages, computed) = answer(from, from_handle, spec(&case, goal, StartFrom::Cold));
-        let source = PageSpan::new(Arc::clone(from_handle.pool()), pages, 0, prompt);
-        let pool = to_handle.pool();
-        let promise = pool.promise(pool.shape().pages_for(prompt as usize)).unwrap();
-        let sink = PageSpan::new(Arc::clone(pool), promise.bind(), 0, prompt);
-        for span in &computed {
-            let mut bytes = Vec::new();
-            let mut take = |slices: &[io::IoSlice<'_>]| {
-                slices.iter().for_each(|slice| bytes.extend_from_slice(slice));
-                Ok(())
-            };
-            source.read(span, &mut take).unwrap();
-            let mut rest = bytes.as_slice();
-            let mut fill = |slices: &mut [io::IoSliceMut<'_>]| {
-                slices.iter_mut().try_for_each(|slice| io::Read::read_exact(&mut rest, slice))
-            };
-            sink.write(span, &mut fill).unwrap();
-            assert!(rest.is_empty());
-        }
-        let goal = Goal::Generate { choices: vec![ChoiceSpec { choice: 0, generated: first.clone() }] };
-        let start = StartFrom::Adopted { pages: sink.into_pages(), tokens: prompt as usize };
-        let (rest, ..) = answer(to, to_handle, spec(&case, goal, start));
-        let until = case.compare_until_fast;
-        assert_eq!([first, rest].concat()[..until], case.output_ids[..until], "{}", case.name);
+) -> Vec<u32> {
+    let prompt = case.prompt_ids.len() as u32;
+    let goal = Goal::Prefill { sample: vec![0] };
+    let (first, pages, computed) = answer(from, from_handle, spec(case, goal, StartFrom::Cold));
+    let source = PageSpan::new(Arc::clone(from_handle.pool()), pages, 0, prompt);
+    let pool = to_handle.pool();
+    let promise = pool.promise(pool.shape().pages_for(prompt as usize)).unwrap();
+    let sink = PageSpan::new(Arc::clone(pool), promise.bind(), 0, prompt);
+    for span in &computed {
+        let mut bytes = Vec::new();
+        let mut take = |slices: &[io::IoSlice<'_>]| {
+            slices.iter().for_each(|slice| bytes.extend_from_slice(slice));
+            Ok(())
+        };
+        source.read(span, &mut take).unwrap();
+        let mut rest = bytes.as_slice();
+        let mut fill = |slices: &mut [io::IoSliceMut<'_>]| {
+            slices.iter_mut().try_for_each(|slice| io::Read::read_exact(&mut rest, slice))
+        };
+        sink.write(span, &mut fill).unwrap();
+        assert!(rest.is_empty());
     }
+    let goal = Goal::Generate { choices: vec![ChoiceSpec { choice: 0, generated: first.clone() }] };
+    let start = StartFrom::Adopted { pages: sink.into_pages(), tokens: prompt as usize };
+    let (rest, ..) = answer(to, to_handle, spec(case, goal, start));
+    [first, rest].concat()
 }

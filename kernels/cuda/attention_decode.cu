@@ -1,7 +1,7 @@
 // Attention of one new token per sequence over its pages.
 //
-// Memory traffic: every cached K and V element once, a group of query heads
-// reads it together. Arithmetic is far below that, so all is arranged for reads:
+// Memory traffic: every cached K and V element once, 2 bytes or in fp8 1 and a scale of 4 for each
+// key and value; a group of query heads reads it together. Arithmetic is far below that, so all is arranged for reads:
 // - The line of all (sequence, kv head, unit of tokens) is cut into equal shares,
 //   one per CTA of a grid that just fills the card, whatever the lengths are. The
 //   shares are data (`attention_schedule`, once a step), so that a captured
@@ -19,14 +19,13 @@
 // well; else the ends of shares are cut wherever they are. Determinism mode cuts every sequence at multiples of a given unit and
 // nowhere else: a result then depends on its own sequence alone, not on the batch.
 
+#include "attention_decode_tile.cuh"
 #include "attention_schedule.cuh"
-#include "attention_tile.cuh"
 
 using namespace attention;
 
 namespace {
 
-constexpr int TILE = 16;       // tokens of a warp's step
 constexpr int WARPS = 4;       // of a CTA: each takes every fourth tile
 static_assert(LEAST_UNIT == WARPS * TILE);
 constexpr int MERGED = 16;     // partial results read at once
@@ -40,8 +39,8 @@ struct DecodeAttention {
     const int* schedule;
     float* partial;         // [slot][group][D], then [slot][group][maximum, sum]
     unsigned* arrived;      // [sequence][kv_head], zero before and after
-    long long page_stride;  // elements from page to page
-    long long layer_offset; // elements from a page's start to this layer
+    long long page_stride;  // from page to page, in words of sixteen bits
+    long long layer_offset; // from a page's start to this layer, as well
     long long slots;
     int q_stride, out_stride;
     int heads, kv_heads;
@@ -94,24 +93,24 @@ struct Share {
     }
 };
 
-template <int D, int QT, int STAGES>
+template <int D, bool FP8, int QT, int STAGES>
 struct Shared {
-    element ring[WARPS][STAGES][2][TILE * PITCH<D>];
+    Tile<D, FP8> ring[WARPS][STAGES];
     float sums[WARPS][8 * QT][D + 4]; // + 4: rows in different banks
     float maximum[WARPS][8 * QT], sum[WARPS][8 * QT];
     int last;
 };
 
 // A warp's ring of tiles, filled ahead of what is computed.
-template <int D, int STAGES>
+template <int D, bool FP8>
 struct Ring {
-    element (*tiles)[2][TILE * PITCH<D>];
+    Tile<D, FP8>* tiles;
     Share share;
     Piece piece;
     int position;
     bool more;
 
-    __device__ Ring(const DecodeAttention& p, const Plan& plan, element (*tiles)[2][TILE * PITCH<D>], Share start)
+    __device__ Ring(const DecodeAttention& p, const Plan& plan, Tile<D, FP8>* tiles, Share start)
         : tiles(tiles), share(start) {
         more = share.next(p, plan, piece);
         position = piece.begin + threadIdx.x / 32 * TILE;
@@ -132,25 +131,17 @@ struct Ring {
     }
 
     __device__ __forceinline__ void copy(const DecodeAttention& p, int stage) {
-        constexpr int CHUNKS = D / 8;
         const Pages pages{p.pool + p.layer_offset, p.page_table + (long long)piece.sequence * p.max_pages,
-                          p.pages, p.page_stride, p.page_tokens, 2 * p.kv_heads * D};
-        const element* keys = pages.token(position) + piece.kv_head * D;
-#pragma unroll
-        for (int i = 0; i < TILE * CHUNKS / 32; i++) {
-            const int at = i * 32 + threadIdx.x % 32, token = at / CHUNKS, chunk = at % CHUNKS;
-            const bool there = position + token < piece.kv_len;
-            const element* key = keys + (there ? token : 0) * pages.row + chunk * 8;
-            const int to = swizzled<D>(token, chunk);
-            copy_or_zero(tiles[stage][0] + to, key, there);
-            copy_or_zero(tiles[stage][1] + to, key + p.kv_heads * D, there);
-        }
+                          p.pages, p.page_stride, p.page_tokens, row_words<D, FP8>(p.kv_heads)};
+        tiles[stage].copy(pages, p.kv_heads, piece.kv_head, position, piece.kv_len);
     }
 };
 
 // A warp's running softmax: queries are columns `8 t + lane % 4 * 2 + {0, 1}`.
-template <int D, int QT>
+template <int D, bool FP8, int QT>
 struct Running {
+    using Tile = attention::Tile<D, FP8>;
+
     uint32_t query[QT][D / 16][2];
     float out[QT][D / 16][4];
     float maximum[QT][2], sum[QT][2];
@@ -165,8 +156,8 @@ struct Running {
             for (int k = 0; k < D / 16; k++) {
 #pragma unroll
                 for (int half = 0; half < 2; half++) {
-                    const int at = k * 16 + half * 8 + lane % 4 * 2;
-                    query[t][k][half] = head < group ? *reinterpret_cast<const uint32_t*>(q + at) : 0;
+                    const element* two = q + Tile::query_at(k, half);
+                    query[t][k][half] = head < group ? *reinterpret_cast<const uint32_t*>(two) : 0;
                 }
 #pragma unroll
                 for (int i = 0; i < 4; i++) out[t][k][i] = 0.0f;
@@ -176,33 +167,32 @@ struct Running {
         }
     }
 
-    __device__ __forceinline__ void add(const DecodeAttention& p, const element (*tile)[TILE * PITCH<D>],
-                                        int position, int begin, int end) {
-        const int lane = threadIdx.x % 32;
+    __device__ __forceinline__ void add(const DecodeAttention& p, const Tile& tile, int position, int begin, int end) {
+        const int token = threadIdx.x % 32 / 4;
         float scores[QT][2][4] = {};
 #pragma unroll
         for (int k = 0; k < D / 16; k++) {
             uint32_t keys[4];
-            load_fragments(keys, tile[0] + swizzled<D>(lane % 16, 2 * k + lane / 16));
+            tile.key_fragments(keys, k);
 #pragma unroll
             for (int t = 0; t < QT; t++) multiply(scores[t][k & 1], keys, query[t][k][0], query[t][k][1]);
         }
         uint32_t weights[QT][2];
 #pragma unroll
-        for (int t = 0; t < QT; t++) soften(p, scores[t], t, position + lane / 4, begin, end, weights[t]);
+        for (int t = 0; t < QT; t++) soften(p, tile, scores[t], t, position + token, begin, end, weights[t]);
 #pragma unroll
         for (int k = 0; k < D / 16; k++) {
             uint32_t values[4];
-            load_fragments_transposed(values,
-                                      tile[1] + swizzled<D>(lane % 8 + lane / 16 * 8, 2 * k + lane / 8 % 2));
+            tile.value_fragments(values, k);
 #pragma unroll
-            for (int t = 0; t < QT; t++) multiply(out[t][k], values, weights[t][0], weights[t][1]);
+            for (int t = 0; t < QT; t++) Tile::weigh(out[t][k], values, weights[t]);
         }
     }
 
     // Scores to weights, and everything so far rescaled to the new maximum.
-    __device__ __forceinline__ void soften(const DecodeAttention& p, const float (&scores)[2][4], int t,
-                                           int position, int begin, int end, uint32_t (&weights)[2]) {
+    __device__ __forceinline__ void soften(const DecodeAttention& p, const Tile& tile, const float (&scores)[2][4],
+                                           int t, int position, int begin, int end, uint32_t (&weights)[2]) {
+        const int token = threadIdx.x % 32 / 4;
         float weight[4];
 #pragma unroll
         for (int column = 0; column < 2; column++) {
@@ -210,8 +200,8 @@ struct Running {
 #pragma unroll
             for (int half = 0; half < 2; half++) {
                 const int at = position + 8 * half, i = 2 * half + column;
-                score[half] = at >= begin && at < end ? exponent(scores[0][i] + scores[1][i], p.scale, p.cap)
-                                                      : -INFINITY;
+                const float dot = (scores[0][i] + scores[1][i]) * tile.key_scale(token + 8 * half);
+                score[half] = at >= begin && at < end ? exponent(dot, p.scale, p.cap) : -INFINITY;
             }
             float greatest = fmaxf(score[0], score[1]);
             greatest = fmaxf(greatest, __shfl_xor_sync(~0u, greatest, 4));
@@ -227,8 +217,11 @@ struct Running {
 #pragma unroll
             for (int k = 0; k < D / 16; k++) out[t][k][column] *= rescale, out[t][k][2 + column] *= rescale;
         }
-        weights[0] = transposed(pack(weight[0], weight[1]));
-        weights[1] = transposed(pack(weight[2], weight[3]));
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const float scale = tile.value_scale(token + 8 * half);
+            weights[half] = transposed(Tile::pack_weights(weight[2 * half] * scale, weight[2 * half + 1] * scale));
+        }
     }
 
     template <class S>
@@ -246,8 +239,8 @@ struct Running {
                 if (lane < 4) shared.maximum[warp][head] = maximum[t][column], shared.sum[warp][head] = total;
 #pragma unroll
                 for (int k = 0; k < D / 16; k++) {
-                    shared.sums[warp][head][k * 16 + lane / 4] = out[t][k][column];
-                    shared.sums[warp][head][k * 16 + lane / 4 + 8] = out[t][k][2 + column];
+                    shared.sums[warp][head][Tile::row(k, 0)] = out[t][k][column];
+                    shared.sums[warp][head][Tile::row(k, 1)] = out[t][k][2 + column];
                 }
             }
         }
@@ -369,10 +362,10 @@ __device__ __forceinline__ void finish(const DecodeAttention& p, S& shared, cons
     __syncthreads();
 }
 
-template <int D, int QT, int STAGES>
+template <int D, bool FP8, int QT, int STAGES>
 __device__ __forceinline__ void decode(const DecodeAttention& p) {
     extern __shared__ __align__(128) unsigned char memory[];
-    auto& shared = *reinterpret_cast<Shared<D, QT, STAGES>*>(memory);
+    auto& shared = *reinterpret_cast<Shared<D, FP8, QT, STAGES>*>(memory);
     const int cta = blockIdx.x, warp = threadIdx.x / 32, group = p.heads / p.kv_heads;
     const Plan plan(p.schedule);
     if (cta >= plan.ctas) { // waits all the same: who comes after counts on it
@@ -381,12 +374,12 @@ __device__ __forceinline__ void decode(const DecodeAttention& p) {
         return;
     }
     Share share(p.schedule, cta);
-    Ring<D, STAGES> ring(p, plan, shared.ring[warp], share);
+    Ring<D, FP8> ring(p, plan, shared.ring[warp], share);
 #pragma unroll
     for (int stage = 0; stage < STAGES - 1; stage++) ring.fetch(p, plan, stage);
     wait_for_previous();
 
-    Running<D, QT> running;
+    Running<D, FP8, QT> running;
     Piece piece;
     int stage = 0;
     while (share.next(p, plan, piece)) {
@@ -409,21 +402,30 @@ __device__ __forceinline__ void decode(const DecodeAttention& p) {
 
 } // namespace
 
-#define INSTANCE(D, QT, STAGES)                                                                              \
+#define INSTANCE(NAME, D, FP8, QT, STAGES)                                                                   \
     extern "C" __global__ void __launch_bounds__(WARPS * 32)                                                 \
-    attention_decode_d##D##_q##QT##_s##STAGES(const __grid_constant__ DecodeAttention p) {                   \
-        decode<D, QT, STAGES>(p);                                                                            \
+    attention_decode##NAME##_d##D##_q##QT##_s##STAGES(const __grid_constant__ DecodeAttention p) {           \
+        decode<D, FP8, QT, STAGES>(p);                                                                       \
     }
 
-// Head dimension, query heads of a group by eights, stages: three where shared memory
-// allows two CTAs of them on a multiprocessor or one at least, else two.
-INSTANCE(64, 1, 3)
-INSTANCE(64, 2, 3)
-INSTANCE(96, 1, 2)
-INSTANCE(96, 2, 2)
-INSTANCE(128, 1, 2)
-INSTANCE(128, 1, 3)
-INSTANCE(128, 2, 2)
-INSTANCE(128, 2, 3)
-INSTANCE(256, 1, 2)
-INSTANCE(256, 2, 2)
+// Head dimension, form of the cache, query heads of a group by eights, stages: three where
+// shared memory allows two CTAs of them on a multiprocessor or one at least, else two. In fp8
+// two leave room for four CTAs, which have more under way together.
+INSTANCE(, 64, false, 1, 3)
+INSTANCE(, 64, false, 2, 3)
+INSTANCE(, 96, false, 1, 2)
+INSTANCE(, 96, false, 2, 2)
+INSTANCE(, 128, false, 1, 2)
+INSTANCE(, 128, false, 1, 3)
+INSTANCE(, 128, false, 2, 2)
+INSTANCE(, 128, false, 2, 3)
+INSTANCE(, 256, false, 1, 2)
+INSTANCE(, 256, false, 2, 2)
+INSTANCE(_fp8, 64, true, 1, 2)
+INSTANCE(_fp8, 64, true, 2, 2)
+INSTANCE(_fp8, 96, true, 1, 2)
+INSTANCE(_fp8, 96, true, 2, 2)
+INSTANCE(_fp8, 128, true, 1, 2)
+INSTANCE(_fp8, 128, true, 2, 2)
+INSTANCE(_fp8, 256, true, 1, 2)
+INSTANCE(_fp8, 256, true, 2, 2)

@@ -5,9 +5,11 @@
 // keys and values arrive by asynchronous copies, values while scores are computed and
 // the next keys while values are weighted. Every warp has its rows for itself, so
 // softmax needs no exchange beyond the four lanes that share a row.
+// In fp8 tiles are loaded, made elements and stored instead, which nothing hides but other CTAs.
 // Memory traffic: queries and output once, keys and values once for each row tile and
 // query head, mostly from L2 since the heads of a tile are neighbours in the grid.
 
+#include "attention_dequantise.cuh"
 #include "attention_prefill.cuh"
 
 using namespace attention;
@@ -21,18 +23,17 @@ struct Shared {
     element values[KEYS * PITCH<D>];
 };
 
-// Enqueues keys (or values, `part` elements further) of positions `first`.. into `to`, zeros
-// from `end` on. Sixteen tokens at a time lie in one page.
+// Enqueues the head `head` of `[K|V][kv_head]` of positions `first`.. into `to`, zeros from `end` on.
 template <int D, int KEYS, int THREADS>
-__device__ __forceinline__ void copy_tile(const Pages& pages, int part, int first, int end, element* to) {
-    constexpr int CHUNKS = D / 8, BLOCK = 16;
+__device__ __forceinline__ void copy_tile(const Pages& pages, int head, int first, int end, element* to) {
+    constexpr int CHUNKS = D / 8;
     int page = first / pages.page_tokens, in_page = first - page * pages.page_tokens;
     const element* block = nullptr;
 #pragma unroll
     for (int b = 0; b < KEYS / BLOCK; b++) {
         const int left = end - first - b * BLOCK;
         if (in_page == pages.page_tokens) page++, in_page = 0;
-        if ((b == 0 || in_page == 0) && left > 0) block = pages.start(page) + (long long)in_page * pages.row + part;
+        if ((b == 0 || in_page == 0) && left > 0) block = pages.start(page) + (long long)in_page * pages.row + head * D;
 #pragma unroll
         for (int at = threadIdx.x; at < BLOCK * CHUNKS; at += THREADS) {
             const int token = at / CHUNKS, chunk = at % CHUNKS;
@@ -42,6 +43,15 @@ __device__ __forceinline__ void copy_tile(const Pages& pages, int part, int firs
         }
         in_page += BLOCK, block += BLOCK * pages.row;
     }
+}
+
+// As it, whatever the pages hold: a group of copies, which in fp8 is empty.
+template <int D, bool FP8, int KEYS, int THREADS>
+__device__ __forceinline__ void fetch_tile(const PrefillAttention& p, const Pages& pages, int head, int first, int end,
+                                           element* to) {
+    const auto place = [to](int token, int chunk) { return to + swizzled<D>(token, chunk); };
+    if constexpr (FP8) dequantise_tile<D, KEYS, THREADS>(pages, p.kv_heads, head, first, end, threadIdx.x, place);
+    else copy_tile<D, KEYS, THREADS>(pages, head, first, end, to);
     commit_copies();
 }
 
@@ -192,7 +202,7 @@ struct Rows {
     }
 };
 
-template <int D, int KEYS, int M>
+template <int D, bool FP8, int KEYS, int M>
 __device__ __forceinline__ void prefill(const PrefillAttention& p) {
     constexpr int THREADS = TILE_ROWS / (16 * M) * 32;
     extern __shared__ __align__(128) unsigned char memory[];
@@ -201,21 +211,23 @@ __device__ __forceinline__ void prefill(const PrefillAttention& p) {
     wait_for_previous();
     const RowTile tile(p, __ldg(p.tiles + blockIdx.y));
     const int head = blockIdx.x, kv_head = head / (p.heads / p.kv_heads), first = threadIdx.x / 32 * 16 * M;
-    const Pages pages{p.pool + p.layer_offset + kv_head * D, p.page_table + (long long)tile.sequence * p.max_pages,
-                      p.pages, p.page_stride, p.page_tokens, 2 * p.kv_heads * D};
+    const Pages pages = pages_of<D, FP8>(p, tile);
     const int begin = tile.first_tile<KEYS>(p.window) * KEYS, end = tile.end();
+    const auto fetch = [&](int part, int key, element* to) {
+        fetch_tile<D, FP8, KEYS, THREADS>(p, pages, part * p.kv_heads + kv_head, key, end, to);
+    };
     Rows<D, KEYS, M> rows;
 
     copy_queries<D, THREADS>(p, tile, head, shared.query);
-    copy_tile<D, KEYS, THREADS>(pages, 0, begin, end, shared.keys);
+    fetch(0, begin, shared.keys);
     for (int key = begin; key < end; key += KEYS) {
-        copy_tile<D, KEYS, THREADS>(pages, p.kv_heads * D, key, end, shared.values);
+        fetch(1, key, shared.values);
         wait_copies<1>();
         __syncthreads();
         float scores[M][KEYS / 8][4] = {};
         rows.score(shared.query + first * PITCH<D>, shared.keys, scores);
         __syncthreads();
-        copy_tile<D, KEYS, THREADS>(pages, 0, key + KEYS, end, shared.keys);
+        fetch(0, key + KEYS, shared.keys);
         rows.soften(p, scores, tile.position + first, key);
         wait_copies<1>();
         __syncthreads();
@@ -228,14 +240,18 @@ __device__ __forceinline__ void prefill(const PrefillAttention& p) {
 
 } // namespace
 
-// Head dimension, keys of a tile, 16-row blocks of a warp.
-#define INSTANCE(D, KEYS, M)                                                                                 \
+// Head dimension, form of the cache, keys of a tile, 16-row blocks of a warp.
+#define INSTANCE(NAME, D, FP8, KEYS, M)                                                                      \
     extern "C" __global__ void __launch_bounds__(TILE_ROWS / (16 * M) * 32)                                  \
-    attention_prefill_d##D(const __grid_constant__ PrefillAttention p) {                                     \
-        prefill<D, KEYS, M>(p);                                                                              \
+    attention_prefill##NAME##_d##D(const __grid_constant__ PrefillAttention p) {                             \
+        prefill<D, FP8, KEYS, M>(p);                                                                         \
     }
 
-INSTANCE(64, 64, 2)
-INSTANCE(96, 64, 2)
-INSTANCE(128, 64, 2)
-INSTANCE(256, 32, 1)
+INSTANCE(, 64, false, 64, 2)
+INSTANCE(, 96, false, 64, 2)
+INSTANCE(, 128, false, 64, 2)
+INSTANCE(, 256, false, 32, 1)
+INSTANCE(_fp8, 64, true, 64, 2)
+INSTANCE(_fp8, 96, true, 64, 2)
+INSTANCE(_fp8, 128, true, 64, 2)
+INSTANCE(_fp8, 256, true, 32, 1)

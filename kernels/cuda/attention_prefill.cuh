@@ -16,8 +16,8 @@ struct PrefillAttention {
     const element* pool;
     const int* page_table;  // [sequence][max_pages]
     const int4* tiles;      // [sequence, first row, rows, position of the first row]
-    long long page_stride;  // elements from page to page
-    long long layer_offset; // elements from a page's start to this layer
+    long long page_stride;  // from page to page, in words of sixteen bits
+    long long layer_offset; // from a page's start to this layer, as well
     int tile_count;
     int layer, layers;
     int q_stride, out_stride;
@@ -52,6 +52,13 @@ struct RowTile {
         return window > 0 ? max(0, position + 1 - window) / KEYS : 0;
     }
 };
+
+// Where a tile's sequence lies.
+template <int D, bool FP8>
+__device__ __forceinline__ Pages pages_of(const PrefillAttention& p, const RowTile& tile) {
+    return {p.pool + p.layer_offset, p.page_table + (long long)tile.sequence * p.max_pages,
+            p.pages, p.page_stride, p.page_tokens, row_words<D, FP8>(p.kv_heads)};
+}
 
 // Whether the row at `position` sees `key`.
 __device__ __forceinline__ bool sees(int position, int key, int window) {

@@ -6,9 +6,12 @@
 // last one in the tensor cores while it does the softmax between them, and the two
 // take turns at starting products, so that one's softmax hides behind the other's
 // products. (The scheme of FlashAttention-3, written for pages and ascending keys.)
+// In fp8 four warps take the copying warp's place: they load tiles, make them elements and store
+// them as the copy engine would have.
 // Memory traffic: queries and output once, keys and values once for each row tile and
 // query head, mostly from L2 since the heads of a tile are neighbours in the grid.
 
+#include "attention_dequantise.cuh"
 #include "attention_hopper.cuh"
 #include "attention_prefill.cuh"
 
@@ -68,27 +71,43 @@ struct Item {
     }
 };
 
-// The copying warp's one thread.
-template <int D>
-struct Copier {
+// What fills the ring: the copying warp's one thread, or in fp8 a warpgroup.
+template <int D, bool FP8>
+struct Feeder {
     const TensorMap& map;
     const PrefillAttention& p;
     Shared<D>& shared;
     Stage keys, values;
 
-    // A tile of keys (`part` 0) or values (`part` 1); what lies past the last page is zeros.
+    // A tile of keys (`part` 0) or values (`part` 1).
     __device__ __forceinline__ void load(const Item& item, element (*to)[KEYS * PANEL], Barrier& full, int part,
                                          int first) const {
-        const int* table = p.page_table + (long long)item.tile.sequence * p.max_pages;
+        const int head = part * p.kv_heads + item.kv_head;
+        if constexpr (FP8) dequantise(item.tile, to, full, head, first);
+        else copy(item.tile, to, full, head, first);
+    }
+
+    // What lies past the last page is zeros.
+    __device__ __forceinline__ void copy(const RowTile& tile, element (*to)[KEYS * PANEL], Barrier& full, int head,
+                                         int first) const {
+        const int* table = p.page_table + (long long)tile.sequence * p.max_pages;
         full.arrive_and_expect(KEYS * D * (int)sizeof(element));
         for (int token = 0; token < KEYS; token += p.box) {
             const int position = first + token, page = position / p.page_tokens;
-            const int w = position < item.tile.end() ? __ldg(table + page) * p.layers + p.layer : 0x7fffffff;
+            const int w = position < tile.end() ? __ldg(table + page) * p.layers + p.layer : 0x7fffffff;
 #pragma unroll
             for (int panel = 0; panel < D / PANEL; panel++)
-                load_box(map, to[panel] + token * PANEL, full, panel * PANEL, part * p.kv_heads + item.kv_head,
-                         position - page * p.page_tokens, w);
+                load_box(map, to[panel] + token * PANEL, full, panel * PANEL, head, position - page * p.page_tokens, w);
         }
+    }
+
+    __device__ __forceinline__ void dequantise(const RowTile& tile, element (*to)[KEYS * PANEL], Barrier& full, int head,
+                                               int first) const {
+        const auto place = [to](int token, int chunk) { return to[chunk / 8] + swizzled_in_panel(token, chunk % 8); };
+        dequantise_tile<D, KEYS, GROUP>(pages_of<D, true>(p, tile), p.kv_heads, head, first, tile.end(),
+                                        threadIdx.x % GROUP, place);
+        publish_to_async_units();
+        full.arrive();
     }
 
     __device__ __forceinline__ void load_keys(const Item& item, int first) {
@@ -332,15 +351,16 @@ struct Rows {
     }
 };
 
-template <int D, bool CAPPED>
+template <int D, bool FP8, bool CAPPED>
 __device__ __forceinline__ void prefill(const TensorMap& map, const PrefillAttention& p) {
+    constexpr int FEEDERS = FP8 ? GROUP : 1;
     extern __shared__ unsigned char memory[];
     const uint32_t aligned = (shared_address(memory) + 1023) / 1024 * 1024;
     auto& shared = *reinterpret_cast<Shared<D>*>(memory + (aligned - shared_address(memory)));
     const int group = threadIdx.x / GROUP;
     if (threadIdx.x == 0) {
         for (int stage = 0; stage < STAGES; stage++) {
-            shared.keys_full[stage].init(1), shared.values_full[stage].init(1);
+            shared.keys_full[stage].init(FEEDERS), shared.values_full[stage].init(FEEDERS);
             shared.keys_free[stage].init(GROUPS * 4), shared.values_free[stage].init(GROUPS * 4);
         }
         publish_to_async_units();
@@ -349,10 +369,10 @@ __device__ __forceinline__ void prefill(const TensorMap& map, const PrefillAtten
     let_next_start();
     wait_for_previous();
     if (group == GROUPS) {
-        asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
-        if (threadIdx.x == GROUPS * GROUP) Copier<D>{map, p, shared, {}, {}}.run();
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(FP8 ? 104 : 40));
+        if (threadIdx.x < GROUPS * GROUP + FEEDERS) Feeder<D, FP8>{map, p, shared, {}, {}}.run();
     } else {
-        asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+        asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(FP8 ? 200 : 232));
         const float scale = CAPPED ? LOG2_E : p.scale * LOG2_E;
         Rows<D, CAPPED>{p, shared, group, (int)threadIdx.x % GROUP, scale}.run();
     }
@@ -360,20 +380,25 @@ __device__ __forceinline__ void prefill(const TensorMap& map, const PrefillAtten
 
 #else
 
-template <int D, bool CAPPED>
+template <int D, bool FP8, bool CAPPED>
 __device__ void prefill(const TensorMap&, const PrefillAttention&) {} // never launched
 
 #endif
 
 } // namespace
 
-#define INSTANCE(NAME, D, CAPPED)                                                                            \
+#define INSTANCE(NAME, D, FP8, CAPPED)                                                                       \
     extern "C" __global__ void __launch_bounds__((GROUPS + 1) * GROUP, 1)                                    \
-    NAME(const __grid_constant__ TensorMap map, const __grid_constant__ PrefillAttention p) {                \
-        prefill<D, CAPPED>(map, p);                                                                          \
+    attention_prefill_hopper##NAME(const __grid_constant__ TensorMap map,                                    \
+                                   const __grid_constant__ PrefillAttention p) {                             \
+        prefill<D, FP8, CAPPED>(map, p);                                                                     \
     }
 
-INSTANCE(attention_prefill_hopper_d64, 64, false)
-INSTANCE(attention_prefill_hopper_d64_capped, 64, true)
-INSTANCE(attention_prefill_hopper_d128, 128, false)
-INSTANCE(attention_prefill_hopper_d128_capped, 128, true)
+INSTANCE(_d64, 64, false, false)
+INSTANCE(_d64_capped, 64, false, true)
+INSTANCE(_d128, 128, false, false)
+INSTANCE(_d128_capped, 128, false, true)
+INSTANCE(_fp8_d64, 64, true, false)
+INSTANCE(_fp8_d64_capped, 64, true, true)
+INSTANCE(_fp8_d128, 128, true, false)
+INSTANCE(_fp8_d128_capped, 128, true, true)

@@ -82,14 +82,22 @@ __device__ __forceinline__ float exponent(float dot, float scale, float cap) {
     return LOG2_E * (cap > 0.0f ? cap * tanhf(score / cap) : score);
 }
 
-// Where the keys of one sequence and layer lie: `[page][layer][token][K|V][kv_head][D]`.
+// Size of a token's row, in words of sixteen bits: `[K|V][kv_head][D]` elements, or as many e4m3
+// and then their scales, `[K|V][kv_head]` in f32.
+template <int D, bool FP8>
+__device__ __forceinline__ int row_words(int kv_heads) {
+    return FP8 ? kv_heads * (D + 4) : 2 * kv_heads * D;
+}
+
+// Where the rows of one sequence and layer lie: `[page][layer][token][row]`. Sizes are in words of
+// sixteen bits.
 struct Pages {
     const element* layer;  // the pool's first row of this layer
     const int* table;      // the sequence's pages
     int pages;             // of the pool: a page that is none is read as page 0
-    long long page_stride; // elements
+    long long page_stride;
     int page_tokens;
-    int row;               // elements of a token: 2 * kv_heads * D
+    int row;
 
     // The first row of the page that is `at`-th of the sequence.
     __device__ __forceinline__ const element* start(int at) const {

@@ -5,17 +5,12 @@
 //   quantise_norm  of norm(x), rounded to elements as norm.cu does
 //
 // One block a row; the row stays in registers, so memory is read once: 3 bytes an element.
-#include "element.cuh"
-
-#include <cuda_fp8.h>
+#include "e4m3.cuh"
 
 namespace {
 
 // Vectors of 8 elements a thread can hold.
 constexpr int MOST = 4;
-constexpr float GREATEST = 448.0f;
-// A row below this is zeros: its inverse scale would not be a number.
-constexpr float LEAST = 1e-30f;
 
 __device__ __forceinline__ float block_max(float value, float* shared) {
 #pragma unroll
@@ -24,10 +19,6 @@ __device__ __forceinline__ float block_max(float value, float* shared) {
     __syncthreads();
     for (int warp = 0; warp < blockDim.x / 32; warp++) value = fmaxf(value, shared[warp]);
     return value;
-}
-
-__device__ __forceinline__ uint32_t four(const float* x, float inverse) {
-    return __nv_fp8x4_e4m3(make_float4(x[0] * inverse, x[1] * inverse, x[2] * inverse, x[3] * inverse)).__x;
 }
 
 template <bool NORM>
@@ -66,14 +57,13 @@ __device__ void quantise(const element* x, const element* weight, uint8_t* out, 
         for (int j = 0; j < 8; j++) greatest = fmaxf(greatest, fabsf(mine[j]));
     }
     greatest = block_max(greatest, greatests);
-    const bool some = greatest >= LEAST;
-    const float inverse = some ? GREATEST / greatest : 0.0f;
-    if (threadIdx.x == 0) scales[blockIdx.x] = some ? greatest / GREATEST : 0.0f;
+    const Rounding rounding(greatest);
+    if (threadIdx.x == 0) scales[blockIdx.x] = rounding.scale;
 #pragma unroll
     for (int turn = 0; turn < MOST; turn++) {
         const int i = (turn * blockDim.x + threadIdx.x) * 8;
         if (i >= width) break;
-        *reinterpret_cast<uint2*>(out + row + i) = make_uint2(four(held[turn], inverse), four(held[turn] + 4, inverse));
+        *reinterpret_cast<uint2*>(out + row + i) = rounding.eight(held[turn]);
     }
 }
 

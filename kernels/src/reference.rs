@@ -65,6 +65,54 @@ pub fn e4m3(x: f32) -> f32 {
     ((size / step).round_ties_even() * step).copysign(x)
 }
 
+/// The byte that means `x`, one of the numbers that [`e4m3`] gives: a sign, four bits of exponent,
+/// three behind the first.
+pub fn e4m3_byte(x: f32) -> u8 {
+    let size = x.abs();
+    let low = if size < 2.0_f32.powi(-6) {
+        (size * 512.0) as u8
+    } else {
+        // f32's bias of the exponent is 120 more.
+        ((size.to_bits() >> 20) - (120 << 3)) as u8
+    };
+    low | u8::from(x.is_sign_negative()) << 7
+}
+
+/// What [`e4m3_byte`] says; not a number where all seven bits are set.
+pub fn of_e4m3_byte(byte: u8) -> f32 {
+    let (exponent, rest) = (i32::from(byte >> 3 & 15), f32::from(byte & 7));
+    let size = if exponent == 0 { rest / 512.0 } else { (8.0 + rest) * 2.0_f32.powi(exponent - 10) };
+    match byte {
+        0x7f | 0xff => f32::NAN,
+        128.. => -size,
+        _ => size,
+    }
+}
+
+/// A cached row of keys and values in heads of `head_dim` as fp8 pages hold it: each head
+/// [`quantised`], all e4m3 before all scales, which are f32 in little-endian order.
+pub fn fp8_row(row: &[f32], head_dim: usize) -> Vec<u8> {
+    let (mut bytes, mut scales) = (Vec::new(), Vec::new());
+    for head in row.chunks_exact(head_dim) {
+        let (elements, scale) = quantised(head);
+        bytes.extend(elements.into_iter().map(e4m3_byte));
+        scales.extend(scale.to_le_bytes());
+    }
+    bytes.extend(scales);
+    bytes
+}
+
+/// The numbers that [`fp8_row`] stands for.
+pub fn of_fp8_row(bytes: &[u8], head_dim: usize) -> Vec<f32> {
+    let (elements, scales) = bytes.split_at(bytes.len() / (head_dim + 4) * head_dim);
+    let heads = elements.chunks_exact(head_dim).zip(scales.as_chunks().0);
+    let numbers = |(head, scale): (&[u8], &[u8; 4])| {
+        let scale = f32::from_le_bytes(*scale);
+        head.iter().map(move |byte| of_e4m3_byte(*byte) * scale).collect::<Vec<_>>()
+    };
+    heads.flat_map(numbers).collect()
+}
+
 /// Attention of one query head over the keys and values that it sees: rows of
 /// `q.len()` elements. Scores are `q * key * scale`, capped if there is a cap.
 pub fn attention(
@@ -188,7 +236,7 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
 
 #[cfg(test)]
 mod tests {
-    use super::{e4m3, quantised};
+    use super::{e4m3, e4m3_byte, fp8_row, of_e4m3_byte, of_fp8_row, quantised};
 
     /// All that the format can say from 0 up, by its definition.
     fn sizes() -> Vec<f32> {
@@ -213,6 +261,27 @@ mod tests {
             }
         }
         assert_eq!([e4m3(448.0), e4m3(-1e9)], [448.0, -448.0]);
+    }
+
+    #[test]
+    fn every_byte_is_a_number_of_the_format_and_back() {
+        for (byte, size) in (0..).zip(sizes()) {
+            assert_eq!([of_e4m3_byte(byte), of_e4m3_byte(byte | 128)], [size, -size]);
+            assert_eq!([e4m3_byte(size), e4m3_byte(-size)], [byte, byte | 128]);
+        }
+        assert!(of_e4m3_byte(0x7f).is_nan() && of_e4m3_byte(0xff).is_nan());
+    }
+
+    #[test]
+    fn scales_stand_behind_the_heads_of_a_row() {
+        let bytes = fp8_row(&[4.48, -2.24, 0.0, 0.0], 2);
+        assert_eq!(bytes[..4], [0x7e, 0xf6, 0, 0]);
+        assert_eq!(bytes[4..], [0.01_f32.to_le_bytes(), [0; 4]].concat());
+        let numbers = of_fp8_row(&bytes, 2);
+        assert!(
+            numbers.iter().zip([4.48, -2.24, 0.0, 0.0]).all(|(x, y)| (x - y).abs() < 1e-6),
+            "{numbers:?}"
+        );
     }
 
     #[test]

@@ -67,6 +67,7 @@ pub fn run(args: &args::BenchEngine, shape: &Path) -> Result<()> {
     let form = WeightForm::from(args.weights);
     let model = CudaModel::random(&config, &gpu, form)?;
     let mut limits = CudaLimits::new(CHUNK, SEQUENCES, config.context_tokens.min(1 << 14));
+    limits.kv = args.kv_dtype.into();
     limits.deterministic = args.deterministic;
     limits.cache = Some(baton_model::default_cache().join("gemm"));
     let mut backend = CudaBackend::new(Arc::clone(&model), limits)?;

@@ -11,14 +11,14 @@ use std::{
 use anyhow::{Context, Result};
 use baton_engine::backend::{
     Backend, BackendError,
-    cuda::{BATCH_TOKENS, CudaBackend, CudaLimits, CudaModel, WeightForm},
+    cuda::{BATCH_TOKENS, CudaBackend, CudaLimits, CudaModel, KvForm, WeightForm},
 };
 use baton_kernels::cuda::{self, Gpu};
 use baton_kv_transfer::{TransportKind, Wanted};
 use baton_model::ModelConfig;
 use baton_protocol::Role;
 
-use crate::config::{ClusterConfig, Dtype, EngineSection, Weights};
+use crate::config::{ClusterConfig, Dtype, EngineSection, KvDtype, Weights};
 
 /// Weights on a card, and who is still to compute with them.
 pub struct Card {
@@ -65,6 +65,7 @@ impl Card {
             tokens => tokens,
         };
         let mut limits = CudaLimits::new(batch_tokens, scheduler.max_sequences, context);
+        limits.kv = settings.kv_dtype.into();
         limits.deterministic = settings.deterministic;
         limits.cache = Some(algorithms(&baton_model::default_cache()));
         let mut backend = CudaBackend::new(Arc::clone(&self.model), limits)?;
@@ -99,6 +100,15 @@ impl From<Weights> for WeightForm {
         match weights {
             Weights::Fp8 => Self::Fp8,
             Weights::Bf16 | Weights::Int4 => Self::Plain,
+        }
+    }
+}
+
+impl From<KvDtype> for KvForm {
+    fn from(dtype: KvDtype) -> Self {
+        match dtype {
+            KvDtype::Auto => Self::Plain,
+            KvDtype::Fp8 => Self::Fp8,
         }
     }
 }

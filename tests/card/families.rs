@@ -171,7 +171,7 @@ fn every_family_is_answered_in_fp16() {
 
 #[test]
 fn every_family_is_answered_in_fp8() {
-    for answer in answers(Dtype::Bf16, WeightForm::Fp8) {
+    for answer in Dtype::ALL.into_iter().flat_map(|dtype| answers(dtype, WeightForm::Fp8)) {
         println!("{answer:?}");
         let [largest, mean] = if answer.name == LOUDEST { FP8_LOUDEST } else { FP8_BOUNDS };
         assert!(answer.largest <= largest && answer.mean <= mean, "{answer:?}");

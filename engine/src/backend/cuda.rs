@@ -1,4 +1,4 @@
-//! The CUDA backend: decoders in bf16 or fp16, or with layers in fp8, on one card.
+//! The CUDA backend: decoders in bf16 or fp16, or with layers or cached rows in fp8, on one card.
 //!
 //! - [`weights`]: [`CudaModel`], uploaded once and shared by the backends of a process
 //! - `matrix`: its matrices, as the card computes or in fp8: [`WeightForm`]
@@ -34,6 +34,7 @@ use std::{
 use baton_kernels::cuda::{Gpu, GpuError, Graph, Pinned, cudarc::driver::CudaEvent};
 use baton_protocol::KvShape;
 
+pub use baton_kernels::cuda::rope::KvForm;
 pub use matrix::WeightForm;
 pub use weights::CudaModel;
 pub use workspace::CudaLimits;
@@ -110,7 +111,7 @@ impl CudaBackend {
 
     fn make(model: Arc<CudaModel>, limits: CudaLimits) -> Result<Self, GpuError> {
         let gpu = model.gpu.beside()?;
-        let shape = model.kv_shape(PAGE_TOKENS);
+        let shape = model.kv_shape(limits.kv, PAGE_TOKENS);
         let work = Workspace::new(&gpu, model.config(), &limits)?;
         let slot = || {
             Ok::<_, GpuError>(Slot {

@@ -4,7 +4,8 @@
 //! - [`prefill`]: many new tokens per sequence, in tiles of rows.
 //!
 //! A step with both is two launches over disjoint rows. Both read keys and values from
-//! the pages, where the new tokens' own rows must be already.
+//! the pages, where the new tokens' own rows must be already: as elements, or in e4m3, of which
+//! they make elements as they go.
 
 mod decode;
 mod prefill;
@@ -60,7 +61,7 @@ impl Attention {
         multiple(OP, "query heads", self.heads, shape.kv_heads)?;
         multiple(OP, "page size", shape.page_tokens, 16)?;
         multiple(OP, "page table", pages.table.len(), pages.max_pages)?;
-        exactly(OP, "elements of the pool", pages.pool.len(), shape.pages * shape.page_elements())?;
+        exactly(OP, "halves of the pool", pages.pool.len(), shape.pages * shape.page_halves())?;
         at_least(OP, "layers", shape.layers, self.layer + 1)
     }
 

@@ -11,11 +11,23 @@ use super::{
 
 const OP: &str = "rope";
 
-/// Layout of a pool of pages on a card: page `p`, layer `l`, token `t` is a row of
-/// `2 * kv_heads * head_dim` elements, `[K|V][kv_head][head_dim]`, at
-/// `((p * layers + l) * page_tokens + t)` rows from the start.
+/// What the rows of a pool consist of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KvForm {
+    /// Elements as the card computes: `[K|V][kv_head][head_dim]`.
+    #[default]
+    Plain,
+    /// As many e4m3, then their scales in f32: `[K|V][kv_head]`.
+    Fp8,
+}
+
+/// Layout of a pool of pages on a card: page `p`, layer `l`, token `t` is a row
+/// at `((p * layers + l) * page_tokens + t)` rows from the start. Its memory is counted in
+/// [`Half`]s, whatever rows consist of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PoolShape {
+    /// What a row is.
+    pub form: KvForm,
     /// How many pages.
     pub pages: usize,
     /// Layers of the model.
@@ -56,23 +68,27 @@ pub struct Rope<'a> {
 // === impl PoolShape ===
 
 impl PoolShape {
-    /// Elements of keys and values of one token in one layer.
+    /// Size of the keys and values of one token in one layer.
     #[must_use]
-    pub fn row_elements(&self) -> usize {
-        2 * self.kv_heads * self.head_dim
+    pub fn row_halves(&self) -> usize {
+        match self.form {
+            KvForm::Plain => 2 * self.kv_heads * self.head_dim,
+            KvForm::Fp8 => self.kv_heads * (self.head_dim + 4),
+        }
     }
 
-    /// Elements of a page.
+    /// Size of a page.
     #[must_use]
-    pub fn page_elements(&self) -> usize {
-        self.layers * self.page_tokens * self.row_elements()
+    pub fn page_halves(&self) -> usize {
+        self.layers * self.page_tokens * self.row_halves()
     }
 }
 
 // === impl Rope ===
 
 impl Rope<'_> {
-    /// Turns queries in place and writes turned keys, and values to the pages.
+    /// Turns queries in place and writes turned keys, and values to the pages; to those in fp8
+    /// each head's key and value as [`crate::reference::quantised`] rounds them.
     /// `qkv` is `[row][heads + 2 * kv_heads][head_dim]`; its keys and values stay as they are.
     ///
     /// # Errors
@@ -91,7 +107,7 @@ impl Rope<'_> {
         multiple(OP, "turning elements of a head", turning + 16, 16)?;
         exactly(OP, "slots", places.slots.len(), rows)?;
         exactly(OP, "elements", qkv.len(), rows * (self.heads + 2 * pool.kv_heads) * pool.head_dim)?;
-        exactly(OP, "elements of the pool", pages.len(), pool.pages * pool.page_elements())?;
+        exactly(OP, "halves of the pool", pages.len(), pool.pages * pool.page_halves())?;
         at_least(OP, "layers", pool.layers, self.layer + 1)?;
         if rows == 0 {
             return Ok(());
@@ -102,7 +118,14 @@ impl Rope<'_> {
         let args = args.int(pool.page_tokens).int(pool.layers).int(self.layer);
         let args = args.int(self.heads).int(pool.kv_heads).int(pool.head_dim).int(turning);
         let grid = Grid { shared_bytes: 4 * turning, ..Grid::line(rows, 256) };
+        let function = match pool.form {
+            KvForm::Plain => "rope_write",
+            KvForm::Fp8 => {
+                at_least(OP, "widest head", 256, pool.head_dim)?;
+                "rope_write_fp8"
+            }
+        };
         // SAFETY: shapes are checked above; slots are checked in the kernel.
-        unsafe { gpu.kernel(OP, "rope_write")?.launch(grid, args, gpu.overlaps()) }
+        unsafe { gpu.kernel(OP, function)?.launch(grid, args, gpu.overlaps()) }
     }
 }

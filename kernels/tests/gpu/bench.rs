@@ -12,7 +12,7 @@ use baton_kernels::{
         gemm::Sizes,
         norm::Norm,
         random::fill_uniform,
-        rope::{Places, PoolShape, Rope},
+        rope::{KvForm, Places, PoolShape, Rope},
         sample::sample,
     },
 };
@@ -147,25 +147,32 @@ fn small_table(gpu: &Gpu) {
     println!("\nother ops: us each, one of 20 in a row");
     let weight = filled(gpu, 1, HIDDEN, 1.0);
     let frequencies = gpu.upload(&vec![0.1_f32; 64]).unwrap();
-    let pool = PoolShape { pages: 128, layers: 1, page_tokens: 64, kv_heads: 8, head_dim: 128 };
+    let pool = |form| PoolShape { form, pages: 128, layers: 1, page_tokens: 64, kv_heads: 8, head_dim: 128 };
+    let [plain, fp8] = [KvForm::Plain, KvForm::Fp8].map(pool);
     for m in [1, 8, 64, 256, 8192] {
         let positions = gpu.upload(&(0..m as i32).collect::<Vec<_>>()).unwrap();
         let (x, y, out) = (cell(gpu, m * HIDDEN), cell(gpu, m * HIDDEN), cell(gpu, m * HIDDEN));
-        let (qkv, pages) = (cell(gpu, m * 6144), cell(gpu, pool.pages * pool.page_elements()));
+        let (qkv, pages) = (cell(gpu, m * 6144), cell(gpu, plain.pages * plain.page_halves()));
         let (wide, inner) = (filled(gpu, 2, m * 2 * INNER, 1.0), cell(gpu, m * INNER));
         let norm = || Norm { weight: weight.as_view(), eps: 1e-5 };
         let each = |op: &dyn Fn(&Gpu) -> Result<(), GpuError>| {
             micros(gpu, |gpu| (0..20).try_for_each(|_| op(gpu))) / 20.0
         };
         let add = each(&|gpu| norm().add(gpu, &mut *x.borrow_mut(), &*y.borrow(), &mut *out.borrow_mut()));
-        let turn = each(&|gpu| {
-            let frequencies = frequencies.as_view();
-            let rope = Rope { frequencies, magnitude: 1.0, heads: 32, layer: 0, pool };
-            let places = Places { positions: positions.as_view(), slots: positions.as_view() };
-            rope.write(gpu, &places, &mut *qkv.borrow_mut(), &mut *pages.borrow_mut())
+        let [turn, turn_fp8] = [plain, fp8].map(|pool| {
+            each(&|gpu| {
+                let frequencies = frequencies.as_view();
+                let rope = Rope { frequencies, magnitude: 1.0, heads: 32, layer: 0, pool };
+                let places = Places { positions: positions.as_view(), slots: positions.as_view() };
+                let mut pages = pages.borrow_mut();
+                let mut pages = pages.slice_mut(..pool.pages * pool.page_halves());
+                rope.write(gpu, &places, &mut *qkv.borrow_mut(), &mut pages)
+            })
         });
         let gated = each(&|gpu| gate(gpu, Activation::Silu, INNER, &wide, &mut *inner.borrow_mut()));
-        println!("M={m:<5} add_rms_norm {add:>7.2}  rope_write {turn:>7.2}  gate {gated:>7.2}");
+        println!(
+            "M={m:<5} add_rms_norm {add:>7.2}  rope_write {turn:>7.2}, in fp8 {turn_fp8:>7.2}  gate {gated:>7.2}"
+        );
     }
     let logits = logits_of(gpu, 256 * 128_256);
     let draws = [

@@ -1,7 +1,7 @@
 //! Ops on a card against plain formulas in f64. Needs a card: without one every
 //! test fails. `scripts/test-gpu` runs them.
 //!
-//! - `ops`: what stands between matrix products.
+//! - `ops`: what stands between matrix products; `rope`: the write of keys and values too.
 //! - `products`: matrix products; `scaled`: those of rows in e4m3, and how they get there.
 //! - `shapes`: logits changed before a draw.
 //! - `pieces`: frames of pages.
@@ -15,6 +15,7 @@ mod ops;
 mod overlap;
 mod pieces;
 mod products;
+mod rope;
 mod scaled;
 mod shapes;
 mod step;

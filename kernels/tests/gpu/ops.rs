@@ -1,4 +1,4 @@
-//! Embedding, norms, rotary embedding, gates, rows, the likeliest token.
+//! Embedding, norms, gates, rows, the likeliest token.
 
 use baton_kernels::{
     Draw,
@@ -8,7 +8,6 @@ use baton_kernels::{
         gate::{Activation, gate},
         norm::{Heads, Norm},
         random::fill_uniform,
-        rope::{Places, PoolShape, Rope},
         rows,
         sample::sample,
     },
@@ -123,119 +122,6 @@ fn norms_some_heads_of_a_row() {
             assert_close(&gpu, &numbers(&gpu, &there), &expected, "heads");
         }
     }
-}
-
-struct RopeCase {
-    heads: usize,
-    turning: usize,
-    magnitude: f32,
-    pool: PoolShape,
-}
-
-/// What the rows and pages become.
-fn roped(
-    case: &RopeCase,
-    layer: usize,
-    qkv: &[f32],
-    places: &[(i32, i32)],
-    frequencies: &[f32],
-) -> (Vec<f64>, Vec<Option<f64>>) {
-    let PoolShape { kv_heads, head_dim, page_tokens, layers, .. } = case.pool;
-    let mut rows = wide(qkv);
-    let mut pages = vec![None; case.pool.pages * case.pool.page_elements()];
-    for (row, &(position, slot)) in rows.chunks_mut((case.heads + 2 * kv_heads) * head_dim).zip(places) {
-        let original = row.to_vec();
-        for head in row[..(case.heads + kv_heads) * head_dim].chunks_mut(head_dim) {
-            for (i, frequency) in frequencies.iter().enumerate() {
-                let angle = f64::from(position as f32 * frequency);
-                let (sin, cos) = angle.sin_cos();
-                let magnitude = f64::from(case.magnitude);
-                let (sin, cos) = (sin * magnitude, cos * magnitude);
-                let (low, high) = (head[i], head[i + frequencies.len()]);
-                head[i] = low * cos - high * sin;
-                head[i + frequencies.len()] = high * cos + low * sin;
-            }
-        }
-        let (keys, values) = row[case.heads * head_dim..].split_at_mut(kv_heads * head_dim);
-        if slot >= 0 {
-            let (page, token) = (slot as usize / page_tokens, slot as usize % page_tokens);
-            let at = ((page * layers + layer) * page_tokens + token) * case.pool.row_elements();
-            let kv = keys.iter().chain(values.iter());
-            pages[at..at + case.pool.row_elements()].iter_mut().zip(kv).for_each(|(to, x)| *to = Some(*x));
-        }
-        // Keys and values stay as they were in the row.
-        keys.copy_from_slice(&original[case.heads * head_dim..][..kv_heads * head_dim]);
-    }
-    (rows, pages)
-}
-
-#[test]
-fn turns_queries_and_writes_keys_and_values_to_pages() {
-    for gpu in gpus() {
-        let pool = |layers, page_tokens, kv_heads, head_dim| PoolShape {
-            pages: 5,
-            layers,
-            page_tokens,
-            kv_heads,
-            head_dim,
-        };
-        let cases = [
-            RopeCase { heads: 32, turning: 128, magnitude: 1.0, pool: pool(2, 64, 8, 128) },
-            RopeCase { heads: 9, turning: 64, magnitude: 1.0, pool: pool(3, 16, 3, 64) },
-            RopeCase { heads: 4, turning: 32, magnitude: 1.2, pool: pool(1, 32, 1, 80) },
-            RopeCase { heads: 8, turning: 256, magnitude: 1.0, pool: pool(2, 16, 2, 256) },
-            RopeCase { heads: 2, turning: 0, magnitude: 1.0, pool: pool(2, 16, 2, 128) },
-        ];
-        for case in &cases {
-            turns_and_writes(&gpu, case);
-        }
-    }
-}
-
-fn turns_and_writes(gpu: &Gpu, case: &RopeCase) {
-    let (rows, pool) = (37, case.pool);
-    let mut rng = fastrand::Rng::with_seed(9);
-    let mut slots: Vec<i32> = (0..(pool.pages * pool.page_tokens) as i32).collect();
-    rng.shuffle(&mut slots);
-    let mut places: Vec<(i32, i32)> = slots[..rows].iter().map(|&slot| (rng.i32(0..131_072), slot)).collect();
-    places[0].0 = 0;
-    places[1].0 = 131_071;
-    // Rows without a place.
-    places[3].1 = -1;
-    places[rows - 1].1 = -1;
-    let half = case.turning / 2;
-    let frequencies: Vec<f32> = (0..half).map(|i| 500_000f32.powf(-(i as f32) / half as f32)).collect();
-    let qkv = random(gpu, 4, rows * (case.heads + 2 * pool.kv_heads) * pool.head_dim, 3.0);
-    let layer = pool.layers - 1;
-    let (expected_rows, expected_pages) = roped(case, layer, &qkv, &places, &frequencies);
-
-    let positions = gpu.upload(&places.iter().map(|place| place.0).collect::<Vec<_>>()).unwrap();
-    let slots = gpu.upload(&places.iter().map(|place| place.1).collect::<Vec<_>>()).unwrap();
-    let frequencies = gpu.upload(&frequencies).unwrap();
-    let mut qkv = put(gpu, &qkv);
-    let mut pages = poisoned(gpu, pool.pages * pool.page_elements());
-    let rope = Rope {
-        frequencies: frequencies.as_view(),
-        magnitude: case.magnitude,
-        heads: case.heads,
-        layer,
-        pool,
-    };
-    let places = Places { positions: positions.as_view(), slots: slots.as_view() };
-    rope.write(gpu, &places, &mut qkv, &mut pages).unwrap();
-    assert_close(gpu, &numbers(gpu, &qkv), &expected_rows, "rows");
-    let pages = numbers(gpu, &pages);
-    let (mut found, mut expected) = (Vec::new(), Vec::new());
-    for (page, should) in pages.iter().zip(&expected_pages) {
-        match should {
-            Some(should) => {
-                found.push(*page);
-                expected.push(*should);
-            }
-            None => assert!(page.is_nan(), "written where nothing belongs"),
-        }
-    }
-    assert_close(gpu, &found, &expected, "pages");
 }
 
 #[test]

@@ -74,17 +74,6 @@ fn quantised(
     (data, scales)
 }
 
-/// By the format: sign, four bits of exponent, three behind the first.
-fn decoded(byte: u8) -> f32 {
-    let (exponent, rest) = (i32::from(byte >> 3 & 15), f32::from(byte & 7));
-    let size = if exponent == 0 { rest / 512.0 } else { (8.0 + rest) * 2.0_f32.powi(exponent - 10) };
-    match byte {
-        0x7f | 0xff => f32::NAN,
-        128.. => -size,
-        _ => size,
-    }
-}
-
 #[test]
 fn rows_are_rounded_as_in_the_reference() {
     for gpu in gpus() {
@@ -97,7 +86,7 @@ fn rows_are_rounded_as_in_the_reference() {
             let (data, scales) = quantised(&gpu, rows, width, |out| quantise(&gpu, &there, out).unwrap());
             let (data, scales) = (gpu.download(&data).unwrap(), gpu.download(&scales).unwrap());
             for ((row, found), scale) in x.chunks(width).zip(data.chunks(width)).zip(scales) {
-                let found: Vec<f32> = found.iter().map(|byte| decoded(*byte)).collect();
+                let found: Vec<f32> = found.iter().map(|byte| reference::of_e4m3_byte(*byte)).collect();
                 assert_eq!((found, scale), reference::quantised(row), "{rows}x{width}");
             }
         }
@@ -117,10 +106,12 @@ fn normed_rows_are_rounded() {
             let (data, scales) = (gpu.download(&data).unwrap(), gpu.download(&scales).unwrap());
             for ((row, found), scale) in x.chunks(width).zip(data.chunks(width)).zip(scales) {
                 for (byte, x) in found.iter().zip(reference::rms_norm(row, &gain, 1e-5)) {
-                    let (found, half_a_step) = (decoded(*byte) * scale, x.abs() / 15.0 + scale / 1024.0);
+                    let (found, half_a_step) =
+                        (reference::of_e4m3_byte(*byte) * scale, x.abs() / 15.0 + scale / 1024.0);
                     assert!((found - x).abs() <= half_a_step, "{rows}x{width}: {found}, not {x}");
                 }
-                let greatest = found.iter().map(|byte| decoded(*byte).abs()).fold(0.0, f32::max);
+                let greatest =
+                    found.iter().map(|byte| reference::of_e4m3_byte(*byte).abs()).fold(0.0, f32::max);
                 assert!(greatest == 448.0, "{greatest} of 448");
             }
         }

@@ -12,7 +12,7 @@ use baton_kernels::{
         cudarc::driver::CudaSlice,
         gate::Activation,
         norm::Norm,
-        rope::{Places, PoolShape, Rope},
+        rope::{KvForm, Places, PoolShape, Rope},
         sample::sample,
     },
 };
@@ -144,6 +144,7 @@ impl Scene {
     fn new(gpu: &Gpu, rows: usize) -> Self {
         let each = CONTEXT.div_ceil(PAGE_TOKENS);
         let pool = PoolShape {
+            form: KvForm::Plain,
             pages: rows * each,
             layers: LAYERS,
             page_tokens: PAGE_TOKENS,
@@ -155,7 +156,7 @@ impl Scene {
         let limits = Limits { sequences: rows, tokens: rows * CONTEXT };
         let decode = Decode::new(gpu, HEADS, pool, Split::Even, limits).unwrap();
         Self {
-            pages: cell(gpu, pool.pages * pool.page_elements()),
+            pages: cell(gpu, pool.pages * pool.page_halves()),
             table: gpu.upload(&(0..pool.pages as i32).collect::<Vec<_>>()).unwrap(),
             lengths: gpu.upload(&vec![CONTEXT as i32; rows]).unwrap(),
             positions: gpu.upload(&vec![last as i32; rows]).unwrap(),

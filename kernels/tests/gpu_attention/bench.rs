@@ -10,7 +10,7 @@ use baton_kernels::cuda::{
     },
     cudarc::driver::{CudaSlice, sys::CUevent_flags},
     random::fill_uniform,
-    rope::PoolShape,
+    rope::{KvForm, PoolShape},
 };
 
 use crate::fixture::gpu;
@@ -62,16 +62,16 @@ struct Scene {
 }
 
 impl Scene {
-    fn new(gpu: &Gpu, sequences: usize, tokens: usize) -> Self {
+    fn new(gpu: &Gpu, form: KvForm, sequences: usize, tokens: usize) -> Self {
         let max_pages = tokens.div_ceil(PAGE_TOKENS);
         let pages = sequences * max_pages;
-        let layer_bytes = pages * PAGE_TOKENS * 2 * KV_HEADS * HEAD_DIM * 2;
+        let layer_bytes = pages * PAGE_TOKENS * 2 * KV_HEADS * HEAD_DIM;
         let layers = (COLD_BYTES / layer_bytes + 1).clamp(2, 64);
-        let shape =
-            PoolShape { pages, layers, page_tokens: PAGE_TOKENS, kv_heads: KV_HEADS, head_dim: HEAD_DIM };
+        let (kv_heads, head_dim) = (KV_HEADS, HEAD_DIM);
+        let shape = PoolShape { form, pages, layers, page_tokens: PAGE_TOKENS, kv_heads, head_dim };
         let mut table: Vec<i32> = (0..pages as i32).collect();
         fastrand::Rng::with_seed(3).shuffle(&mut table);
-        let pool = filled(gpu, 2, pages * shape.page_elements());
+        let pool = filled(gpu, 2, pages * shape.page_halves());
         Self { shape, pool, table: gpu.upload(&table).unwrap(), max_pages }
     }
 
@@ -116,20 +116,24 @@ fn bench_decode() {
     println!("copy {copy:.0} GB/s");
     println!("decode: us a layer, GB/s of keys and values, share of the copy rate; apart: no overlap");
     println!(
-        "{:>5} {:>5}  {:>26} {:>12} {:>12} {:>12}",
-        "batch", "ctx", "even", "apart", "every 256", "every 512"
+        "{:>5} {:>5}  {:>26} {:>12} {:>12} {:>12} {:>19}",
+        "batch", "ctx", "even", "apart", "every 256", "every 512", "even in fp8"
     );
     for tokens in [1024, 4096] {
         for sequences in [1, 8, 32, 64, 128, 256] {
-            let scene = Scene::new(&gpu, sequences, tokens);
+            let scene = Scene::new(&gpu, KvForm::Plain, sequences, tokens);
             let bytes = (sequences * tokens * 2 * KV_HEADS * HEAD_DIM * 2) as f64;
             let micros = |gpu: &Gpu, split| decode_micros(gpu, &scene, sequences, tokens, split);
             let even = micros(&gpu, Split::Even);
             let apart = micros(&gpu.overlapping(false), Split::Even);
             let [short, long] = [256, 512].map(|tokens| micros(&gpu, Split::Every(tokens)));
-            let rate = bytes / even / 1e3;
+            drop(scene);
+            let scene = Scene::new(&gpu, KvForm::Fp8, sequences, tokens);
+            let fp8 = decode_micros(&gpu, &scene, sequences, tokens, Split::Even);
+            let fp8_bytes = (sequences * tokens * 2 * scene.shape.row_halves()) as f64;
+            let (rate, fp8_rate) = (bytes / even / 1e3, fp8_bytes / fp8 / 1e3);
             println!(
-                "{sequences:>5} {tokens:>5}  {even:>9.2} {rate:>8.0} {:>6.1}% {apart:>12.2} {short:>12.2} {long:>12.2}",
+                "{sequences:>5} {tokens:>5}  {even:>9.2} {rate:>8.0} {:>6.1}% {apart:>12.2} {short:>12.2} {long:>12.2} {fp8:>10.2} {fp8_rate:>8.0}",
                 100.0 * rate / copy
             );
         }
@@ -159,19 +163,24 @@ fn prefill_micros(gpu: &Gpu, scene: &Scene, chunks: &[Chunk], on_any_card: bool)
 fn bench_prefill() {
     let gpu = gpu();
     println!("prefill: us a layer, TFLOP/s");
-    println!("{:>22}  {:>18} {:>18}", "", "this card", "any card");
+    println!(
+        "{:>22}  {:>18} {:>18} {:>18} {:>18}",
+        "", "this card", "any card", "this card, fp8", "any card, fp8"
+    );
     let scenes = [(1, 0, 512), (1, 0, 2048), (1, 0, 8192), (1, 8192, 2048), (16, 0, 1024), (1, 0, 32_768)];
     for (sequences, start, rows) in scenes {
-        let scene = Scene::new(&gpu, sequences, start + rows);
         let chunk = |sequence| Chunk { sequence, first_row: sequence * rows, rows, start };
         let chunks: Vec<Chunk> = (0..sequences).map(chunk).collect();
         let pairs = sequences * (rows * start + rows * (rows + 1) / 2);
         let flop = (4 * pairs * HEADS * HEAD_DIM) as f64;
-        let [this, any] = [false, true].map(|any| prefill_micros(&gpu, &scene, &chunks, any));
-        println!(
-            "{sequences:>3} x {rows:>6} at {start:>6}  {this:>10.1} {:>7.0} {any:>10.1} {:>7.0}",
-            flop / this / 1e6,
-            flop / any / 1e6
-        );
+        print!("{sequences:>3} x {rows:>6} at {start:>6} ");
+        for form in [KvForm::Plain, KvForm::Fp8] {
+            let scene = Scene::new(&gpu, form, sequences, start + rows);
+            for on_any_card in [false, true] {
+                let micros = prefill_micros(&gpu, &scene, &chunks, on_any_card);
+                print!(" {micros:>10.1} {:>7.0}", flop / micros / 1e6);
+            }
+        }
+        println!();
     }
 }

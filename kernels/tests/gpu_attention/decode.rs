@@ -5,7 +5,7 @@ use baton_kernels::cuda::{
     attention::{Decode, Inputs, Limits, Split},
 };
 
-use crate::fixture::{Fixture, SHAPES, Shape, gpus, numbers, poisoned, put, random};
+use crate::fixture::{Fixture, SHAPES, Shape, gpus, in_both_forms, numbers, poisoned, put, random};
 
 const FIXED: Split = Split::Every(256);
 
@@ -58,7 +58,7 @@ fn check(gpu: &Gpu, shape: Shape, lengths: &[usize], split: Split, options: (Opt
 #[test]
 fn decode_is_right_for_a_few_sequences() {
     for gpu in gpus() {
-        for shape in [SHAPES[0], SHAPES[1]] {
+        for shape in in_both_forms([SHAPES[0], SHAPES[1]]) {
             for split in [Split::Even, Split::Every(64)] {
                 check(&gpu, shape, &[1, 65, 0, 200, 130], split, (None, None));
             }
@@ -70,7 +70,7 @@ fn decode_is_right_for_a_few_sequences() {
 fn large_decode_is_right_at_every_edge() {
     for gpu in gpus() {
         let lengths = [1, 63, 0, 64, 65, 16, 127, 128, 129, 0, 0, 1000, 15, 17, 257, 48, 3000, 0];
-        for shape in SHAPES {
+        for shape in in_both_forms(SHAPES) {
             for split in [Split::Even, FIXED, Split::Every(64)] {
                 check(&gpu, shape, &lengths, split, (None, None));
             }
@@ -81,7 +81,7 @@ fn large_decode_is_right_at_every_edge() {
 #[test]
 fn large_decode_is_right_alone_and_in_crowds() {
     for gpu in gpus() {
-        for shape in [SHAPES[0], SHAPES[1]] {
+        for shape in in_both_forms([SHAPES[0], SHAPES[1]]) {
             for split in [Split::Even, FIXED] {
                 for len in [1, 64, 1024, 5000] {
                     check(&gpu, shape, &[len], split, (None, None));
@@ -97,7 +97,7 @@ fn large_decode_is_right_alone_and_in_crowds() {
 fn large_decode_sees_its_window_and_caps_scores() {
     for gpu in gpus() {
         let lengths = [1, 40, 64, 65, 100, 128, 129, 0, 1000, 2048, 333];
-        for shape in SHAPES {
+        for shape in in_both_forms(SHAPES) {
             for window in [1, 64, 100, 512] {
                 for split in [Split::Even, FIXED] {
                     check(&gpu, shape, &lengths, split, (Some(window), None));
@@ -112,7 +112,7 @@ fn large_decode_sees_its_window_and_caps_scores() {
 #[test]
 fn large_fixed_splits_give_the_same_bits_alone_and_batched() {
     for gpu in gpus() {
-        for shape in [SHAPES[0], SHAPES[1], SHAPES[6]] {
+        for shape in in_both_forms([SHAPES[0], SHAPES[1], SHAPES[6]]) {
             let sequences: Vec<_> = (0..40).map(|i| (1 + i * 5471 % 1500, i as u64)).collect();
             let fixture = Fixture::new(&gpu, shape, &sequences);
             let q: Vec<_> = (0..40).map(|i| queries(&gpu, &fixture, 100 + i)).collect();

@@ -6,7 +6,7 @@ use baton_kernels::{
         Dtype, Gpu, Half,
         attention::{Attention, Paged},
         cudarc::driver::CudaSlice,
-        rope::PoolShape,
+        rope::{KvForm, PoolShape},
     },
     reference,
 };
@@ -15,27 +15,42 @@ use baton_kernels::{
 const LAYER: usize = 1;
 const LAYERS: usize = 3;
 
-/// Sizes of heads and pages.
+/// Sizes of heads and pages, and what these hold.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
     pub heads: usize,
     pub kv_heads: usize,
     pub head_dim: usize,
     pub page_tokens: usize,
+    pub form: KvForm,
 }
 
 /// Every head dimension, groups from 1 to 16, pages from 16 to 128.
 pub const SHAPES: [Shape; 9] = [
-    Shape { heads: 32, kv_heads: 8, head_dim: 128, page_tokens: 64 },
-    Shape { heads: 9, kv_heads: 3, head_dim: 64, page_tokens: 64 },
-    Shape { heads: 8, kv_heads: 8, head_dim: 64, page_tokens: 16 },
-    Shape { heads: 8, kv_heads: 1, head_dim: 128, page_tokens: 48 },
-    Shape { heads: 16, kv_heads: 1, head_dim: 128, page_tokens: 32 },
-    Shape { heads: 12, kv_heads: 4, head_dim: 96, page_tokens: 32 },
-    Shape { heads: 8, kv_heads: 4, head_dim: 256, page_tokens: 64 },
-    Shape { heads: 10, kv_heads: 1, head_dim: 64, page_tokens: 128 },
-    Shape { heads: 4, kv_heads: 4, head_dim: 128, page_tokens: 64 },
+    Shape::new(32, 8, 128, 64),
+    Shape::new(9, 3, 64, 64),
+    Shape::new(8, 8, 64, 16),
+    Shape::new(8, 1, 128, 48),
+    Shape::new(16, 1, 128, 32),
+    Shape::new(12, 4, 96, 32),
+    Shape::new(8, 4, 256, 64),
+    Shape::new(10, 1, 64, 128),
+    Shape::new(4, 4, 128, 64),
 ];
+
+/// Each of `shapes`, and the same over pages in fp8.
+pub fn in_both_forms<const N: usize>(shapes: [Shape; N]) -> impl Iterator<Item = Shape> {
+    let forms = |shape| [KvForm::Plain, KvForm::Fp8].map(|form| Shape { form, ..shape });
+    shapes.into_iter().flat_map(forms)
+}
+
+// === impl Shape ===
+
+impl Shape {
+    const fn new(heads: usize, kv_heads: usize, head_dim: usize, page_tokens: usize) -> Self {
+        Self { heads, kv_heads, head_dim, page_tokens, form: KvForm::Plain }
+    }
+}
 
 /// Some sequences of random keys and values.
 pub struct Fixture {
@@ -57,33 +72,40 @@ impl Fixture {
         let used: usize = sequences.iter().map(|(len, _)| pages(*len)).sum();
         let max_pages = sequences.iter().map(|(len, _)| pages(*len)).max().unwrap() + 2;
         let pool_shape = PoolShape {
+            form: shape.form,
             pages: used + 3,
             layers: LAYERS,
             page_tokens: shape.page_tokens,
             kv_heads: shape.kv_heads,
             head_dim: shape.head_dim,
         };
-        let row = pool_shape.row_elements();
+        let elements = 2 * shape.kv_heads * shape.head_dim;
+        let row = pool_shape.row_halves();
         let mut free: Vec<usize> = (0..pool_shape.pages).collect();
         fastrand::Rng::with_seed(9).shuffle(&mut free);
-        let mut pool = vec![f32::NAN; pool_shape.pages * pool_shape.page_elements()];
+        // No number, in any form.
+        let mut pool = vec![bytemuck::cast(u16::MAX); pool_shape.pages * pool_shape.page_halves()];
         // What is beyond a sequence's pages must not be looked at.
         let mut table = vec![i32::MAX; sequences.len() * max_pages];
         let mut cached = Vec::new();
         for (i, (len, seed)) in sequences.iter().enumerate() {
-            let rows: Vec<f32> = random(gpu, *seed, len * row, 1.0);
-            for (at, rows) in rows.chunks(shape.page_tokens * row).enumerate() {
+            let numbers: Vec<f32> = random(gpu, *seed, len * elements, 1.0);
+            let rows = numbers.chunks(elements).map(|row| held(gpu, &shape, row));
+            let (rows, numbers): (Vec<_>, Vec<_>) = rows.unzip();
+            for (at, rows) in rows.chunks(shape.page_tokens).enumerate() {
                 let page = free.pop().unwrap();
                 table[i * max_pages + at] = page as i32;
                 let start = (page * LAYERS + LAYER) * shape.page_tokens * row;
-                pool[start..start + rows.len()].copy_from_slice(rows);
+                pool[start..start + rows.len() * row].copy_from_slice(&rows.concat());
             }
-            cached.push(rows);
+            cached.push(numbers.concat());
         }
-        let (pool, table) = (put(gpu, &pool), gpu.upload(&table).unwrap());
-        let tolerance = match gpu.dtype() {
-            Dtype::Bf16 => 1e-2,
-            Dtype::F16 => 1.3e-3,
+        let (pool, table) = (gpu.upload(&pool).unwrap(), gpu.upload(&table).unwrap());
+        let tolerance = match (gpu.dtype(), shape.form) {
+            (Dtype::Bf16, _) => 1e-2,
+            (Dtype::F16, KvForm::Plain) => 1.3e-3,
+            // Single tokens weigh in bf16.
+            (Dtype::F16, KvForm::Fp8) => 4e-3,
         };
         Self { shape, pool_shape, cached, pool, table, max_pages, tolerance }
     }
@@ -132,6 +154,17 @@ impl Fixture {
                 "{:?} {attention:?}: sequence {sequence} position {position} head {head} is off by {error}",
                 self.shape
             );
+        }
+    }
+}
+
+/// A row as pages hold it, and the numbers that it stands for then.
+fn held(gpu: &Gpu, shape: &Shape, row: &[f32]) -> (Vec<Half>, Vec<f32>) {
+    match shape.form {
+        KvForm::Plain => (row.iter().map(|x| gpu.dtype().round(*x)).collect(), row.to_vec()),
+        KvForm::Fp8 => {
+            let bytes = reference::fp8_row(row, shape.head_dim);
+            (bytemuck::pod_collect_to_vec(&bytes), reference::of_fp8_row(&bytes, shape.head_dim))
         }
     }
 }

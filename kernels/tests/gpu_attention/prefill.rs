@@ -5,7 +5,7 @@ use baton_kernels::cuda::{
     attention::{Chunk, Rows, prefill, prefill_on_any_card, row_tiles},
 };
 
-use crate::fixture::{Fixture, SHAPES, Shape, gpus, numbers, poisoned, put, random};
+use crate::fixture::{Fixture, SHAPES, Shape, gpus, in_both_forms, numbers, poisoned, put, random};
 
 /// Which kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,7 +91,7 @@ const CUTS: [(usize, usize); 14] = [
 #[test]
 fn prefill_is_right_for_a_few_rows() {
     for gpu in gpus() {
-        for shape in [SHAPES[0], SHAPES[1]] {
+        for shape in in_both_forms([SHAPES[0], SHAPES[1]]) {
             for made in [Made::ForThisCard, Made::ForAny] {
                 check(&gpu, shape, made, &[(0, 130), (70, 60), (0, 257)], (None, None));
             }
@@ -102,7 +102,7 @@ fn prefill_is_right_for_a_few_rows() {
 #[test]
 fn large_prefill_is_right_at_every_edge() {
     for gpu in gpus() {
-        for shape in SHAPES {
+        for shape in in_both_forms(SHAPES) {
             for made in [Made::ForThisCard, Made::ForAny] {
                 check(&gpu, shape, made, &CUTS, (None, None));
             }
@@ -122,7 +122,7 @@ fn large_prefill_is_right_for_one_long_prompt() {
 #[test]
 fn large_prefill_sees_its_window_and_caps_scores() {
     for gpu in gpus() {
-        for shape in SHAPES {
+        for shape in in_both_forms(SHAPES) {
             for made in [Made::ForThisCard, Made::ForAny] {
                 for window in [1, 64, 200] {
                     check(&gpu, shape, made, &CUTS, (Some(window), None));
@@ -138,7 +138,7 @@ fn large_prefill_sees_its_window_and_caps_scores() {
 fn large_a_row_has_the_same_bits_however_a_prompt_is_chunked() {
     for gpu in gpus() {
         let lengths = [777, 300, 512];
-        for shape in [SHAPES[0], SHAPES[1], SHAPES[6]] {
+        for shape in in_both_forms([SHAPES[0], SHAPES[1], SHAPES[6]]) {
             for made in [Made::ForThisCard, Made::ForAny] {
                 let together = Fixture::new(&gpu, shape, &[(777, 1), (300, 2), (512, 3)]);
                 let width = together.q_width();

@@ -14,8 +14,8 @@ use parking_lot::{Mutex, MutexGuard};
 
 use crate::kv::{FillBytes, KvStore, PageId, Piece, UseBytes};
 
-/// `[page][layer][token][K|V][kv_head][head_dim]` in one piece of device
-/// memory.
+/// `[page][layer][token][row]` in one piece of device memory, which is counted in [`Half`]s
+/// whatever a row consists of.
 ///
 /// Handoffs copy through page-locked buffers on streams of their own, or from card to
 /// card by the addresses of pages. Of the steps' stream they wait for copies of pages alone:
@@ -40,14 +40,14 @@ struct Staging {
 /// Buffers kept for the next handoffs.
 const MAX_SPARE: usize = 4;
 
-/// Smallest buffer, in elements: 4 MiB.
+/// Smallest buffer, in halves: 4 MiB.
 const MIN_STAGING: usize = 2 << 20;
 
 // === impl DevicePages ===
 
 impl DevicePages {
     pub fn new(gpu: &Gpu, shape: KvShape, pages: usize) -> Result<Self, GpuError> {
-        let rows = Mutex::new(gpu.zeros(pages * page_elements(&shape))?);
+        let rows = Mutex::new(gpu.zeros(pages * page_halves(&shape))?);
         gpu.synchronize()?;
         let copied = super::event(gpu)?;
         Ok(Self { gpu: gpu.clone(), shape, pages, rows, copied, spare: Mutex::default() })
@@ -63,21 +63,21 @@ impl DevicePages {
         self.copied.synchronize().map_err(io::Error::other)
     }
 
-    /// A piece's place among all elements.
-    fn elements(&self, piece: &Piece) -> Range<usize> {
+    /// A piece's place.
+    fn halves(&self, piece: &Piece) -> Range<usize> {
         let first = (piece.page.0 as usize * self.shape.layers as usize + piece.layer)
-            * (page_elements(&self.shape) / self.shape.layers as usize);
+            * (page_halves(&self.shape) / self.shape.layers as usize);
         first + piece.bytes.start / 2..first + piece.bytes.end / 2
     }
 
-    fn staging(&self, elements: usize) -> Result<Staging, GpuError> {
+    fn staging(&self, halves: usize) -> Result<Staging, GpuError> {
         let mut spare = self.spare.lock();
-        if let Some(at) = spare.iter().position(|staging| staging.bytes.len() >= elements) {
+        if let Some(at) = spare.iter().position(|staging| staging.bytes.len() >= halves) {
             return Ok(spare.swap_remove(at));
         }
         drop(spare);
         let gpu = self.gpu.beside()?;
-        let bytes = Pinned::zeros(&gpu, elements.next_power_of_two().max(MIN_STAGING))?;
+        let bytes = Pinned::zeros(&gpu, halves.next_power_of_two().max(MIN_STAGING))?;
         Ok(Staging { gpu, bytes })
     }
 
@@ -101,12 +101,12 @@ impl KvStore for DevicePages {
 
     fn read(&self, pieces: &[Piece], use_bytes: &mut UseBytes<'_>) -> io::Result<()> {
         self.wait_for_copies()?;
-        let mut staging = self.staging(elements_of(pieces)).map_err(io::Error::other)?;
+        let mut staging = self.staging(halves_of(pieces)).map_err(io::Error::other)?;
         let Staging { gpu, bytes } = &mut staging;
         let mut at = 0;
         {
             let rows = self.rows();
-            for range in pieces.iter().map(|piece| self.elements(piece)) {
+            for range in pieces.iter().map(|piece| self.halves(piece)) {
                 bytes.copy_from(gpu, at, &rows.slice(range.clone())).map_err(io::Error::other)?;
                 at += range.len();
             }
@@ -125,7 +125,7 @@ impl KvStore for DevicePages {
 
     fn write(&self, pieces: &[Piece], fill: &mut FillBytes<'_>) -> io::Result<()> {
         self.wait_for_copies()?;
-        let mut staging = self.staging(elements_of(pieces)).map_err(io::Error::other)?;
+        let mut staging = self.staging(halves_of(pieces)).map_err(io::Error::other)?;
         let Staging { gpu, bytes } = &mut staging;
         let mut rest: &mut [u8] = bytemuck::cast_slice_mut(bytes.get_mut().map_err(io::Error::other)?);
         let slice = |piece: &Piece| {
@@ -141,7 +141,7 @@ impl KvStore for DevicePages {
         let mut at = 0;
         {
             let mut rows = self.rows();
-            for range in pieces.iter().map(|piece| self.elements(piece)) {
+            for range in pieces.iter().map(|piece| self.halves(piece)) {
                 let from = at..at + range.len();
                 at = from.end;
                 bytes.copy_to(gpu, from, &mut rows.slice_mut(range)).map_err(io::Error::other)?;
@@ -157,15 +157,15 @@ impl KvStore for DevicePages {
         let rows = self.rows();
         let (start, _unused_event) = rows.device_ptr(self.gpu.stream());
         let place = |piece: &Piece| {
-            let elements = self.elements(piece);
-            (start + elements.start as u64 * 2, elements.len() as u64 * 2)
+            let halves = self.halves(piece);
+            (start + halves.start as u64 * 2, halves.len() as u64 * 2)
         };
         let pieces = pieces.iter().map(place).collect();
         Ok(Some(DeviceSpan { device: self.gpu.ordinal(), pieces }))
     }
 
     fn copy_page(&self, from: PageId, to: PageId) {
-        let size = page_elements(&self.shape);
+        let size = page_halves(&self.shape);
         let (low, high) = (from.0.min(to.0) as usize, from.0.max(to.0) as usize);
         let mut rows = self.rows();
         let (mut lower, mut upper) = rows.split_at_mut(high * size);
@@ -180,11 +180,11 @@ impl KvStore for DevicePages {
     }
 }
 
-/// Elements of a page with all its layers.
-fn page_elements(shape: &KvShape) -> usize {
+/// Size of a page with all its layers.
+fn page_halves(shape: &KvShape) -> usize {
     shape.token_bytes() * shape.page_tokens as usize / 2
 }
 
-fn elements_of(pieces: &[Piece]) -> usize {
+fn halves_of(pieces: &[Piece]) -> usize {
     pieces.iter().map(|piece| piece.bytes.len()).sum::<usize>() / 2
 }

@@ -9,7 +9,7 @@ use baton_kernels::cuda::{
     embed::{Tokens, embed},
     narrow,
     norm::Heads,
-    rope::{Places, PoolShape, Rope},
+    rope::{KvForm, Places, PoolShape, Rope},
     rows::{add_bias, gather, softcap},
     sample::sample,
     shape::{Shapes, shape},
@@ -19,7 +19,7 @@ use baton_model::{ModelConfig, QkNorm};
 use super::{
     CudaLimits, CudaModel,
     matrix::Matrix,
-    products::{Normed, Products},
+    products::{Normed, Products, Then},
     step::Form,
     weights::{Layer, Vector},
     workspace::Workspace,
@@ -48,6 +48,7 @@ pub(super) struct Pass {
     rows: Bands,
     /// A step's work on single tokens, for each window that layers have.
     shares: Vec<(Option<usize>, Shares)>,
+    kv: KvForm,
 }
 
 /// Rows that are multiplied together, about.
@@ -86,7 +87,7 @@ impl Pass {
             sequences: limits.sequences,
             tokens: limits.sequences * limits.context_tokens,
         };
-        let decode = Decode::new(gpu, config.heads, pool(config), Split::Even, most)?;
+        let decode = Decode::new(gpu, config.heads, pool(config, limits.kv), Split::Even, most)?;
         let windows: BTreeSet<_> = config.attention.iter().map(|layer| layer.window).collect();
         let shares = windows.into_iter().map(|window| Ok((window, decode.shares(gpu, window)?)));
         let shares = shares.collect::<Result<_, GpuError>>()?;
@@ -100,7 +101,7 @@ impl Pass {
                 has_rests: gpu.capability() == (9, 0),
             },
         };
-        Ok(Self { products: Products::new(gpu, model, limits)?, decode, rows, shares })
+        Ok(Self { products: Products::new(gpu, model, limits)?, decode, rows, shares, kv: limits.kv })
     }
 
     /// Finds the fastest algorithms for the products of steps up to `limits`.
@@ -118,8 +119,8 @@ impl Pass {
         (pages, form): (&mut CudaSlice<Half>, Form),
         written: &mut dyn FnMut(usize) -> Result<(), GpuError>,
     ) -> Result<(), GpuError> {
-        let mut pool = pool(model.config());
-        pool.pages = pages.len() / pool.page_elements();
+        let mut pool = pool(model.config(), self.kv);
+        pool.pages = pages.len() / pool.page_halves();
         let gpu = &self.products.divided(gpu, form.rows());
         let mut run = Run { gpu, pass: self, model, work, pages, pool, form };
         run.embed()?;
@@ -160,8 +161,10 @@ impl Residual<'_> {
         (weights, after): (&Matrix, Option<&Vector>),
         input: &impl Read<Half>,
     ) -> Result<(), GpuError> {
-        let Some(after) = after else { return products.add(gpu, weights, input, &mut self.x) };
-        products.plain(gpu, weights, input, &mut self.delta)?;
+        let Some(after) = after else {
+            return products.plain(gpu, weights, input, (&mut self.x, Then::Add));
+        };
+        products.plain(gpu, weights, input, (&mut self.delta, Then::Store))?;
         after.view().then_add(gpu, &mut self.x, &self.delta)
     }
 }
@@ -381,9 +384,9 @@ fn rest(rows: usize) -> usize {
 }
 
 /// Shape of a pool without pages.
-fn pool(config: &ModelConfig) -> PoolShape {
+fn pool(config: &ModelConfig, form: KvForm) -> PoolShape {
     let &ModelConfig { layers, kv_heads, head_dim, .. } = config;
-    PoolShape { pages: 0, layers, page_tokens: super::PAGE_TOKENS as usize, kv_heads, head_dim }
+    PoolShape { form, pages: 0, layers, page_tokens: super::PAGE_TOKENS as usize, kv_heads, head_dim }
 }
 
 #[cfg(test)]

@@ -46,6 +46,13 @@ pub(super) struct Normed<'a> {
     pub normed: CudaViewMut<'a, Half>,
 }
 
+/// What a product does to its output.
+#[derive(Clone, Copy)]
+pub(super) enum Then {
+    Store,
+    Add,
+}
+
 /// Who does a product.
 enum Kernel<'a> {
     Narrow(Narrow<'a>),
@@ -191,43 +198,26 @@ impl Products {
         }
     }
 
-    /// `out = weights * x`
+    /// `weights * x`
     pub fn plain(
         &mut self,
         gpu: &Gpu,
         weights: &Matrix,
         x: &impl Read<Half>,
-        out: &mut impl Write<Half>,
+        (out, then): (&mut impl Write<Half>, Then),
     ) -> Result<(), GpuError> {
         let weights = match (weights, &mut self.scaled) {
             (Matrix::Plain(weights), _) => weights,
-            (Matrix::Fp8(weights), Some(scaled)) => return scaled.plain(gpu, weights, x, out),
+            (Matrix::Fp8(weights), Some(scaled)) => return scaled.plain(gpu, weights, x, (out, then)),
             (Matrix::Fp8(_), None) => return Err(NO_SCALED),
         };
-        match self.kernel(gpu, weights, x) {
-            Kernel::Narrow(product) => product.run(gpu, x, out),
-            Kernel::Gemv => Gemv::new(weights.view()).run(gpu, x, out),
-            Kernel::Gemm => self.gemm.run(&weights.view(), x, out),
-        }
-    }
-
-    /// `out += weights * x`
-    pub fn add(
-        &mut self,
-        gpu: &Gpu,
-        weights: &Matrix,
-        x: &impl Read<Half>,
-        out: &mut impl Write<Half>,
-    ) -> Result<(), GpuError> {
-        let weights = match (weights, &mut self.scaled) {
-            (Matrix::Plain(weights), _) => weights,
-            (Matrix::Fp8(weights), Some(scaled)) => return scaled.add(gpu, weights, x, out),
-            (Matrix::Fp8(_), None) => return Err(NO_SCALED),
-        };
-        match self.kernel(gpu, weights, x) {
-            Kernel::Narrow(product) => product.add(gpu, x, out),
-            Kernel::Gemv => Gemv::new(weights.view()).add(gpu, x, out),
-            Kernel::Gemm => self.gemm.add(&weights.view(), x, out),
+        match (self.kernel(gpu, weights, x), then) {
+            (Kernel::Narrow(product), Then::Store) => product.run(gpu, x, out),
+            (Kernel::Narrow(product), Then::Add) => product.add(gpu, x, out),
+            (Kernel::Gemv, Then::Store) => Gemv::new(weights.view()).run(gpu, x, out),
+            (Kernel::Gemv, Then::Add) => Gemv::new(weights.view()).add(gpu, x, out),
+            (Kernel::Gemm, Then::Store) => self.gemm.run(&weights.view(), x, out),
+            (Kernel::Gemm, Then::Add) => self.gemm.add(&weights.view(), x, out),
         }
     }
 }

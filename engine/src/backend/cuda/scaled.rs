@@ -11,7 +11,12 @@ use baton_kernels::cuda::{
 };
 use baton_model::ModelConfig;
 
-use super::{CudaLimits, matrix::Fp8, pass::MAX_BAND_ROWS, products::Normed};
+use super::{
+    CudaLimits,
+    matrix::Fp8,
+    pass::MAX_BAND_ROWS,
+    products::{Normed, Then},
+};
 
 /// cuBLASLt, and a place for the rounded rows.
 pub(super) struct ScaledProducts {
@@ -83,37 +88,22 @@ impl ScaledProducts {
         }
     }
 
-    /// `out = weights * x`
+    /// `weights * x`
     pub fn plain(
         &mut self,
         gpu: &Gpu,
         weights: &Fp8,
         x: &impl Read<Half>,
-        out: &mut impl Write<Half>,
+        (out, then): (&mut impl Write<Half>, Then),
     ) -> Result<(), GpuError> {
         let weights = weights.view();
         let mut rounded = place((&mut self.data, &mut self.scales), x.len(), weights.width);
         quantise(gpu, x, &mut rounded)?;
-        match narrow(gpu, &rounded, weights, self.narrow_rows) {
-            Ok(product) => product.run(gpu, &rounded.as_read(), out),
-            Err(weights) => self.gemm.run(&weights, &rounded.as_read(), out),
-        }
-    }
-
-    /// `out += weights * x`
-    pub fn add(
-        &mut self,
-        gpu: &Gpu,
-        weights: &Fp8,
-        x: &impl Read<Half>,
-        out: &mut impl Write<Half>,
-    ) -> Result<(), GpuError> {
-        let weights = weights.view();
-        let mut rounded = place((&mut self.data, &mut self.scales), x.len(), weights.width);
-        quantise(gpu, x, &mut rounded)?;
-        match narrow(gpu, &rounded, weights, self.narrow_rows) {
-            Ok(product) => product.add(gpu, &rounded.as_read(), out),
-            Err(weights) => self.gemm.add(&weights, &rounded.as_read(), out),
+        match (narrow(gpu, &rounded, weights, self.narrow_rows), then) {
+            (Ok(product), Then::Store) => product.run(gpu, &rounded.as_read(), out),
+            (Ok(product), Then::Add) => product.add(gpu, &rounded.as_read(), out),
+            (Err(weights), Then::Store) => self.gemm.run(&weights, &rounded.as_read(), out),
+            (Err(weights), Then::Add) => self.gemm.add(&weights, &rounded.as_read(), out),
         }
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use baton_kernels::cuda::{
     Dtype, Gpu, GpuError, Half, Pinned, Read, Weights as View, cudarc::driver::CudaSlice, norm::Norm,
+    rope::KvForm,
 };
 use baton_model::{Model, ModelConfig, ModelError, Norms, QkNorm, Weights};
 use baton_protocol::{KvDtype, KvShape};
@@ -156,16 +157,17 @@ impl CudaModel {
         self.layers.iter().flat_map(Layer::matrices)
     }
 
-    /// Shape of the cached rows, in pages of `page_tokens`.
-    pub fn kv_shape(&self, page_tokens: u32) -> KvShape {
+    /// Shape of rows that are cached in this form, in pages of `page_tokens`.
+    pub fn kv_shape(&self, form: KvForm, page_tokens: u32) -> KvShape {
         // Sizes of a checked configuration are far below 2^32.
         KvShape {
             layers: self.config.layers as u32,
             kv_heads: self.config.kv_heads as u32,
             head_dim: self.config.head_dim as u32,
-            dtype: match self.gpu.dtype() {
-                Dtype::Bf16 => KvDtype::Bf16,
-                Dtype::F16 => KvDtype::F16,
+            dtype: match (form, self.gpu.dtype()) {
+                (KvForm::Fp8, _) => KvDtype::Fp8,
+                (KvForm::Plain, Dtype::Bf16) => KvDtype::Bf16,
+                (KvForm::Plain, Dtype::F16) => KvDtype::F16,
             },
             page_tokens,
         }
@@ -393,7 +395,6 @@ fn supported_in_fp8(gpu: &Gpu, config: &ModelConfig) -> Result<(), WeightsError>
     let ModelConfig { hidden, heads, kv_heads, head_dim, intermediate, .. } = *config;
     let sizes = [hidden, heads * head_dim, (heads + 2 * kv_heads) * head_dim, intermediate];
     let refused = match () {
-        () if gpu.dtype() == Dtype::F16 => "fp8 weights in fp16",
         () if gpu.capability() != (9, 0) => "fp8 weights on a card that is not Hopper",
         () if !sizes.iter().all(|size| size.is_multiple_of(16)) => "fp8 weights of sizes not multiples of 16",
         () => return Ok(()),

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use baton_kernels::cuda::{Gpu, GpuError, Half, cudarc::driver::CudaSlice};
+use baton_kernels::cuda::{Gpu, GpuError, Half, cudarc::driver::CudaSlice, rope::KvForm};
 use baton_model::ModelConfig;
 
 use super::{histories::Histories, pass::MAX_BAND_ROWS, step::Form};
@@ -16,6 +16,8 @@ pub struct CudaLimits {
     pub sequences: usize,
     /// Longest sequence in tokens.
     pub context_tokens: usize,
+    /// What cached keys and values are held as.
+    pub kv: KvForm,
     /// Folder in which found algorithms are kept.
     pub cache: Option<PathBuf>,
     /// Whether the bits of a row may depend on nothing but its own sequence: not on the
@@ -58,7 +60,8 @@ impl CudaLimits {
         // Steps of single tokens are padded.
         let sequences = Form::padded_singles(max_sequences);
         let rows = max_batch_tokens.max(sequences + super::PAGE_TOKENS as usize);
-        Self { rows, sequences, context_tokens, cache: None, deterministic: false }
+        let kv = KvForm::Plain;
+        Self { rows, sequences, context_tokens, kv, cache: None, deterministic: false }
     }
 }
 

@@ -12,7 +12,7 @@ use crate::cuda::{
     Gpu, Half, Read, Write,
     error::{GpuError, Named, at_least, exactly, multiple},
     launch::{Grid, Kernel},
-    rope::PoolShape,
+    rope::{KvForm, PoolShape},
 };
 
 const IMAGE: &str = "attention_decode";
@@ -112,7 +112,7 @@ impl Decode {
         if let Split::Every(tokens) = split {
             multiple(OP, "split", tokens, WARPS * TILE)?;
         }
-        let (kernel, shared_bytes) = choose(gpu, shape.head_dim, heads / shape.kv_heads)?;
+        let (kernel, shared_bytes) = choose(gpu, &shape, heads / shape.kv_heads)?;
         let blocks = gpu.multiprocessors() * resident(kernel, shared_bytes)?;
         let slots = match split {
             Split::Even => 2 * blocks,
@@ -185,6 +185,7 @@ impl Decode {
         exactly(OP, "head size", pages.shape.head_dim, self.shape.head_dim)?;
         exactly(OP, "key/value heads", pages.shape.kv_heads, self.shape.kv_heads)?;
         exactly(OP, "page size", pages.shape.page_tokens, self.shape.page_tokens)?;
+        exactly(OP, "halves of a row", pages.shape.row_halves(), self.shape.row_halves())?;
         let head_dim = self.shape.head_dim;
         let q_stride = attention.stride("queries", q.len(), sequences, head_dim)?;
         let out_stride = attention.stride("output", out.len(), sequences, head_dim)?;
@@ -210,8 +211,8 @@ impl Decode {
         Parameter {
             partial: address_mut(gpu, &mut self.partial),
             arrived: address_mut(gpu, &mut self.arrived),
-            page_stride: shape.page_elements() as i64,
-            layer_offset: (attention.layer * shape.page_tokens * shape.row_elements()) as i64,
+            page_stride: shape.page_halves() as i64,
+            layer_offset: (attention.layer * shape.page_tokens * shape.row_halves()) as i64,
             slots: self.slots as i64,
             heads: whole(attention.heads),
             kv_heads: whole(shape.kv_heads),
@@ -248,22 +249,26 @@ pub struct Inputs<'a, Q, L> {
 }
 
 /// The kernel for a shape with the most stages whose shared memory the card has.
-fn choose(gpu: &Gpu, head_dim: usize, group: usize) -> Result<(Kernel, usize), GpuError> {
+fn choose(gpu: &Gpu, shape: &PoolShape, group: usize) -> Result<(Kernel, usize), GpuError> {
     let most = gpu.context().attribute(MOST_SHARED).named("cuDeviceGetAttribute")? as usize;
     let eights = group.div_ceil(8);
-    let variants: &[(usize, [&'static str; 2])] = match head_dim {
-        64 => &[(3, ["attention_decode_d64_q1_s3", "attention_decode_d64_q2_s3"])],
-        96 => &[(2, ["attention_decode_d96_q1_s2", "attention_decode_d96_q2_s2"])],
-        128 => &[
+    let variants: &[(usize, [&'static str; 2])] = match (shape.form, shape.head_dim) {
+        (KvForm::Plain, 64) => &[(3, ["attention_decode_d64_q1_s3", "attention_decode_d64_q2_s3"])],
+        (KvForm::Plain, 96) => &[(2, ["attention_decode_d96_q1_s2", "attention_decode_d96_q2_s2"])],
+        (KvForm::Plain, 128) => &[
             (3, ["attention_decode_d128_q1_s3", "attention_decode_d128_q2_s3"]),
             (2, ["attention_decode_d128_q1_s2", "attention_decode_d128_q2_s2"]),
         ],
-        256 => &[(2, ["attention_decode_d256_q1_s2", "attention_decode_d256_q2_s2"])],
-        found => return Err(GpuError::Shape { op: OP, what: "head size", found, needed: 128 }),
+        (KvForm::Plain, 256) => &[(2, ["attention_decode_d256_q1_s2", "attention_decode_d256_q2_s2"])],
+        (KvForm::Fp8, 64) => &[(2, ["attention_decode_fp8_d64_q1_s2", "attention_decode_fp8_d64_q2_s2"])],
+        (KvForm::Fp8, 96) => &[(2, ["attention_decode_fp8_d96_q1_s2", "attention_decode_fp8_d96_q2_s2"])],
+        (KvForm::Fp8, 128) => &[(2, ["attention_decode_fp8_d128_q1_s2", "attention_decode_fp8_d128_q2_s2"])],
+        (KvForm::Fp8, 256) => &[(2, ["attention_decode_fp8_d256_q1_s2", "attention_decode_fp8_d256_q2_s2"])],
+        (_, found) => return Err(GpuError::Shape { op: OP, what: "head size", found, needed: 128 }),
     };
     let mut needed = 0;
     for (stages, names) in variants {
-        needed = shared_bytes(head_dim, 8 * eights, *stages);
+        needed = shared_bytes(shape, 8 * eights, *stages);
         if needed <= most {
             return Ok((gpu.kernel(IMAGE, names[eights - 1])?, needed));
         }
@@ -272,8 +277,14 @@ fn choose(gpu: &Gpu, head_dim: usize, group: usize) -> Result<(Kernel, usize), G
 }
 
 /// Size of the kernel's `Shared`.
-fn shared_bytes(head_dim: usize, queries: usize, stages: usize) -> usize {
-    let ring = WARPS * stages * 2 * TILE * head_dim.next_multiple_of(64) * 2;
+fn shared_bytes(shape: &PoolShape, queries: usize, stages: usize) -> usize {
+    let head_dim = shape.head_dim;
+    // Rows are whole lines of 128 bytes.
+    let token_bytes = match shape.form {
+        KvForm::Plain => 2 * (2 * head_dim).next_multiple_of(128),
+        KvForm::Fp8 => 2 * (head_dim.next_multiple_of(128) + 4),
+    };
+    let ring = WARPS * stages * TILE * token_bytes;
     let sums = WARPS * queries * (head_dim + 4 + 2) * 4;
     ring + sums + 4
 }

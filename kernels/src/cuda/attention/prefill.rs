@@ -12,6 +12,8 @@ use crate::cuda::{
     Gpu, Half, Read, Write,
     error::{GpuError, multiple},
     launch::Grid,
+    rope::{KvForm, PoolShape},
+    tensor_map::TensorMap,
 };
 
 /// As in the kernels: rows of a tile.
@@ -99,9 +101,9 @@ pub fn prefill(
     out: &mut impl Write<Half>,
 ) -> Result<(), GpuError> {
     let Some(parameter) = parameter(gpu, attention, rows, pages, out)? else { return Ok(()) };
-    match on_hopper(gpu, pages.shape.head_dim, parameter.cap) {
+    match on_hopper(gpu, &pages.shape, parameter.cap) {
         Some(name) => launch_on_hopper(gpu, name, pages, &parameter),
-        None => launch(gpu, pages.shape.head_dim, &parameter),
+        None => launch(gpu, &pages.shape, &parameter),
     }
 }
 
@@ -118,7 +120,7 @@ pub fn prefill_on_any_card(
     out: &mut impl Write<Half>,
 ) -> Result<(), GpuError> {
     let Some(parameter) = parameter(gpu, attention, rows, pages, out)? else { return Ok(()) };
-    launch(gpu, pages.shape.head_dim, &parameter)
+    launch(gpu, &pages.shape, &parameter)
 }
 
 /// Nothing if there is nothing to do.
@@ -141,8 +143,8 @@ fn parameter(
         pool: address(gpu, &pages.pool),
         page_table: address(gpu, &pages.table),
         tiles: address(gpu, rows.tiles),
-        page_stride: shape.page_elements() as i64,
-        layer_offset: (attention.layer * shape.page_tokens * shape.row_elements()) as i64,
+        page_stride: shape.page_halves() as i64,
+        layer_offset: (attention.layer * shape.page_tokens * shape.row_halves()) as i64,
         tile_count: whole(rows.tiles.len() / TILE_INTS),
         layer: whole(attention.layer),
         layers: whole(shape.layers),
@@ -179,7 +181,11 @@ fn launch_on_hopper(
     pages: &Paged<'_>,
     parameter: &Parameter,
 ) -> Result<(), GpuError> {
-    let map = tensor_map(gpu.dtype(), parameter.pool, &pages.shape)?;
+    let map = match pages.shape.form {
+        KvForm::Plain => tensor_map(gpu.dtype(), parameter.pool, &pages.shape)?,
+        // The copy engine is not used.
+        KvForm::Fp8 => TensorMap::default(),
+    };
     // Queries, output, two stages of 128 keys and values; barriers and room to align.
     let shared_bytes = 2 * pages.shape.head_dim * (2 * TILE_ROWS + 2 * 2 * 128) + 2048;
     let items = (parameter.tile_count * parameter.heads) as usize;
@@ -189,15 +195,17 @@ fn launch_on_hopper(
     unsafe { gpu.kernel("attention_prefill_hopper", name)?.launch(grid, args, gpu.overlaps()) }
 }
 
-fn launch(gpu: &Gpu, head_dim: usize, parameter: &Parameter) -> Result<(), GpuError> {
+fn launch(gpu: &Gpu, shape: &PoolShape, parameter: &Parameter) -> Result<(), GpuError> {
+    let head_dim = shape.head_dim;
     // Keys of a tile, and threads.
-    let (name, keys, threads) = match head_dim {
-        64 => ("attention_prefill_d64", 64, 128),
-        96 => ("attention_prefill_d96", 64, 128),
-        128 => ("attention_prefill_d128", 64, 128),
-        256 => ("attention_prefill_d256", 32, 256),
+    let (plain, fp8, keys, threads) = match head_dim {
+        64 => ("attention_prefill_d64", "attention_prefill_fp8_d64", 64, 128),
+        96 => ("attention_prefill_d96", "attention_prefill_fp8_d96", 64, 128),
+        128 => ("attention_prefill_d128", "attention_prefill_fp8_d128", 64, 128),
+        256 => ("attention_prefill_d256", "attention_prefill_fp8_d256", 32, 256),
         found => return Err(GpuError::Shape { op: OP, what: "head size", found, needed: 128 }),
     };
+    let name = if shape.form == KvForm::Fp8 { fp8 } else { plain };
     let shared_bytes = 2 * head_dim.next_multiple_of(64) * (TILE_ROWS + 2 * keys);
     let blocks = [parameter.heads as usize, parameter.tile_count as usize, 1];
     let grid = Grid { blocks, threads, shared_bytes, cluster: 1 };
@@ -207,12 +215,19 @@ fn launch(gpu: &Gpu, head_dim: usize, parameter: &Parameter) -> Result<(), GpuEr
 }
 
 /// The kernel made for Hopper, where there is one.
-fn on_hopper(gpu: &Gpu, head_dim: usize, cap: f32) -> Option<&'static str> {
-    match (gpu.capability().0, head_dim, cap > 0.0) {
-        (9, 64, false) => Some("attention_prefill_hopper_d64"),
-        (9, 64, true) => Some("attention_prefill_hopper_d64_capped"),
-        (9, 128, false) => Some("attention_prefill_hopper_d128"),
-        (9, 128, true) => Some("attention_prefill_hopper_d128_capped"),
+fn on_hopper(gpu: &Gpu, shape: &PoolShape, cap: f32) -> Option<&'static str> {
+    if gpu.capability().0 != 9 {
+        return None;
+    }
+    match (shape.head_dim, shape.form, cap > 0.0) {
+        (64, KvForm::Plain, false) => Some("attention_prefill_hopper_d64"),
+        (64, KvForm::Plain, true) => Some("attention_prefill_hopper_d64_capped"),
+        (64, KvForm::Fp8, false) => Some("attention_prefill_hopper_fp8_d64"),
+        (64, KvForm::Fp8, true) => Some("attention_prefill_hopper_fp8_d64_capped"),
+        (128, KvForm::Plain, false) => Some("attention_prefill_hopper_d128"),
+        (128, KvForm::Plain, true) => Some("attention_prefill_hopper_d128_capped"),
+        (128, KvForm::Fp8, false) => Some("attention_prefill_hopper_fp8_d128"),
+        (128, KvForm::Fp8, true) => Some("attention_prefill_hopper_fp8_d128_capped"),
         _ => None,
     }
 }
