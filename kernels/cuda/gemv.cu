@@ -17,10 +17,6 @@
 // Each output is summed in an order that depends on k alone, so a row's results
 // are the same bits whatever other rows are there.
 //
-// With NORM, x is normed on the way: x * gain is rounded to an element, and since the
-// scale 1 / sqrt(mean of x^2 + eps) is common to a row, it is multiplied to the
-// sums. Every block finds it from the elements of x it reads anyway.
-//
 // Moves n * k * 2 bytes from memory; x comes from L2, n / 16 times.
 #include "element.cuh"
 
@@ -42,9 +38,7 @@ enum Form { STORE, STORE_F32, ADD, GATE_SILU, GATE_GELU };
 struct Job {
     const element* x;
     const element* w;
-    const element* gain;
     void* out;
-    float eps;
     int m, n, k, form;
 };
 
@@ -67,20 +61,6 @@ __device__ __forceinline__ void multiply(float (&sums)[4], uint32_t a0, uint32_t
         : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
-// Multiplies 8 elements of x by the gain and adds up their squares.
-__device__ __forceinline__ uint4 normed(const uint4& raw, const uint4& raw_gain, float& squares) {
-    float x[8], gain[8];
-    unpack(*reinterpret_cast<const element8*>(&raw), x);
-    unpack(*reinterpret_cast<const element8*>(&raw_gain), gain);
-#pragma unroll
-    for (int i = 0; i < 8; i++) {
-        squares += x[i] * x[i];
-        x[i] *= gain[i];
-    }
-    element8 rounded = pack(x);
-    return *reinterpret_cast<const uint4*>(&rounded);
-}
-
 __device__ __forceinline__ void finish(const Job& job, int row, int token, float sum, float up) {
     size_t at = (size_t)token * job.n + row;
     element* out = static_cast<element*>(job.out);
@@ -95,11 +75,10 @@ __device__ __forceinline__ void finish(const Job& job, int row, int token, float
 }
 
 // TILES * 8 is the greatest m.
-template <int TILES, bool NORM>
+template <int TILES>
 __device__ void product(const Job& job) {
     constexpr int TOKENS = TILES * 8;
     __shared__ float partial[WARPS][TOKENS * STRIDE];
-    __shared__ float squares_of[WARPS][TOKENS];
     let_next_start();
 
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -130,14 +109,11 @@ __device__ void product(const Job& job) {
     wait_for_previous();
 
     float sums[TILES][4] = {};
-    float squares[TILES] = {};
     for (int turn = 0; turn < turns; turn += STAGES) {
 #pragma unroll
         for (int stage = 0; stage < STAGES; stage++) {
             int k = begin + (turn + stage) * TURN;
             bool is_inside = k < job.k;
-            uint4 gain = make_uint4(0, 0, 0, 0);
-            if (NORM && is_inside) gain = *reinterpret_cast<const uint4*>(job.gain + k);
 #pragma unroll
             for (int tile = 0; tile < TILES; tile++) {
                 uint4 x = make_uint4(0, 0, 0, 0);
@@ -145,7 +121,6 @@ __device__ void product(const Job& job) {
                 if (is_inside && token < job.m) {
                     x = *reinterpret_cast<const uint4*>(job.x + (size_t)token * job.k + k);
                 }
-                if (NORM) x = normed(x, gain, squares[tile]);
                 multiply(sums[tile], a[stage].x, b[stage].x, a[stage].y, b[stage].y, x.x, x.y);
                 multiply(sums[tile], a[stage].z, b[stage].z, a[stage].w, b[stage].w, x.z, x.w);
             }
@@ -160,40 +135,29 @@ __device__ void product(const Job& job) {
         to[STRIDE] = sums[tile][1];
         to[8] = sums[tile][2];
         to[STRIDE + 8] = sums[tile][3];
-        if (NORM) {
-            float mine = squares[tile];
-            mine += __shfl_xor_sync(~0u, mine, 1);
-            mine += __shfl_xor_sync(~0u, mine, 2);
-            if (quarter == 0) squares_of[warp][tile * 8 + row] = mine;
-        }
     }
     __syncthreads();
     for (int i = threadIdx.x; i < TOKENS * outputs; i += WARPS * 32) {
         int token = i / outputs, output = i % outputs;
         if (token >= job.m || first + output >= job.n) continue;
-        float sum = 0.0f, up = 0.0f, all_squares = 0.0f;
+        float sum = 0.0f, up = 0.0f;
 #pragma unroll
         for (int from = 0; from < WARPS; from++) {
             sum += partial[from][token * STRIDE + output];
             if (is_gated) up += partial[from][token * STRIDE + output + 8];
-            if (NORM) all_squares += squares_of[from][token];
         }
-        float scale = NORM ? rsqrtf(all_squares / job.k + job.eps) : 1.0f;
-        finish(job, first + output, token, sum * scale, up * scale);
+        finish(job, first + output, token, sum, up);
     }
 }
 
 }  // namespace
 
-// BLOCKS is how many must fit on a multiprocessor.
-#define GEMV(NAME, TILES, BLOCKS, NORM)                                                                          \
-    extern "C" __global__ void __launch_bounds__(WARPS * 32, BLOCKS)                                             \
-        NAME(const element* x, const element* w, const element* gain, void* out, float eps,    \
-             int m, int n, int k, int form) {                                                                    \
-        product<TILES, NORM>(Job{x, w, gain, out, eps, m, n, k, form});                                          \
+// Two blocks must fit on a multiprocessor.
+#define GEMV(NAME, TILES)                                                                                    \
+    extern "C" __global__ void __launch_bounds__(WARPS * 32, 2)                                              \
+        NAME(const element* x, const element* w, void* out, int m, int n, int k, int form) {                 \
+        product<TILES>(Job{x, w, out, m, n, k, form});                                                       \
     }
 
-GEMV(gemv_8, 1, 2, false)
-GEMV(gemv_16, 2, 2, false)
-GEMV(gemv_8_norm, 1, 2, true)
-GEMV(gemv_16_norm, 2, 1, true)
+GEMV(gemv_8, 1)
+GEMV(gemv_16, 2)

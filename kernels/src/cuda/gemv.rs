@@ -5,8 +5,7 @@ use super::{
     Gpu, Half, Read, Weights, Write,
     error::{GpuError, at_least, exactly, multiple},
     gate::Activation,
-    launch::{Args, Grid},
-    norm::Norm,
+    launch::Grid,
 };
 
 const OP: &str = "gemv";
@@ -15,22 +14,20 @@ const OP: &str = "gemv";
 pub const MAX_ROWS: usize = 16;
 
 /// The most rows with which it is always faster than [`Gemm`](super::Gemm), whose
-/// results for a row may depend on how many there are. Without a norm it is
+/// results for a row may depend on how many there are. It is
 /// faster, by less, up to [`MAX_ROWS`].
 pub const FAST_ROWS: usize = 8;
 
 /// Threads of a block: as in `gemv.cu`.
 const THREADS: usize = 512;
 
-/// A product of few rows with weights, and what goes before and after it.
-/// Weights and the norm's are read before ops enqueued earlier have ended:
+/// A product of few rows with weights, and what goes after it.
+/// Weights are read before ops enqueued earlier have ended:
 /// who writes them synchronizes before their first use.
 #[derive(Debug)]
 pub struct Gemv<'a> {
     /// The weights; inputs are a multiple of 8.
     pub weights: Weights<'a>,
-    /// Norms rows of the input on the way.
-    pub norm: Option<Norm<'a>>,
 }
 
 // === impl Gemv ===
@@ -39,13 +36,7 @@ impl<'a> Gemv<'a> {
     /// The plain product.
     #[must_use]
     pub fn new(weights: Weights<'a>) -> Self {
-        Self { weights, norm: None }
-    }
-
-    /// The product with the normed input.
-    #[must_use]
-    pub fn normed(weights: Weights<'a>, norm: Norm<'a>) -> Self {
-        Self { weights, norm: Some(norm) }
+        Self { weights }
     }
 
     /// `out[m][n]` = sum over k of `x[m][k] * weights[n][k]`
@@ -108,23 +99,10 @@ impl<'a> Gemv<'a> {
         at_least(OP, "most rows", MAX_ROWS, rows)?;
         let (width, block_outputs) = if form >= 3 { (outputs / 2, 8) } else { (outputs, 16) };
         exactly(OP, "elements out", out.len(), rows * width)?;
-        let function = match (rows, self.norm.is_some()) {
-            (..=8, false) => "gemv_8",
-            (_, false) => "gemv_16",
-            (..=8, true) => "gemv_8_norm",
-            (_, true) => "gemv_16_norm",
-        };
-        let (args, eps) = self.norm_args(gpu.args().read(x).read(data), inputs)?;
-        let args = args.write(out).float(eps).int(rows).int(width).int(inputs).int(form);
+        let function = if rows <= 8 { "gemv_8" } else { "gemv_16" };
+        let args = gpu.args().read(x).read(data).write(out).int(rows).int(width).int(inputs).int(form);
         let grid = Grid::line(width.div_ceil(block_outputs), THREADS);
         // SAFETY: shapes are checked above.
         unsafe { gpu.kernel(OP, function)?.launch(grid, args, gpu.overlaps()) }
-    }
-
-    /// `args` and the norm's weights, and its epsilon.
-    fn norm_args<'g>(&self, args: Args<'g>, inputs: usize) -> Result<(Args<'g>, f32), GpuError> {
-        let Some(norm) = &self.norm else { return Ok((args.null(), 0.0)) };
-        exactly(OP, "weights of the norm", norm.weight.len(), inputs)?;
-        Ok((args.read(&norm.weight), norm.eps))
     }
 }

@@ -49,7 +49,8 @@ impl Chain {
         let down = || Weights { data: self.down.as_view(), outputs: HIDDEN, inputs: INNER };
         let norm = || Norm { weight: self.gain.as_view(), eps: 1e-5 };
         for _ in 0..4 {
-            Gemv::normed(gate_up(), norm()).gated(gpu, Activation::Silu, &self.x, &mut self.inner)?;
+            norm().run(gpu, &self.x, &mut self.normed)?;
+            Gemv::new(gate_up()).gated(gpu, Activation::Silu, &self.normed, &mut self.inner)?;
             Gemv::new(down()).add(gpu, &self.inner, &mut self.x)?;
             norm().run(gpu, &self.x, &mut self.normed)?;
             self.gemm.run(&gate_up(), &self.normed, &mut self.wide)?;

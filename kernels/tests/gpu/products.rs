@@ -1,12 +1,11 @@
 //! Matrix products.
 
 use baton_kernels::cuda::{
-    Gemm, Gemv, Gpu, Half, Narrow, Weights, gate::Activation, gemm::Sizes, gemv::MAX_ROWS, narrow, norm::Norm,
+    Gemm, Gemv, Gpu, Half, Narrow, Weights, gate::Activation, gemm::Sizes, gemv::MAX_ROWS, narrow,
 };
 
 use crate::{
-    assert_close, assert_within, gpus, numbers, ops::activated, poisoned, put, random, rounded, tolerance,
-    wide,
+    assert_close, assert_within, gpus, numbers, ops::activated, poisoned, put, random, tolerance, wide,
 };
 
 /// `sum over k of x[m][k] * w[n][k]`
@@ -20,16 +19,6 @@ pub(crate) fn wide_product(x: &[f64], w: &[f64], k: usize) -> Vec<f64> {
     x.chunks(k).flat_map(row).collect()
 }
 
-/// As the kernel rounds: the products with the gain, before they are scaled.
-fn normed(gpu: &Gpu, x: &[f32], gain: &[f32], eps: f64) -> Vec<f64> {
-    let row = |row: &[f32]| -> Vec<f64> {
-        let mean = wide(row).iter().map(|x| x * x).sum::<f64>() / row.len() as f64;
-        let product = |(x, gain): (&f32, &f32)| f64::from(rounded(gpu, x * gain));
-        row.iter().zip(gain).map(|pair| product(pair) / (mean + eps).sqrt()).collect()
-    };
-    x.chunks(gain.len()).flat_map(row).collect()
-}
-
 /// Outputs and inputs.
 const SHAPES: [(usize, usize); 8] =
     [(1, 8), (17, 40), (48, 576), (96, 1536), (258, 264), (64, 4096), (31, 2056), (40, 14_336)];
@@ -38,8 +27,8 @@ const SHAPES: [(usize, usize); 8] =
 fn few_rows_give_the_sums_of_the_formula() {
     for gpu in gpus() {
         for (n, k) in SHAPES {
-            let (w, gain) = (random(&gpu, 1, n * k, 0.5), random(&gpu, 2, k, 1.5));
-            let (w_there, gain_there) = (put(&gpu, &w), put(&gpu, &gain));
+            let w = random(&gpu, 1, n * k, 0.5);
+            let w_there = put(&gpu, &w);
             let weights = || Weights { data: w_there.as_view(), outputs: n, inputs: k };
             gpu.synchronize().unwrap();
             for m in [1, 2, 7, 8, 9, MAX_ROWS] {
@@ -47,7 +36,6 @@ fn few_rows_give_the_sums_of_the_formula() {
                 let x = random(&gpu, 3, m * k, 1.0);
                 let x_there = put(&gpu, &x);
                 let expected = product(&wide(&x), &w, k);
-                let expected_normed = product(&normed(&gpu, &x, &gain, 1e-5), &w, k);
 
                 let mut out = poisoned(&gpu, m * n);
                 Gemv::new(weights()).run(&gpu, &x_there, &mut out).unwrap();
@@ -58,13 +46,12 @@ fn few_rows_give_the_sums_of_the_formula() {
                 let logits: Vec<f64> = gpu.download(&logits).unwrap().into_iter().map(f64::from).collect();
                 assert_within(&logits, &expected, 1e-4, &what);
 
-                let norm = Norm { weight: gain_there.as_view(), eps: 1e-5 };
                 let before = random(&gpu, 4, m * n, 1.0);
                 let mut sum = put(&gpu, &before);
-                Gemv::normed(weights(), norm).add(&gpu, &x_there, &mut sum).unwrap();
+                Gemv::new(weights()).add(&gpu, &x_there, &mut sum).unwrap();
                 let expected: Vec<f64> =
-                    wide(&before).iter().zip(&expected_normed).map(|(before, x)| before + x).collect();
-                assert_close(&gpu, &numbers(&gpu, &sum), &expected, &format!("normed {what}"));
+                    wide(&before).iter().zip(&expected).map(|(before, x)| before + x).collect();
+                assert_close(&gpu, &numbers(&gpu, &sum), &expected, &format!("added {what}"));
             }
         }
     }
@@ -75,13 +62,12 @@ fn few_rows_are_gated_on_the_way() {
     for gpu in gpus() {
         for (width, k) in [(1, 8), (9, 64), (1536, 576), (520, 1032)] {
             let w = random(&gpu, 1, 2 * width * k, 0.3);
-            let gain = random(&gpu, 2, k, 1.0);
-            let (w_there, gain_there) = (put(&gpu, &w), put(&gpu, &gain));
+            let w_there = put(&gpu, &w);
             gpu.synchronize().unwrap();
             for (m, activation) in [(1, Activation::Silu), (8, Activation::GeluTanh), (13, Activation::Silu)]
             {
                 let x = random(&gpu, 3, m * k, 1.0);
-                let products = product(&normed(&gpu, &x, &gain, 1e-6), &w, k);
+                let products = product(&wide(&x), &w, k);
                 let expected: Vec<f64> = products
                     .chunks(2 * width)
                     .flat_map(|row| {
@@ -90,9 +76,8 @@ fn few_rows_are_gated_on_the_way() {
                     })
                     .collect();
                 let weights = Weights { data: w_there.as_view(), outputs: 2 * width, inputs: k };
-                let gemv = Gemv::normed(weights, Norm { weight: gain_there.as_view(), eps: 1e-6 });
                 let mut out = poisoned(&gpu, m * width);
-                gemv.gated(&gpu, activation, &put(&gpu, &x), &mut out).unwrap();
+                Gemv::new(weights).gated(&gpu, activation, &put(&gpu, &x), &mut out).unwrap();
                 assert_close(&gpu, &numbers(&gpu, &out), &expected, &format!("{m}x{width}x{k}"));
             }
         }
@@ -104,14 +89,12 @@ fn a_row_is_the_same_bits_whatever_rows_are_beside_it() {
     for gpu in gpus() {
         let (n, k) = (272, 1544);
         let w = put(&gpu, &random(&gpu, 1, n * k, 0.5));
-        let gain = put(&gpu, &random(&gpu, 2, k, 1.0));
         gpu.synchronize().unwrap();
         let x = put(&gpu, &random(&gpu, 3, MAX_ROWS * k, 1.0));
         let run = |first: usize, rows: usize| {
             let weights = Weights { data: w.as_view(), outputs: n, inputs: k };
-            let gemv = Gemv::normed(weights, Norm { weight: gain.as_view(), eps: 1e-5 });
             let mut out = poisoned(&gpu, rows * n);
-            gemv.run(&gpu, &x.slice(first * k..(first + rows) * k), &mut out).unwrap();
+            Gemv::new(weights).run(&gpu, &x.slice(first * k..(first + rows) * k), &mut out).unwrap();
             numbers(&gpu, &out)
         };
         let all = run(0, MAX_ROWS);

@@ -1,7 +1,7 @@
 //! Products of a step with the model's weights, by the kernel that is fastest for their rows.
 
 use baton_kernels::cuda::{
-    Dtype, Gemm, Gemv, Gpu, GpuError, Half, Narrow, Read, Write,
+    Gemm, Gemv, Gpu, GpuError, Half, Narrow, Read, Write,
     cudarc::driver::{CudaSlice, CudaView, CudaViewMut},
     gate::{Activation, gate},
     gemm::Sizes,
@@ -16,7 +16,7 @@ use super::{
     weights::{Dense, Vector},
 };
 
-/// Products of at most this many rows norm their input on the way.
+/// Products of at most this many rows are [`Gemv`]'s.
 const FEW_ROWS: usize = 8;
 
 /// What steps of so few rows leave of a multiprocessor's memory to shared memory, in percent:
@@ -142,10 +142,7 @@ impl Products {
         };
         match self.kernel(gpu, weights, &input.x) {
             Kernel::Narrow(product) => product.run(gpu, &input.computed(gpu)?, out),
-            Kernel::Gemv => {
-                let (product, x) = input.gemv(gpu, weights)?;
-                product.run(gpu, &x, out)
-            }
+            Kernel::Gemv => Gemv::new(weights.view()).run(gpu, &input.computed(gpu)?, out),
             Kernel::Gemm => self.gemm.run(&weights.view(), &input.computed(gpu)?, out),
         }
     }
@@ -160,10 +157,7 @@ impl Products {
     ) -> Result<(), GpuError> {
         match self.kernel(gpu, weights, &input.x) {
             Kernel::Narrow(product) => product.run_f32(gpu, &input.computed(gpu)?, out),
-            Kernel::Gemv => {
-                let (product, x) = input.gemv(gpu, weights)?;
-                product.run_f32(gpu, &x, out)
-            }
+            Kernel::Gemv => Gemv::new(weights.view()).run_f32(gpu, &input.computed(gpu)?, out),
             Kernel::Gemm => self.gemm.run(&weights.view(), &input.computed(gpu)?, out),
         }
     }
@@ -186,10 +180,7 @@ impl Products {
         let rows = weights.rows_of(&input.x);
         match self.kernel(gpu, weights, &input.x) {
             Kernel::Narrow(product) => product.gated(gpu, self.activation, &input.computed(gpu)?, out),
-            Kernel::Gemv => {
-                let (product, x) = input.gemv(gpu, weights)?;
-                product.gated(gpu, self.activation, &x, out)
-            }
+            Kernel::Gemv => Gemv::new(weights.view()).gated(gpu, self.activation, &input.computed(gpu)?, out),
             Kernel::Gemm => {
                 let mut both = both.slice_mut(..2 * out.len());
                 self.gemm.run(&weights.view(), &input.computed(gpu)?, &mut both)?;
@@ -230,19 +221,5 @@ impl Normed<'_> {
         let Some(norm) = self.norm else { return Ok(self.x.slice(..)) };
         norm.view().run(gpu, &self.x, &mut self.normed)?;
         Ok(self.normed.as_view())
-    }
-
-    /// The product that norms on the way, and what it reads. In fp16, rows times gains could be
-    /// out of range before they are divided: they are normed before.
-    fn gemv<'a>(
-        &'a mut self,
-        gpu: &Gpu,
-        weights: &'a Dense,
-    ) -> Result<(Gemv<'a>, CudaView<'a, Half>), GpuError> {
-        let weights = weights.view();
-        Ok(match gpu.dtype() {
-            Dtype::Bf16 => (Gemv { weights, norm: self.norm.map(Vector::view) }, self.x.slice(..)),
-            Dtype::F16 => (Gemv::new(weights), self.computed(gpu)?),
-        })
     }
 }
