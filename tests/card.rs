@@ -64,9 +64,9 @@ const FP16_MEAN_TOLERANCE: f32 = 0.04;
 const FP8_TOLERANCE: f32 = 4.5;
 const FP8_MEAN_TOLERANCE: f32 = 0.7;
 
-/// With cached rows in fp8.
-const FP8_KV_TOLERANCE: f32 = 4.5;
-const FP8_KV_MEAN_TOLERANCE: f32 = 0.7;
+/// With cached rows in fp8: 1.75 and 0.25 were seen.
+const FP8_KV_TOLERANCE: f32 = 2.6;
+const FP8_KV_MEAN_TOLERANCE: f32 = 0.4;
 
 fn model() -> Arc<CudaModel> {
     model_in(Dtype::Bf16, WeightForm::Plain)

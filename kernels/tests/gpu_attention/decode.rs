@@ -39,12 +39,23 @@ fn decode(
     numbers(gpu, &out)
 }
 
-fn check(gpu: &Gpu, shape: Shape, lengths: &[usize], split: Split, options: (Option<usize>, Option<f32>)) {
+/// Sequences of `lengths`.
+fn scene(gpu: &Gpu, shape: Shape, lengths: &[usize]) -> Fixture {
     let sequences: Vec<_> = lengths.iter().enumerate().map(|(i, len)| (*len, i as u64)).collect();
-    let fixture = Fixture::new(gpu, shape, &sequences);
-    let q: Vec<f32> = (0..lengths.len() as u64).flat_map(|i| queries(gpu, &fixture, 100 + i)).collect();
+    Fixture::new(gpu, shape, &sequences)
+}
+
+/// Checks all outputs of a [`scene`] of these lengths.
+fn check(
+    gpu: &Gpu,
+    fixture: &Fixture,
+    lengths: &[usize],
+    split: Split,
+    options: (Option<usize>, Option<f32>),
+) {
+    let q: Vec<f32> = (0..lengths.len() as u64).flat_map(|i| queries(gpu, fixture, 100 + i)).collect();
     let kv_len: Vec<i32> = lengths.iter().map(|len| *len as i32).collect();
-    let out = decode(gpu, &fixture, (&q, &kv_len), split, options);
+    let out = decode(gpu, fixture, (&q, &kv_len), split, options);
     let rows = q.chunks(fixture.q_width() + MORE).zip(out.chunks(fixture.q_width()));
     for ((i, len), (q, out)) in lengths.iter().enumerate().zip(rows) {
         if *len == 0 {
@@ -59,8 +70,10 @@ fn check(gpu: &Gpu, shape: Shape, lengths: &[usize], split: Split, options: (Opt
 fn decode_is_right_for_a_few_sequences() {
     for gpu in gpus() {
         for shape in in_both_forms([SHAPES[0], SHAPES[1]]) {
+            let lengths = [1, 65, 0, 200, 130];
+            let fixture = scene(&gpu, shape, &lengths);
             for split in [Split::Even, Split::Every(64)] {
-                check(&gpu, shape, &[1, 65, 0, 200, 130], split, (None, None));
+                check(&gpu, &fixture, &lengths, split, (None, None));
             }
         }
     }
@@ -71,8 +84,9 @@ fn large_decode_is_right_at_every_edge() {
     for gpu in gpus() {
         let lengths = [1, 63, 0, 64, 65, 16, 127, 128, 129, 0, 0, 1000, 15, 17, 257, 48, 3000, 0];
         for shape in in_both_forms(SHAPES) {
+            let fixture = scene(&gpu, shape, &lengths);
             for split in [Split::Even, FIXED, Split::Every(64)] {
-                check(&gpu, shape, &lengths, split, (None, None));
+                check(&gpu, &fixture, &lengths, split, (None, None));
             }
         }
     }
@@ -82,12 +96,12 @@ fn large_decode_is_right_at_every_edge() {
 fn large_decode_is_right_alone_and_in_crowds() {
     for gpu in gpus() {
         for shape in in_both_forms([SHAPES[0], SHAPES[1]]) {
-            for split in [Split::Even, FIXED] {
-                for len in [1, 64, 1024, 5000] {
-                    check(&gpu, shape, &[len], split, (None, None));
+            let crowd = (0..300).map(|i| i * 7919 % 200).collect();
+            for lengths in [vec![1], vec![64], vec![1024], vec![5000], crowd] {
+                let fixture = scene(&gpu, shape, &lengths);
+                for split in [Split::Even, FIXED] {
+                    check(&gpu, &fixture, &lengths, split, (None, None));
                 }
-                let lengths: Vec<usize> = (0..300).map(|i| i * 7919 % 200).collect();
-                check(&gpu, shape, &lengths, split, (None, None));
             }
         }
     }
@@ -98,13 +112,14 @@ fn large_decode_sees_its_window_and_caps_scores() {
     for gpu in gpus() {
         let lengths = [1, 40, 64, 65, 100, 128, 129, 0, 1000, 2048, 333];
         for shape in in_both_forms(SHAPES) {
+            let fixture = scene(&gpu, shape, &lengths);
             for window in [1, 64, 100, 512] {
                 for split in [Split::Even, FIXED] {
-                    check(&gpu, shape, &lengths, split, (Some(window), None));
+                    check(&gpu, &fixture, &lengths, split, (Some(window), None));
                 }
             }
-            check(&gpu, shape, &lengths, Split::Even, (None, Some(2.0)));
-            check(&gpu, shape, &lengths, FIXED, (Some(70), Some(2.0)));
+            check(&gpu, &fixture, &lengths, Split::Even, (None, Some(2.0)));
+            check(&gpu, &fixture, &lengths, FIXED, (Some(70), Some(2.0)));
         }
     }
 }
