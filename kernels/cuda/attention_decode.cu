@@ -143,11 +143,14 @@ struct Running {
     using Tile = attention::Tile<D, FP8>;
 
     uint32_t query[QT][D / 16][2];
+    float query_unit[QT][2];
     float out[QT][D / 16][4];
+    float unit; // of `out`
     float maximum[QT][2], sum[QT][2];
 
     __device__ __forceinline__ void start(const DecodeAttention& p, const Piece& piece, int group) {
         const int lane = threadIdx.x % 32;
+        unit = FP8 ? unit_of(0.0f) : 1.0f;
 #pragma unroll
         for (int t = 0; t < QT; t++) {
             const int head = 8 * t + lane / 4;
@@ -164,6 +167,10 @@ struct Running {
             }
             maximum[t][0] = maximum[t][1] = -INFINITY;
             sum[t][0] = sum[t][1] = 0.0f;
+            const float its = Tile::prepare(query[t]);
+#pragma unroll
+            for (int column = 0; column < 2; column++)
+                query_unit[t][column] = FP8 ? __shfl_sync(~0u, its, (lane % 4 * 2 + column) * 4) : 1.0f;
         }
     }
 
@@ -175,24 +182,27 @@ struct Running {
             uint32_t keys[4];
             tile.key_fragments(keys, k);
 #pragma unroll
-            for (int t = 0; t < QT; t++) multiply(scores[t][k & 1], keys, query[t][k][0], query[t][k][1]);
+            for (int t = 0; t < QT; t++) Tile::product(scores[t][k & 1], keys, query[t][k]);
         }
+        const float before = unit;
+        unit = tile.unit_after(unit);
         uint32_t weights[QT][2];
 #pragma unroll
-        for (int t = 0; t < QT; t++) soften(p, tile, scores[t], t, position + token, begin, end, weights[t]);
+        for (int t = 0; t < QT; t++) soften(p, tile, scores[t], t, before, position + token, begin, end, weights[t]);
 #pragma unroll
         for (int k = 0; k < D / 16; k++) {
             uint32_t values[4];
             tile.value_fragments(values, k);
 #pragma unroll
-            for (int t = 0; t < QT; t++) Tile::weigh(out[t][k], values, weights[t]);
+            for (int t = 0; t < QT; t++) Tile::product(out[t][k], values, weights[t]);
         }
     }
 
-    // Scores to weights, and everything so far rescaled to the new maximum.
+    // Scores to weights, and everything so far rescaled to the new maximum and unit.
     __device__ __forceinline__ void soften(const DecodeAttention& p, const Tile& tile, const float (&scores)[2][4],
-                                           int t, int position, int begin, int end, uint32_t (&weights)[2]) {
+                                           int t, float before, int position, int begin, int end, uint32_t (&weights)[2]) {
         const int token = threadIdx.x % 32 / 4;
+        const float inverse = FP8 ? inverse_of(unit) : 1.0f, in_unit = FP8 ? before * inverse : 1.0f;
         float weight[4];
 #pragma unroll
         for (int column = 0; column < 2; column++) {
@@ -200,7 +210,7 @@ struct Running {
 #pragma unroll
             for (int half = 0; half < 2; half++) {
                 const int at = position + 8 * half, i = 2 * half + column;
-                const float dot = (scores[0][i] + scores[1][i]) * tile.key_scale(token + 8 * half);
+                const float dot = (scores[0][i] + scores[1][i]) * (tile.key_scale(token + 8 * half) * query_unit[t][column]);
                 score[half] = at >= begin && at < end ? exponent(dot, p.scale, p.cap) : -INFINITY;
             }
             float greatest = fmaxf(score[0], score[1]);
@@ -215,12 +225,13 @@ struct Running {
             weight[2 + column] = exp2_fast(score[1] - base);
             sum[t][column] = sum[t][column] * rescale + (weight[column] + weight[2 + column]);
 #pragma unroll
-            for (int k = 0; k < D / 16; k++) out[t][k][column] *= rescale, out[t][k][2 + column] *= rescale;
+            for (int k = 0; k < D / 16; k++)
+                out[t][k][column] *= rescale * in_unit, out[t][k][2 + column] *= rescale * in_unit;
         }
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            const float scale = tile.value_scale(token + 8 * half);
-            weights[half] = transposed(Tile::pack_weights(weight[2 * half] * scale, weight[2 * half + 1] * scale));
+            const float scale = tile.value_scale(token + 8 * half) * inverse;
+            weights[half] = transposed(Tile::pack_operand(weight[2 * half] * scale, weight[2 * half + 1] * scale));
         }
     }
 
@@ -239,8 +250,8 @@ struct Running {
                 if (lane < 4) shared.maximum[warp][head] = maximum[t][column], shared.sum[warp][head] = total;
 #pragma unroll
                 for (int k = 0; k < D / 16; k++) {
-                    shared.sums[warp][head][Tile::row(k, 0)] = out[t][k][column];
-                    shared.sums[warp][head][Tile::row(k, 1)] = out[t][k][2 + column];
+                    shared.sums[warp][head][Tile::row(k, 0)] = out[t][k][column] * unit;
+                    shared.sums[warp][head][Tile::row(k, 1)] = out[t][k][2 + column] * unit;
                 }
             }
         }
@@ -403,7 +414,7 @@ __device__ __forceinline__ void decode(const DecodeAttention& p) {
 } // namespace
 
 #define INSTANCE(NAME, D, FP8, QT, STAGES)                                                                   \
-    extern "C" __global__ void __launch_bounds__(WARPS * 32)                                                 \
+    extern "C" __global__ void __launch_bounds__(WARPS * 32, FP8 && D <= 128 && QT == 1 ? 4 : 1)             \
     attention_decode##NAME##_d##D##_q##QT##_s##STAGES(const __grid_constant__ DecodeAttention p) {           \
         decode<D, FP8, QT, STAGES>(p);                                                                       \
     }

@@ -2,9 +2,13 @@
 // gets into shared memory, and how it comes out as operands of m16n8k16 products.
 //
 //   Tile<D, false>  elements
-//   Tile<D, true>   e4m3, which become sixteen-bit numbers in registers, without their scales:
-//                   that is exact. A key's scale is multiplied to its score, a value's to
-//                   its weight: one number for each token, not for each element.
+//   Tile<D, true>   e4m3, which become fp16 in registers, without their scales: that is exact,
+//                   and one instruction for two. A key's scale is multiplied to its score,
+//                   a value's to its weight: one number for each token, not for each element.
+//
+// Then what is multiplied with them is fp16 too, in either dtype. Queries and weights are
+// counted in units, powers of two just above the greatest of them, so that they have the room: a
+// query by its greatest element, weights by the greatest scale of a value so far.
 //
 // Which element of a head stands where in an operand does not matter as long as both operands
 // agree (`query_at`), or results are written where they belong (`row`): so bytes are
@@ -59,13 +63,17 @@ struct Tile<D, false> {
     // The element that an operand's row `lane / 4 + 8 half` is.
     __device__ static __forceinline__ int row(int k, int half) { return k * 16 + threadIdx.x % 32 / 4 + 8 * half; }
 
+    // Queries stay as they are.
+    __device__ static __forceinline__ float prepare(uint32_t (&)[D / 16][2]) { return 1.0f; }
+
     __device__ __forceinline__ float key_scale(int) const { return 1.0f; }
     __device__ __forceinline__ float value_scale(int) const { return 1.0f; }
+    __device__ __forceinline__ float unit_after(float unit) const { return unit; }
 
-    __device__ static __forceinline__ uint32_t pack_weights(float low, float high) { return pack(low, high); }
+    __device__ static __forceinline__ uint32_t pack_operand(float low, float high) { return pack(low, high); }
 
-    __device__ static __forceinline__ void weigh(float (&sum)[4], const uint32_t (&values)[4], const uint32_t (&weights)[2]) {
-        multiply(sum, values, weights[0], weights[1]);
+    __device__ static __forceinline__ void product(float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+        multiply(sum, a, b[0], b[1]);
     }
 };
 
@@ -81,8 +89,13 @@ __device__ __forceinline__ void copy_bytes_or_zero(unsigned char* to, const unsi
                      ::"r"(shared_address(to + at)), "l"(from + at), "r"(there ? 8 : 0) : "memory");
 }
 
-// Weights times scales need a range that fp16 lacks: they, and values with them, are bf16 in
-// either dtype.
+// The power of two above `greatest`, at least the least of them; and one over it.
+__device__ __forceinline__ float unit_of(float greatest) {
+    return __int_as_float((__float_as_int(greatest) & 0x7f800000) + 0x00800000);
+}
+
+__device__ __forceinline__ float inverse_of(float unit) { return __int_as_float(0x7f000000 - __float_as_int(unit)); }
+
 template <int D>
 struct Tile<D, true> {
     static constexpr int BYTES = PITCH<D / 2> * 2; // of a row, whole lines
@@ -121,10 +134,7 @@ struct Tile<D, true> {
                      : "=r"(bytes[0]), "=r"(bytes[1])
                      : "r"(shared_address(keys + at(threadIdx.x % 16, k))) : "memory");
 #pragma unroll
-        for (int i = 0; i < 4; i++) {
-            const float2 two = of_e4m3(bytes[i % 2] >> i / 2 * 16);
-            to[i] = pack(two.x, two.y);
-        }
+        for (int i = 0; i < 4; i++) to[i] = bits(of_e4m3(bytes[i % 2] >> i / 2 * 16));
     }
 
     // A thread gets two bytes of each of two tokens: neighbours, in two rows of an operand.
@@ -134,10 +144,7 @@ struct Tile<D, true> {
                      : "=r"(bytes[0]), "=r"(bytes[1])
                      : "r"(shared_address(values + at(threadIdx.x % 16, k))) : "memory");
 #pragma unroll
-        for (int i = 0; i < 4; i++) {
-            const float2 two = of_e4m3(__byte_perm(bytes[i / 2], 0, i % 2 == 0 ? 0x4420 : 0x4431));
-            to[i] = pack_weights(two.x, two.y);
-        }
+        for (int i = 0; i < 4; i++) to[i] = bits(of_e4m3(__byte_perm(bytes[i / 2], 0, i % 2 == 0 ? 0x4420 : 0x4431)));
     }
 
     __device__ static __forceinline__ int query_at(int k, int half) {
@@ -146,20 +153,53 @@ struct Tile<D, true> {
 
     __device__ static __forceinline__ int row(int k, int half) { return k * 16 + threadIdx.x % 32 / 4 * 2 + half; }
 
+    // A head's query, of which four lanes have a part each, becomes fp16 in the unit that is returned.
+    __device__ static __forceinline__ float prepare(uint32_t (&query)[D / 16][2]) {
+        float greatest = 0.0f;
+#pragma unroll
+        for (int i = 0; i < D / 8; i++) {
+            const float2 two = elements(query[i / 2][i % 2]);
+            greatest = fmaxf(greatest, fmaxf(fabsf(two.x), fabsf(two.y)));
+        }
+        greatest = fmaxf(greatest, __shfl_xor_sync(~0u, greatest, 1));
+        greatest = fmaxf(greatest, __shfl_xor_sync(~0u, greatest, 2));
+        const float unit = unit_of(greatest), inverse = inverse_of(unit);
+#pragma unroll
+        for (int i = 0; i < D / 8; i++) {
+            const float2 two = elements(query[i / 2][i % 2]);
+            query[i / 2][i % 2] = pack_operand(two.x * inverse, two.y * inverse);
+        }
+        return unit;
+    }
+
     __device__ __forceinline__ float key_scale(int token) const { return scales[0][token]; }
     __device__ __forceinline__ float value_scale(int token) const { return scales[1][token]; }
 
-    __device__ static __forceinline__ uint32_t pack_weights(float low, float high) {
-        uint32_t packed;
-        asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
-        return packed;
+    // The unit of weights once this tile's are among them.
+    __device__ __forceinline__ float unit_after(float unit) const {
+        const int token = threadIdx.x % 32 / 4;
+        float greatest = fmaxf(scales[1][token], scales[1][token + 8]);
+        greatest = fmaxf(greatest, __shfl_xor_sync(~0u, greatest, 4));
+        greatest = fmaxf(greatest, __shfl_xor_sync(~0u, greatest, 8));
+        greatest = fmaxf(greatest, __shfl_xor_sync(~0u, greatest, 16));
+        return fmaxf(unit, unit_of(greatest));
     }
 
-    __device__ static __forceinline__ void weigh(float (&sum)[4], const uint32_t (&values)[4], const uint32_t (&weights)[2]) {
-        asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+    __device__ static __forceinline__ uint32_t pack_operand(float low, float high) {
+        return bits(__floats2half2_rn(low, high));
+    }
+
+    __device__ static __forceinline__ void product(float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+        asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
                      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
                      : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
-                     : "r"(values[0]), "r"(values[1]), "r"(values[2]), "r"(values[3]), "r"(weights[0]), "r"(weights[1]));
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+    }
+
+    __device__ static __forceinline__ uint32_t bits(__half2 two) { return *reinterpret_cast<uint32_t*>(&two); }
+
+    __device__ static __forceinline__ float2 elements(uint32_t two) {
+        return to_floats(*reinterpret_cast<element2*>(&two));
     }
 };
 

@@ -4,7 +4,6 @@
 
 #include "element.cuh"
 
-#include <cuda_bf16.h>
 #include <cuda_fp8.h>
 
 struct Rounding {
@@ -24,9 +23,9 @@ struct Rounding {
     __device__ __forceinline__ uint2 eight(const float (&x)[8]) const { return make_uint2(four(x), four(x + 4)); }
 };
 
-// Two e4m3, the low bytes of `pair`, without their scale. Exact: a half has room for every e4m3.
-__device__ __forceinline__ float2 of_e4m3(uint32_t pair) {
-    return __half22float2(__nv_cvt_fp8x2_to_halfraw2((__nv_fp8x2_storage_t)pair, __NV_E4M3));
+// Two e4m3, the low bytes of `pair`, without their scale, in fp16. That is exact.
+__device__ __forceinline__ __half2 of_e4m3(uint32_t pair) {
+    return __nv_cvt_fp8x2_to_halfraw2((__nv_fp8x2_storage_t)pair, __NV_E4M3);
 }
 
 // Eight e4m3 times their scale.
@@ -34,7 +33,7 @@ __device__ __forceinline__ element8 dequantised(uint2 packed, float scale) {
     element8 out;
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-        const float2 two = of_e4m3((i < 2 ? packed.x : packed.y) >> i % 2 * 16);
+        const float2 two = __half22float2(of_e4m3((i < 2 ? packed.x : packed.y) >> i % 2 * 16));
         out.pair[i] = to_elements(two.x * scale, two.y * scale);
     }
     return out;
