@@ -208,7 +208,7 @@ impl Terms<'_> {
     /// Tokens of a prompt beside the answer that is asked for.
     fn room_for_prompt(&self, parameters: &Parameters) -> u32 {
         let answer = parameters.max_tokens.map_or(1, |max| max.value);
-        self.total_limit().tokens.saturating_sub(answer).clamp(1, self.input_limit().tokens)
+        self.total_limit().tokens.saturating_sub(answer).min(self.input_limit().tokens).max(1)
     }
 
     fn total_limit(&self) -> TokenLimit {
