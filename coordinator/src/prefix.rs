@@ -38,7 +38,8 @@ pub struct PrefixLimits {
 }
 
 /// The prefix caches of all nodes. Look-ups share a lock that changes take for
-/// some ten microseconds at a time.
+/// some ten microseconds at a time, or some ten more while what nobody holds is
+/// swept out after a node has left.
 #[derive(Debug)]
 pub struct PrefixIndex {
     limits: PrefixLimits,
@@ -77,7 +78,7 @@ pub struct PrefixStats {
 }
 
 /// Changes made under one hold of the lock.
-const CHANGES_AT_ONCE: usize = 128;
+const CHANGES_AT_ONCE: usize = 32;
 
 // === impl PrefixIndex ===
 
