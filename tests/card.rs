@@ -64,7 +64,7 @@ const FP16_MEAN_TOLERANCE: f32 = 0.04;
 const FP8_TOLERANCE: f32 = 4.5;
 const FP8_MEAN_TOLERANCE: f32 = 0.7;
 
-/// With cached rows in fp8: 1.75 and 0.25 were seen.
+/// With cached rows in fp8: 2.2 and 0.23 were seen.
 const FP8_KV_TOLERANCE: f32 = 2.6;
 const FP8_KV_MEAN_TOLERANCE: f32 = 0.4;
 
