@@ -22,6 +22,7 @@ use baton_protocol::{
 use tokio::{net::TcpListener, task::JoinSet, time::timeout};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::{Channel, Server, server::Router};
+use tracing_subscriber::EnvFilter;
 
 use crate::call::{Answer, Choice, PATIENCE};
 
@@ -126,8 +127,10 @@ impl Settings {
 
 impl Sandbox {
     pub async fn start(settings: Settings) -> Self {
-        // Shown when a test fails. Other tests of the process may have set it already.
-        let _ = tracing_subscriber::fmt().with_test_writer().with_max_level(tracing::Level::DEBUG).try_init();
+        // Shown when a test fails, more of it with RUST_LOG=debug. Other tests of the process may have set it already.
+        // Of ten thousand handoffs everything would fill the memory that a soak counts.
+        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+        let _ = tracing_subscriber::fmt().with_test_writer().with_env_filter(filter).try_init();
         let mut prefills = Vec::new();
         for index in 0..settings.prefills {
             let mut settings = settings.clone();
