@@ -16,7 +16,7 @@ use baton_protocol::{
 };
 use parking_lot::Mutex;
 
-use crate::{HandoffAsk, Landing, PathReport, TransportKind, Tried, Wanted, transport::Checksum};
+use crate::{HandoffAsk, Landing, PathReport, TransportKind, Tried, Wanted};
 
 /// A row has 16 bytes, a token 48.
 pub const SHAPE: KvShape =
@@ -217,15 +217,9 @@ pub fn ask(leg: u32, tokens: u32, have: u32) -> HandoffAsk {
     }
 }
 
-/// A right header for a span of `source`.
-pub fn header(shape: &KvShape, source: &dyn KvSource, seq: u32, span: KvSpan) -> FrameHeader {
-    FrameHeader {
-        handoff: handoff_id(0),
-        seq,
-        bytes: shape.span_bytes(&span) as u32,
-        crc: Checksum::Crc32c.of(source, &span).expect("the source covers the span"),
-        span,
-    }
+/// A right header for a span.
+pub fn header(shape: &KvShape, seq: u32, span: KvSpan) -> FrameHeader {
+    FrameHeader { handoff: handoff_id(0), seq, bytes: shape.span_bytes(&span) as u32, span }
 }
 
 /// TCP, not measured.

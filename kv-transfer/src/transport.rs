@@ -35,10 +35,13 @@ pub mod ucx;
 use std::{
     io::{self, IoSlice, IoSliceMut},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use baton_protocol::{FrameHeader, KvSink, KvSource, frame::FrameError};
+use baton_protocol::{
+    FrameHeader, KvSink, KvSource,
+    frame::{FrameError, HEADER_BYTES},
+};
 
 pub use checksum::Checksum;
 
@@ -60,26 +63,33 @@ pub trait FrameSender: Send {
         Ok(())
     }
 
-    /// Checksum of a frame's payload, as the other end makes it of what arrives. Both
-    /// sides agreed on `kind`; in place of crc32c a path may have one of its own.
+    /// Sends the span that `header` names, out of `source`, and tells its checksum, which is
+    /// made on the way; or `told` in its place. Returns what was told, when the bytes have left
+    /// `source` or a guard of it travels with them.
     ///
     /// # Errors
-    /// When the source does not cover the span.
+    /// [`PathError::Unreadable`] when the source does not cover the span: nothing was sent, and
+    /// the path goes on. Else it is closed or broken, and cannot be used again.
+    fn send(
+        &mut self,
+        header: &FrameHeader,
+        source: &Arc<dyn KvSource>,
+        told: Option<u32>,
+    ) -> Result<u32, PathError>;
+
+    /// What `send` would tell of a frame, where both sides agreed on `kind`; in place of crc32c
+    /// a path may have a checksum of its own.
+    ///
+    /// # Errors
+    /// As `send`.
     fn checksum(
         &mut self,
         kind: Checksum,
         header: &FrameHeader,
         source: &Arc<dyn KvSource>,
-    ) -> io::Result<u32> {
-        kind.of(&**source, &header.span)
+    ) -> Result<u32, PathError> {
+        kind.of(&**source, &header.span).map_err(PathError::Unreadable)
     }
-
-    /// Sends the span that `header` names, out of `source`. Returns when the
-    /// bytes have left `source` or a guard of it travels with them.
-    ///
-    /// # Errors
-    /// When the path is closed or broken; it cannot be used again.
-    fn send(&mut self, header: &FrameHeader, source: &Arc<dyn KvSource>) -> Result<(), PathError>;
 }
 
 /// The receiving end of a path.
@@ -104,7 +114,9 @@ pub enum Placement {
 pub struct Received {
     /// Its header.
     pub header: FrameHeader,
-    /// Whether the payload has the header's checksum.
+    /// Checksum of what arrived.
+    pub crc: u32,
+    /// Whether it is the one that was told, and has landed.
     pub intact: bool,
     /// From the header to the last byte.
     pub duration: Duration,
@@ -119,6 +131,9 @@ pub enum PathError {
     /// The system said so.
     #[error("data path broken: {0}")]
     Io(#[from] io::Error),
+    /// The source does not cover the frame. Nothing of it was sent.
+    #[error("pages cannot be read: {0}")]
+    Unreadable(#[source] io::Error),
     /// Bytes that are no frame.
     #[error("not a frame: {0}")]
     Header(#[from] FrameError),
@@ -151,18 +166,6 @@ pub struct Link<E: ?Sized> {
     pub closer: Closer,
 }
 
-// === impl PathError ===
-
-#[cfg(feature = "cuda")]
-impl PathError {
-    fn into_io(self) -> io::Error {
-        match self {
-            Self::Io(error) => error,
-            other => io::Error::other(other),
-        }
-    }
-}
-
 // === impl Closer ===
 
 impl Closer {
@@ -177,33 +180,59 @@ impl Closer {
     }
 }
 
-/// Bytes of a frame's landing, in all pieces.
-pub(crate) fn total(pieces: &[IoSliceMut<'_>]) -> usize {
-    pieces.iter().map(|piece| piece.len()).sum()
+/// Reads a header whose frame any path may carry.
+pub(crate) fn decode(bytes: &[u8; HEADER_BYTES]) -> Result<FrameHeader, PathError> {
+    let header = FrameHeader::decode(bytes)?;
+    if header.bytes > MAX_FRAME_BYTES {
+        return Err(PathError::TooLarge { bytes: header.bytes });
+    }
+    Ok(header)
+}
+
+/// Gives `send` the pieces of a frame; what came of it.
+pub(crate) fn read_pieces<T>(
+    header: &FrameHeader,
+    source: &dyn KvSource,
+    mut send: impl FnMut(&[IoSlice<'_>]) -> Result<T, PathError>,
+) -> Result<T, PathError> {
+    let mut sent = None;
+    let read = source.read(&header.span, &mut |pieces| {
+        if pieces.iter().map(|piece| piece.len()).sum::<usize>() != header.bytes as usize {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        sent = Some(send(pieces));
+        Ok(())
+    });
+    match sent {
+        Some(sent) => read.map_err(PathError::Io).and(sent),
+        None => Err(PathError::Unreadable(read.err().unwrap_or_else(|| io::ErrorKind::InvalidInput.into()))),
+    }
+}
+
+/// Has `take` fill the pieces where a frame lands, or let its payload go where there are none.
+/// It says what the checksum of the payload is, and which one was told.
+pub(crate) fn land(
+    header: FrameHeader,
+    place: &mut dyn FnMut(&FrameHeader) -> Placement,
+    mut take: impl FnMut(Option<&mut [IoSliceMut<'_>]>) -> Result<(u32, u32), PathError>,
+) -> Result<Received, PathError> {
+    let begun = Instant::now();
+    let (mut taken, mut whole) = (None, true);
+    if let Placement::Land(sink) = place(&header) {
+        let landed = sink.write(&header.span, &mut |pieces| {
+            check_size(pieces, &header)?;
+            taken = Some(take(Some(pieces)));
+            Ok(())
+        });
+        whole = landed.is_ok();
+    }
+    // The bit bucket, or a sink without such memory: the payload must still leave the path.
+    let (crc, told) = taken.unwrap_or_else(|| take(None))?;
+    Ok(Received { header, crc, intact: whole && crc == told, duration: begun.elapsed() })
 }
 
 /// Refuses a placement whose memory has not the frame's size.
 pub(crate) fn check_size(pieces: &[IoSliceMut<'_>], header: &FrameHeader) -> io::Result<()> {
-    if total(pieces) == header.bytes as usize { Ok(()) } else { Err(io::ErrorKind::InvalidInput.into()) }
-}
-
-/// Copies pieces to pieces of other borders; both have the same size in all.
-pub(crate) fn copy_pieces(from: &[IoSlice<'_>], to: &mut [IoSliceMut<'_>]) -> io::Result<()> {
-    if from.iter().map(|piece| piece.len()).sum::<usize>() != total(to) {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
-    let mut from = from.iter().map(|piece| &piece[..]);
-    let mut rest: &[u8] = &[];
-    for piece in to {
-        let mut at = 0;
-        while at < piece.len() {
-            if rest.is_empty() {
-                rest = from.next().ok_or(io::ErrorKind::InvalidInput)?;
-            }
-            let len = rest.len().min(piece.len() - at);
-            piece[at..at + len].copy_from_slice(&rest[..len]);
-            (rest, at) = (&rest[len..], at + len);
-        }
-    }
-    Ok(())
+    let bytes: usize = pieces.iter().map(|piece| piece.len()).sum();
+    if bytes == header.bytes as usize { Ok(()) } else { Err(io::ErrorKind::InvalidInput.into()) }
 }

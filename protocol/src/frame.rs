@@ -1,4 +1,5 @@
-//! One KV frame on a data path: a fixed header, then the span's bytes.
+//! One KV frame on a data path: a fixed header, then the span's bytes. Their
+//! checksum travels beside the header or behind the bytes, as the path has it.
 
 use crate::{HandoffId, KvSpan, RequestId};
 
@@ -19,8 +20,6 @@ pub struct FrameHeader {
     pub span: KvSpan,
     /// Bytes of the payload.
     pub bytes: u32,
-    /// crc32c of the payload.
-    pub crc: u32,
 }
 
 /// Why a header was refused.
@@ -50,7 +49,7 @@ pub enum FrameError {
 
 impl FrameHeader {
     /// Layout: magic 4, request 16, attempt 4, leg 4, seq 4, layers 4+4,
-    /// tokens 4+4, heads 2+2, bytes 4, crc 4, zero 16, header check 4.
+    /// tokens 4+4, heads 2+2, bytes 4, zero 20, header check 4.
     pub fn encode(&self) -> [u8; HEADER_BYTES] {
         let mut out = [0; HEADER_BYTES];
         out[0..4].copy_from_slice(&MAGIC);
@@ -65,9 +64,8 @@ impl FrameHeader {
             self.span.tokens.end,
             half(self.span.heads.start) | half(self.span.heads.end) << 16,
             self.bytes,
-            self.crc,
         ];
-        for (place, word) in out[20..60].chunks_exact_mut(4).zip(words) {
+        for (place, word) in out[20..56].chunks_exact_mut(4).zip(words) {
             place.copy_from_slice(&word.to_le_bytes());
         }
         let check = header_check(&out[..76]);
@@ -90,7 +88,7 @@ impl FrameHeader {
         if found != expected {
             return Err(FrameError::Checksum { found, expected });
         }
-        if bytes[60..76].iter().any(|&byte| byte != 0) {
+        if bytes[56..76].iter().any(|&byte| byte != 0) {
             return Err(FrameError::Malformed { field: "reserved" });
         }
         let request =
@@ -107,7 +105,7 @@ impl FrameHeader {
             return Err(FrameError::Malformed { field: "heads" });
         }
         let handoff = HandoffId { request, attempt: word(20), leg: word(24) };
-        Ok(Self { handoff, seq: word(28), span, bytes: word(52), crc: word(56) })
+        Ok(Self { handoff, seq: word(28), span, bytes: word(52) })
     }
 }
 
@@ -147,7 +145,7 @@ mod tests {
     fn header() -> impl Strategy<Value = FrameHeader> {
         (
             any::<u128>(),
-            any::<[u32; 5]>(),
+            any::<[u32; 4]>(),
             0..100u32,
             1..100u32,
             0..100_000u32,
@@ -160,7 +158,6 @@ mod tests {
                 seq: w[2],
                 span: KvSpan { layers: l..l + ln, tokens: t..t + tn, heads: h..h + hn },
                 bytes: w[3],
-                crc: w[4],
             })
     }
 

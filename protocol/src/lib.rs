@@ -34,5 +34,5 @@ pub use node::{NodeInfo, NodeState, Role};
 pub use prefix::PrefixChanges;
 pub use request::{LogitBias, Request, Sampling, Stop};
 
-/// Protocol versions this build speaks: the newest, and the one before it.
-pub const PROTOCOL: std::ops::RangeInclusive<u32> = 1..=1;
+/// Protocol versions this build speaks: the newest, and the one before it once that was released.
+pub const PROTOCOL: std::ops::RangeInclusive<u32> = 2..=2;

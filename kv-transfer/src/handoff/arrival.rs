@@ -81,7 +81,7 @@ impl Receiver {
             return self.distrust("frame overlaps another one", out);
         }
         self.frames.missing.found(header.seq);
-        self.frames.digest.add(header.seq, header.crc);
+        self.frames.digest.add(header.seq, received.crc);
         self.frames.landed += 1;
         self.frames.ended = Some(now);
         self.stats.bytes += u64::from(header.bytes);

@@ -76,7 +76,7 @@ pub enum SenderEvent {
 pub enum SenderAction {
     /// Say this to the receiver.
     Send(Message),
-    /// Put a frame in line; its checksum is made when it is read. Answered by
+    /// Put a frame in line; its checksum is made while it leaves. Answered by
     /// exactly one `Sent`, `Skipped` or `Unreadable`.
     Frame(FrameHeader, Arc<dyn KvSource>),
     /// Take all frames of this handoff out of the line, with one `Skipped` each.
@@ -284,7 +284,6 @@ impl Sender {
             seq: u32::try_from(at).unwrap_or(u32::MAX),
             span: frame.span.clone(),
             bytes: u32::try_from(self.terms.cut.shape.span_bytes(&frame.span)).unwrap_or(u32::MAX),
-            crc: 0,
         };
         out.push(SenderAction::Frame(header, source.clone()));
     }

@@ -242,10 +242,10 @@ impl World {
     }
 
     fn frame_leaves(&mut self) -> bool {
-        let Some((mut header, source)) = self.hand.take() else { return false };
-        header.crc = Checksum::Crc32c.of(&*source, &header.span).unwrap();
+        let Some((header, source)) = self.hand.take() else { return false };
+        let crc = Checksum::Crc32c.of(&*source, &header.span).unwrap();
         drop(source);
-        let (seq, crc) = (header.seq, header.crc);
+        let seq = header.seq;
         if !self.path_closed {
             self.wire.push_back((header, true));
         }
@@ -267,16 +267,18 @@ impl World {
     fn frame_ends(&mut self) -> bool {
         let Some((header, intact, place)) = self.reading.pop_front() else { return false };
         self.moved = self.now;
+        let mut crc = Checksum::Crc32c.begin();
         if let Some(sink) = place {
             let source = &self.source;
             sink.write(&header.span, &mut |to| {
-                source.read(&header.span, &mut |from| crate::transport::copy_pieces(from, to))?;
+                source.read(&header.span, &mut |from| crc.copy(from, to))?;
                 to[0][0] ^= u8::from(!intact);
                 Ok(())
             })
             .unwrap();
         }
-        self.tell_receiver(ReceiverEvent::Arrived(&Received { header, intact, duration: Duration::ZERO }));
+        let received = Received { header, crc: crc.value(), intact, duration: Duration::ZERO };
+        self.tell_receiver(ReceiverEvent::Arrived(&received));
         true
     }
 

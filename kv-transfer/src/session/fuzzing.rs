@@ -275,8 +275,8 @@ fn frame(input: &mut Unstructured<'_>) -> Result<Received> {
     let fits = span.layers.end <= 3 && span.tokens.end <= TOKENS && span.heads.end <= 2;
     let bytes = if right && fits { SHAPE.span_bytes(&span) as u32 } else { small(input)? };
     let (handoff, seq) = (handoff_id(small(input)?), small(input)?);
-    let header = FrameHeader { handoff, seq, span, bytes, crc: input.arbitrary()? };
-    Ok(Received { header, intact: input.ratio(3, 4)?, duration: Duration::ZERO })
+    let header = FrameHeader { handoff, seq, span, bytes };
+    Ok(Received { header, crc: input.arbitrary()?, intact: input.ratio(3, 4)?, duration: Duration::ZERO })
 }
 
 fn id(input: &mut Unstructured<'_>) -> Result<Option<wire::HandoffId>> {

@@ -123,12 +123,10 @@ pub async fn accept(
 ) -> Result<(Link<dyn FrameSender>, PathReport, Inbox), SessionError> {
     let mut opening = JoinSet::new();
     for Listening { kind, rendezvous } in listening {
-        let checksum = terms.checksum;
         opening.spawn(async move {
             let mut link = rendezvous.accept().await?;
             let guard = CloseUnlessKept::new(&link.closer);
-            let sent =
-                spawn_blocking(move || probe::send(&mut *link.end, probe_bytes, checksum).map(|()| link));
+            let sent = spawn_blocking(move || probe::send(&mut *link.end, probe_bytes).map(|()| link));
             let link = sent.await.map_err(|_| PathError::Closed)??;
             guard.keep();
             Ok::<_, PathError>((kind, link))

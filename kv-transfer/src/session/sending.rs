@@ -30,7 +30,7 @@ use crate::{
         plan::Cut,
         sender::{Sender, SenderAction, SenderEvent, SenderTerms},
     },
-    transport::{Checksum, FrameSender, PathError, offer::Terms},
+    transport::{FrameSender, PathError, offer::Terms},
 };
 
 /// News of one prompt that may wait for this session.
@@ -59,7 +59,6 @@ pub struct Sending {
     peer: Receiver,
     local: LocalNode,
     config: TransferConfig,
-    checksum: Checksum,
     path: PathReport,
     metrics: TransferMetrics,
     table: Mutex<Table>,
@@ -107,9 +106,9 @@ impl Sending {
         };
         metrics.session_opened(&peer.node, &path);
         let (wake, in_line) = (Notify::new(), Condvar::new());
-        let (config, checksum) = (terms.config.clone(), terms.checksum);
+        let config = terms.config.clone();
         let table = Mutex::new(table);
-        Arc::new(Self { peer, local, config, checksum, path, metrics, table, wake, in_line })
+        Arc::new(Self { peer, local, config, path, metrics, table, wake, in_line })
     }
 
     /// Takes a control message. A new handoff comes back as a job for [`start`](Self::start).
@@ -233,23 +232,19 @@ impl Sending {
             if let Err(error) = self.begin(path, &mut begun) {
                 return error;
             }
-            let Some((mut header, source)) = begun.pop_front() else { return PathError::Closed };
-            match path.checksum(self.checksum, &header, &source) {
-                Ok(crc) => header.crc = crc,
-                Err(error) => {
-                    tracing::warn!(handoff = %header.handoff, %error, "computed pages could not be read");
-                    drop(source);
-                    self.event(header.handoff, SenderEvent::Unreadable);
-                    continue;
-                }
-            }
-            let sent = path.send(&header, &source);
+            let Some((header, source)) = begun.pop_front() else { return PathError::Closed };
+            let sent = path.send(&header, &source, None);
             // The machine must not hear of it before this guard is gone.
             drop(source);
-            if let Err(error) = sent {
-                return error;
-            }
-            self.event(header.handoff, SenderEvent::Sent { seq: header.seq, crc: header.crc });
+            let event = match sent {
+                Ok(crc) => SenderEvent::Sent { seq: header.seq, crc },
+                Err(PathError::Unreadable(error)) => {
+                    tracing::warn!(handoff = %header.handoff, %error, "computed pages could not be read");
+                    SenderEvent::Unreadable
+                }
+                Err(error) => return error,
+            };
+            self.event(header.handoff, event);
         }
     }
 

@@ -208,7 +208,7 @@ impl Service {
             Err(error) => return error,
         };
         if let Some(faults) = &self.config.faults {
-            link = faulty::sender(link, faults.clone());
+            link = faulty::sender(link, terms.checksum, faults.clone());
         }
         link = metered::sender(link, self.metrics.clone());
         self.open.lock().insert(terms.session, SessionReport { peer: peer.node.clone(), path: path.clone() });

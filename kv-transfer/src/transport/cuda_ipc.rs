@@ -41,8 +41,8 @@ use crate::{SessionError, TransferConfig, TransportKind, hex, metrics::Side};
 const EXPORT_BYTES: usize = 96;
 const EXPORT_MAGIC: [u8; 4] = *b"BTNi";
 
-/// A header and the slot that the frame is in.
-const FRAME_BYTES: usize = HEADER_BYTES + 4;
+/// A header, the slot that the frame is in, and its checksum.
+const FRAME_BYTES: usize = HEADER_BYTES + 8;
 
 /// Streams of an end: slots know themselves when they are done.
 const LANES: usize = 4;
@@ -103,6 +103,7 @@ struct Receiver {
 
 struct Landing {
     header: FrameHeader,
+    told: u32,
     slot: usize,
     begun: Instant,
 }
@@ -232,8 +233,8 @@ impl FrameSender for Sender {
         }
         let Some(&slot) = self.free.last() else { return Ok(()) };
         match self.gather.gather(slot, header, source) {
-            // The session hears of it when it asks for the checksum.
-            Err(PathError::Io(error)) if error.kind() == io::ErrorKind::InvalidInput => return Ok(()),
+            // The session hears of it when it is to be sent.
+            Err(PathError::Unreadable(_)) => return Ok(()),
             gathered => gathered?,
         }
         self.free.pop();
@@ -241,35 +242,42 @@ impl FrameSender for Sender {
         Ok(())
     }
 
-    fn checksum(&mut self, _: Checksum, header: &FrameHeader, source: &Arc<dyn KvSource>) -> io::Result<u32> {
-        let slot = match self.begun.iter().find(|begun| begun.is(header)) {
-            Some(begun) => begun.slot,
-            None => {
-                let spare = self.gather.spare();
-                self.gather.gather(spare, header, source).map_err(PathError::into_io)?;
-                spare
-            }
-        };
-        self.gather.finish(slot).map_err(PathError::into_io)
+    fn checksum(
+        &mut self,
+        _: Checksum,
+        header: &FrameHeader,
+        source: &Arc<dyn KvSource>,
+    ) -> Result<u32, PathError> {
+        let spare = self.gather.spare();
+        self.gather.gather(spare, header, source)?;
+        self.gather.finish(spare)
     }
 
-    fn send(&mut self, header: &FrameHeader, source: &Arc<dyn KvSource>) -> Result<(), PathError> {
+    fn send(
+        &mut self,
+        header: &FrameHeader,
+        source: &Arc<dyn KvSource>,
+        told: Option<u32>,
+    ) -> Result<u32, PathError> {
         let begun = self.begun.iter().position(|begun| begun.is(header));
         let slot = match begun.and_then(|at| self.begun.remove(at)) {
             Some(begun) => begun.slot,
             None => {
                 let slot = self.free_slot()?;
-                self.gather.gather(slot, header, source)?;
+                self.gather.gather(slot, header, source).inspect_err(|_| self.free.push(slot))?;
                 slot
             }
         };
         // Only what is complete is told: the receiver's card never waits for this one.
-        self.gather.finish(slot)?;
+        let made = self.gather.finish(slot)?;
+        let told = told.unwrap_or(made);
         let mut message = [0; FRAME_BYTES];
         message[..HEADER_BYTES].copy_from_slice(&header.encode());
-        message[HEADER_BYTES..].copy_from_slice(&(slot as u32).to_le_bytes());
+        message[HEADER_BYTES..][..4].copy_from_slice(&(slot as u32).to_le_bytes());
+        message[HEADER_BYTES + 4..].copy_from_slice(&told.to_le_bytes());
         self.lent.push(slot);
-        self.signals.send(&message)
+        self.signals.send(&message)?;
+        Ok(told)
     }
 }
 
@@ -324,13 +332,13 @@ impl FrameReceiver for Receiver {
         {
             self.land(&message, place)?;
         }
-        let Some(Landing { header, slot, begun }) = self.landing.pop_front() else {
+        let Some(Landing { header, told, slot, begun }) = self.landing.pop_front() else {
             return Err(PathError::Closed);
         };
-        let intact = self.scatter.finish(slot, &header)?;
+        let (crc, intact) = self.scatter.finish(slot, &header, told)?;
         let duration = begun.elapsed();
         self.signals.send(&(slot as u32).to_le_bytes())?;
-        Ok(Received { header, intact, duration })
+        Ok(Received { header, crc, intact, duration })
     }
 }
 
@@ -341,11 +349,12 @@ impl Receiver {
         place: &mut dyn FnMut(&FrameHeader) -> Placement,
     ) -> Result<(), PathError> {
         let begun = Instant::now();
-        let (mut head, mut slot) = ([0; HEADER_BYTES], [0; 4]);
+        let (mut head, mut slot, mut told) = ([0; HEADER_BYTES], [0; 4], [0; 4]);
         head.copy_from_slice(&message[..HEADER_BYTES]);
-        slot.copy_from_slice(&message[HEADER_BYTES..]);
+        slot.copy_from_slice(&message[HEADER_BYTES..][..4]);
+        told.copy_from_slice(&message[HEADER_BYTES + 4..]);
         let header = FrameHeader::decode(&head)?;
-        let slot = u32::from_le_bytes(slot) as usize;
+        let (slot, told) = (u32::from_le_bytes(slot) as usize, u32::from_le_bytes(told));
         if header.bytes as usize > self.limits.slot_bytes {
             return Err(PathError::TooLarge { bytes: header.bytes });
         }
@@ -354,7 +363,7 @@ impl Receiver {
         }
         let frame = self.ring.address() + (slot * self.limits.slot_bytes) as u64;
         self.scatter.scatter(slot, (frame, &header), place(&header))?;
-        self.landing.push_back(Landing { header, slot, begun });
+        self.landing.push_back(Landing { header, told, slot, begun });
         Ok(())
     }
 }

@@ -20,11 +20,12 @@ const NAP: Duration = Duration::from_millis(5);
 
 struct Faulty {
     end: Box<dyn FrameSender>,
+    checksum: Checksum,
     config: FaultsConfig,
     random: fastrand::Rng,
     frames: u64,
     /// A frame that waits for the next one to overtake it.
-    held: Option<(FrameHeader, Arc<dyn KvSource>)>,
+    held: Option<(FrameHeader, Arc<dyn KvSource>, u32)>,
     closed: Arc<AtomicBool>,
 }
 
@@ -43,10 +44,15 @@ struct Corrupt {
 }
 
 /// Disturbs the frames sent over `link`.
-pub fn sender(link: Link<dyn FrameSender>, config: FaultsConfig) -> Link<dyn FrameSender> {
+pub fn sender(
+    link: Link<dyn FrameSender>,
+    checksum: Checksum,
+    config: FaultsConfig,
+) -> Link<dyn FrameSender> {
     let closed = Arc::new(AtomicBool::new(false));
     let random = fastrand::Rng::with_seed(config.seed);
-    let faulty = Faulty { end: link.end, config, random, frames: 0, held: None, closed: closed.clone() };
+    let (end, held) = (link.end, None);
+    let faulty = Faulty { end, checksum, config, random, frames: 0, held, closed: closed.clone() };
     let inner = link.closer;
     let closer = Closer::new(move || {
         closed.store(true, Ordering::SeqCst);
@@ -59,16 +65,14 @@ pub fn sender(link: Link<dyn FrameSender>, config: FaultsConfig) -> Link<dyn Fra
 
 // Frames are not begun: some never leave.
 impl FrameSender for Faulty {
-    fn checksum(
+    fn send(
         &mut self,
-        kind: Checksum,
         header: &FrameHeader,
         source: &Arc<dyn KvSource>,
-    ) -> io::Result<u32> {
-        self.end.checksum(kind, header, source)
-    }
-
-    fn send(&mut self, header: &FrameHeader, source: &Arc<dyn KvSource>) -> Result<(), PathError> {
+        told: Option<u32>,
+    ) -> Result<u32, PathError> {
+        // Of what the frame should be, whatever becomes of it.
+        let told = told.map_or_else(|| self.end.checksum(self.checksum, header, source), Ok)?;
         self.frames += 1;
         if self.config.cut_after_frames.is_some_and(|limit| self.frames > limit) {
             return Err(PathError::Closed);
@@ -83,16 +87,16 @@ impl FrameSender for Faulty {
             source = Arc::new(Corrupt { source, place });
         }
         if fate.hold && self.held.is_none() {
-            self.held = Some((header.clone(), source));
-            return Ok(());
+            self.held = Some((header.clone(), source, told));
+            return Ok(told);
         }
         if !fate.drop {
-            self.end.send(header, &source)?;
+            self.end.send(header, &source, Some(told))?;
         }
-        match self.held.take() {
-            Some((header, source)) => self.end.send(&header, &source),
-            None => Ok(()),
+        if let Some((header, source, told)) = self.held.take() {
+            self.end.send(&header, &source, Some(told))?;
         }
+        Ok(told)
     }
 }
 

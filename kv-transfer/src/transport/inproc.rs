@@ -7,17 +7,16 @@
 use std::{
     collections::{HashMap, VecDeque},
     sync::{Arc, LazyLock},
-    time::Instant,
 };
 
-use baton_protocol::{FrameHeader, KvSink, KvSource};
+use baton_protocol::{FrameHeader, KvSource};
 use baton_trust::Trust;
 use parking_lot::{Condvar, Mutex};
 
 use super::{
-    Checksum, Closer, FrameReceiver, FrameSender, Link, PathError, Placement, Received, check_size,
-    copy_pieces,
+    Checksum, Closer, FrameReceiver, FrameSender, Link, PathError, Placement, Received, land,
     offer::{Rendezvous, Terms, Transport},
+    read_pieces,
 };
 use crate::{SessionError, TransferConfig, hex, metrics::Side};
 
@@ -38,13 +37,15 @@ struct Queue {
 
 #[derive(Default)]
 struct State {
-    frames: VecDeque<(FrameHeader, Arc<dyn KvSource>)>,
+    /// And the checksum that is told of each.
+    frames: VecDeque<(FrameHeader, Arc<dyn KvSource>, u32)>,
     closed: bool,
 }
 
 struct Sender {
     queue: Arc<Queue>,
     addr: String,
+    checksum: Checksum,
 }
 
 struct Receiver {
@@ -66,12 +67,12 @@ pub fn transport(_: &TransferConfig, _: &Trust, _: Side) -> Result<Arc<dyn Trans
 }
 
 /// A new path: the sending end, and the address under which the other end waits.
-pub fn listen() -> (String, Link<dyn FrameSender>) {
+pub fn listen(checksum: Checksum) -> (String, Link<dyn FrameSender>) {
     let queue = Arc::new(Queue { state: Mutex::default(), changed: Condvar::new() });
     let addr = hex(&crate::session::secret());
     ENDPOINTS.lock().insert(addr.clone(), queue.clone());
     let closer = queue.closer();
-    (addr.clone(), Link { end: Box::new(Sender { queue, addr }), closer })
+    (addr.clone(), Link { end: Box::new(Sender { queue, addr, checksum }), closer })
 }
 
 /// Takes the receiving end that waits at `addr`.
@@ -89,8 +90,8 @@ impl Transport for Inproc {
         PROCESS.clone()
     }
 
-    fn listen(&self, _: &Terms) -> Result<(String, Box<dyn Rendezvous>), PathError> {
-        let (addr, link) = listen();
+    fn listen(&self, terms: &Terms) -> Result<(String, Box<dyn Rendezvous>), PathError> {
+        let (addr, link) = listen(terms.checksum);
         Ok((addr, Box::new(Ready(link))))
     }
 
@@ -128,7 +129,15 @@ impl Queue {
 // === impl Sender ===
 
 impl FrameSender for Sender {
-    fn send(&mut self, header: &FrameHeader, source: &Arc<dyn KvSource>) -> Result<(), PathError> {
+    fn send(
+        &mut self,
+        header: &FrameHeader,
+        source: &Arc<dyn KvSource>,
+        told: Option<u32>,
+    ) -> Result<u32, PathError> {
+        let told = read_pieces(header, &**source, |pieces| {
+            Ok(told.unwrap_or_else(|| self.checksum.of_pieces(pieces)))
+        })?;
         let mut state = self.queue.state.lock();
         self.queue
             .changed
@@ -136,9 +145,9 @@ impl FrameSender for Sender {
         if state.closed {
             return Err(PathError::Closed);
         }
-        state.frames.push_back((header.clone(), source.clone()));
+        state.frames.push_back((header.clone(), source.clone(), told));
         self.queue.changed.notify_all();
-        Ok(())
+        Ok(told)
     }
 }
 
@@ -155,19 +164,20 @@ impl FrameReceiver for Receiver {
     fn recv(&mut self, place: &mut dyn FnMut(&FrameHeader) -> Placement) -> Result<Received, PathError> {
         let mut state = self.queue.state.lock();
         self.queue.changed.wait_while(&mut state, |state| !state.closed && state.frames.is_empty());
-        let (header, source) = state.frames.pop_front().ok_or(PathError::Closed)?;
+        let (header, source, told) = state.frames.pop_front().ok_or(PathError::Closed)?;
         self.queue.changed.notify_all();
         drop(state);
-        if header.bytes > super::MAX_FRAME_BYTES {
-            return Err(PathError::TooLarge { bytes: header.bytes });
-        }
-        let begun = Instant::now();
-        let crc = match place(&header) {
-            Placement::Land(sink) => copy(&header, &*source, &*sink, self.checksum),
-            Placement::Discard => self.checksum.of(&*source, &header.span),
-        };
-        let intact = crc.is_ok_and(|crc| crc == header.crc);
-        Ok(Received { header, intact, duration: begun.elapsed() })
+        let (checksum, span) = (self.checksum, header.span.clone());
+        land(header, place, |pieces| {
+            let made = match pieces {
+                None => checksum.of(&*source, &span),
+                Some(to) => {
+                    let mut crc = checksum.begin();
+                    source.read(&span, &mut |from| crc.copy(from, to)).map(|()| crc.value())
+                }
+            };
+            Ok((made.map_err(PathError::Unreadable)?, told))
+        })
     }
 }
 
@@ -175,21 +185,4 @@ impl Drop for Receiver {
     fn drop(&mut self) {
         self.queue.close();
     }
-}
-
-/// Copies a frame and returns the checksum of what arrived.
-fn copy(
-    header: &FrameHeader,
-    source: &dyn KvSource,
-    sink: &dyn KvSink,
-    checksum: Checksum,
-) -> std::io::Result<u32> {
-    let mut crc = checksum.begin();
-    sink.write(&header.span, &mut |to| {
-        check_size(to, header)?;
-        source.read(&header.span, &mut |from| copy_pieces(from, to))?;
-        to.iter().for_each(|piece| crc.update(piece));
-        Ok(())
-    })?;
-    Ok(crc.value())
 }

@@ -1,14 +1,13 @@
 //! Counts what goes through a path.
 
 use std::{
-    io,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use baton_protocol::{FrameHeader, KvSource};
 
-use super::{Checksum, FrameReceiver, FrameSender, Link, PathError, Placement, Received};
+use super::{FrameReceiver, FrameSender, Link, PathError, Placement, Received};
 use crate::TransferMetrics;
 
 struct Metered<E: ?Sized> {
@@ -43,20 +42,16 @@ impl FrameSender for Metered<dyn FrameSender> {
         self.end.begin(header, source)
     }
 
-    fn checksum(
+    fn send(
         &mut self,
-        kind: Checksum,
         header: &FrameHeader,
         source: &Arc<dyn KvSource>,
-    ) -> io::Result<u32> {
-        self.end.checksum(kind, header, source)
-    }
-
-    fn send(&mut self, header: &FrameHeader, source: &Arc<dyn KvSource>) -> Result<(), PathError> {
+        told: Option<u32>,
+    ) -> Result<u32, PathError> {
         let begun = Instant::now();
-        self.end.send(header, source)?;
+        let told = self.end.send(header, source, told)?;
         self.count(header, begun.elapsed());
-        Ok(())
+        Ok(told)
     }
 }
 

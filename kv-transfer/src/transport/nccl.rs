@@ -39,6 +39,9 @@ use crate::{SessionError, TransferConfig, TransportKind, Wanted, metrics::Side};
 /// What the sender tells first: the name to join by, and the size of its largest frame.
 const INVITATION_BYTES: usize = ID_BYTES + 8;
 
+/// A header and the frame's checksum.
+const FRAME_BYTES: usize = HEADER_BYTES + 4;
+
 /// The receiver's answer to a header.
 const POSTED: u8 = 1;
 
@@ -86,7 +89,14 @@ struct Receiver {
     limits: Limits,
     next: usize,
     /// Frames being received, oldest first.
-    landing: VecDeque<(FrameHeader, usize, Instant)>,
+    landing: VecDeque<Landing>,
+}
+
+struct Landing {
+    header: FrameHeader,
+    told: u32,
+    slot: usize,
+    begun: Instant,
 }
 
 /// The row of this transport.
@@ -276,8 +286,8 @@ impl FrameSender for Sender {
         let slot = self.next;
         wait(&self.pair, &mut self.signals, &|| self.gather.is_done(slot))?;
         match self.gather.gather(slot, header, source) {
-            // The session hears of it when it asks for the checksum.
-            Err(PathError::Io(error)) if error.kind() == io::ErrorKind::InvalidInput => return Ok(()),
+            // The session hears of it when it is to be sent.
+            Err(PathError::Unreadable(_)) => return Ok(()),
             gathered => gathered?,
         }
         self.next = (slot + 1) % self.slots;
@@ -285,42 +295,51 @@ impl FrameSender for Sender {
         Ok(())
     }
 
-    fn checksum(&mut self, _: Checksum, header: &FrameHeader, source: &Arc<dyn KvSource>) -> io::Result<u32> {
-        let begun = |begun: &&(HandoffId, u32, usize)| (begun.0, begun.1) == (header.handoff, header.seq);
-        let slot = match self.begun.iter().find(begun) {
-            Some(&(_, _, slot)) => slot,
-            None => {
-                let spare = self.gather.spare();
-                self.gather.gather(spare, header, source).map_err(PathError::into_io)?;
-                spare
-            }
-        };
-        self.finish(slot).map_err(PathError::into_io)
+    fn checksum(
+        &mut self,
+        _: Checksum,
+        header: &FrameHeader,
+        source: &Arc<dyn KvSource>,
+    ) -> Result<u32, PathError> {
+        let slot = self.spare(header, source)?;
+        self.finish(slot)
     }
 
-    fn send(&mut self, header: &FrameHeader, source: &Arc<dyn KvSource>) -> Result<(), PathError> {
+    fn send(
+        &mut self,
+        header: &FrameHeader,
+        source: &Arc<dyn KvSource>,
+        told: Option<u32>,
+    ) -> Result<u32, PathError> {
         let is = |begun: &(HandoffId, u32, usize)| (begun.0, begun.1) == (header.handoff, header.seq);
         let begun = self.begun.iter().position(is).and_then(|at| self.begun.remove(at));
         let slot = match begun {
             Some((_, _, slot)) => slot,
-            None => {
-                let spare = self.gather.spare();
-                self.gather.gather(spare, header, source)?;
-                spare
-            }
+            None => self.spare(header, source)?,
         };
-        self.finish(slot)?;
-        self.signals.send(&header.encode())?;
+        let made = self.finish(slot)?;
+        let told = told.unwrap_or(made);
+        let mut message = [0; FRAME_BYTES];
+        message[..HEADER_BYTES].copy_from_slice(&header.encode());
+        message[HEADER_BYTES..].copy_from_slice(&told.to_le_bytes());
+        self.signals.send(&message)?;
         if self.signals.wait(false)? != [POSTED] {
             return Err(io::Error::other("an answer that is none").into());
         }
         let Self { pair, signals, gather, .. } = self;
         let frame = (gather.region(), gather.offset(slot));
-        pair.send(frame, header.bytes as usize, &deadline(signals)).map_err(failed)
+        pair.send(frame, header.bytes as usize, &deadline(signals)).map_err(failed)?;
+        Ok(told)
     }
 }
 
 impl Sender {
+    /// Begins with a frame in the slot that is nobody's.
+    fn spare(&mut self, header: &FrameHeader, source: &Arc<dyn KvSource>) -> Result<usize, PathError> {
+        let spare = self.gather.spare();
+        self.gather.gather(spare, header, source).map(|()| spare)
+    }
+
     fn finish(&mut self, slot: usize) -> Result<u32, PathError> {
         wait(&self.pair, &mut self.signals, &|| self.gather.is_done(slot))?;
         self.gather.finish(slot)
@@ -341,23 +360,26 @@ impl FrameReceiver for Receiver {
         {
             self.land(&head, place)?;
         }
-        let Some((header, slot, begun)) = self.landing.pop_front() else {
+        let Some(Landing { header, told, slot, begun }) = self.landing.pop_front() else {
             return Err(PathError::Closed);
         };
         wait(&self.pair, &mut self.signals, &|| self.scatter.is_done(slot))?;
-        let intact = self.scatter.finish(slot, &header)?;
-        Ok(Received { header, intact, duration: begun.elapsed() })
+        let (crc, intact) = self.scatter.finish(slot, &header, told)?;
+        Ok(Received { header, crc, intact, duration: begun.elapsed() })
     }
 }
 
 impl Receiver {
     fn land(
         &mut self,
-        head: &[u8; HEADER_BYTES],
+        message: &[u8; FRAME_BYTES],
         place: &mut dyn FnMut(&FrameHeader) -> Placement,
     ) -> Result<(), PathError> {
         let begun = Instant::now();
-        let header = FrameHeader::decode(head)?;
+        let (mut head, mut told) = ([0; HEADER_BYTES], [0; 4]);
+        head.copy_from_slice(&message[..HEADER_BYTES]);
+        told.copy_from_slice(&message[HEADER_BYTES..]);
+        let (header, told) = (FrameHeader::decode(&head)?, u32::from_le_bytes(told));
         if header.bytes as usize > self.limits.slot_bytes {
             return Err(PathError::TooLarge { bytes: header.bytes });
         }
@@ -369,7 +391,7 @@ impl Receiver {
         let Self { pair, signals, staging, .. } = self;
         pair.recv((staging, at), header.bytes as usize, &deadline(signals)).map_err(failed)?;
         self.scatter.scatter(slot, (self.staging.address() + at as u64, &header), placement)?;
-        self.landing.push_back((header, slot, begun));
+        self.landing.push_back(Landing { header, told, slot, begun });
         Ok(())
     }
 }

@@ -11,7 +11,7 @@ use std::{
 use baton_protocol::{FrameHeader, HandoffId, KvSink, KvSource, KvSpan, RequestId};
 use parking_lot::Mutex;
 
-use super::{Checksum, FrameReceiver, FrameSender, PathError, Placement};
+use super::{FrameReceiver, FrameSender, PathError, Placement};
 
 /// The name under which probes travel; no request has it.
 pub(crate) const PROBE: HandoffId = HandoffId { request: RequestId(0), attempt: u32::MAX, leg: u32::MAX };
@@ -26,17 +26,16 @@ pub(crate) struct Noise(Mutex<Box<[u8]>>);
 ///
 /// # Errors
 /// When the path breaks.
-pub fn send(path: &mut dyn FrameSender, bytes: u32, checksum: Checksum) -> Result<(), PathError> {
+pub fn send(path: &mut dyn FrameSender, bytes: u32) -> Result<(), PathError> {
     if bytes == 0 {
         return Ok(());
     }
     let source: Arc<dyn KvSource> = noise(bytes);
     let span = KvSpan { layers: 0..1, tokens: 0..1, heads: 0..1 };
     for seq in 0..FRAMES {
-        let mut header = FrameHeader { handoff: PROBE, seq, span: span.clone(), bytes, crc: 0 };
+        let header = FrameHeader { handoff: PROBE, seq, span: span.clone(), bytes };
         path.begin(&header, &source)?;
-        header.crc = path.checksum(checksum, &header, &source)?;
-        path.send(&header, &source)?;
+        path.send(&header, &source, None)?;
     }
     Ok(())
 }

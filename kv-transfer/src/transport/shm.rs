@@ -14,20 +14,16 @@ pub mod map;
 pub mod meet;
 pub mod ring;
 
-use std::{
-    io,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use baton_protocol::{FrameHeader, KvSource, frame::HEADER_BYTES};
 use baton_trust::Trust;
 
 use super::{
-    Checksum, Closer, FrameReceiver, FrameSender, Link, MAX_FRAME_BYTES, PathError, Placement, Received,
-    check_size,
-    checksum::Crc,
+    Checksum, Closer, FrameReceiver, FrameSender, Link, PathError, Placement, Received, checksum, decode,
+    land,
     offer::{Rendezvous, Terms, Transport},
+    read_pieces,
 };
 use crate::{SessionError, TransferConfig, metrics::Side};
 use map::Map;
@@ -39,13 +35,12 @@ struct Shm {
 
 struct Sender {
     ring: Producer,
+    checksum: Checksum,
 }
 
 struct Receiver {
     ring: Consumer,
     checksum: Checksum,
-    /// For frames that go into the bit bucket.
-    scratch: Box<[u8]>,
 }
 
 /// The row of this transport.
@@ -57,18 +52,17 @@ pub fn transport(_: &TransferConfig, _: &Trust, _: Side) -> Result<Arc<dyn Trans
 }
 
 /// The sending end over one mapping of a ring, used by no other sender.
-pub fn sender(map: Map, stall: Duration) -> Link<dyn FrameSender> {
+pub fn sender(map: Map, checksum: Checksum, stall: Duration) -> Link<dyn FrameSender> {
     let ring = Producer::new(Arc::new(map), stall);
     let closing = ring.closing();
-    Link { end: Box::new(Sender { ring }), closer: Closer::new(move || closing.close()) }
+    Link { end: Box::new(Sender { ring, checksum }), closer: Closer::new(move || closing.close()) }
 }
 
 /// The receiving end over another mapping of the same ring.
 pub fn receiver(map: Map, checksum: Checksum, stall: Duration) -> Link<dyn FrameReceiver> {
     let ring = Consumer::new(Arc::new(map), stall);
     let closing = ring.closing();
-    let scratch = vec![0; ring::STEP].into_boxed_slice();
-    Link { end: Box::new(Receiver { ring, checksum, scratch }), closer: Closer::new(move || closing.close()) }
+    Link { end: Box::new(Receiver { ring, checksum }), closer: Closer::new(move || closing.close()) }
 }
 
 // === impl Shm ===
@@ -93,22 +87,25 @@ impl Transport for Shm {
 // === impl Sender ===
 
 impl FrameSender for Sender {
-    fn send(&mut self, header: &FrameHeader, source: &Arc<dyn KvSource>) -> Result<(), PathError> {
-        let ring = &mut self.ring;
-        let mut broken = None;
-        let read = source.read(&header.span, &mut |payload| {
-            if payload.iter().map(|piece| piece.len()).sum::<usize>() != header.bytes as usize {
-                return Err(io::ErrorKind::InvalidInput.into());
+    fn send(
+        &mut self,
+        header: &FrameHeader,
+        source: &Arc<dyn KvSource>,
+        told: Option<u32>,
+    ) -> Result<u32, PathError> {
+        let Self { ring, checksum } = self;
+        read_pieces(header, &**source, |pieces| {
+            let mut crc = checksum.begin();
+            ring.write(&header.encode())?;
+            for step in pieces.iter().flat_map(|piece| piece.chunks(checksum::STEP)) {
+                crc.update(step);
+                ring.write(step)?;
             }
-            let written = ring.write(&header.encode()).and_then(|()| {
-                payload.iter().try_for_each(|piece| ring.write(piece))?;
-                ring.publish();
-                Ok(())
-            });
-            broken = written.err();
-            Ok(())
-        });
-        broken.map_or_else(|| Ok(read?), Err)
+            let told = told.unwrap_or_else(|| crc.value());
+            ring.write(&told.to_le_bytes())?;
+            ring.publish();
+            Ok(told)
+        })
     }
 }
 
@@ -116,57 +113,37 @@ impl FrameSender for Sender {
 
 impl FrameReceiver for Receiver {
     fn recv(&mut self, place: &mut dyn FnMut(&FrameHeader) -> Placement) -> Result<Received, PathError> {
+        let Self { ring, checksum } = self;
         let mut header = [0; HEADER_BYTES];
-        self.ring.begin()?;
-        self.ring.read(&mut header)?;
-        let header = FrameHeader::decode(&header)?;
-        if header.bytes > MAX_FRAME_BYTES {
-            return Err(PathError::TooLarge { bytes: header.bytes });
-        }
-        let begun = Instant::now();
-        let mut crc = self.checksum.begin();
-        let mut whole = true;
-        match place(&header) {
-            Placement::Discard => self.discard(header.bytes, &mut crc)?,
-            Placement::Land(sink) => {
-                let (ring, mut outcome) = (&mut self.ring, None);
-                let landed = sink.write(&header.span, &mut |pieces| {
-                    check_size(pieces, &header)?;
-                    outcome = Some(pieces.iter_mut().try_for_each(|piece| land(ring, piece, &mut crc)));
-                    Ok(())
-                });
-                match outcome {
-                    Some(read) => read?,
-                    // The sink has no such memory: the payload must still leave the ring.
-                    None => self.discard(header.bytes, &mut crc)?,
+        ring.begin()?;
+        ring.read(&mut header)?;
+        let header = decode(&header)?;
+        let bytes = header.bytes as usize;
+        land(header, place, |pieces| {
+            let (mut crc, mut told) = (checksum.begin(), [0; 4]);
+            // What is summed up is the private copy, which the peer cannot change any more.
+            let mut take = |step: &mut [u8]| {
+                ring.read(step)?;
+                crc.update(step);
+                Ok::<_, PathError>(())
+            };
+            match pieces {
+                Some(pieces) => {
+                    pieces
+                        .iter_mut()
+                        .flat_map(|piece| piece.chunks_mut(checksum::STEP))
+                        .try_for_each(take)?;
                 }
-                whole = landed.is_ok();
+                None => {
+                    let mut scratch = [0; checksum::STEP];
+                    (0..bytes)
+                        .step_by(checksum::STEP)
+                        .try_for_each(|at| take(&mut scratch[..(bytes - at).min(checksum::STEP)]))?;
+                }
             }
-        }
-        self.ring.publish();
-        let intact = whole && crc.value() == header.crc;
-        Ok(Received { header, intact, duration: begun.elapsed() })
+            ring.read(&mut told)?;
+            ring.publish();
+            Ok((crc.value(), u32::from_le_bytes(told)))
+        })
     }
-}
-
-impl Receiver {
-    fn discard(&mut self, bytes: u32, crc: &mut Crc) -> Result<(), PathError> {
-        let mut left = bytes as usize;
-        while left > 0 {
-            let size = left.min(self.scratch.len());
-            land(&mut self.ring, &mut self.scratch[..size], crc)?;
-            left -= size;
-        }
-        Ok(())
-    }
-}
-
-/// Reads in steps and adds each to `crc` while it is in the cache: what is
-/// checked is the private copy, which the peer cannot change any more.
-fn land(ring: &mut Consumer, piece: &mut [u8], crc: &mut Crc) -> Result<(), PathError> {
-    for step in piece.chunks_mut(ring::STEP) {
-        ring.read(step)?;
-        crc.update(step);
-    }
-    Ok(())
 }

@@ -24,7 +24,7 @@ pub const TOKENS: u32 = 10;
 const PATIENT: Duration = Duration::from_secs(60);
 
 fn inproc_pair() -> Pair {
-    let (addr, sender) = inproc::listen();
+    let (addr, sender) = inproc::listen(Checksum::Crc32c);
     (sender, inproc::connect(&addr, Checksum::Crc32c).unwrap())
 }
 
@@ -35,7 +35,7 @@ fn sockets() -> (TcpStream, TcpStream) {
 }
 
 fn tcp_link(near: TcpStream, stall: Duration) -> Link<dyn FrameSender> {
-    tcp::sender(vec![near.into()], stall).unwrap()
+    tcp::sender(vec![near.into()], Checksum::Crc32c, stall).unwrap()
 }
 
 fn tcp_far(far: TcpStream, stall: Duration) -> Link<dyn FrameReceiver> {
@@ -50,13 +50,16 @@ fn tcp_pair() -> Pair {
 fn three_sockets() -> Pair {
     let pairs = [sockets(), sockets(), sockets()].map(|(near, far)| (near.into(), far.into()));
     let (near, far) = pairs.into_iter().unzip();
-    (tcp::sender(near, PATIENT).unwrap(), tcp::receiver(far, Checksum::Crc32c, PATIENT).unwrap())
+    (
+        tcp::sender(near, Checksum::Crc32c, PATIENT).unwrap(),
+        tcp::receiver(far, Checksum::Crc32c, PATIENT).unwrap(),
+    )
 }
 
 fn shm_pair() -> Pair {
     let fd = shm::map::create().unwrap();
     let [near, far] = [(); 2].map(|()| shm::map::Map::new(&fd).unwrap());
-    (shm::sender(near, PATIENT), shm::receiver(far, Checksum::Crc32c, PATIENT))
+    (shm::sender(near, Checksum::Crc32c, PATIENT), shm::receiver(far, Checksum::Crc32c, PATIENT))
 }
 
 fn each_transport(test: impl Fn(Pair)) {
@@ -71,9 +74,9 @@ fn each_transport(test: impl Fn(Pair)) {
 }
 
 /// One frame a token, all layers.
-pub fn frames(source: &Arc<Memory>) -> Vec<FrameHeader> {
+pub fn frames() -> Vec<FrameHeader> {
     let span = |token| SHAPE.span(0..SHAPE.layers, token..token + 1);
-    (0..TOKENS).map(|token| header(&SHAPE, &**source, token, span(token))).collect()
+    (0..TOKENS).map(|token| header(&SHAPE, token, span(token))).collect()
 }
 
 #[test]
@@ -81,9 +84,9 @@ fn frames_arrive_whole_and_in_order() {
     each_transport(|(mut near, mut far)| {
         let sink = Memory::empty(&SHAPE, 0..TOKENS);
         let memory = Memory::computed(&SHAPE, 0..TOKENS);
-        let (headers, source): (_, Arc<dyn KvSource>) = (frames(&memory), memory.clone());
+        let (headers, source): (_, Arc<dyn KvSource>) = (frames(), memory.clone());
         let sending = thread::spawn(move || {
-            let sent = headers.iter().all(|header| near.end.send(header, &source).is_ok());
+            let sent = headers.iter().all(|header| near.end.send(header, &source, None).is_ok());
             (sent, near)
         });
         for seq in 0..TOKENS {
@@ -100,12 +103,12 @@ fn large_frames_come_through_partial_writes() {
     let shape = baton_protocol::KvShape { head_dim: 4096, page_tokens: 1, ..SHAPE };
     let source = Memory::computed(&shape, 0..200);
     let span = shape.span(0..3, 0..200);
-    let head = header(&shape, &*source, 0, span);
+    let head = header(&shape, 0, span);
     assert!(head.bytes > 8 << 20);
     each_transport(|(mut near, mut far)| {
         let sink = Memory::empty(&shape, 0..200);
         let (source, head): (Arc<dyn KvSource>, _) = (source.clone(), head.clone());
-        let sending = thread::spawn(move || near.end.send(&head, &source).map(|()| near));
+        let sending = thread::spawn(move || near.end.send(&head, &source, None).map(|_| near));
         let frame = far.end.recv(&mut |_| Placement::Land(sink.clone())).unwrap();
         assert!(frame.intact && sink.holds(0..200));
         sending.join().unwrap().unwrap();
@@ -116,20 +119,47 @@ fn large_frames_come_through_partial_writes() {
 fn the_bit_bucket_keeps_the_path_in_step() {
     each_transport(|(mut near, mut far)| {
         let memory = Memory::computed(&SHAPE, 0..TOKENS);
-        let headers = frames(&memory);
+        let headers = frames();
         let source: Arc<dyn KvSource> = memory;
         let sink = Memory::empty(&SHAPE, 1..TOKENS);
-        near.end.send(&headers[0], &source).unwrap();
-        near.end.send(&headers[1], &source).unwrap();
+        near.end.send(&headers[0], &source, None).unwrap();
+        near.end.send(&headers[1], &source, None).unwrap();
         let first = far.end.recv(&mut |_| Placement::Discard).unwrap();
         assert_eq!((first.header.seq, first.intact), (0, true));
         let second = far.end.recv(&mut |_| Placement::Land(sink.clone())).unwrap();
         assert!(second.intact && sink.holds(1..2));
         // A landing without such memory: not intact, and still in step.
-        near.end.send(&headers[0], &source).unwrap();
-        near.end.send(&headers[2], &source).unwrap();
+        near.end.send(&headers[0], &source, None).unwrap();
+        near.end.send(&headers[2], &source, None).unwrap();
         assert!(!far.end.recv(&mut |_| Placement::Land(sink.clone())).unwrap().intact);
         assert!(far.end.recv(&mut |_| Placement::Land(sink.clone())).unwrap().intact);
+    });
+}
+
+#[test]
+fn pages_that_cannot_be_read_cost_nothing() {
+    each_transport(|(mut near, mut far)| {
+        let source: Arc<dyn KvSource> = Memory::computed(&SHAPE, 0..1);
+        let error = near.end.send(&frames()[1], &source, None).unwrap_err();
+        assert!(matches!(error, PathError::Unreadable(_)), "{error}");
+        near.end.send(&frames()[0], &source, None).unwrap();
+        assert!(far.end.recv(&mut |_| Placement::Discard).unwrap().intact);
+    });
+}
+
+#[test]
+fn what_is_told_is_compared_with_what_arrives() {
+    each_transport(|(mut near, mut far)| {
+        let memory = Memory::computed(&SHAPE, 0..TOKENS);
+        let (sink, head) = (Memory::empty(&SHAPE, 0..TOKENS), frames()[0].clone());
+        let right = Checksum::Crc32c.of(&*memory, &head.span).unwrap();
+        let source: Arc<dyn KvSource> = memory;
+        for (told, intact) in [(None, true), (Some(right), true), (Some(right ^ 1), false), (None, true)] {
+            let sent = near.end.send(&head, &source, told).unwrap();
+            assert_eq!(sent, told.unwrap_or(right));
+            let frame = far.end.recv(&mut |_| Placement::Land(sink.clone())).unwrap();
+            assert_eq!((frame.crc, frame.intact), (right, intact));
+        }
     });
 }
 
@@ -145,9 +175,9 @@ fn closing_wakes_both_ends() {
     // A sender that waits for a receiver which does not read.
     each_transport(|(mut near, far)| {
         let memory = Memory::computed(&SHAPE, 0..TOKENS);
-        let (head, source): (_, Arc<dyn KvSource>) = (frames(&memory)[0].clone(), memory);
+        let (head, source): (_, Arc<dyn KvSource>) = (frames()[0].clone(), memory);
         let closer = near.closer.clone();
-        let sending = thread::spawn(move || while near.end.send(&head, &source).is_ok() {});
+        let sending = thread::spawn(move || while near.end.send(&head, &source, None).is_ok() {});
         thread::sleep(Duration::from_millis(20));
         closer.close();
         sending.join().unwrap();
@@ -160,8 +190,8 @@ fn a_peer_that_does_not_read_is_a_stall() {
     let (near, _far) = sockets();
     let mut near = tcp_link(near, Duration::from_millis(20));
     let memory = Memory::computed(&SHAPE, 0..TOKENS);
-    let (head, source): (_, Arc<dyn KvSource>) = (frames(&memory)[0].clone(), memory);
-    let error = std::iter::repeat_with(|| near.end.send(&head, &source)).find_map(Result::err).unwrap();
+    let (head, source): (_, Arc<dyn KvSource>) = (frames()[0].clone(), memory);
+    let error = std::iter::repeat_with(|| near.end.send(&head, &source, None)).find_map(Result::err).unwrap();
     assert!(matches!(error, PathError::Stalled), "{error}");
 }
 
@@ -169,18 +199,16 @@ fn a_peer_that_does_not_read_is_a_stall() {
 fn a_frame_that_stops_half_way_is_a_stall() {
     let (mut near, far) = sockets();
     let mut far = tcp_far(far, Duration::from_millis(20));
-    let memory = Memory::computed(&SHAPE, 0..TOKENS);
-    near.write_all(&frames(&memory)[0].encode()).unwrap();
+    near.write_all(&frames()[0].encode()).unwrap();
     let error = far.end.recv(&mut |_| Placement::Discard).unwrap_err();
     assert!(matches!(error, PathError::Stalled), "{error}");
 }
 
 #[test]
 fn bytes_that_are_no_frame_end_the_path() {
-    let memory = Memory::computed(&SHAPE, 0..TOKENS);
-    let mut large = frames(&memory)[0].clone();
+    let mut large = frames()[0].clone();
     large.bytes = u32::MAX;
-    let mut flipped = frames(&memory)[0].encode();
+    let mut flipped = frames()[0].encode();
     flipped[50] ^= 1;
     for bytes in [large.encode().to_vec(), flipped.to_vec(), vec![7; 200]] {
         let (mut near, far) = sockets();
@@ -193,11 +221,11 @@ fn bytes_that_are_no_frame_end_the_path() {
 
 #[test]
 fn an_inproc_address_is_taken_once() {
-    let (addr, sender) = inproc::listen();
+    let (addr, sender) = inproc::listen(Checksum::Crc32c);
     assert!(inproc::connect(&addr, Checksum::Crc32c).is_some());
     assert!(inproc::connect(&addr, Checksum::Crc32c).is_none());
     drop(sender);
-    let (addr, sender) = inproc::listen();
+    let (addr, sender) = inproc::listen(Checksum::Crc32c);
     drop(sender);
     assert!(inproc::connect(&addr, Checksum::Crc32c).is_none(), "a sender that is gone is not found");
 }
@@ -215,11 +243,11 @@ fn a_data_socket_says_who_it_is() {
 /// Sends all frames over a disturbed socket; what arrived, in order, until it closed.
 fn disturbed(config: FaultsConfig) -> Vec<(u32, bool)> {
     let (near, mut far) = tcp_pair();
-    let mut near = faulty::sender(near, config);
+    let mut near = faulty::sender(near, Checksum::Crc32c, config);
     let memory = Memory::computed(&SHAPE, 0..TOKENS);
-    let (headers, source): (_, Arc<dyn KvSource>) = (frames(&memory), memory);
+    let (headers, source): (_, Arc<dyn KvSource>) = (frames(), memory);
     for header in &headers {
-        near.end.send(header, &source).unwrap();
+        near.end.send(header, &source, None).unwrap();
     }
     // Both handles of the socket go, so the other end sees its end.
     drop(near);
@@ -256,22 +284,26 @@ fn faults_do_what_they_say() {
 #[test]
 fn a_cut_path_is_broken_for_good() {
     let (near, _far) = tcp_pair();
-    let mut near = faulty::sender(near, FaultsConfig { cut_after_frames: Some(2), ..Default::default() });
+    let mut near = faulty::sender(
+        near,
+        Checksum::Crc32c,
+        FaultsConfig { cut_after_frames: Some(2), ..Default::default() },
+    );
     let memory = Memory::computed(&SHAPE, 0..TOKENS);
-    let (head, source): (_, Arc<dyn KvSource>) = (frames(&memory)[0].clone(), memory);
-    assert!(near.end.send(&head, &source).is_ok() && near.end.send(&head, &source).is_ok());
-    assert!(near.end.send(&head, &source).is_err() && near.end.send(&head, &source).is_err());
+    let (head, source): (_, Arc<dyn KvSource>) = (frames()[0].clone(), memory);
+    assert!(near.end.send(&head, &source, None).is_ok() && near.end.send(&head, &source, None).is_ok());
+    assert!(near.end.send(&head, &source, None).is_err() && near.end.send(&head, &source, None).is_err());
 }
 
 #[test]
 fn closing_ends_a_silence() {
     let (near, _far) = tcp_pair();
     let config = FaultsConfig { stall_at_frame: Some(1), stall_ms: 3_600_000, ..Default::default() };
-    let mut near = faulty::sender(near, config);
+    let mut near = faulty::sender(near, Checksum::Crc32c, config);
     let memory = Memory::computed(&SHAPE, 0..TOKENS);
-    let (head, source): (_, Arc<dyn KvSource>) = (frames(&memory)[0].clone(), memory);
+    let (head, source): (_, Arc<dyn KvSource>) = (frames()[0].clone(), memory);
     let closer = near.closer.clone();
-    let silent = thread::spawn(move || near.end.send(&head, &source).is_err());
+    let silent = thread::spawn(move || near.end.send(&head, &source, None).is_err());
     closer.close();
     assert!(silent.join().unwrap());
 }
@@ -285,7 +317,7 @@ fn two_maps() -> [shm::map::Map; 2] {
 fn nonsense_in_shared_memory_ends_the_path() {
     use std::sync::atomic::Ordering::SeqCst;
     let memory = Memory::computed(&SHAPE, 0..TOKENS);
-    let (head, source): (_, Arc<dyn KvSource>) = (frames(&memory)[0].clone(), memory);
+    let (head, source): (_, Arc<dyn KvSource>) = (frames()[0].clone(), memory);
     // Words 0 and 4 are the places of the two ends.
     for place in [shm::map::DATA_BYTES as u32 + 1, u32::MAX, 1 << 31] {
         let [near, far] = two_maps();
@@ -295,8 +327,9 @@ fn nonsense_in_shared_memory_ends_the_path() {
         assert!(matches!(error, PathError::Unavailable { .. }), "{error}");
         let [near, far] = two_maps();
         far.word(4).store(place, SeqCst);
-        let mut near = shm::sender(near, PATIENT);
-        let error = std::iter::repeat_with(|| near.end.send(&head, &source)).find_map(Result::err).unwrap();
+        let mut near = shm::sender(near, Checksum::Crc32c, PATIENT);
+        let error =
+            std::iter::repeat_with(|| near.end.send(&head, &source, None)).find_map(Result::err).unwrap();
         assert!(matches!(error, PathError::Unavailable { .. }), "{error}");
     }
     // A place that could be right, with bytes that are no frame.
@@ -311,15 +344,15 @@ fn nonsense_in_shared_memory_ends_the_path() {
 fn a_ring_that_stops_half_way_is_a_stall() {
     let short = Duration::from_millis(20);
     let memory = Memory::computed(&SHAPE, 0..TOKENS);
-    let (head, source): (_, Arc<dyn KvSource>) = (frames(&memory)[0].clone(), memory);
+    let (head, source): (_, Arc<dyn KvSource>) = (frames()[0].clone(), memory);
     let [near, far] = two_maps();
     near.copy_in(0, &head.encode());
     near.word(0).store(80, std::sync::atomic::Ordering::SeqCst);
     let mut far = shm::receiver(far, Checksum::Crc32c, short);
     assert!(matches!(far.end.recv(&mut |_| Placement::Discard), Err(PathError::Stalled)));
     let [near, _far] = two_maps();
-    let mut near = shm::sender(near, short);
-    let error = std::iter::repeat_with(|| near.end.send(&head, &source)).find_map(Result::err).unwrap();
+    let mut near = shm::sender(near, Checksum::Crc32c, short);
+    let error = std::iter::repeat_with(|| near.end.send(&head, &source, None)).find_map(Result::err).unwrap();
     assert!(matches!(error, PathError::Stalled), "{error}");
 }
 

@@ -3,11 +3,11 @@
 //!
 //! A frame travels as active messages of at most 256 KiB, its steps, several
 //! under way at once. UCX tells the receiver of a step before its bytes come
-//! (rendezvous), so that it can say where they go. On one host they go from
-//! pages to pages: there a thread of this process copies them, and nothing can
-//! land once that thread has ended the worker. Devices that write into memory
-//! by themselves see staging alone, which belongs to one path, is registered
-//! once and goes with its worker.
+//! (rendezvous), so that it can say where they go. They leave from staging, which
+//! belongs to one path, is registered once and goes with its worker; on one host
+//! they arrive in pages: there a thread of this process copies them, and nothing
+//! can land once that thread has ended the worker. Devices that write into memory
+//! by themselves see staging alone.
 //!
 //! UCX trusts whoever reaches it, so it goes no further than loopback without
 //! certificates, or where frames are to be encrypted, which it cannot do.
@@ -26,22 +26,22 @@ mod inbox;
 pub mod tests;
 mod worker;
 
-use std::{io, sync::Arc, time::Instant};
+use std::{collections::VecDeque, sync::Arc};
 
-use baton_protocol::{FrameHeader, KvSource};
+use baton_protocol::{FrameHeader, HandoffId, KvSource};
 use baton_trust::Trust;
 use tokio::task::spawn_blocking;
 
 use super::{
-    Closer, FrameReceiver, FrameSender, Link, MAX_FRAME_BYTES, PathError, Placement, Received, check_size,
+    Closer, FrameReceiver, FrameSender, Link, PathError, Placement, Received, decode, land,
     offer::{Rendezvous, Terms, Transport},
-    shm,
+    read_pieces, shm,
 };
 use crate::{SessionError, TransferConfig, hex, metrics::Side};
 use bell::Bell;
 use context::Context;
 pub use context::Reach;
-use worker::Worker;
+use worker::{Posted, Worker};
 
 /// Longest address of a worker; with many devices one has some hundred bytes.
 const MAX_ADDRESS_BYTES: usize = 16 << 10;
@@ -63,6 +63,8 @@ struct Waiting {
 struct Sender {
     worker: Worker,
     terms: Terms,
+    /// Frames that were announced before they are sent, oldest first.
+    begun: VecDeque<(HandoffId, u32, Posted)>,
 }
 
 struct Receiver {
@@ -150,25 +152,56 @@ impl Rendezvous for Waiting {
         let answered = spawn_blocking(move || worker.answer(limit).map(|()| worker)).await;
         let worker = answered.map_err(|_| PathError::Closed)??;
         guard.keep();
-        let end = Box::new(Sender { worker, terms });
+        let end = Box::new(Sender { worker, terms, begun: VecDeque::new() });
         Ok(Link { end, closer: Closer::new(move || bell.ring()) })
     }
 }
 
 // === impl Sender ===
 
+impl Sender {
+    fn post(
+        &mut self,
+        header: &FrameHeader,
+        source: &dyn KvSource,
+        told: Option<u32>,
+    ) -> Result<Posted, PathError> {
+        let Self { worker, terms, .. } = self;
+        let (told, stall) = ((terms.checksum, told), terms.config.stall_timeout());
+        read_pieces(header, source, |pieces| worker.post(&header.encode(), pieces, told, stall))
+    }
+}
+
 impl FrameSender for Sender {
-    fn send(&mut self, header: &FrameHeader, source: &Arc<dyn KvSource>) -> Result<(), PathError> {
-        let (worker, stall) = (&mut self.worker, self.terms.config.stall_timeout());
-        let mut broken = None;
-        let read = source.read(&header.span, &mut |payload| {
-            if payload.iter().map(|piece| piece.len()).sum::<usize>() != header.bytes as usize {
-                return Err(io::ErrorKind::InvalidInput.into());
+    fn ahead(&self) -> usize {
+        1
+    }
+
+    fn begin(&mut self, header: &FrameHeader, source: &Arc<dyn KvSource>) -> Result<(), PathError> {
+        if self.worker.has_room(header.bytes as usize)? {
+            match self.post(header, &**source, None) {
+                Ok(posted) => self.begun.push_back((header.handoff, header.seq, posted)),
+                // The session hears of it when it is to be sent.
+                Err(PathError::Unreadable(_)) => {}
+                Err(error) => return Err(error),
             }
-            broken = worker.send(&header.encode(), payload, stall).err();
-            Ok(())
-        });
-        broken.map_or_else(|| Ok(read?), Err)
+        }
+        Ok(())
+    }
+
+    fn send(
+        &mut self,
+        header: &FrameHeader,
+        source: &Arc<dyn KvSource>,
+        told: Option<u32>,
+    ) -> Result<u32, PathError> {
+        let is = |begun: &(HandoffId, u32, Posted)| (begun.0, begun.1) == (header.handoff, header.seq);
+        let posted = match self.begun.iter().position(is).and_then(|at| self.begun.remove(at)) {
+            Some((_, _, posted)) => posted,
+            None => self.post(header, &**source, told)?,
+        };
+        self.worker.finish(posted, self.terms.config.stall_timeout())?;
+        Ok(posted.told)
     }
 }
 
@@ -176,31 +209,14 @@ impl FrameSender for Sender {
 
 impl FrameReceiver for Receiver {
     fn recv(&mut self, place: &mut dyn FnMut(&FrameHeader) -> Placement) -> Result<Received, PathError> {
-        let header = FrameHeader::decode(&self.worker.begin()?)?;
-        if header.bytes > MAX_FRAME_BYTES {
-            return Err(PathError::TooLarge { bytes: header.bytes });
-        }
-        let begun = Instant::now();
-        let mut crc = self.terms.checksum.begin();
-        let (worker, bytes) = (&mut self.worker, header.bytes as usize);
-        let stall = self.terms.config.stall_timeout();
-        let mut outcome = None;
-        let mut whole = true;
-        if let Placement::Land(sink) = place(&header) {
-            let landed = sink.write(&header.span, &mut |pieces| {
-                check_size(pieces, &header)?;
-                outcome = Some(worker.land(bytes, Some(pieces), &mut |step| crc.update(step), stall));
-                Ok(())
-            });
-            whole = landed.is_ok();
-        }
-        match outcome {
-            Some(landed) => landed?,
-            // The bit bucket, or a sink without such memory: the payload must still leave the path.
-            None => worker.land(bytes, None, &mut |step| crc.update(step), stall)?,
-        }
-        let intact = whole && crc.value() == header.crc;
-        Ok(Received { header, intact, duration: begun.elapsed() })
+        let Self { worker, terms } = self;
+        let header = decode(&worker.begin()?)?;
+        let (bytes, stall) = (header.bytes as usize, terms.config.stall_timeout());
+        land(header, place, |pieces| {
+            let mut crc = terms.checksum.begin();
+            let told = worker.land(bytes, pieces, &mut |step| crc.update(step), stall)?;
+            Ok((crc.value(), told))
+        })
     }
 }
 

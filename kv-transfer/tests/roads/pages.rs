@@ -184,6 +184,5 @@ pub fn frame(seq: usize, bytes: usize) -> FrameHeader {
         seq: seq as u32,
         span: KvSpan { layers: 0..1, tokens: first..first + tokens as u32, heads: 0..8 },
         bytes: bytes as u32,
-        crc: 0,
     }
 }

@@ -83,7 +83,7 @@ impl Peer {
             anyhow::Ok((listening.rendezvous.accept().await?, receiver))
         };
         let (sender, receiver) = self.runtime.block_on(both)?;
-        let (mut ends, mut place) = (Ends::new(sender, receiver, terms)?, 0);
+        let (mut ends, mut place) = (Ends::new(sender, receiver)?, 0);
         let run = Run::of(job.rounds, job.bytes(), || {
             place += job.at_once;
             ends.post(memory, job, place)
@@ -190,7 +190,7 @@ fn receive(runtime: &Runtime, memory: &Memory, name: &str, order: Order) -> Resu
         anyhow::Ok((sender, Job::connect(name, &terms, addr).await?))
     };
     let (sender, receiver) = runtime.block_on(both)?;
-    let mut ends = Ends::new(sender, receiver, terms)?;
+    let mut ends = Ends::new(sender, receiver)?;
     ends.take(memory, &job)?;
     let cpu = cpu_seconds();
     for _ in 0..job.rounds {

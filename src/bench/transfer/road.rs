@@ -3,6 +3,7 @@
 //! of 64 MiB and into 64 MiB.
 
 use std::{
+    collections::VecDeque,
     io::{self, Read, Write},
     net::TcpStream,
     sync::Arc,
@@ -76,7 +77,6 @@ pub struct Memory {
 pub struct Ends {
     sender: Link<dyn FrameSender>,
     receiver: Link<dyn FrameReceiver>,
-    terms: Terms,
     answer: Arc<PageSpan>,
 }
 
@@ -112,12 +112,11 @@ fn frames(block: usize, place: usize) -> Vec<KvSpan> {
     cut.frames(&layers, &tokens)
 }
 
-fn header(shape: &KvShape, seq: u32, span: KvSpan, crc: u32) -> FrameHeader {
+fn header(shape: &KvShape, seq: u32, span: KvSpan) -> FrameHeader {
     FrameHeader {
         handoff: HandoffId { request: RequestId(1), attempt: 0, leg: 0 },
         seq,
         bytes: shape.span_bytes(&span) as u32,
-        crc,
         span,
     }
 }
@@ -188,22 +187,26 @@ impl Memory {
 
 impl Ends {
     /// Both directions are open.
-    pub fn new(
-        sender: Link<dyn FrameSender>,
-        receiver: Link<dyn FrameReceiver>,
-        terms: Terms,
-    ) -> Result<Self> {
-        Ok(Self { sender, receiver, terms, answer: Arc::new(pages(&ANSWER, 1)?) })
+    pub fn new(sender: Link<dyn FrameSender>, receiver: Link<dyn FrameReceiver>) -> Result<Self> {
+        Ok(Self { sender, receiver, answer: Arc::new(pages(&ANSWER, 1)?) })
     }
 
     /// A round of the sending process, whose blocks begin at `place`.
     pub fn post(&mut self, memory: &Memory, job: &Job, place: usize) -> Result<()> {
         let source: Arc<dyn KvSource> = memory.pages.clone();
-        for each in 0..job.at_once {
-            for (seq, span) in frames(job.block, place + each).into_iter().enumerate() {
-                let crc = self.terms.checksum.of(&*source, &span)?;
-                self.sender.end.send(&header(&SHAPE, seq as u32, span, crc), &source)?;
+        let spans = (place..place + job.at_once).flat_map(|place| frames(job.block, place));
+        let mut frames = (0..).zip(spans).map(|(seq, span)| header(&SHAPE, seq, span));
+        let (path, mut begun) = (&mut self.sender.end, VecDeque::new());
+        // As a session sends them.
+        loop {
+            while begun.len() <= path.ahead()
+                && let Some(header) = frames.next()
+            {
+                path.begin(&header, &source)?;
+                begun.push_back(header);
             }
+            let Some(header) = begun.pop_front() else { break };
+            path.send(&header, &source, None)?;
         }
         let answer = self.receiver.end.recv(&mut |_| Placement::Discard)?;
         ensure!(answer.intact, "the answer arrived damaged");
@@ -219,8 +222,7 @@ impl Ends {
             ensure!(received.intact, "a frame arrived damaged");
         }
         let (source, span): (Arc<dyn KvSource>, _) = (self.answer.clone(), ANSWER.span(0..1, 0..1));
-        let crc = self.terms.checksum.of(&*source, &span)?;
-        self.sender.end.send(&header(&ANSWER, 0, span, crc), &source)?;
+        self.sender.end.send(&header(&ANSWER, 0, span), &source, None)?;
         Ok(())
     }
 }

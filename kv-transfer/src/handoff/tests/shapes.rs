@@ -109,11 +109,10 @@ impl Pair {
 /// Takes a frame from pages to pages.
 fn carry(
     receiver: &mut Receiver,
-    mut header: FrameHeader,
+    header: FrameHeader,
     source: &dyn KvSource,
     now: Instant,
 ) -> (Vec<ReceiverAction>, SenderEvent) {
-    header.crc = Checksum::Crc32c.of(source, &header.span).unwrap();
     let decoded = FrameHeader::decode(&header.encode());
     assert_eq!(decoded, Ok(header.clone()));
     let mut actions = receiver.on(ReceiverEvent::Arriving(&header), now);
@@ -122,14 +121,16 @@ fn carry(
         _ => None,
     });
     let sink = sink.expect("an honest frame lands");
-    let copy = |to: &mut [std::io::IoSliceMut<'_>]| {
+    let mut crc = Checksum::Crc32c.begin();
+    let copy = &mut |to: &mut [std::io::IoSliceMut<'_>]| {
         crate::transport::check_size(to, &header)?;
-        source.read(&header.span, &mut |from| crate::transport::copy_pieces(from, to))
+        source.read(&header.span, &mut |from| crc.copy(from, to))
     };
-    let mut copy = copy;
-    sink.write(&header.span, &mut copy).unwrap();
-    let sent = SenderEvent::Sent { seq: header.seq, crc: header.crc };
-    let received = Received { header, intact: true, duration: Duration::ZERO };
+    sink.write(&header.span, copy).unwrap();
+    let crc = crc.value();
+    assert_eq!(crc, Checksum::Crc32c.of(source, &header.span).unwrap());
+    let sent = SenderEvent::Sent { seq: header.seq, crc };
+    let received = Received { header, crc, intact: true, duration: Duration::ZERO };
     actions.extend(receiver.on(ReceiverEvent::Arrived(&received), now));
     (actions, sent)
 }

@@ -162,9 +162,14 @@ impl FrameSender for Noting {
         Ok(())
     }
 
-    fn send(&mut self, header: &FrameHeader, _: &Arc<dyn KvSource>) -> Result<(), PathError> {
+    fn send(
+        &mut self,
+        header: &FrameHeader,
+        _: &Arc<dyn KvSource>,
+        _: Option<u32>,
+    ) -> Result<u32, PathError> {
         self.sent.push((header.seq, self.begun.len()));
-        if header.seq + 1 == CREDIT { Err(PathError::Stalled) } else { Ok(()) }
+        if header.seq + 1 == CREDIT { Err(PathError::Stalled) } else { Ok(0) }
     }
 }
 

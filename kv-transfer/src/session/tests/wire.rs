@@ -100,7 +100,7 @@ impl Road {
     async fn wait(self, welcome: &Welcome) -> (String, Waiting) {
         match self.kind {
             TransportKind::Inproc => {
-                let (addr, link) = inproc::listen();
+                let (addr, link) = inproc::listen(Checksum::Crc32c);
                 (addr, Waiting::Inproc(link))
             }
             TransportKind::Tcp => {
@@ -129,12 +129,12 @@ impl Waiting {
                 near.write_all(&[tcp::TAKEN]).await?;
                 let near = near.into_std()?;
                 let raw = Raw::Socket(near.try_clone()?);
-                Ok((tcp::sender(vec![near.into()], PATIENT)?, Some(raw)))
+                Ok((tcp::sender(vec![near.into()], Checksum::Crc32c, PATIENT)?, Some(raw)))
             }
             Self::Shm(meeting) => {
                 let fd = meeting.ring().await?;
                 let raw = Raw::Ring(Producer::new(Arc::new(Map::new(&fd)?), PATIENT));
-                Ok((shm::sender(Map::new(&fd)?, PATIENT), Some(raw)))
+                Ok((shm::sender(Map::new(&fd)?, Checksum::Crc32c, PATIENT), Some(raw)))
             }
         }
     }

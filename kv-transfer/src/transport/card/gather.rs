@@ -7,7 +7,7 @@ use baton_kernels::cuda::{Gpu, PieceCopy, Pieces, Region};
 use baton_protocol::{FrameHeader, KvSource};
 
 use super::{Limits, copies, failed};
-use crate::transport::{PathError, probe::PROBE};
+use crate::transport::{PathError, probe::PROBE, read_pieces};
 
 /// Slots that frames are gathered into, on streams of their own.
 pub struct Gather {
@@ -67,7 +67,8 @@ impl Gather {
     /// Enqueues gathering a frame. Its pages are kept until [`finish`](Self::finish).
     ///
     /// # Errors
-    /// When the frame does not fit, the source does not cover it, or the card failed.
+    /// When the frame does not fit, the source does not cover it ([`PathError::Unreadable`]), or the
+    /// card failed.
     pub fn gather(
         &mut self,
         slot: usize,
@@ -80,11 +81,15 @@ impl Gather {
         let frame = self.region.address() + self.offset(slot) as u64;
         let whole = PieceCopy { from: frame, to: frame, bytes: u64::from(header.bytes) };
         // A probe measures what pages on the card would take: a frame is read and written there.
-        let span = if header.handoff == PROBE { None } else { source.on_device(&header.span)? };
+        let span = if header.handoff == PROBE {
+            None
+        } else {
+            source.on_device(&header.span).map_err(PathError::Unreadable)?
+        };
         let pieces = match span {
             Some(span) => {
                 copies((&span, self.lane(slot).ordinal()), (frame, header.bytes), |page, at| (page, at))
-                    .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?
+                    .ok_or_else(|| PathError::Unreadable(io::ErrorKind::InvalidInput.into()))?
             }
             None if header.handoff == PROBE => vec![whole],
             None => {
@@ -102,18 +107,14 @@ impl Gather {
     }
 
     /// Pages of the machine's memory.
-    fn upload(&mut self, slot: usize, header: &FrameHeader, source: &dyn KvSource) -> io::Result<()> {
-        let start = self.offset(slot);
+    fn upload(&mut self, slot: usize, header: &FrameHeader, source: &dyn KvSource) -> Result<(), PathError> {
+        let mut at = self.offset(slot);
         let Self { lanes, region, .. } = self;
         let gpu = &lanes[slot % lanes.len()];
-        source.read(&header.span, &mut |slices| {
-            if slices.iter().map(|slice| slice.len()).sum::<usize>() != header.bytes as usize {
-                return Err(io::ErrorKind::InvalidInput.into());
-            }
-            let mut at = start;
-            slices.iter().try_for_each(|slice| {
-                region.write(gpu, at, slice).map_err(io::Error::other)?;
-                at += slice.len();
+        read_pieces(header, source, |pieces| {
+            pieces.iter().try_for_each(|piece| {
+                region.write(gpu, at, piece).map_err(failed)?;
+                at += piece.len();
                 Ok(())
             })
         })

@@ -112,24 +112,24 @@ impl Scatter {
         self.slots[slot].pieces.is_done()
     }
 
-    /// Waits until a slot's frame has landed and lets its pages go; whether it landed with
-    /// the checksum of its header.
+    /// Waits until a slot's frame has landed and lets its pages go; its checksum, and whether it
+    /// landed with the one that was `told`.
     ///
     /// # Errors
     /// When the card failed.
-    pub fn finish(&mut self, slot: usize, header: &FrameHeader) -> Result<bool, PathError> {
+    pub fn finish(&mut self, slot: usize, header: &FrameHeader, told: u32) -> Result<(u32, bool), PathError> {
         let check = self.slots[slot].pieces.finish().map_err(failed)?;
         let sink = self.slots[slot].sink.take();
         let placed = match (self.slots[slot].landing, sink) {
             (Landing::Host, Some(sink)) => self.download(slot, header, &*sink)?,
             (landing, _) => landing == Landing::Card,
         };
-        let intact = placed && (!self.limits.checked || check == header.crc);
+        let intact = placed && (!self.limits.checked || check == told);
         if !intact {
-            let FrameHeader { handoff, seq, span, crc: told, .. } = header;
+            let FrameHeader { handoff, seq, span, .. } = header;
             tracing::debug!(%handoff, seq, ?span, placed, told, found = check, "no landing, or another checksum");
         }
-        Ok(intact)
+        Ok((check, intact))
     }
 
     /// Whether there are such pages in the machine's memory.

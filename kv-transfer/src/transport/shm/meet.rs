@@ -134,6 +134,6 @@ impl Meeting {
 impl Rendezvous for Meeting {
     async fn accept(self: Box<Self>) -> Result<Link<dyn FrameSender>, PathError> {
         let map = Map::new(self.ring().await?)?;
-        Ok(super::sender(map, self.terms.config.stall_timeout()))
+        Ok(super::sender(map, self.terms.checksum, self.terms.config.stall_timeout()))
     }
 }

@@ -14,20 +14,11 @@ use super::{
 };
 use crate::transport::PathError;
 
-/// Between pages and staging.
-#[derive(Clone, Copy)]
-pub enum Way {
-    /// Before it leaves.
-    IntoSlot,
-    /// When it has landed.
-    OutOfSlot,
-}
-
 /// A step that UCX reads or writes.
 pub struct Flight {
     /// Null when it is done.
     pub request: *mut c_void,
-    /// Its memory, in pages or nowhere; UCX reads the list itself.
+    /// Where it lands, or nowhere; UCX reads the list itself.
     pub pieces: Vec<sys::ucp_dt_iov_t>,
     /// Where it is staged; none where UCX uses the pieces.
     pub slot: Option<*mut u8>,
@@ -38,25 +29,17 @@ pub struct Flight {
 // === impl Flight ===
 
 impl Flight {
-    /// Copies between pieces and slot, where there are both.
-    pub fn copy(&self, way: Way) {
-        let Some(mut slot) = self.slot else { return };
-        for piece in &self.pieces {
-            let memory = piece.buffer.cast::<u8>();
-            // SAFETY: slot and pieces have the same bytes in all, belong to this step, and do not overlap.
-            unsafe {
-                match way {
-                    Way::IntoSlot => copy_nonoverlapping(memory, slot, piece.length),
-                    Way::OutOfSlot => copy_nonoverlapping(slot, memory, piece.length),
-                }
-                slot = slot.add(piece.length);
-            }
-        }
-    }
-
     /// Brings what has landed to its place and shows it there.
     pub fn show(&self, landed: &mut dyn FnMut(&[u8])) {
-        self.copy(Way::OutOfSlot);
+        if let Some(mut slot) = self.slot {
+            for piece in &self.pieces {
+                // SAFETY: slot and pieces have the same bytes in all, belong to this step, and do not overlap.
+                unsafe {
+                    copy_nonoverlapping(slot, piece.buffer.cast(), piece.length);
+                    slot = slot.add(piece.length);
+                }
+            }
+        }
         let slot = self.slot.filter(|_| self.pieces.is_empty());
         let slot = slot.map(|slot| sys::ucp_dt_iov_t { buffer: slot.cast(), length: self.bytes });
         for piece in self.pieces.iter().chain(&slot).filter(|piece| piece.length > 0) {

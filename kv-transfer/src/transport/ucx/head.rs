@@ -5,7 +5,7 @@ use baton_protocol::frame::HEADER_BYTES;
 
 use crate::session::same_secret;
 
-const BARE_BYTES: usize = 32 + 1 + 8;
+const BARE_BYTES: usize = 32 + 1 + 8 + 4;
 const WHOLE_BYTES: usize = BARE_BYTES + HEADER_BYTES;
 
 /// What a message is for.
@@ -28,6 +28,8 @@ pub struct Head {
     pub kind: Kind,
     /// Its place among the steps of the path.
     pub number: u64,
+    /// With the last step of a frame: the checksum of its payload.
+    pub told: u32,
     /// The frame that begins with this step.
     pub frame: Option<[u8; HEADER_BYTES]>,
 }
@@ -47,6 +49,7 @@ impl Head {
         out.extend_from_slice(secret);
         out.push(self.kind as u8);
         out.extend_from_slice(&self.number.to_le_bytes());
+        out.extend_from_slice(&self.told.to_le_bytes());
         out.extend_from_slice(self.frame.as_ref().map_or(&[], |frame| frame));
         out
     }
@@ -58,11 +61,13 @@ impl Head {
         }
         let (theirs, rest) = bytes.split_first_chunk()?;
         let (kind, rest) = rest.split_first()?;
-        let (number, frame) = rest.split_first_chunk()?;
+        let (number, rest) = rest.split_first_chunk()?;
+        let (told, frame) = rest.split_first_chunk()?;
         let kind = *Kind::ALL.get(usize::from(*kind))?;
         let frame = frame.first_chunk().copied();
         let known = same_secret(theirs, secret);
-        known.then(|| Self { kind, number: u64::from_le_bytes(*number), frame })
+        let (number, told) = (u64::from_le_bytes(*number), u32::from_le_bytes(*told));
+        known.then_some(Self { kind, number, told, frame })
     }
 }
 
@@ -74,7 +79,7 @@ mod tests {
     fn a_head_is_read_as_it_was_written_or_not_at_all() {
         for kind in Kind::ALL {
             for frame in [None, Some([7; HEADER_BYTES])] {
-                let head = Head { kind, number: u64::MAX - 1, frame };
+                let head = Head { kind, number: u64::MAX - 1, told: 9 << 24, frame };
                 let bytes = head.encode(&[3; 32]);
                 assert_eq!(Head::decode(&bytes, &[3; 32]), Some(head));
                 assert_eq!(Head::decode(&bytes, &[4; 32]), None, "another secret");

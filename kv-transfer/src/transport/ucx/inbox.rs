@@ -46,6 +46,8 @@ pub struct Arrived {
     pub data: *mut c_void,
     /// How many.
     pub bytes: usize,
+    /// The checksum that came with it.
+    pub told: u32,
     /// The frame that begins with it.
     pub frame: Option<[u8; HEADER_BYTES]>,
 }
@@ -85,7 +87,7 @@ impl Inbox {
             return false;
         }
         let data = if bytes == 0 { null_mut() } else { data };
-        self.steps.insert(head.number, Arrived { data, bytes, frame: head.frame });
+        self.steps.insert(head.number, Arrived { data, bytes, told: head.told, frame: head.frame });
         bytes > 0
     }
 }

@@ -63,9 +63,17 @@ fn rogue(stall: Duration) -> (Worker, Receiver) {
     (near, Receiver { worker: calling.join().unwrap().unwrap(), terms })
 }
 
+/// What a rogue tells of its bytes.
+const UNTOLD: (Checksum, Option<u32>) = (Checksum::Crc32c, None);
+
+fn send(near: &mut Worker, frame: &[u8; 80], payload: &[u8]) -> Result<(), PathError> {
+    let posted = near.post(frame, &[IoSlice::new(payload)], UNTOLD, PATIENT)?;
+    near.finish(posted, PATIENT)
+}
+
 fn memory() -> (FrameHeader, Arc<dyn KvSource>) {
     let memory = Memory::computed(&SHAPE, 0..TOKENS);
-    (frames(&memory)[0].clone(), memory)
+    (frames()[0].clone(), memory)
 }
 
 #[test]
@@ -107,11 +115,11 @@ fn a_peer_that_does_not_take_what_it_was_told_of_is_a_stall() {
     let shape = baton_protocol::KvShape { head_dim: 4096, page_tokens: 1, ..SHAPE };
     let source = Memory::computed(&shape, 0..200);
     let span = shape.span(0..3, 0..200);
-    let head = crate::testing::header(&shape, &*source, 0, span);
+    let head = crate::testing::header(&shape, 0, span);
     let source: Arc<dyn KvSource> = source;
-    let error = near.end.send(&head, &source).unwrap_err();
+    let error = near.end.send(&head, &source, None).unwrap_err();
     assert!(matches!(error, PathError::Stalled), "{error}");
-    assert!(matches!(near.end.send(&head, &source), Err(PathError::Closed)), "it is over for good");
+    assert!(matches!(near.end.send(&head, &source, None), Err(PathError::Closed)), "it is over for good");
     drop(far);
 }
 
@@ -120,13 +128,14 @@ fn a_peer_that_leaves_is_noticed_after_its_last_frame() {
     for staged in [false, true] {
         let (mut near, mut far) = pair(staged, PATIENT);
         let (head, source) = memory();
-        near.end.send(&head, &source).unwrap();
+        near.end.send(&head, &source, None).unwrap();
         drop(near);
         assert!(far.end.recv(&mut |_| Placement::Discard).unwrap().intact);
         assert!(matches!(far.end.recv(&mut |_| Placement::Discard), Err(PathError::Closed)));
         let (mut near, far) = pair(staged, PATIENT);
         drop(far);
-        let error = std::iter::repeat_with(|| near.end.send(&head, &source)).find_map(Result::err).unwrap();
+        let error =
+            std::iter::repeat_with(|| near.end.send(&head, &source, None)).find_map(Result::err).unwrap();
         assert!(matches!(error, PathError::Closed), "{error}");
     }
 }
@@ -138,7 +147,7 @@ fn steps_that_make_no_sense_end_the_path() {
     let huge = FrameHeader { bytes: u32::MAX, ..head.clone() };
     for header in [huge.encode(), [7; 80]] {
         let (mut near, mut far) = rogue(PATIENT);
-        near.send(&header, &[IoSlice::new(&[])], PATIENT).unwrap();
+        near.post(&header, &[IoSlice::new(&[])], UNTOLD, PATIENT).unwrap();
         let error = far.recv(&mut |_| panic!("placed")).unwrap_err();
         assert!(matches!(error, PathError::Header(_) | PathError::TooLarge { .. }), "{error}");
     }
@@ -146,7 +155,7 @@ fn steps_that_make_no_sense_end_the_path() {
         let (mut near, mut far) = rogue(PATIENT);
         let sent = vec![0; wrong];
         let sending = thread::spawn(move || {
-            let _ = near.send(&head_bytes(), &[IoSlice::new(&sent)], PATIENT);
+            let _ = send(&mut near, &head_bytes(), &sent);
             near
         });
         let error = far.recv(&mut |_| Placement::Discard).unwrap_err();
@@ -165,10 +174,7 @@ fn a_frame_whose_rest_does_not_come_is_a_stall() {
     let (mut near, mut far) = rogue(SHORT);
     let (head, _) = memory();
     let long = FrameHeader { bytes: STEP as u32 + 1, ..head };
-    let sending = thread::spawn(move || {
-        let sent = near.send(&long.encode(), &[IoSlice::new(&vec![0; STEP])], PATIENT);
-        (sent, near)
-    });
+    let sending = thread::spawn(move || (send(&mut near, &long.encode(), &vec![0; STEP]), near));
     let error = far.recv(&mut |_| Placement::Discard).unwrap_err();
     assert!(matches!(error, PathError::Stalled), "{error}");
     drop(far);
@@ -198,16 +204,16 @@ fn a_killed_process_ends_the_path_in_time() {
     let shape = baton_protocol::KvShape { head_dim: 4096, page_tokens: 1, ..SHAPE };
     let source = Memory::computed(&shape, 0..20);
     let span = shape.span(0..3, 0..20);
-    let head = crate::testing::header(&shape, &*source, 0, span);
+    let head = crate::testing::header(&shape, 0, span);
     let weak = Arc::downgrade(&source);
     let source: Arc<dyn KvSource> = source;
-    link.end.send(&head, &source).unwrap();
+    link.end.send(&head, &source, None).unwrap();
     let killing = thread::spawn(move || {
         thread::sleep(Duration::from_millis(20));
         child.kill().unwrap();
         child.wait().unwrap();
     });
-    let error = std::iter::repeat_with(|| link.end.send(&head, &source)).find_map(Result::err).unwrap();
+    let error = std::iter::repeat_with(|| link.end.send(&head, &source, None)).find_map(Result::err).unwrap();
     assert!(matches!(error, PathError::Closed | PathError::Stalled), "{error}");
     killing.join().unwrap();
     drop(source);

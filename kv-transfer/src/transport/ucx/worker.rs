@@ -4,19 +4,24 @@
 //! The thread that sends or receives lets UCX work. While it waits it looks
 //! again for a moment, then sleeps at the worker's event file. Whatever fails
 //! ends the endpoint and the worker before the caller has its memory back.
+//!
+//! - [`outgoing`], [`incoming`]: frames
+//! - [`ending`]: what is left when it is over: nothing
+
+mod ending;
+mod incoming;
+mod outgoing;
 
 use std::{
     collections::VecDeque,
     ffi::c_void,
     hint::spin_loop,
-    io::{IoSlice, IoSliceMut},
     os::fd::BorrowedFd,
     ptr::{NonNull, null_mut, slice_from_raw_parts},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use baton_protocol::frame::HEADER_BYTES;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
@@ -26,17 +31,18 @@ use ucx_rs::sys;
 use super::{
     bell::Bell,
     context::{Context, Staging, check},
-    flight::{Flight, Way, cut, is_done, request, steps_of},
+    flight::{Flight, is_done, request},
     head::{Head, Kind},
-    inbox::{self, EAGER, Inbox},
+    inbox::{self, Inbox},
 };
 use crate::transport::PathError;
+pub use outgoing::Posted;
 
 /// Bytes of a step: little enough that several stay in a core's cache.
 pub const STEP: usize = 256 << 10;
 
-/// Steps under way at once.
-pub const WINDOW: usize = 4;
+/// Steps under way at once: those of two frames of usual size.
+pub const WINDOW: usize = 8;
 
 /// The one kind of active message.
 const MESSAGE: u32 = 1;
@@ -46,12 +52,6 @@ const SPIN: Duration = Duration::from_micros(50);
 
 /// Longest sleep at once.
 const NAP: Duration = Duration::from_secs(1);
-
-/// How often UCX may have something to do before an endpoint closes.
-const FAREWELLS: u32 = 64;
-
-/// How long the last words may take to leave.
-const LINGER: Duration = Duration::from_millis(100);
 
 /// One byte after the other, and a list of pieces, in UCX's words.
 const BYTES: u64 = 1 << sys::ucp_dt_type_UCP_DATATYPE_SHIFT;
@@ -67,7 +67,7 @@ pub struct Worker {
     address: Vec<u8>,
     /// Goes before the context, after the worker.
     staging: Option<Staging>,
-    /// Whether all bytes go through it, or only those for nobody.
+    /// Whether what arrives goes through it, or only what nobody wants.
     staged: bool,
     _context: Arc<Context>,
     bell: Arc<Bell>,
@@ -176,54 +176,6 @@ impl Worker {
         })
     }
 
-    /// Sends a frame; returns when all its bytes have left.
-    ///
-    /// # Errors
-    /// When the path is over; nothing of `payload` is used any more.
-    pub fn send(
-        &mut self,
-        frame: &[u8; HEADER_BYTES],
-        payload: &[IoSlice<'_>],
-        stall: Duration,
-    ) -> Result<(), PathError> {
-        let pieces = payload.iter().map(|piece| (piece.as_ptr().cast_mut(), piece.len()));
-        self.or_end(|worker| worker.send_steps(frame, cut(pieces), stall))
-    }
-
-    /// Waits as long as it takes for a frame to begin.
-    ///
-    /// # Errors
-    /// When the path is over.
-    pub fn begin(&mut self) -> Result<[u8; HEADER_BYTES], PathError> {
-        self.or_end(|worker| {
-            loop {
-                if let Some(step) = worker.inbox().peek() {
-                    return step.frame.ok_or_else(nonsense);
-                }
-                if worker.has_said_bye() {
-                    return Err(PathError::Closed);
-                }
-                worker.turn(Instant::now(), None)?;
-            }
-        })
-    }
-
-    /// Lands the payload of the frame that has begun: in `pieces`, or nowhere. Shows
-    /// every step to `landed`, in order, when it is in.
-    ///
-    /// # Errors
-    /// When the path is over; nothing is written to `pieces` any more.
-    pub fn land(
-        &mut self,
-        bytes: usize,
-        pieces: Option<&mut [IoSliceMut<'_>]>,
-        landed: &mut dyn FnMut(&[u8]),
-        stall: Duration,
-    ) -> Result<(), PathError> {
-        let kept = pieces.map(|pieces| cut(pieces.iter_mut().map(|piece| (piece.as_mut_ptr(), piece.len()))));
-        self.or_end(|worker| worker.land_steps(bytes, kept, landed, stall))
-    }
-
     /// Makes the endpoint. Not the one that UCX offers for replies, which it destroys by itself.
     fn face(&mut self, address: &[u8]) -> Result<(), PathError> {
         let fields = sys::ucp_ep_params_field_UCP_EP_PARAM_FIELD_REMOTE_ADDRESS
@@ -256,100 +208,6 @@ impl Worker {
         work(self).inspect_err(|_| self.end())
     }
 
-    fn send_steps(
-        &mut self,
-        frame: &[u8; HEADER_BYTES],
-        steps: Vec<Vec<sys::ucp_dt_iov_t>>,
-        stall: Duration,
-    ) -> Result<(), PathError> {
-        for (index, pieces) in steps.into_iter().enumerate() {
-            if self.flights.len() >= WINDOW {
-                self.await_oldest(stall)?;
-            }
-            let frame = (index == 0).then_some(*frame);
-            let head = Head { kind: Kind::Step, number: self.sent, frame }.encode(&self.secret);
-            let bytes = pieces.iter().map(|piece| piece.length).sum();
-            let mut flight = self.flight(self.sent, pieces, bytes, self.staged);
-            self.sent += 1;
-            flight.copy(Way::IntoSlot);
-            let (at, count, mut param) = self.operands(&flight);
-            if bytes > EAGER {
-                param.flags |= sys::ucp_send_am_flags_UCP_AM_SEND_FLAG_RNDV;
-            }
-            // SAFETY: the flight's memory and list stay until its request is done or the worker is
-            // gone; UCX copies the head.
-            let sent = unsafe {
-                let head = (head.as_ptr().cast(), head.len());
-                sys::ucp_am_send_nbx(self.endpoint, MESSAGE, head.0, head.1, at, count, &param)
-            };
-            flight.request = request(sent)?;
-            self.flights.push_back(flight);
-        }
-        while !self.flights.is_empty() {
-            self.await_oldest(stall)?;
-        }
-        Ok(())
-    }
-
-    fn land_steps(
-        &mut self,
-        bytes: usize,
-        kept: Option<Vec<Vec<sys::ucp_dt_iov_t>>>,
-        landed: &mut dyn FnMut(&[u8]),
-        stall: Duration,
-    ) -> Result<(), PathError> {
-        let (count, keeps) = (steps_of(bytes), kept.is_some());
-        let mut kept = kept.unwrap_or_default().into_iter();
-        let (mut taken, mut done, mut moved) = (0, 0, Instant::now());
-        while done < count {
-            if taken < count && self.flights.len() < WINDOW && self.inbox().peek().is_some() {
-                let size = (bytes - taken * STEP).min(STEP);
-                self.take_step(kept.next().unwrap_or_default(), size, !keeps, taken == 0)?;
-                taken += 1;
-            } else if let Some(flight) = self.oldest_done()? {
-                flight.show(landed);
-                (done, moved) = (done + 1, Instant::now());
-            } else if taken < count && self.flights.is_empty() && self.has_said_bye() {
-                return Err(PathError::Closed);
-            } else {
-                self.turn(moved, Some(stall))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Lets UCX bring the next step to its place.
-    fn take_step(
-        &mut self,
-        pieces: Vec<sys::ucp_dt_iov_t>,
-        bytes: usize,
-        discard: bool,
-        begins: bool,
-    ) -> Result<(), PathError> {
-        let number = self.inbox().next;
-        let step = self.inbox_mut().take().ok_or(PathError::Closed)?;
-        let mut flight = self.flight(number, pieces, bytes, discard || self.staged);
-        let fits = step.bytes == bytes && step.frame.is_some() == begins;
-        if step.data.is_null() || !fits {
-            if !step.data.is_null() {
-                // SAFETY: kept by the callback, and used by nobody else.
-                unsafe { sys::ucp_am_data_release(self.raw, step.data) };
-            }
-            if !fits {
-                return Err(nonsense());
-            }
-            self.flights.push_back(flight);
-            return Ok(());
-        }
-        let (at, count, mut param) = self.operands(&flight);
-        param.flags = 0;
-        // SAFETY: the memory has the step's size, and stays until the request is done or the worker is gone.
-        let receiving = unsafe { sys::ucp_am_recv_data_nbx(self.raw, step.data, at, count, &param) };
-        flight.request = request(receiving)?;
-        self.flights.push_back(flight);
-        Ok(())
-    }
-
     /// A step that has not begun yet.
     fn flight(&self, number: u64, pieces: Vec<sys::ucp_dt_iov_t>, bytes: usize, staged: bool) -> Flight {
         let at = (number % WINDOW as u64) as usize * STEP;
@@ -374,18 +232,6 @@ impl Worker {
             }
             _ => (flight.pieces.as_ptr().cast_mut().cast(), flight.pieces.len(), param),
         }
-    }
-
-    /// Waits until there is room for one more.
-    fn await_oldest(&mut self, stall: Duration) -> Result<(), PathError> {
-        let begun = Instant::now();
-        while self.oldest_done()?.is_none() {
-            if self.has_said_bye() {
-                return Err(PathError::Closed);
-            }
-            self.turn(begun, Some(stall))?;
-        }
-        Ok(())
     }
 
     fn oldest_done(&mut self) -> Result<Option<Flight>, PathError> {
@@ -463,7 +309,7 @@ impl Worker {
                 | sys::ucp_send_am_flags_UCP_AM_SEND_FLAG_EAGER,
             ..Default::default()
         };
-        let head = Head { kind, number: self.sent, frame: None }.encode(&self.secret);
+        let head = Head { kind, number: self.sent, told: 0, frame: None }.encode(&self.secret);
         let bytes = if kind == Kind::Hello { &self.address[..] } else { &[] };
         // SAFETY: the endpoint lives, the address as long as the worker; UCX copies the head.
         request(unsafe {
@@ -471,78 +317,6 @@ impl Worker {
             let bytes = (bytes.as_ptr().cast(), bytes.len());
             sys::ucp_am_send_nbx(self.endpoint, MESSAGE, head.0, head.1, bytes.0, bytes.1, &param)
         })
-    }
-
-    /// Ends the endpoint and the worker: afterwards UCX uses no memory of this path.
-    fn end(&mut self) {
-        if self.raw.is_null() {
-            return;
-        }
-        for step in self.inbox_mut().drain().filter(|step| !step.data.is_null()).collect::<Vec<_>>() {
-            // SAFETY: kept by the callback, and used by nobody else.
-            unsafe { sys::ucp_am_data_release(self.raw, step.data) };
-        }
-        let mut requests = Vec::new();
-        if !self.endpoint.is_null() {
-            if self.inbox().failed.is_none() {
-                self.farewell(&mut requests);
-            }
-            if !self.close(&mut requests) {
-                tracing::warn!("an endpoint of UCX does not close");
-            }
-        }
-        requests.extend(self.flights.iter().map(|flight| flight.request));
-        for request in requests.into_iter().filter(|request| !request.is_null()) {
-            // SAFETY: a request of this worker that nobody looks at any more.
-            unsafe { sys::ucp_request_free(request) };
-        }
-        // SAFETY: no other thread has it; its memory is given back after it.
-        unsafe { sys::ucp_worker_destroy(self.raw) };
-        self.raw = null_mut();
-        self.flights.clear();
-        self.staging = None;
-    }
-
-    /// Tells the peer, and gives what was sent before a moment to leave.
-    fn farewell(&mut self, requests: &mut Vec<*mut c_void>) {
-        requests.extend(self.say(Kind::Bye));
-        let param = sys::ucp_request_param_t::default();
-        // SAFETY: the endpoint lives.
-        requests.extend(request(unsafe { sys::ucp_ep_flush_nbx(self.endpoint, &param) }));
-        // Who does not listen any more need not hear it.
-        let _ = self.settle(requests);
-    }
-
-    /// Everything that is under way on the endpoint ends with it; whether it has.
-    fn close(&mut self, requests: &mut Vec<*mut c_void>) -> bool {
-        let param = sys::ucp_request_param_t {
-            op_attr_mask: sys::ucp_op_attr_t_UCP_OP_ATTR_FIELD_FLAGS,
-            flags: sys::ucp_ep_close_flags_t_UCP_EP_CLOSE_FLAG_FORCE,
-            ..Default::default()
-        };
-        // A failure that UCX has noted and not told yet must not find the endpoint gone.
-        (0..FAREWELLS).take_while(|_| self.progress()).for_each(drop);
-        // SAFETY: the endpoint lives, and is not used again.
-        requests.extend(request(unsafe { sys::ucp_ep_close_nbx(self.endpoint, &param) }));
-        self.endpoint = null_mut();
-        // What closing has begun: UCX 1.22 crashes if the worker goes before it is done.
-        // SAFETY: the worker lives.
-        requests.extend(request(unsafe { sys::ucp_worker_flush_nbx(self.raw, &Default::default()) }));
-        self.settle(requests)
-    }
-
-    /// Whether all are done in time. A request that failed is done too.
-    fn settle(&mut self, requests: &mut [*mut c_void]) -> bool {
-        let begun = Instant::now();
-        loop {
-            let done = requests.iter_mut().all(|request| is_done(request).unwrap_or(true));
-            if done || begun.elapsed() >= LINGER {
-                return done;
-            }
-            if !self.progress() {
-                std::thread::sleep(SPIN);
-            }
-        }
     }
 }
 
