@@ -20,7 +20,7 @@ use crate::{
     metrics::Side,
     transport::{
         FrameReceiver, FrameSender, Link, PathError, inproc,
-        offer::{Terms, Transports},
+        offer::{Listening, Terms, Transports},
         shm::{self, map::Map, meet::Meeting, ring::Producer},
     },
 };
@@ -33,10 +33,12 @@ struct Road {
     is_stream: bool,
 }
 
-const ROADS: [Road; 3] = [
+const ROADS: &[Road] = &[
     Road { kind: TransportKind::Inproc, is_stream: false },
     Road { kind: TransportKind::Tcp, is_stream: true },
     Road { kind: TransportKind::Shm, is_stream: true },
+    #[cfg(feature = "ucx")]
+    Road { kind: TransportKind::Ucx, is_stream: false },
 ];
 
 const TCP: Road = ROADS[1];
@@ -70,6 +72,8 @@ enum Waiting {
     Inproc(Link<dyn FrameSender>),
     Tcp(TcpListener),
     Shm(Meeting),
+    /// As a prefill node has it, and what keeps it.
+    Other(Transports, Listening),
 }
 
 /// Whatever bytes go into a stream where frames belong.
@@ -111,7 +115,12 @@ impl Road {
                 let (addr, meeting) = Meeting::new(&terms(self, welcome)).unwrap();
                 (addr, Waiting::Shm(meeting))
             }
-            other => panic!("{other:?} has no row"),
+            kind => {
+                let transports = Transports::new(&limits(self), &Trust::none(), Side::Sending).unwrap();
+                let (mut paths, mut listening) = transports.listen(&[kind], &terms(self, welcome));
+                let (path, listening) = (paths.pop().unwrap(), listening.pop());
+                (path.addr, Waiting::Other(transports, listening.expect(&path.failed)))
+            }
         }
     }
 }
@@ -136,6 +145,7 @@ impl Waiting {
                 let raw = Raw::Ring(Producer::new(Arc::new(Map::new(&fd)?), PATIENT));
                 Ok((shm::sender(Map::new(&fd)?, Checksum::Crc32c, PATIENT), Some(raw)))
             }
+            Self::Other(_transports, listening) => Ok((listening.rendezvous.accept().await?, None)),
         }
     }
 }

@@ -307,7 +307,7 @@ async fn is_well(sessions: &Sessions, honest: &Served, leg: u32) {
 
 #[tokio::test]
 async fn bad_answers_are_lost_and_nothing_is_kept() {
-    for road in ROADS {
+    for &road in ROADS {
         let honest = serve(node("p", 1, 4), config(road.kind), engine(&SHAPE, false)).await;
         let sessions = Sessions::new(node("d", 2, 4), limits(road)).unwrap();
         let streams = if road.is_stream { bytes() } else { Vec::new() };
@@ -342,14 +342,17 @@ async fn a_bad_welcome_is_no_session() {
         |welcome| welcome.checksum = "md5".to_owned(),
         |welcome| welcome.paths.clear(),
         |welcome| welcome.paths[0].kind = "carrier pigeon".to_owned(),
-        |welcome| welcome.paths[0].kind = "ucx".to_owned(),
+        |welcome| {
+            let path = &mut welcome.paths[0];
+            path.kind = if path.kind == "ucx" { "shm" } else { "ucx" }.to_owned();
+        },
         |welcome| welcome.paths[0].failed = "no room".to_owned(),
         |welcome| welcome.kv = None,
         |welcome| welcome.kv.as_mut().unwrap().head_dim = 3,
         |welcome| welcome.paths[0].addr = "192.0.2.1:9".to_owned(),
         |welcome| welcome.paths[0].addr.clear(),
     ];
-    for road in ROADS {
+    for &road in ROADS {
         let honest = serve(node("p", 1, 4), config(road.kind), engine(&SHAPE, false)).await;
         let sessions = Sessions::new(node("d", 2, 4), limits(road)).unwrap();
         for (leg, change) in (0..).zip(changes) {
@@ -398,7 +401,7 @@ async fn a_bad_probe_is_no_session() {
             ("hangs up", vec![Does::HangUp]),
         ]
     };
-    for road in ROADS {
+    for &road in ROADS {
         let honest = serve(node("p", 1, 4), config(road.kind), engine(&SHAPE, false)).await;
         let measuring = TransferConfig { probe_bytes: PROBE_BYTES, ..limits(road) };
         let sessions = Sessions::new(node("d", 2, 4), measuring).unwrap();
