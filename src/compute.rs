@@ -120,8 +120,9 @@ impl Compute {
         let bar = LoadingBar::start(&name);
         let progress = |done, total| bar.show(done, total);
         let form = match weights {
+            Weights::Auto | Weights::Fp8 => WeightForm::File,
+            Weights::Bf16 => WeightForm::Bf16,
             Weights::Int4 => WeightForm::Int4,
-            Weights::Bf16 | Weights::Fp8 => WeightForm::Bf16,
         };
         let how = Loading { precision, weights: form, progress: Some(&progress) };
         let (model, packed) = pool.run(|| check_and_pack(&path, how))?;

@@ -130,8 +130,11 @@ pub enum Load {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Weights {
-    /// All in bf16, or on a card in `dtype`.
+    /// On the CPU: as they are where the file has them in Q4_0, Q4_1 or Q8_0, else in bf16. On a
+    /// card: in `dtype`.
     #[default]
+    Auto,
+    /// All in bf16, or on a card in `dtype`.
     Bf16,
     /// On the CPU: layers in four bits, embeddings in eight.
     Int4,
@@ -197,7 +200,7 @@ impl Default for EngineSection {
             load: Load::Files,
             device: 0,
             precision: Precision::Fast,
-            weights: Weights::Bf16,
+            weights: Weights::default(),
             dtype: Dtype::Bf16,
             kv_dtype: KvDtype::Auto,
             deterministic: false,

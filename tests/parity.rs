@@ -81,8 +81,8 @@ async fn split_and_local_give_identical_answers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn they_do_with_small_weights_and_in_reference_precision() {
-    for engine in ["weights = \"int4\"", "precision = \"reference\""] {
+async fn they_do_with_weights_in_bf16_and_in_reference_precision() {
+    for engine in ["weights = \"bf16\"", "precision = \"reference\""] {
         compare(engine, counts().parity_requests_of_forms).await;
     }
 }

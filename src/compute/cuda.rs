@@ -99,7 +99,7 @@ impl From<Weights> for WeightForm {
     fn from(weights: Weights) -> Self {
         match weights {
             Weights::Fp8 => Self::Fp8,
-            Weights::Bf16 | Weights::Int4 => Self::Plain,
+            Weights::Auto | Weights::Bf16 | Weights::Int4 => Self::Plain,
         }
     }
 }

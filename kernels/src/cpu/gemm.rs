@@ -20,7 +20,7 @@ use half::bf16;
 
 use super::{
     activation::Activation,
-    amx::{BLOCK, Line, Wholes},
+    amx::{BLOCK, Line},
     disjoint::Disjoint,
     element::Element,
     packed::{GROUP, Group, PackedMatrix, Panel},
@@ -48,7 +48,7 @@ thread_local! {
         sums: Vec::new(),
         parts: Parts {
             unpacked: vec![Line::zeroed(); GROUPS_AT_ONCE * GROUP * PANEL / BLOCK],
-            wholes: [Wholes::ZERO; 2],
+            quants: quants::Memory::ZERO,
         },
     });
 }
@@ -139,8 +139,7 @@ struct Scratch {
 struct Parts {
     /// A part of a panel as bf16.
     unpacked: Vec<Line>,
-    /// Sums of a strip.
-    wholes: [Wholes; 2],
+    quants: quants::Memory,
 }
 
 impl<'a, T> Disjoint<'a, T> {
@@ -262,12 +261,12 @@ impl<A: Element> Band<'_, A> {
         &self,
         s: S,
         groups: &[G],
-        Parts { unpacked, wholes }: &mut Parts,
+        Parts { unpacked, quants: memory }: &mut Parts,
         sums: &mut [f32],
     ) {
         let unpacked: &mut [bf16] = bytemuck::cast_slice_mut(unpacked);
         if let Self::Quants(quants) = self {
-            return quants.multiply(s, groups, wholes, sums);
+            return quants.multiply(s, groups, memory, sums);
         }
         for (i, groups) in groups.chunks(GROUPS_AT_ONCE).enumerate() {
             for (group, to) in groups.iter().zip(unpacked.as_chunks_mut().0) {
@@ -301,7 +300,10 @@ impl<A: Element> Gemm<'_, A> {
             Finish::Store(out) => {
                 // SAFETY: rectangles share no row of a panel.
                 let out = unsafe { out.part(at, width) };
-                out.copy_from_slice(&values[..width]);
+                match out.as_mut_array() {
+                    Some(out) => *out = *values,
+                    None => out.copy_from_slice(&values[..width]),
+                }
             }
             Finish::Add(out) => {
                 // SAFETY: as above.

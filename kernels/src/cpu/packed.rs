@@ -12,7 +12,7 @@ use bytemuck::{Pod, Zeroable};
 use half::bf16;
 use rayon::prelude::*;
 
-pub(super) use grouped::{Bytes, GROUP, Group, Nibbles, Quads};
+pub(super) use grouped::{Bytes, GROUP, Group, Joined, Nibbles, Quads};
 pub use grouped::{Q4_1, Q8_0, quantise_q4_1, quantise_q8_0};
 
 use super::tile::PANEL;

@@ -106,8 +106,10 @@ pub trait Simd: Copy {
     fn load_quads(self, from: &[u8; 4 * LANES]) -> Self::Quads;
     /// `acc + sum over i of a[i] * b[i]` in every lane. Exact while the sums fit.
     fn dot_quads(self, acc: Self::Whole, a: [i8; 4], b: Self::Quads) -> Self::Whole;
-    /// `high * 128 + low - less`, rounded once.
-    fn value(self, high: Self::Whole, low: Self::Whole, less: i32) -> Self::V;
+    /// `high * 16 + low`
+    fn join(self, high: Self::Whole, low: Self::Whole) -> Self::Whole;
+    /// `whole - less`, rounded once.
+    fn value(self, whole: Self::Whole, less: i32) -> Self::V;
 
     /// The sum of the lanes, always added in the same order.
     #[inline(always)]

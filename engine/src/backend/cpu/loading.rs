@@ -16,10 +16,11 @@ const BLOCK: usize = 32;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum WeightForm {
-    /// Layers in bf16. The embedding and the output projection too, but as they are where
-    /// the file has them in Q4_1 or Q8_0: nothing is lost, and a single stream, which is as
-    /// fast as weights are read, has less to read.
+    /// As they are where the file has them in Q4_0, Q4_1 or Q8_0, else in bf16: nothing is lost,
+    /// and a single stream, which is as fast as weights are read, has little to read.
     #[default]
+    File,
+    /// All in bf16.
     Bf16,
     /// Layers in four bits, the embedding and the output projection in eight; each 32 of
     /// a row share a scale. Nothing is lost of files that are written like this. Layers'
@@ -118,8 +119,8 @@ impl<'a> Packer<'a> {
         match (self.form, purpose) {
             (WeightForm::Int4, Use::Layer) if blocks && !eight => self.pack_as::<Q4_1>(parts, gated),
             (WeightForm::Int4, _) if blocks => self.pack_as::<Q8_0>(parts, gated),
-            (WeightForm::Bf16, Use::Tokens) if written_as(Blocks::Q4_1) => self.pack_as::<Q4_1>(parts, gated),
-            (WeightForm::Bf16, Use::Tokens) if written_as(Blocks::Q8_0) => self.pack_as::<Q8_0>(parts, gated),
+            (WeightForm::File, _) if written_as(Blocks::Q4_1) => self.pack_as::<Q4_1>(parts, gated),
+            (WeightForm::File, _) if written_as(Blocks::Q8_0) => self.pack_as::<Q8_0>(parts, gated),
             _ => self.pack_as::<bf16>(parts, gated),
         }
     }

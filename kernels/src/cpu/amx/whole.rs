@@ -1,4 +1,4 @@
-//! Products of whole numbers: sixteen rows with 32 inputs of a panel at a time.
+//! Products of whole numbers: sixteen rows with 64 inputs of a panel at a time.
 //!
 //! Sums of products of bytes are exact, so there is no order to keep.
 
@@ -9,9 +9,9 @@ use super::{Amx, Registers, Shapes};
 /// Rows of a tile.
 const ROWS: usize = 16;
 
-/// Sums of the high parts and of the low parts: `[half of a panel][part][row][column]`.
+/// `[half of a panel][row][column]`
 #[repr(C, align(64))]
-pub struct Wholes(pub [[[[i32; 16]; ROWS]; 2]; 2]);
+pub struct Wholes(pub [[[i32; 16]; ROWS]; 2]);
 
 /// The calling thread's tile registers while they are set up for whole numbers.
 pub struct WholeTiles {
@@ -22,7 +22,7 @@ pub struct WholeTiles {
 // === impl Wholes ===
 
 impl Wholes {
-    pub const ZERO: Self = Self([[[[0; 16]; ROWS]; 2]; 2]);
+    pub const ZERO: Self = Self([[[0; 16]; ROWS]; 2]);
 }
 
 // === impl Amx ===
@@ -34,9 +34,8 @@ impl Amx {
     /// When it is set up already.
     pub fn whole_tiles(self, rows: usize) -> WholeTiles {
         assert!(0 < rows && rows <= ROWS);
-        // Sums, then the two parts of the rows, then two halves of a panel.
-        let widths = [64, 64, 64, 64, 32, 32, 64, 64];
-        let shapes = Shapes::new(widths, [rows, rows, rows, rows, rows, rows, 8, 8]);
+        // Sums, the rows, two halves of a panel.
+        let shapes = Shapes::new([64; 8], [rows, rows, rows, rows, rows, rows, 16, 16]);
         WholeTiles { rows, _registers: Registers::new(self, &shapes) }
     }
 }
@@ -44,30 +43,24 @@ impl Amx {
 // === impl WholeTiles ===
 
 impl WholeTiles {
-    /// Multiplies all rows, 32 bytes of the high part and 32 of the low one each, with
-    /// `[half of a panel][input / 4][column][input % 4]`.
+    /// Multiplies all rows with `[half of a panel][input / 4][column][input % 4]`.
     ///
     /// # Panics
     /// When there are other rows than the registers are set up for.
-    pub fn multiply(&self, rows: &[[i8; 64]], quads: &[[[u8; 64]; 8]; 2], sums: &mut Wholes) {
+    pub fn multiply(&self, rows: &[[i8; 64]], quads: &[[[u8; 64]; 16]; 2], sums: &mut Wholes) {
         assert_eq!(rows.len(), self.rows);
         // SAFETY: the registers are set up for `rows.len()` while `self` lives; other sizes
         // are those of the types.
         unsafe {
             asm!(
-                "tileloadd tmm6, [{quads} + {line}]",
-                "tileloadd tmm7, [{quads} + {line} + 512]",
                 "tileloadd tmm4, [{rows} + {line}]",
-                "tileloadd tmm5, [{rows} + {line} + 32]",
-                "tilezero tmm0; tilezero tmm1; tilezero tmm2; tilezero tmm3",
+                "tilezero tmm0; tilezero tmm1",
+                "tileloadd tmm6, [{quads} + {line}]",
                 "tdpbsud tmm0, tmm4, tmm6",
-                "tdpbsud tmm1, tmm5, tmm6",
-                "tdpbsud tmm2, tmm4, tmm7",
-                "tdpbsud tmm3, tmm5, tmm7",
+                "tileloadd tmm7, [{quads} + {line} + 1024]",
+                "tdpbsud tmm1, tmm4, tmm7",
                 "tilestored [{sums} + {line}], tmm0",
                 "tilestored [{sums} + {line} + 1024], tmm1",
-                "tilestored [{sums} + {line} + 2048], tmm2",
-                "tilestored [{sums} + {line} + 3072], tmm3",
                 quads = in(reg) quads,
                 rows = in(reg) rows.as_ptr(),
                 sums = in(reg) sums,
@@ -90,15 +83,15 @@ mod tests {
         let mut rng = fastrand::Rng::with_seed(5);
         for count in 1..=ROWS {
             let rows: Vec<[i8; 64]> = (0..count).map(|_| std::array::from_fn(|_| rng.i8(..))).collect();
-            let quads = [0; 2].map(|_| [0; 8].map(|_| std::array::from_fn(|_| rng.u8(..))));
-            let mut sums = Wholes([[[[7; 16]; ROWS]; 2]; 2]);
+            let quads = [0; 2].map(|_| [0; 16].map(|_| std::array::from_fn(|_| rng.u8(..))));
+            let mut sums = Wholes([[[7; 16]; ROWS]; 2]);
             amx.whole_tiles(count).multiply(&rows, &quads, &mut sums);
-            for (at, sum) in sums.0.as_flattened().as_flattened().as_flattened().iter().enumerate() {
-                let (half, part, row, column) = (at / 512, at / 256 % 2, at / 16 % 16, at % 16);
+            for (at, sum) in sums.0.as_flattened().as_flattened().iter().enumerate() {
+                let (half, row, column) = (at / 256, at / 16 % 16, at % 16);
                 let product = |k: usize, row: &[i8; 64]| {
-                    i32::from(row[part * 32 + k]) * i32::from(quads[half][k / 4][4 * column + k % 4])
+                    i32::from(row[k]) * i32::from(quads[half][k / 4][4 * column + k % 4])
                 };
-                let expected = rows.get(row).map_or(7, |row| (0..32).map(|k| product(k, row)).sum());
+                let expected = rows.get(row).map_or(7, |row| (0..64).map(|k| product(k, row)).sum());
                 assert_eq!(*sum, expected, "row {row} of {count}");
             }
         }

@@ -28,6 +28,9 @@ const QUADS: usize = GROUP / 4;
 /// beside each other: `[16-row half][k / 4][row][k % 4]`.
 pub type Quads = [[[u8; 4 * LANES]; QUADS]; PANEL / LANES];
 
+/// What tile registers multiply the high parts of 32 inputs with, then the low ones.
+pub type Joined = [[[u8; 4 * LANES]; 2 * QUADS]; PANEL / LANES];
+
 /// 32 weights of a row as GGUF writes them in Q4_1: the scale, the minimum, and four bits
 /// each, `i` and `i + 16` in one byte.
 pub type Q4_1 = [u8; 20];
@@ -41,10 +44,18 @@ pub trait Group: Pod + Send + Sync {
     const OFFSET: i32;
     /// The numbers as bytes, in place or written to `to`.
     fn quads<'a>(&'a self, to: &'a mut Quads) -> &'a Quads;
+    /// Whether something is added to each weight of a row.
+    const HAS_MINS: bool;
+    /// Sums that tile registers make: one of both parts of activations, or one of each.
+    const SUMS: usize;
+    /// The numbers as tile registers take them, written to `to`: sixteen times the numbers and
+    /// the numbers, if that fits into bytes. If not, the numbers for the high parts only, and for the low
+    /// parts only.
+    fn joined(&self, to: &mut [Joined]);
     /// Scale of each row.
     fn scales(&self) -> &[[f16; LANES]; PANEL / LANES];
-    /// What is added to each weight of a row, if anything is.
-    fn mins(&self) -> Option<&[[f16; LANES]; PANEL / LANES]>;
+    /// What is added to each weight of a row: nothing without [`HAS_MINS`](Self::HAS_MINS).
+    fn mins(&self) -> &[[f16; LANES]; PANEL / LANES];
     /// Writes all weights as part of a bf16 panel.
     fn unpack<S: Simd>(&self, simd: S, to: &mut [bf16; GROUP * PANEL]);
     /// Weight `k` of row `lane`.
@@ -82,6 +93,8 @@ fn half(block: &[u8], at: usize) -> f16 {
 
 impl Group for Nibbles {
     const OFFSET: i32 = 0;
+    const HAS_MINS: bool = true;
+    const SUMS: usize = 1;
 
     #[inline(always)]
     fn quads<'a>(&'a self, to: &'a mut Quads) -> &'a Quads {
@@ -97,13 +110,26 @@ impl Group for Nibbles {
     }
 
     #[inline(always)]
+    fn joined(&self, to: &mut [Joined]) {
+        for (words, to) in self.words.iter().zip(to.as_flattened_mut()) {
+            for (j, words) in words.iter().enumerate() {
+                let bytes: &[u8; 4 * LANES] = bytemuck::cast_ref(words);
+                to[j] = bytes.map(|byte| byte << 4);
+                to[QUADS / 2 + j] = bytes.map(|byte| byte & 0xf0);
+                to[QUADS + j] = bytes.map(|byte| byte & 15);
+                to[QUADS + QUADS / 2 + j] = bytes.map(|byte| byte >> 4);
+            }
+        }
+    }
+
+    #[inline(always)]
     fn scales(&self) -> &[[f16; LANES]; PANEL / LANES] {
         &self.scales
     }
 
     #[inline(always)]
-    fn mins(&self) -> Option<&[[f16; LANES]; PANEL / LANES]> {
-        Some(&self.mins)
+    fn mins(&self) -> &[[f16; LANES]; PANEL / LANES] {
+        &self.mins
     }
 
     #[inline(always)]
@@ -162,10 +188,23 @@ impl Unit for Q4_1 {
 
 impl Group for Bytes {
     const OFFSET: i32 = 128;
+    const HAS_MINS: bool = false;
+    const SUMS: usize = 2;
 
     #[inline(always)]
     fn quads<'a>(&'a self, _: &'a mut Quads) -> &'a Quads {
         bytemuck::cast_ref(&self.words)
+    }
+
+    #[inline(always)]
+    fn joined(&self, to: &mut [Joined]) {
+        let quads: &Quads = bytemuck::cast_ref(&self.words);
+        for (part, to) in to.iter_mut().enumerate() {
+            for (quads, to) in quads.iter().zip(to) {
+                to[part * QUADS..][..QUADS].copy_from_slice(quads);
+                to[(1 - part) * QUADS..][..QUADS].fill([0; 4 * LANES]);
+            }
+        }
     }
 
     #[inline(always)]
@@ -174,8 +213,8 @@ impl Group for Bytes {
     }
 
     #[inline(always)]
-    fn mins(&self) -> Option<&[[f16; LANES]; PANEL / LANES]> {
-        None
+    fn mins(&self) -> &[[f16; LANES]; PANEL / LANES] {
+        &[[f16::ZERO; LANES]; PANEL / LANES]
     }
 
     #[inline(always)]

@@ -237,13 +237,14 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn value(self, high: [__m256i; 2], low: [__m256i; 2], less: i32) -> Two {
-        unsafe {
-            let half = |high: __m256i, low: __m256i| {
-                let whole = _mm256_add_epi32(_mm256_slli_epi32::<7>(high), low);
-                _mm256_cvtepi32_ps(_mm256_sub_epi32(whole, _mm256_set1_epi32(less)))
-            };
-            [half(high[0], low[0]), half(high[1], low[1])]
-        }
+    fn join(self, high: [__m256i; 2], low: [__m256i; 2]) -> [__m256i; 2] {
+        let half =
+            |high: __m256i, low: __m256i| unsafe { _mm256_add_epi32(_mm256_slli_epi32::<4>(high), low) };
+        [half(high[0], low[0]), half(high[1], low[1])]
+    }
+
+    #[inline(always)]
+    fn value(self, whole: [__m256i; 2], less: i32) -> Two {
+        whole.map(|whole| unsafe { _mm256_cvtepi32_ps(_mm256_sub_epi32(whole, _mm256_set1_epi32(less))) })
     }
 }

@@ -225,11 +225,13 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     }
 
     #[inline(always)]
-    fn value(self, high: __m512i, low: __m512i, less: i32) -> __m512 {
-        unsafe {
-            let whole = _mm512_add_epi32(_mm512_slli_epi32::<7>(high), low);
-            _mm512_cvtepi32_ps(_mm512_sub_epi32(whole, _mm512_set1_epi32(less)))
-        }
+    fn join(self, high: __m512i, low: __m512i) -> __m512i {
+        unsafe { _mm512_add_epi32(_mm512_slli_epi32::<4>(high), low) }
+    }
+
+    #[inline(always)]
+    fn value(self, whole: __m512i, less: i32) -> __m512 {
+        unsafe { _mm512_cvtepi32_ps(_mm512_sub_epi32(whole, _mm512_set1_epi32(less))) }
     }
 
     #[inline(always)]

@@ -142,7 +142,12 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn value(self, high: [i32; LANES], low: [i32; LANES], less: i32) -> Lanes {
-        std::array::from_fn(|lane| (high[lane] * 128 + low[lane] - less) as f32)
+    fn join(self, high: [i32; LANES], low: [i32; LANES]) -> [i32; LANES] {
+        std::array::from_fn(|lane| high[lane] * 16 + low[lane])
+    }
+
+    #[inline(always)]
+    fn value(self, whole: [i32; LANES], less: i32) -> Lanes {
+        whole.map(|whole| (whole - less) as f32)
     }
 }

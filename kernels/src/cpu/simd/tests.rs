@@ -45,8 +45,8 @@ impl Work for AllOps {
             s.bytes(&self.b.map(f32::to_bits), 3),
             first,
             second,
-            s.value(whole, dot, 12345),
-            s.value(dot, s.no_whole(), -7),
+            s.value(s.join(whole, dot), 12345),
+            s.value(dot, -7),
             s.splat(s.sum(a)),
             s.splat(s.greatest(a)),
         ];

@@ -47,6 +47,13 @@ fn tokens_keep_eight_bits() {
 }
 
 #[test]
+fn what_a_file_has_in_no_blocks_is_held_in_bf16() {
+    let weights = weights(32, 64);
+    let packer = Packer::new(&weights, loading(WeightForm::File));
+    assert_eq!(packer.stacked(Use::Layer, &[("up", 32)], 64).unwrap().bytes(), 32 * 64 * 2);
+}
+
+#[test]
 fn rows_that_are_not_whole_blocks_stay_bf16() {
     let weights = weights(16, 40);
     let packer = Packer::new(&weights, loading(WeightForm::Int4));
