@@ -188,7 +188,7 @@ fn node_service(
         let (engine, sessions) = (engine.clone(), Arc::clone(sessions));
         let draining = Arc::clone(draining);
         Arc::new(move || {
-            let load = engine.load();
+            let (load, steps) = (engine.load(), engine.step_model());
             LoadReport {
                 running_sequences: u32::try_from(load.running).unwrap_or(u32::MAX),
                 waiting_sequences: u32::try_from(load.waiting).unwrap_or(u32::MAX),
@@ -196,6 +196,10 @@ fn node_service(
                 pages: Some(engine.pool().counts().into()),
                 draining: draining.load(Ordering::SeqCst),
                 kv_paths: sessions.reports().into_iter().map(Into::into).collect(),
+                prefill_cost: steps.prefill.map(Into::into),
+                decode_cost: steps.decode.map(Into::into),
+                running_context_tokens: load.running_context_tokens as u64,
+                step_prompt_tokens: load.step_prompt_tokens as u64,
             }
         })
     };

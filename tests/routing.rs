@@ -1,4 +1,4 @@
-//! Requests go where their prompts are cached: one prefill node and two decode
+//! Requests go where their prompts are cached: prefill nodes and two decode
 //! nodes as processes over a real etcd, mock backend.
 
 use baton_protocol::{Sampling, chain, wire};
@@ -15,8 +15,8 @@ backend = "mock"
 pages = 256
 page_tokens = 16
 
-[coordinator]
-policy = "prefix_aware"
+[engine.mock]
+prefill_us_per_token = 200
 
 [frontend]
 listen = "127.0.0.1:0"
@@ -59,7 +59,7 @@ async fn turn(cluster: &Cluster, prompt: &[u32]) -> Vec<u32> {
     cluster.wait_until_idle(std::time::Duration::from_secs(30)).await;
     eventually("the coordinator to know every page", || async {
         let mut pages = 0;
-        for node in ["prefill-1", "decode-1", "decode-2"] {
+        for node in cluster.nodes.keys().filter(|node| *node != "coordinator") {
             pages += cluster.pages(node).await?.cached;
         }
         (indexed(cluster).await? == pages).then_some(())
@@ -72,7 +72,25 @@ async fn turn(cluster: &Cluster, prompt: &[u32]) -> Vec<u32> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_turn_lands_on_the_node_that_has_its_prefix() {
-    let mut cluster = Cluster::start(&Plan { settings: SETTINGS.to_owned(), prefill: 1, decode: 2 }).await;
+    follow("prefix_aware", 1).await;
+}
+
+/// Without prefill nodes all that differs between the two decode nodes is what they hold.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_turn_is_foretold_to_be_fastest_where_its_prefix_is() {
+    let cluster = follow("predicted", 0).await;
+    let text = cluster.http.get(format!("{}/metrics", cluster.url)).send().await.unwrap();
+    let text = text.text().await.unwrap();
+    for name in ["baton_prediction_ttft_ratio_count", "baton_prediction_itl_ratio_count"] {
+        let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{text}"));
+        assert!(!line.ends_with(" 0"), "{line}");
+    }
+}
+
+/// Conversations of several turns, each of which stays where it began.
+async fn follow(policy: &str, prefill: usize) -> Cluster {
+    let settings = format!("{SETTINGS}\n[coordinator]\npolicy = \"{policy}\"\n");
+    let mut cluster = Cluster::start(&Plan { settings, prefill, decode: 2 }).await;
     // Each conversation comes back to where it was, wherever that is.
     for conversation in 0..6u32 {
         let first: Vec<u32> = (0..PROMPT as u32).map(|i| 32 + (i * 7 + conversation * 31) % 90).collect();
@@ -92,7 +110,7 @@ async fn a_second_turn_lands_on_the_node_that_has_its_prefix() {
             cluster.start_node("coordinator");
             let line = cluster.nodes["coordinator"].wait_for("ready at ", crate::sandbox::PATIENCE);
             cluster.url = line.split("ready at ").nth(1).unwrap().trim().to_owned();
-            cluster.wait_for_members(3).await;
+            cluster.wait_for_members(prefill + 2).await;
             let third = turn(&cluster, &second).await;
             assert_eq!(
                 cached_pages(&cluster, home.1, &third).await,
@@ -101,4 +119,5 @@ async fn a_second_turn_lands_on_the_node_that_has_its_prefix() {
             );
         }
     }
+    cluster
 }

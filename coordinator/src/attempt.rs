@@ -37,9 +37,9 @@ pub(crate) struct Loss {
 impl Attempt {
     /// Opens the stream; `choices` bounds what is ever sent after that.
     pub(crate) async fn open(route: Route, open: Open, choices: u32) -> Result<Self, Loss> {
-        let Route { decode, prefill } = route;
-        let prompt_tokens = open.request.as_ref().map_or(0, |request| request.tokens.len());
-        let sent_prefill = prefill.first().map(|node| node.send_prefill(prompt_tokens));
+        let Route { decode, prefill, prefill_tokens, .. } = route;
+        let runs = prefill.first().unwrap_or(&decode);
+        let sent_prefill = Some(runs.send_prefill(prefill_tokens));
         let open = Open { candidates: prefill.iter().map(|node| named(node)).collect(), ..open };
 
         let (up, rest) = mpsc::channel(choices as usize);

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use baton_protocol::Budgets;
 use serde::Deserialize;
 
 use crate::prefix::PrefixLimits;
@@ -37,6 +38,18 @@ pub struct CoordinatorConfig {
     pub max_indexed_pages: u64,
     /// Pages of one node's prefix cache that are known at most.
     pub max_indexed_pages_of_node: u64,
+    /// What readers should wait at most.
+    pub budgets: BudgetConfig,
+}
+
+/// Budgets of requests that bring none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BudgetConfig {
+    /// Time to the first token.
+    pub ttft_ms: u64,
+    /// Time between tokens.
+    pub itl_ms: u64,
 }
 
 /// A policy by name.
@@ -49,6 +62,8 @@ pub enum PolicyName {
     LeastLoaded,
     /// The node with the least to do when what it holds of the prompt is left out.
     PrefixAware,
+    /// The pair of nodes that is foretold to keep the budgets best.
+    Predicted,
 }
 
 impl Default for CoordinatorConfig {
@@ -67,7 +82,22 @@ impl Default for CoordinatorConfig {
             load_interval_ms: 250,
             max_indexed_pages: 10_000_000,
             max_indexed_pages_of_node: 1_000_000,
+            budgets: BudgetConfig::default(),
         }
+    }
+}
+
+impl Default for BudgetConfig {
+    fn default() -> Self {
+        Self { ttft_ms: 1_000, itl_ms: 50 }
+    }
+}
+
+impl BudgetConfig {
+    /// As requests have them.
+    pub(crate) fn budgets(&self) -> Budgets {
+        let Self { ttft_ms, itl_ms } = *self;
+        Budgets { ttft: Duration::from_millis(ttft_ms), itl: Duration::from_millis(itl_ms) }
     }
 }
 
@@ -98,7 +128,7 @@ impl PolicyName {
     pub(crate) fn knows_prefixes(self) -> bool {
         match self {
             Self::RoundRobin | Self::LeastLoaded => false,
-            Self::PrefixAware => true,
+            Self::PrefixAware | Self::Predicted => true,
         }
     }
 }

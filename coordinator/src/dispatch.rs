@@ -125,6 +125,7 @@ impl Run {
             }
         };
         self.bill = None;
+        self.meter.foretold(route.prediction);
         let number = self.attempts;
         self.attempts += 1;
         self.shared.metrics.attempt(number > 0 && !self.journal.is_empty());

@@ -3,7 +3,7 @@
 //! - [`dispatch`](Coordinator::dispatch): one request's life, top to bottom
 //! - `admission`: how many run, how many wait, for how long
 //! - `route`: which decode node, and which prefill nodes in which order
-//! - [`policy`]: how nodes are ranked; pure
+//! - [`policy`]: how nodes are chosen; pure
 //! - [`prefix`]: which nodes hold which pages of KV
 //! - `attempt`: one stream to one decode node
 //! - `journal`: what the client has received, by choice and position
@@ -40,7 +40,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub use answer::Answer;
-pub use config::{CoordinatorConfig, PolicyName};
+pub use config::{BudgetConfig, CoordinatorConfig, PolicyName};
 pub use fleet::{Health, Load};
 pub use metrics::CoordinatorMetrics;
 pub use status::{ClusterStatus, NodeStatus, ServedModel};

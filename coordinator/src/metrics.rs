@@ -14,7 +14,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::{Health, prefix::PrefixStats};
+use crate::{Health, policy::Prediction, prefix::PrefixStats};
 
 /// Handles to the coordinator's metrics; clones count into the same ones.
 #[derive(Clone, Debug)]
@@ -31,7 +31,13 @@ pub struct CoordinatorMetrics {
     prefix_pages: Gauge,
     prefix_kept_out: Counter,
     prefix_gaps: Counter,
+    ttft_ratio: Histogram,
+    itl_ratio: Histogram,
 }
+
+/// Measured over predicted: dense around 1, since 0.8 to 1.25 is what is hoped for.
+const RATIOS: [f64; 17] =
+    [0.1, 0.2, 0.33, 0.5, 0.67, 0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.18, 1.25, 1.5, 2.0, 5.0];
 
 /// One label from a closed set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -46,8 +52,24 @@ pub(crate) struct Meter {
     first_token: bool,
     /// When the last token of each choice came.
     last_token: Vec<Option<Instant>>,
+    foretold: Option<Foretold>,
     ended: bool,
 }
+
+/// What was foretold of a request's first attempt, and what came of it.
+#[derive(Debug)]
+struct Foretold {
+    prediction: Prediction,
+    /// When the attempt began.
+    began: Instant,
+    /// Tokens of the first choice, and when its second came: KV of a handoff
+    /// may come between the first and the second.
+    tokens: u32,
+    second: Option<Instant>,
+}
+
+/// Gaps between tokens from which a mean is compared.
+const GAPS: u32 = 4;
 
 // === impl CoordinatorMetrics ===
 
@@ -69,6 +91,8 @@ impl Default for CoordinatorMetrics {
             prefix_pages: Gauge::default(),
             prefix_kept_out: Counter::default(),
             prefix_gaps: Counter::default(),
+            ttft_ratio: Histogram::new(RATIOS),
+            itl_ratio: Histogram::new(RATIOS),
         }
     }
 }
@@ -116,6 +140,16 @@ impl CoordinatorMetrics {
             "prefix_index_gaps",
             "Times that changes of a node's cache were missed and all of it was asked for",
             m.prefix_gaps,
+        );
+        registry.register(
+            "prediction_ttft_ratio",
+            "Measured time to first token of an attempt over the predicted one",
+            m.ttft_ratio,
+        );
+        registry.register(
+            "prediction_itl_ratio",
+            "Measured mean time between an answer's tokens over the predicted one",
+            m.itl_ratio,
         );
     }
 
@@ -166,6 +200,7 @@ impl Meter {
             waited: Duration::ZERO,
             first_token: false,
             last_token: vec![None; choices as usize],
+            foretold: None,
             ended: false,
         }
     }
@@ -175,11 +210,33 @@ impl Meter {
         self.waited = self.start.elapsed();
     }
 
+    /// An attempt begins, of which this is foretold. Only the first one is
+    /// compared: a later one starts with tokens that are known already.
+    pub(crate) fn foretold(&mut self, prediction: Option<Prediction>) {
+        let is_first = self.foretold.is_none() && !self.first_token;
+        let began = Instant::now();
+        self.foretold = prediction.filter(|_| is_first).map(|prediction| Foretold {
+            prediction,
+            began,
+            tokens: 0,
+            second: None,
+        });
+    }
+
     /// A new token was received.
     pub(crate) fn token(&mut self, choice: u32) {
         let now = Instant::now();
         if !std::mem::replace(&mut self.first_token, true) {
             self.metrics.time_to_first_token.observe((now - self.start).as_secs_f64());
+            if let Some(foretold) = &self.foretold {
+                compare(&self.metrics.ttft_ratio, now - foretold.began, foretold.prediction.ttft);
+            }
+        }
+        if let Some(foretold) = self.foretold.as_mut().filter(|_| choice == 0) {
+            foretold.tokens += 1;
+            if foretold.tokens == 2 {
+                foretold.second = Some(now);
+            }
         }
         let Some(last) = self.last_token.get_mut(choice as usize) else { return };
         if let Some(last) = last.replace(now) {
@@ -193,6 +250,12 @@ impl Meter {
         self.metrics.queue_time.observe(queue.as_secs_f64());
         if let Some(bill) = bill.filter(|bill| bill.prefill_node.is_some()) {
             self.metrics.handoff_exposed.observe(bill.exposed.as_secs_f64());
+        }
+        if let Some(Foretold { prediction, tokens, second: Some(second), .. }) = &self.foretold
+            && let Some(Some(last)) = self.last_token.first()
+            && *tokens >= 2 + GAPS
+        {
+            compare(&self.metrics.itl_ratio, (*last - *second) / (tokens - 2), prediction.itl);
         }
         self.end("ok");
     }
@@ -213,5 +276,11 @@ impl Meter {
 impl Drop for Meter {
     fn drop(&mut self) {
         self.end(ErrorCode::Cancelled.as_str());
+    }
+}
+
+fn compare(ratios: &Histogram, measured: Duration, foretold: f64) {
+    if foretold > 0.0 {
+        ratios.observe(measured.as_secs_f64() / foretold);
     }
 }

@@ -1,9 +1,17 @@
-//! How nodes are ranked. Pure: no I/O, no clock, no randomness.
+//! How nodes are chosen. Pure: no I/O, no clock, no randomness.
+//!
+//! - [`Policy`]: the trait; `round_robin`, `least_loaded` and `prefix_aware` rank each side by itself
+//! - [`Predicted`]: pairs by what is foretold of them
+//! - `predict`: what a request would see on given nodes
+
+mod predict;
+mod predicted;
 
 use std::sync::Arc;
 
-use baton_protocol::{NodeInfo, Request};
+use baton_protocol::{Budgets, NodeInfo, Request, Role, wire::KvPath};
 
+pub use self::{predict::Prediction, predicted::Predicted};
 use crate::{Load, PolicyName};
 
 /// What a node is wanted for.
@@ -29,6 +37,37 @@ pub struct Candidate {
     /// Tokens of this prompt in its prefix cache, up to one report old; 0 for
     /// policies that do not know prefixes.
     pub cached_tokens: usize,
+    /// How KV comes to it, by its last report.
+    pub roads: Arc<[KvPath]>,
+}
+
+/// A request, and the nodes that could serve it.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask<'a> {
+    /// What is asked.
+    pub request: &'a Request,
+    /// What its reader should wait at most.
+    pub budgets: &'a Budgets,
+    /// Ready nodes that generate tokens.
+    pub decode: &'a [Candidate],
+    /// Ready nodes that run prompts.
+    pub prefill: &'a [Candidate],
+    /// Counts the requests, to break ties.
+    pub turn: u64,
+    /// Prompts of which the decode node lacks fewer tokens are prefilled there,
+    /// by policies that do not foretell what that costs.
+    pub local_below: usize,
+}
+
+/// Indices into the nodes of an [`Ask`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pair {
+    /// The decode node.
+    pub decode: usize,
+    /// Prefill nodes, best first; empty: the decode node runs the prompt itself.
+    pub prefill: Vec<usize>,
+    /// What is foretold of it with the first of them, by policies that foretell.
+    pub prediction: Option<Prediction>,
 }
 
 /// Ranks nodes for a request.
@@ -39,6 +78,22 @@ pub trait Policy: Send + Sync + 'static {
     /// Indices into `nodes`, best first, each once. `turn` counts the
     /// requests; use it to break ties.
     fn rank(&self, work: Work, request: &Request, nodes: &[Candidate], turn: u64) -> Vec<usize>;
+
+    /// The nodes to serve a request, none if there is no decode node. Unless a
+    /// policy says otherwise: the best decode node, then the best prefill nodes
+    /// for it. A node with both roles prefills its own requests then, since its
+    /// engine is the one that would do it anyway.
+    fn pair(&self, ask: &Ask<'_>) -> Option<Pair> {
+        let decode = *self.rank(Work::Decode, ask.request, ask.decode, ask.turn).first()?;
+        let node = &ask.decode[decode];
+        let lacking = ask.request.tokens.len().saturating_sub(node.cached_tokens);
+        let mut prefill = Vec::new();
+        if !node.info.roles.contains(&Role::Prefill) && lacking >= ask.local_below {
+            prefill = self.rank(Work::Prefill, ask.request, ask.prefill, ask.turn);
+            prefill.retain(|&from| node.takes_from(&ask.prefill[from]));
+        }
+        Some(Pair { decode, prefill, prediction: None })
+    }
 }
 
 /// Each node in turn.
@@ -59,6 +114,7 @@ pub fn named(name: PolicyName) -> Box<dyn Policy> {
         PolicyName::RoundRobin => Box::new(RoundRobin),
         PolicyName::LeastLoaded => Box::new(LeastLoaded),
         PolicyName::PrefixAware => Box::new(PrefixAware),
+        PolicyName::Predicted => Box::new(Predicted),
     }
 }
 
@@ -130,6 +186,20 @@ impl Candidate {
     fn prefill_tokens(&self) -> u64 {
         self.load.waiting_prefill_tokens.max(self.sent_prefill_tokens)
     }
+
+    /// Whether KV of another node can come to it.
+    fn takes_from(&self, other: &Self) -> bool {
+        self.info.id != other.info.id && other.info.can_hand_off_to(&self.info)
+    }
+
+    /// Measured rate of the road from another node; where nothing has come over
+    /// it yet, that of the slowest of its roads, if there is one.
+    fn bytes_per_second_from(&self, other: &Self) -> Option<f64> {
+        let measured = || self.roads.iter().filter(|road| road.bytes_per_second > 0.0);
+        let own = measured().find(|road| road.prefill_node == other.info.id.0);
+        let rates = measured().map(|road| road.bytes_per_second);
+        own.map_or_else(|| rates.min_by(f64::total_cmp), |road| Some(road.bytes_per_second))
+    }
 }
 
 /// All indices, starting with the one whose turn it is.
@@ -150,6 +220,7 @@ mod tests {
             in_flight: 0,
             sent_prefill_tokens: 0,
             cached_tokens: 0,
+            roads: [].into(),
         }
     }
 

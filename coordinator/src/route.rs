@@ -2,13 +2,13 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use baton_protocol::{ErrorCode, Failure, NodeId, NodeInfo, Request, Role, chain};
+use baton_protocol::{ErrorCode, Failure, NodeId, Request, Role, chain};
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
-    CoordinatorConfig, Shared,
+    Shared,
     fleet::Node,
-    policy::{Candidate, Work},
+    policy::{Ask, Candidate, Prediction},
     prefix::Held,
 };
 
@@ -18,13 +18,16 @@ pub(crate) struct Route {
     pub(crate) decode: Arc<Node>,
     /// Best first; empty: the decode node runs the prompt itself.
     pub(crate) prefill: Vec<Arc<Node>>,
+    /// Prompt tokens that the first of them, or the decode node, has to compute.
+    pub(crate) prefill_tokens: usize,
+    /// What is foretold, by policies that foretell.
+    pub(crate) prediction: Option<Prediction>,
 }
 
-/// Nodes ranked for one request.
-struct Ranking<'a> {
+/// Nodes looked at for one request.
+struct Looking<'a> {
     shared: &'a Shared,
     request: &'a Request,
-    turn: u64,
     /// What nodes hold of the prompt, looked up once for each page size.
     held: Vec<(usize, Held)>,
 }
@@ -51,37 +54,36 @@ pub(crate) async fn find(shared: &Shared, request: &Request, avoid: &[NodeId]) -
 }
 
 fn choose(shared: &Shared, request: &Request, avoid: &[NodeId]) -> Option<Route> {
-    let turn = shared.turn.fetch_add(1, Ordering::Relaxed);
-    let mut ranking = Ranking { shared, request, turn, held: Vec::new() };
-    let decode = ranking.rank(Work::Decode, &shared.fleet.ready(&request.model, Role::Decode));
-    let fresh = decode.iter().find(|node| !avoid.contains(node.id()));
-    let decode = Arc::clone(fresh.or(decode.first())?);
-    let decode_info = decode.info();
-    let lacking = request.tokens.len().saturating_sub(ranking.cached_tokens(&decode));
-    if prefills_locally(&shared.config, &decode_info, lacking) {
-        return Some(Route { decode, prefill: Vec::new() });
+    let mut looking = Looking { shared, request, held: Vec::new() };
+    let mut decode = shared.fleet.ready(&request.model, Role::Decode);
+    if decode.iter().any(|node| !avoid.contains(node.id())) {
+        decode.retain(|node| !avoid.contains(node.id()));
     }
-    let mut prefill = shared.fleet.ready(&request.model, Role::Prefill);
-    prefill.retain(|node| node.id() != decode.id() && node.info().can_hand_off_to(&decode_info));
-    let mut prefill = ranking.rank(Work::Prefill, &prefill);
-    prefill.truncate(shared.config.max_prefill_candidates);
-    Some(Route { decode, prefill })
+    let prefill = shared.fleet.ready(&request.model, Role::Prefill);
+    let (to, from) = (looking.candidates(&decode), looking.candidates(&prefill));
+    let pair = shared.policy.pair(&Ask {
+        request,
+        budgets: &shared.config.budgets.budgets(),
+        decode: &to,
+        prefill: &from,
+        turn: shared.turn.fetch_add(1, Ordering::Relaxed),
+        local_below: shared.config.local_prefill_below_tokens,
+    })?;
+    let best = pair.prefill.iter().take(shared.config.max_prefill_candidates);
+    let runs = pair.prefill.first().map_or(&to[pair.decode], |&first| &from[first]);
+    Some(Route {
+        prefill_tokens: request.tokens.len().saturating_sub(runs.cached_tokens),
+        decode: Arc::clone(&decode[pair.decode]),
+        prefill: best.map(|&node| Arc::clone(&prefill[node])).collect(),
+        prediction: pair.prediction,
+    })
 }
 
-/// Whether no handoff is wanted: a node with both roles prefills its own
-/// requests, since its engine is the one that would do it anyway.
-fn prefills_locally(config: &CoordinatorConfig, decode: &NodeInfo, lacking_tokens: usize) -> bool {
-    decode.roles.contains(&Role::Prefill) || lacking_tokens < config.local_prefill_below_tokens
-}
+// === impl Looking ===
 
-// === impl Ranking ===
-
-impl Ranking<'_> {
-    /// The nodes, best first.
-    fn rank(&mut self, work: Work, nodes: &[Arc<Node>]) -> Vec<Arc<Node>> {
-        let candidates: Vec<_> = nodes.iter().map(|node| self.candidate(node)).collect();
-        let order = self.shared.policy.rank(work, self.request, &candidates, self.turn);
-        order.into_iter().filter_map(|index| nodes.get(index).cloned()).collect()
+impl Looking<'_> {
+    fn candidates(&mut self, nodes: &[Arc<Node>]) -> Vec<Candidate> {
+        nodes.iter().map(|node| self.candidate(node)).collect()
     }
 
     fn candidate(&mut self, node: &Node) -> Candidate {
@@ -91,6 +93,7 @@ impl Ranking<'_> {
             in_flight: node.in_flight(),
             sent_prefill_tokens: node.sent_prefill_tokens(),
             cached_tokens: self.cached_tokens(node),
+            roads: node.kv_paths(),
         }
     }
 

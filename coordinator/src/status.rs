@@ -66,7 +66,7 @@ pub(crate) fn of(fleet: &Fleet, registry: RegistryHealth) -> ClusterStatus {
             announced: node.is_announced(),
             in_flight: node.in_flight(),
             load: node.load(),
-            kv_paths: node.kv_paths(),
+            kv_paths: node.kv_paths().to_vec(),
         }
     };
     let nodes: Vec<_> = fleet.nodes().iter().map(node).collect();

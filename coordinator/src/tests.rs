@@ -3,6 +3,7 @@
 mod certified;
 mod fake;
 mod losing;
+mod predicting;
 mod prefixes;
 mod routing;
 mod serving;

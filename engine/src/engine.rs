@@ -140,13 +140,18 @@ impl Engine {
         let began = Instant::now();
         match self.forward(&plan) {
             Ok(rows) => {
-                self.scheduler.learn(&plan, began.elapsed());
+                self.learn(&plan, began.elapsed());
                 self.commit(plan, &rows);
             }
             Err(error) => self.blame(&plan, error)?,
         }
-        self.shared.metrics.step.observe(began.elapsed().as_secs_f64());
         Ok(())
+    }
+
+    /// Notes how long a step took.
+    fn learn(&mut self, plan: &Plan, time: Duration) {
+        *self.shared.step_model.lock() = self.scheduler.learn(plan, time);
+        self.shared.metrics.step.observe(time.as_secs_f64());
     }
 
     /// Runs the plan's tokens through the backend; reports prompts of handoffs

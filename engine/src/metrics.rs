@@ -22,6 +22,8 @@ pub struct EngineMetrics {
     pub(crate) running: Gauge,
     pub(crate) waiting: Gauge,
     pub(crate) waiting_prefill_tokens: Gauge,
+    pub(crate) running_context_tokens: Gauge,
+    pub(crate) step_prompt_tokens: Gauge,
     pub(crate) preemptions: Counter,
     pub(crate) prompt_tokens: Counter,
     pub(crate) generation_tokens: Counter,
@@ -47,6 +49,8 @@ impl EngineMetrics {
             running: Gauge::default(),
             waiting: Gauge::default(),
             waiting_prefill_tokens: Gauge::default(),
+            running_context_tokens: Gauge::default(),
+            step_prompt_tokens: Gauge::default(),
             preemptions: Counter::default(),
             prompt_tokens: Counter::default(),
             generation_tokens: Counter::default(),
@@ -69,6 +73,16 @@ impl EngineMetrics {
             "waiting_prefill_tokens",
             "Known tokens whose KV is still to be computed",
             self.waiting_prefill_tokens.clone(),
+        );
+        registry.register(
+            "running_context_tokens",
+            "Tokens that running answers attend to",
+            self.running_context_tokens.clone(),
+        );
+        registry.register(
+            "step_prompt_tokens",
+            "Prompt tokens that a step takes beside the answers that go on",
+            self.step_prompt_tokens.clone(),
         );
         registry.register(
             "num_preemptions",

@@ -8,7 +8,9 @@
 //! When pages run out the youngest goes back to waiting without its pages and
 //! is computed again later. The oldest always goes on, so all end.
 
+mod fit;
 mod pace;
+mod steps;
 
 use std::{
     collections::BTreeMap,
@@ -17,7 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use baton_protocol::{ErrorCode, Failure, PageCounts};
+use baton_protocol::{ErrorCode, Failure, PageCounts, StepModel};
 
 use crate::{
     SchedulerConfig, SequenceEvent,
@@ -27,6 +29,7 @@ use crate::{
     sequence::{Sequence, SequenceKey},
 };
 use pace::Pace;
+use steps::Steps;
 
 /// All sequences of an engine.
 pub(crate) struct Scheduler {
@@ -36,6 +39,7 @@ pub(crate) struct Scheduler {
     running: BTreeMap<SequenceKey, Sequence>,
     waiting: BTreeMap<SequenceKey, Sequence>,
     pace: Pace,
+    steps: Steps,
 }
 
 /// Prompt tokens of a step for each answer that goes on, at least.
@@ -72,6 +76,7 @@ impl Scheduler {
             running: BTreeMap::new(),
             waiting: BTreeMap::new(),
             pace: Pace::default(),
+            steps: Steps::default(),
         }
     }
 
@@ -165,11 +170,13 @@ impl Scheduler {
         plan
     }
 
-    /// Notes how long the plan's step took.
-    pub(crate) fn learn(&mut self, plan: &Plan, time: Duration) {
+    /// Notes how long the plan's step took. Returns what is known of steps now.
+    pub(crate) fn learn(&mut self, plan: &Plan, time: Duration) -> StepModel {
         if plan.chunks.iter().any(|chunk| chunk.tokens.len() > 1) {
             self.pace.learn(plan.chunks.iter().map(|chunk| chunk.tokens.len()).sum(), time);
         }
+        self.steps.learn(&plan.chunks, time);
+        self.steps.model()
     }
 
     /// Prompt tokens of a step in which so many answers go on: their readers
@@ -188,16 +195,22 @@ impl Scheduler {
 
     /// Publishes how much there is to do.
     pub(crate) fn count(&self) {
-        let (mut answers, mut remaining) = (0, 0);
+        let (mut answers, mut remaining, mut context, mut generating) = (0, 0, 0, 0);
         for sequence in self.running.values() {
             answers += sequence.choices.len().max(1);
             remaining += sequence.remaining().saturating_sub(1);
+            if sequence.remaining() == 1 {
+                context += sequence.tokens.len();
+                generating += 1;
+            }
         }
         remaining +=
             self.waiting.values().map(|sequence| sequence.remaining().saturating_sub(1)).sum::<usize>();
         self.metrics.running.set(answers as i64);
         self.metrics.waiting.set(self.waiting.len() as i64);
         self.metrics.waiting_prefill_tokens.set(remaining as i64);
+        self.metrics.running_context_tokens.set(context as i64);
+        self.metrics.step_prompt_tokens.set(self.prompt_budget(generating) as i64);
     }
 
     fn plan_decodes(&mut self, plan: &mut Plan) {

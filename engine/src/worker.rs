@@ -2,6 +2,7 @@
 
 use std::{collections::VecDeque, sync::Arc, thread::JoinHandle, time::Duration};
 
+use baton_protocol::StepModel;
 use parking_lot::{Condvar, Mutex};
 
 use crate::{
@@ -32,6 +33,10 @@ pub struct EngineLoad {
     pub waiting: usize,
     /// Known tokens, of running and waiting ones, whose KV is still to be computed.
     pub waiting_prefill_tokens: usize,
+    /// Tokens that running answers attend to, in all.
+    pub running_context_tokens: usize,
+    /// Prompt tokens that a step takes beside the answers that go on now.
+    pub step_prompt_tokens: usize,
 }
 
 /// What an engine and its handles share.
@@ -39,6 +44,7 @@ pub(crate) struct Shared {
     pub(crate) pool: Arc<KvPool>,
     pub(crate) metrics: EngineMetrics,
     pub(crate) inbox: Inbox,
+    pub(crate) step_model: Mutex<StepModel>,
     limits: Limits,
     max_waiting: usize,
     event_buffer: usize,
@@ -154,7 +160,14 @@ impl EngineHandle {
             running: read(&self.shared.metrics.running),
             waiting: read(&self.shared.metrics.waiting) + state.submitted.len(),
             waiting_prefill_tokens: read(&self.shared.metrics.waiting_prefill_tokens) + tokens,
+            running_context_tokens: read(&self.shared.metrics.running_context_tokens),
+            step_prompt_tokens: read(&self.shared.metrics.step_prompt_tokens),
         }
+    }
+
+    /// How long its steps take, as far as is known.
+    pub fn step_model(&self) -> StepModel {
+        *self.shared.step_model.lock()
     }
 }
 
@@ -173,6 +186,7 @@ impl Shared {
             pool,
             metrics,
             inbox: Inbox::default(),
+            step_model: Mutex::default(),
             limits,
             max_waiting: config.max_waiting,
             event_buffer: config.event_buffer,

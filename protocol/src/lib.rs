@@ -8,6 +8,7 @@
 //! - [`prefix`]: what a node's prefix cache holds, as numbered changes
 //! - [`frame`]: header of one KV frame on a data path, and the digest of a handoff
 //! - [`node`]: what a node says of itself in the registry; roles
+//! - [`step_model`]: how long a node's steps take
 //! - [`error`]: the closed set of error codes
 //! - [`wire`]: generated gRPC messages and stubs, with conversions to the types above
 
@@ -20,6 +21,7 @@ pub mod kv;
 pub mod node;
 pub mod prefix;
 pub mod request;
+pub mod step_model;
 pub mod wire;
 
 pub use block_hash::{BlockHash, chain};
@@ -32,7 +34,8 @@ pub use kv::{
 };
 pub use node::{NodeInfo, NodeState, Role};
 pub use prefix::PrefixChanges;
-pub use request::{LogitBias, Request, Sampling, Stop};
+pub use request::{Budgets, LogitBias, Request, Sampling, Stop};
+pub use step_model::{StepCost, StepModel};
 
 /// Protocol versions this build speaks: the newest, and the one before it once that was released.
 pub const PROTOCOL: std::ops::RangeInclusive<u32> = 2..=2;

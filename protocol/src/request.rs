@@ -29,6 +29,15 @@ pub struct Request {
     pub deadline: Duration,
 }
 
+/// What a reader should wait at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budgets {
+    /// Until the first token.
+    pub ttft: Duration,
+    /// Between tokens.
+    pub itl: Duration,
+}
+
 /// How the next token is drawn from logits. Order of application: logit bias,
 /// penalties, temperature, top-k, top-p, min-p, then a draw by a counter-based
 /// generator keyed by (seed, choice, position).

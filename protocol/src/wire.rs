@@ -115,6 +115,26 @@ impl From<PageCounts> for own::PageCounts {
     }
 }
 
+// === StepCost ===
+
+impl From<own::StepCost> for StepCost {
+    fn from(cost: own::StepCost) -> Self {
+        let own::StepCost { base, unit, context } = cost;
+        Self { base, unit, context }
+    }
+}
+
+impl LoadReport {
+    /// The node's step model; what cannot be believed counts as not said.
+    pub fn step_model(&self) -> own::StepModel {
+        let believed = |cost: &Option<StepCost>| {
+            let StepCost { base, unit, context } = (*cost)?;
+            Some(own::StepCost { base, unit, context }).filter(own::StepCost::is_sane)
+        };
+        own::StepModel { prefill: believed(&self.prefill_cost), decode: believed(&self.decode_cost) }
+    }
+}
+
 // === PrefixChanges ===
 
 /// Blocks named in one message, far below gRPC's limit for it.

@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use baton_protocol::{
-    NodeId, NodeInfo, PageCounts,
+    NodeId, NodeInfo, PageCounts, StepModel,
     wire::{KvPath, LoadReport},
 };
 use parking_lot::Mutex;
@@ -29,7 +29,7 @@ pub enum Health {
 }
 
 /// A node's report of its work.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Load {
     /// Sequences in the batch.
     pub running: u32,
@@ -37,6 +37,12 @@ pub struct Load {
     pub waiting: u32,
     /// Prompt tokens waiting to be computed.
     pub waiting_prefill_tokens: u64,
+    /// Tokens that running answers attend to, in all.
+    pub running_context_tokens: u64,
+    /// Prompt tokens that a step takes beside the answers that go on now; 0 is unknown.
+    pub step_prompt_tokens: u64,
+    /// How long its steps take.
+    pub steps: StepModel,
     /// Pages of its pool by state.
     pub pages: PageCounts,
 }
@@ -49,7 +55,7 @@ pub(crate) struct Node {
     client: Mutex<NodeClient>,
     health: watch::Sender<Health>,
     load: Mutex<Load>,
-    kv_paths: Mutex<Vec<KvPath>>,
+    kv_paths: Mutex<Arc<[KvPath]>>,
     announced: AtomicBool,
     /// Counts what it said on its own: load reports, and messages of attempts.
     heard: AtomicU64,
@@ -101,7 +107,7 @@ impl Node {
             client: Mutex::new(client),
             health: watch::Sender::new(Health::Joining),
             load: Mutex::default(),
-            kv_paths: Mutex::default(),
+            kv_paths: Mutex::new([].into()),
             announced: AtomicBool::new(true),
             heard: AtomicU64::new(0),
             ask: Notify::new(),
@@ -135,8 +141,8 @@ impl Node {
     }
 
     /// How KV comes to it.
-    pub(crate) fn kv_paths(&self) -> Vec<KvPath> {
-        self.kv_paths.lock().clone()
+    pub(crate) fn kv_paths(&self) -> Arc<[KvPath]> {
+        Arc::clone(&self.kv_paths.lock())
     }
 
     pub(crate) fn is_announced(&self) -> bool {
@@ -242,9 +248,12 @@ impl Node {
             running: report.running_sequences,
             waiting: report.waiting_sequences,
             waiting_prefill_tokens: report.waiting_prefill_tokens,
+            running_context_tokens: report.running_context_tokens,
+            step_prompt_tokens: report.step_prompt_tokens,
+            steps: report.step_model(),
             pages: report.pages.unwrap_or_default().into(),
         };
-        *self.kv_paths.lock() = report.kv_paths;
+        *self.kv_paths.lock() = report.kv_paths.into();
     }
 }
 

@@ -67,6 +67,8 @@ struct State {
     /// Whether Describe hangs, as in a stopped process.
     silent: AtomicBool,
     go: watch::Sender<bool>,
+    /// What it says of its load, first and again and again once told to.
+    load: Mutex<LoadReport>,
     /// Whether load reports come without end.
     reports: watch::Sender<bool>,
     /// Streams that have ended, whoever ended them.
@@ -100,6 +102,7 @@ impl FakeNode {
             cut: Notify::new(),
             silent: AtomicBool::new(false),
             go: watch::Sender::new(false),
+            load: Mutex::new(LoadReport { running_sequences: 3, ..LoadReport::default() }),
             reports: watch::Sender::new(false),
             ended: watch::Sender::new(0),
         });
@@ -147,6 +150,12 @@ impl FakeNode {
 
     pub(super) fn set_silent(&self, silent: bool) {
         self.state.silent.store(silent, Ordering::SeqCst);
+    }
+
+    /// Says so of its load from now on.
+    pub(super) fn set_load(&self, load: LoadReport) {
+        *self.state.load.lock() = load;
+        self.report_often();
     }
 
     pub(super) fn report_often(&self) {
@@ -232,13 +241,15 @@ impl Node for Service {
     }
 
     async fn load(&self, _: Request<LoadRequest>) -> Result<Response<Self::LoadStream>, Status> {
-        let report = LoadReport { running_sequences: 3, ..LoadReport::default() };
-        let rest = stream::unfold(self.0.reports.subscribe(), async |mut often| {
+        let first = self.0.load.lock().clone();
+        let state = Arc::clone(&self.0);
+        let rest = stream::unfold((self.0.reports.subscribe(), state), async |(mut often, state)| {
             often.wait_for(|often| *often).await.ok()?;
             tokio::time::sleep(Duration::from_millis(10)).await;
-            Some((Ok(LoadReport::default()), often))
+            let load = state.load.lock().clone();
+            Some((Ok(load), (often, state)))
         });
-        Ok(Response::new(Box::pin(stream::iter([Ok(report)]).chain(rest))))
+        Ok(Response::new(Box::pin(stream::iter([Ok(first)]).chain(rest))))
     }
 
     async fn prefixes(

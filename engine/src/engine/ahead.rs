@@ -122,8 +122,7 @@ impl Engine {
         let Some(plan) = self.ahead.steps.pop_front() else { return Ok(()) };
         let time = self.ahead.lap();
         self.ahead.parked.clear();
-        self.scheduler.learn(&plan, time);
-        self.shared.metrics.step.observe(time.as_secs_f64());
+        self.learn(&plan, time);
         self.settle(&plan, drawn);
         Ok(())
     }
