@@ -11,6 +11,10 @@ pub struct Counts {
     pub golden_split_cases: usize,
     /// Of the golden cases' 48 steps, each so-manieth is compared through the API.
     pub golden_forced_stride: usize,
+    /// Random JSON Schemas that answers are held to.
+    pub schemas: usize,
+    /// Random regular expressions that answers are held to.
+    pub regexes: usize,
     /// Seconds of 32 concurrent streams on the real model.
     pub load_seconds: u64,
     /// Rounds of each fault on the process cluster.
@@ -36,6 +40,8 @@ const CI: Counts = Counts {
     parity_requests_of_forms: 5,
     golden_split_cases: 8,
     golden_forced_stride: 6,
+    schemas: 16,
+    regexes: 8,
     load_seconds: 10,
     chaos_rounds: 1,
     requests_without_etcd: 8,
@@ -51,6 +57,8 @@ const FULL: Counts = Counts {
     parity_requests_of_forms: 50,
     golden_split_cases: usize::MAX,
     golden_forced_stride: 1,
+    schemas: 300,
+    regexes: 100,
     load_seconds: 60,
     chaos_rounds: 5,
     requests_without_etcd: 40,

@@ -16,3 +16,4 @@ mod paths;
 mod routing;
 mod sandbox;
 mod sense;
+mod structured;

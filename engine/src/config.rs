@@ -1,5 +1,8 @@
 //! Sizes and limits of an engine.
 
+use std::sync::Arc;
+
+use baton_model::ModelText;
 use serde::Deserialize;
 
 use crate::{backend::Backend, kv::PoolConfig};
@@ -13,6 +16,8 @@ pub struct EngineConfig {
     pub context_tokens: usize,
     /// End-of-sequence tokens of the model.
     pub eos_tokens: Vec<u32>,
+    /// The model's text, for grammars; without it they are refused.
+    pub text: Option<Arc<ModelText>>,
     /// The settings that users may change.
     pub scheduler: SchedulerConfig,
 }
@@ -43,6 +48,8 @@ pub struct SchedulerConfig {
     pub layer_groups: u32,
     /// Events that a slow reader may leave unread before its sequence pauses.
     pub event_buffer: usize,
+    /// Threads that find the tokens which grammars allow, while others compute.
+    pub grammar_threads: usize,
 }
 
 // === impl EngineConfig ===
@@ -50,7 +57,13 @@ pub struct SchedulerConfig {
 impl EngineConfig {
     /// Default settings for a pool of `pages` pages.
     pub fn new(pages: usize, context_tokens: usize) -> Self {
-        Self { pages, context_tokens, eos_tokens: Vec::new(), scheduler: SchedulerConfig::default() }
+        Self {
+            pages,
+            context_tokens,
+            eos_tokens: Vec::new(),
+            text: None,
+            scheduler: SchedulerConfig::default(),
+        }
     }
 
     pub(crate) fn pool(&self) -> PoolConfig {
@@ -88,6 +101,7 @@ impl Default for SchedulerConfig {
             decode_share: 1.0,
             layer_groups: 4,
             event_buffer: 256,
+            grammar_threads: 2,
         }
     }
 }

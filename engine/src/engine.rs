@@ -18,13 +18,14 @@ use crate::{
     ChoiceSpec, EngineConfig, EngineError, EngineHandle, EngineMetrics, SequenceEvent,
     backend::{Backend, BackendError},
     batch::{Row, Rows},
+    guide::Guides,
     kv::KvPool,
     scheduler::{Chunk, Plan, Scheduler},
     sequence::{Sequence, spec::Limits},
     worker::Shared,
 };
 use ahead::Ahead;
-use draw::{Drawn, Rules};
+use draw::{Drawn, Place, Rules};
 
 /// A backend, its page pool and its sequences. Runs on whatever thread calls
 /// [`step`](Self::step); see [`EngineWorker`](crate::EngineWorker).
@@ -33,6 +34,7 @@ pub struct Engine {
     pool: Arc<KvPool>,
     scheduler: Scheduler,
     rules: Rules,
+    guides: Guides,
     layer_groups: u32,
     shared: Arc<Shared>,
     ahead: Ahead,
@@ -64,16 +66,18 @@ impl Engine {
         let pool = KvPool::over(backend.allocate(config.pages)?, config.pool());
         let shape = pool.shape();
         let context_tokens = config.context_tokens.min(config.pages * shape.page_tokens as usize);
-        let limits = Limits { vocab_tokens: backend.vocab_tokens(), context_tokens };
+        let has_text = config.text.is_some();
+        let limits = Limits { vocab_tokens: backend.vocab_tokens(), context_tokens, has_text };
         let layer_groups = config.scheduler.layer_groups.clamp(1, shape.layers.max(1));
         let metrics = EngineMetrics::new(&pool);
+        let guides = Guides::new(config.text, config.scheduler.grammar_threads);
         let scheduler = Scheduler::new(config.scheduler.clone(), Arc::clone(&pool), metrics.clone());
         let vocab_tokens = backend.vocab_tokens();
         let rules = Rules { eos_tokens: config.eos_tokens, vocab_tokens, metrics: metrics.clone() };
         let steps = if backend.runs_ahead() { 2 } else { 1 };
         let shared = Arc::new(Shared::new(Arc::clone(&pool), metrics, limits, &config.scheduler, steps));
         let ahead = Ahead::default();
-        Ok(Self { backend, pool, scheduler, rules, layer_groups, shared, ahead, is_checked: false })
+        Ok(Self { backend, pool, scheduler, rules, guides, layer_groups, shared, ahead, is_checked: false })
     }
 
     /// How others reach it.
@@ -95,6 +99,7 @@ impl Engine {
     /// As [`step`](Self::step).
     pub fn step_at(&mut self, now: Instant) -> Result<StepOutcome, EngineError> {
         self.receive()?;
+        self.scheduler.follow_grammars(&mut self.guides);
         self.ahead.park(self.scheduler.sweep(now));
         let is_ahead = self.ahead.is_busy();
         let plan = self.scheduler.plan(is_ahead);
@@ -121,6 +126,7 @@ impl Engine {
     /// Nothing to compute. The pool's books are checked each time the engine falls idle.
     fn rest(&mut self) -> Result<StepOutcome, EngineError> {
         if !self.scheduler.is_empty() {
+            self.scheduler.look_for_masks(STALL, true);
             return Ok(StepOutcome::Stalled);
         }
         if !std::mem::replace(&mut self.is_checked, true)
@@ -205,7 +211,7 @@ impl Engine {
 
     /// Draws a sequence's next token. False when it ends.
     fn draw(&self, sequence: &mut Sequence, row: Option<Row<'_>>) -> bool {
-        let drawn = self.rules.draw(&sequence.origin, &sequence.tokens, sequence.choices[0].choice, row);
+        let drawn = self.rules.draw(Place::of(sequence, &sequence.tokens, sequence.choices[0].choice), row);
         let Drawn::Token(id) = drawn else { return false };
         sequence.tokens.push(id);
         true
@@ -214,7 +220,7 @@ impl Engine {
     /// A prompt for another node is computed: draws one token for each choice.
     fn finish_prefill(&self, sequence: &Sequence, row: Option<Row<'_>>) {
         let Sequence { origin, tokens, choices, .. } = sequence;
-        let draw = |choice: &ChoiceSpec| self.rules.draw(origin, tokens, choice.choice, row);
+        let draw = |choice: &ChoiceSpec| self.rules.draw(Place::of(sequence, tokens, choice.choice), row);
         if choices.iter().map(draw).all(|drawn| !matches!(drawn, Drawn::Nothing)) {
             origin.emit(SequenceEvent::Prefilled);
         }

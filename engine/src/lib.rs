@@ -4,6 +4,7 @@
 //! - [`EngineWorker`], [`EngineHandle`]: its thread, and how others reach it
 //! - [`SequenceSpec`], [`SequenceEvent`]: what is submitted and what comes back
 //! - `scheduler`: who computes how much in a step; preemption
+//! - `guide`: the tokens that a grammar allows next, found off the engine's thread
 //! - [`kv`]: page pool, prefix cache, pages as bytes
 //! - [`sampler`]: logits to a token, the same for the same seed
 //! - [`backend`]: trait [`Backend`](backend::Backend): plain data in, logits out; CPU and mock
@@ -15,6 +16,7 @@ pub mod batch;
 mod config;
 mod engine;
 mod error;
+mod guide;
 pub mod kv;
 mod metrics;
 pub mod sampler;

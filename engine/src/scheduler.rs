@@ -24,6 +24,7 @@ use baton_protocol::{ErrorCode, Failure, PageCounts, StepModel};
 use crate::{
     SchedulerConfig, SequenceEvent,
     batch::{Batch, BatchSequence},
+    guide::{Guides, PATIENCE},
     kv::{Hold, KvPool, PageId, PageRef},
     metrics::EngineMetrics,
     sequence::{Sequence, SequenceKey},
@@ -145,6 +146,28 @@ impl Scheduler {
         gone.into_iter().map(|(_, sequence)| sequence).collect()
     }
 
+    /// Has masks found for all that are to draw within grammars, and waits a moment for them.
+    pub(crate) fn follow_grammars(&mut self, guides: &mut Guides) {
+        for sequence in self.guided() {
+            sequence.follow_grammar(guides);
+        }
+        self.look_for_masks(PATIENCE, false);
+    }
+
+    /// Takes the masks that come in time. For those that are late already only the patient wait.
+    pub(crate) fn look_for_masks(&mut self, wait: Duration, is_patient: bool) {
+        let until = Instant::now() + wait;
+        for sequence in self.guided() {
+            if let Err(failure) = sequence.look_for_mask(until, is_patient) {
+                sequence.origin.fail(failure);
+            }
+        }
+    }
+
+    fn guided(&mut self) -> impl Iterator<Item = &mut Sequence> {
+        self.running.values_mut().chain(self.waiting.values_mut()).filter(|sequence| sequence.is_guided())
+    }
+
     /// Fails every sequence.
     pub(crate) fn fail_all(&mut self, failure: &Failure) {
         for sequence in self.running.values().chain(self.waiting.values()) {
@@ -240,6 +263,9 @@ impl Scheduler {
             return 0;
         }
         let wants_logits = end == known && sequence.wants_draw();
+        if wants_logits && !sequence.may_draw() {
+            return 0;
+        }
         if !self.make_writable(plan, key, end) {
             return 0;
         }

@@ -20,7 +20,10 @@ use baton_protocol::{BlockHash, Failure, FinishReason, KvShape, RequestId, Sampl
 use events::{Outbox, SequenceEvent};
 use spec::{ChoiceSpec, SequenceSpec, StartFrom};
 
-use crate::kv::{Hold, KvPool, PageRef};
+use crate::{
+    guide::{Guide, Guides, Ready},
+    kv::{Hold, KvPool, PageRef},
+};
 
 /// Order of arrival, then choice (0 while choices are together). The smallest goes first, the greatest is preempted first.
 pub(crate) type SequenceKey = (u64, u32);
@@ -55,6 +58,8 @@ pub(crate) struct Sequence {
     pub(crate) pages: Vec<PageRef>,
     /// Whether `Started` was emitted.
     pub(crate) is_started: bool,
+    /// Where it stands in the request's grammar; none before that was looked at.
+    guide: Option<Guide>,
     /// Hashes of the full pages of `tokens`, as far as they were needed.
     hashes: Vec<BlockHash>,
     /// Leading pages that the prefix cache was told of.
@@ -129,6 +134,7 @@ impl Sequence {
             computed: adopted,
             pages,
             is_started: false,
+            guide: None,
             hashes: Vec::new(),
             offered_pages: 0,
         };
@@ -156,6 +162,49 @@ impl Sequence {
     /// Tokens after the prompt.
     pub(crate) fn output_tokens(&self) -> usize {
         self.tokens.len() - self.origin.prompt_tokens
+    }
+
+    /// Has the next mask found, if the request has a grammar and a token is to be drawn.
+    pub(crate) fn follow_grammar(&mut self, guides: &mut Guides) {
+        let Some(grammar) = &self.origin.sampling.grammar else { return };
+        let answer = &self.tokens[self.origin.prompt_tokens..];
+        let is_behind = match &self.guide {
+            None => true,
+            Some(Guide::Ready(ready)) => ready.answer_tokens < answer.len(),
+            Some(Guide::Coming { .. }) => false,
+        };
+        if is_behind && self.wants_draw() {
+            let ready = self.guide.take().and_then(Guide::into_ready);
+            self.guide = Some(guides.follow(ready, grammar, answer));
+        }
+    }
+
+    /// Takes the mask if it comes until then.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub(crate) fn look_for_mask(&mut self, until: Instant, is_patient: bool) -> Result<(), Failure> {
+        self.guide.as_mut().map_or(Ok(()), |guide| guide.look(until, is_patient))
+    }
+
+    /// Whether its next token may be drawn: by its grammar, if it has one.
+    pub(crate) fn may_draw(&self) -> bool {
+        self.origin.sampling.grammar.is_none() || self.mask().is_some()
+    }
+
+    /// Whether it has a grammar.
+    pub(crate) fn is_guided(&self) -> bool {
+        self.origin.sampling.grammar.is_some()
+    }
+
+    /// What its grammar allows next.
+    pub(crate) fn mask(&self) -> Option<&Arc<[u32]>> {
+        let ready = self.ready()?;
+        (ready.answer_tokens == self.output_tokens()).then_some(&ready.mask)
+    }
+
+    fn ready(&self) -> Option<&Ready> {
+        self.guide.as_ref()?.ready()
     }
 
     /// Whether it is a single choice's, under that choice's key.
@@ -261,6 +310,7 @@ impl Sequence {
                 computed: self.computed,
                 pages,
                 is_started: self.is_started,
+                guide: self.ready().cloned().map(Guide::Ready),
                 hashes: self.hashes.clone(),
                 offered_pages: self.offered_pages,
             }

@@ -3,7 +3,7 @@
 use baton_protocol::Sampling;
 use serde_json::{Map, Value};
 
-use crate::reply::Reply;
+use crate::{grammars, reply::Reply};
 
 /// A call whose shape is right, and how its answer is written.
 pub struct Call {
@@ -86,6 +86,8 @@ pub struct Parameters {
     /// The seed in it counts only if `seeded`.
     pub sampling: Sampling,
     pub seeded: bool,
+    /// What the answer must be; in `sampling` once it is checked.
+    pub grammar: Option<grammars::Asked>,
     pub max_tokens: Option<Named<u32>>,
     /// Where the client gave no maximum and the context leaves that much.
     pub usual_tokens: u32,
@@ -114,6 +116,7 @@ impl Default for Parameters {
         Self {
             sampling: Sampling::default(),
             seeded: false,
+            grammar: None,
             max_tokens: None,
             usual_tokens: u32::MAX,
             min_tokens: Named { value: 0, param: "min_tokens" },

@@ -7,7 +7,7 @@
 //! - [`body`]: bytes of a request within their limits; [`json`]: strict JSON; [`fields`]: typed fields by name
 //! - [`openai`], [`vllm`], [`anthropic`], [`tgi`], [`sglang`]: dialects: routes, how their bodies become an [`ask`], how answers are
 //!   written; [`crossroads`]: paths that two of them share
-//! - [`ask`]: a call in no dialect's words
+//! - [`ask`]: a call in no dialect's words; [`grammars`]: what its answer must be
 //! - [`texts`]: tokenizers by digest, and the bounded pool of threads that runs them
 //! - [`validate`]: makes the [`Request`](baton_protocol::Request), in which nothing is optional
 //! - [`calls`]: all of this in order, for one call
@@ -28,6 +28,7 @@ mod dispatch;
 mod error;
 mod fields;
 mod generation;
+mod grammars;
 mod json;
 mod metrics;
 mod openai;

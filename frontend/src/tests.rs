@@ -4,6 +4,7 @@ mod answers;
 mod anthropic;
 mod bodies;
 mod connections;
+mod grammars;
 mod refusals;
 pub mod script;
 mod sglang;

@@ -1,9 +1,9 @@
 //! Makes the requests, in which nothing is optional: the checks that need the model.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use baton_coordinator::ServedModel;
-use baton_model::{ModelText, TextError};
+use baton_model::{GrammarError, ModelText, TextError};
 use baton_protocol::{Request, RequestId, Sampling, Stop};
 use serde_json::{Map, Value};
 use tracing::warn;
@@ -13,6 +13,7 @@ use crate::{
     ask::{Ask, Content, Conversation, Ending, Parameters, Prompt, Truncate},
     config::PROMPT_BYTES_PER_TOKEN,
     error::{ApiError, TokenLimit},
+    grammars,
 };
 
 /// Whose prefix cache is used, as long as there are no keys.
@@ -30,6 +31,9 @@ pub struct Terms<'a> {
 /// # Errors
 /// When the model cannot take one of them.
 pub fn requests(ask: &Ask, id: RequestId, terms: &Terms<'_>) -> Result<Vec<Request>, ApiError> {
+    if let Some(grammar) = &ask.parameters.grammar {
+        terms.check_grammar(grammar, ask.parameters.ignore_eos)?;
+    }
     let requests = ask.prompts.iter().enumerate().map(|(i, prompt)| {
         let id = if i == 0 { id } else { random_id()? };
         let tokens = terms.tokens(prompt, &ask.parameters)?;
@@ -159,7 +163,11 @@ impl Terms<'_> {
             model: self.model.name.clone(),
             tenant: TENANT.to_owned(),
             tokens,
-            sampling: Sampling { seed, ..parameters.sampling.clone() },
+            sampling: Sampling {
+                seed,
+                grammar: parameters.grammar.as_ref().map(|grammar| Arc::clone(&grammar.value)),
+                ..parameters.sampling.clone()
+            },
             stop: Stop {
                 max_tokens,
                 min_tokens: min_tokens.value,
@@ -227,6 +235,23 @@ impl Terms<'_> {
             return Ok(());
         }
         Err(limit.exceeded(param, format!("{bytes} bytes of text")))
+    }
+
+    /// Refuses a grammar that no answer could be held to.
+    fn check_grammar(&self, grammar: &grammars::Asked, ignore_eos: bool) -> Result<(), ApiError> {
+        if ignore_eos {
+            let message = format!("an answer within `{}` ends where it may not go on", grammar.param);
+            return Err(ApiError::invalid("ignore_eos", message));
+        }
+        let compiled = self.text.grammars().and_then(|grammars| grammars.begin(&grammar.value));
+        match compiled {
+            Ok(_) => Ok(()),
+            Err(error @ GrammarError::Vocabulary { .. }) => {
+                warn!(%error, "cannot follow grammars with the text of a model");
+                Err(ApiError::internal("the model's vocabulary cannot be used for grammars"))
+            }
+            Err(error) => Err(ApiError::invalid(grammar.param, error.to_string())),
+        }
     }
 
     fn check_vocabulary(&self, param: &str, ids: &[u32]) -> Result<(), ApiError> {

@@ -4,6 +4,7 @@
 //! - [`config`]: what the engine must know of a model
 //! - [`weights`]: tensors under Hugging Face names, read when asked for
 //! - [`text`]: tokenizer, chat template, detokenizer; travels between nodes as bytes
+//! - [`grammar`]: what an answer must be, as tokens that may come next
 //! - `gguf`: models in one `.gguf` file
 //! - `directory`: models as Hugging Face publishes them
 //! - `families`: one row for each family of decoders; names and shapes of their tensors
@@ -19,6 +20,7 @@ mod directory;
 pub mod error;
 mod families;
 mod gguf;
+pub mod grammar;
 pub mod text;
 pub mod weights;
 
@@ -27,6 +29,7 @@ use std::{io::Read, path::Path, sync::Arc};
 pub use catalog::{Progress, default_cache, list, name_of, pull, resolve};
 pub use config::{Activation, LayerAttention, ModelConfig, Norms, QkNorm, Rotary};
 pub use error::{FormatError, ModelError, PullError};
+pub use grammar::{GrammarError, GrammarState, Grammars};
 pub use text::{Detokenizer, ModelText, TextError};
 pub use weights::{Blocks, Matrix, Rows, Weights};
 

@@ -16,7 +16,11 @@ mod strftime;
 mod template;
 mod vocabulary;
 
-use std::{ops::Range, sync::Arc};
+use std::{
+    fmt,
+    ops::Range,
+    sync::{Arc, OnceLock},
+};
 
 use serde_json::{Map, Value as Json};
 use tokenizers::Tokenizer;
@@ -29,7 +33,10 @@ use control::Control;
 use template::ChatTemplate;
 use vocabulary::Vocabulary;
 
-use crate::families;
+use crate::{
+    families,
+    grammar::{GrammarError, Grammars},
+};
 
 /// Tokenizer, chat template, special tokens and limits of a model: all that a
 /// frontend needs. Travels as bytes and is named by their digest.
@@ -46,6 +53,8 @@ pub struct ModelText {
     eos_tokens: Vec<u32>,
     context_tokens: usize,
     bytes: Arc<[u8]>,
+    /// Made when the first one is asked for.
+    grammars: OnceLock<Result<Grammars, GrammarError>>,
 }
 
 // === impl ModelText ===
@@ -87,6 +96,7 @@ impl ModelText {
             eos_tokens,
             context_tokens: document.context_tokens,
             bytes,
+            grammars: OnceLock::new(),
         })
     }
 
@@ -223,6 +233,14 @@ impl ModelText {
         self.vocabulary.is_control(token)
     }
 
+    /// What compiles grammars for this vocabulary. The first call takes as long as loading a tokenizer.
+    ///
+    /// # Errors
+    /// When answers of the model cannot end, or its vocabulary is not usable.
+    pub fn grammars(&self) -> Result<&Grammars, GrammarError> {
+        self.grammars.get_or_init(|| Grammars::new(self)).as_ref().map_err(Clone::clone)
+    }
+
     /// Every token id is below this.
     #[must_use]
     pub fn vocab_tokens(&self) -> usize {
@@ -276,6 +294,15 @@ impl ModelText {
     #[must_use]
     pub fn digest(&self) -> String {
         blake3::hash(&self.bytes).to_hex().to_string()
+    }
+}
+
+impl fmt::Debug for ModelText {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("ModelText")
+            .field("vocab_tokens", &self.vocab_tokens())
+            .finish_non_exhaustive()
     }
 }
 

@@ -34,7 +34,7 @@ pub use kv::{
 };
 pub use node::{NodeInfo, NodeState, Role};
 pub use prefix::PrefixChanges;
-pub use request::{Budgets, LogitBias, Request, Sampling, Stop};
+pub use request::{Budgets, Grammar, GrammarKind, LogitBias, Request, Sampling, Stop};
 pub use step_model::{StepCost, StepModel};
 
 /// Protocol versions this build speaks: the newest, and the one before it once that was released.

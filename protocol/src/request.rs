@@ -1,6 +1,6 @@
 //! A request after validation: owned, complete, nothing optional.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use crate::RequestId;
 
@@ -39,7 +39,7 @@ pub struct Budgets {
 }
 
 /// How the next token is drawn from logits. Order of application: logit bias,
-/// penalties, temperature, top-k, top-p, min-p, then a draw by a counter-based
+/// penalties, grammar, temperature, top-k, top-p, min-p, then a draw by a counter-based
 /// generator keyed by (seed, choice, position).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sampling {
@@ -61,6 +61,29 @@ pub struct Sampling {
     pub logit_bias: Vec<LogitBias>,
     /// Key of the generator; chosen at random when the client gave none.
     pub seed: u64,
+    /// What the answer must be.
+    pub grammar: Option<Arc<Grammar>>,
+}
+
+/// What an answer must be, as its author wrote it. Where an answer stands in it follows from
+/// the answer's tokens, so that it travels with the request and nothing else has to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Grammar {
+    /// The language of `source`.
+    pub kind: GrammarKind,
+    /// At most [`MAX_BYTES`](Self::MAX_BYTES).
+    pub source: String,
+}
+
+/// Languages of grammars.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum GrammarKind {
+    /// A JSON Schema; the answer is a JSON text that it accepts.
+    Json,
+    /// A regular expression that matches the whole answer.
+    Regex,
+    /// A grammar in Lark's syntax.
+    Lark,
 }
 
 /// One entry of `logit_bias`.
@@ -85,6 +108,13 @@ pub struct Stop {
     pub token_ids: Vec<u32>,
 }
 
+// === impl Grammar ===
+
+impl Grammar {
+    /// Longest source that a node takes; frontends have lower limits of their own.
+    pub const MAX_BYTES: usize = 1 << 20;
+}
+
 // === impl Sampling ===
 
 impl Default for Sampling {
@@ -100,6 +130,7 @@ impl Default for Sampling {
             frequency_penalty: 0.0,
             logit_bias: Vec::new(),
             seed: 0,
+            grammar: None,
         }
     }
 }

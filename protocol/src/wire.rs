@@ -1,7 +1,7 @@
 //! Generated gRPC messages and stubs, and conversions to the crate's own types.
 //! Everything that comes from a peer is checked here, once.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use crate as own;
 
@@ -208,6 +208,7 @@ impl From<&own::Request> for Request {
                 frequency_penalty: sampling.frequency_penalty,
                 logit_bias: sampling.logit_bias.iter().map(bias).collect(),
                 seed: sampling.seed,
+                grammar: sampling.grammar.as_deref().map(Into::into),
             }),
             stop: Some(Stop {
                 max_tokens: request.stop.max_tokens,
@@ -251,6 +252,7 @@ impl TryFrom<Request> for own::Request {
                 frequency_penalty: sampling.frequency_penalty,
                 logit_bias: sampling.logit_bias.into_iter().map(bias).collect(),
                 seed: sampling.seed,
+                grammar: sampling.grammar.map(|grammar| grammar.try_into().map(Arc::new)).transpose()?,
             },
             stop: own::Stop {
                 max_tokens: stop.max_tokens,
@@ -263,6 +265,36 @@ impl TryFrom<Request> for own::Request {
             top_logprobs: request.top_logprobs,
             deadline: Duration::from_millis(request.deadline_ms),
         })
+    }
+}
+
+// === Grammar ===
+
+impl From<&own::Grammar> for Grammar {
+    fn from(grammar: &own::Grammar) -> Self {
+        let kind = match grammar.kind {
+            own::GrammarKind::Json => GrammarKind::Json,
+            own::GrammarKind::Regex => GrammarKind::Regex,
+            own::GrammarKind::Lark => GrammarKind::Lark,
+        };
+        Self { kind: kind.into(), source: grammar.source.clone() }
+    }
+}
+
+impl TryFrom<Grammar> for own::Grammar {
+    type Error = Malformed;
+
+    fn try_from(grammar: Grammar) -> Result<Self, Malformed> {
+        let kind = match grammar.kind() {
+            GrammarKind::Json => own::GrammarKind::Json,
+            GrammarKind::Regex => own::GrammarKind::Regex,
+            GrammarKind::Lark => own::GrammarKind::Lark,
+            GrammarKind::Unspecified => return Err(missing("kind of grammar")),
+        };
+        if grammar.source.len() > Self::MAX_BYTES {
+            return Err(missing("length of grammar"));
+        }
+        Ok(Self { kind, source: grammar.source })
     }
 }
 

@@ -5,13 +5,18 @@
     BATON_URL=http://127.0.0.1:8000 pytest tests/clients
 """
 
+import enum
+import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
 import httpx2
+import jsonschema
 import openai
+import pydantic
 import pytest
 
 URL = os.environ.get("BATON_URL", "http://127.0.0.1:8000").rstrip("/")
@@ -296,7 +301,8 @@ def test_unknown_model(chat):
         ({"max_tokens": 10**9}, "max_tokens", "context_length_exceeded"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools", "unsupported_parameter"),
         ({"reasoning_effort": "high"}, "reasoning_effort", "unsupported_parameter"),
-        ({"response_format": {"type": "json_object"}}, "response_format", "unsupported_parameter"),
+        ({"response_format": {"type": "xml"}}, "response_format.type", "invalid_value"),
+        ({"extra_body": {"guided_regex": "("}}, "guided_regex", "invalid_value"),
         ({"extra_body": {"no_such_thing": 1}}, "no_such_thing", "unsupported_parameter"),
     ],
 )
@@ -313,6 +319,60 @@ def test_a_client_that_leaves_early(chat):
         with chat(stream=True, max_tokens=64) as stream:
             next(iter(stream))
     assert chat(max_tokens=1).usage.completion_tokens == 1
+
+
+# --- structured output ---
+
+
+class Colour(enum.StrEnum):
+    RED = "red"
+    GREEN = "grün"
+
+
+class Point(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid")
+    x: int = pydantic.Field(ge=0, le=99)
+    y: int | None
+
+
+class Picture(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid")
+    title: str = pydantic.Field(max_length=20)
+    colour: Colour
+    points: list[Point] = pydantic.Field(max_length=3)
+
+
+def test_a_pydantic_model_is_parsed(client, model):
+    answer = client.chat.completions.parse(
+        model=model, messages=MESSAGES, response_format=Picture, temperature=0, max_tokens=400
+    )
+    assert answer.choices[0].finish_reason == "stop"
+    picture = answer.choices[0].message.parsed
+    assert isinstance(picture, Picture) and len(picture.title) <= 20
+
+
+def test_a_streamed_schema_is_the_whole_one(chat):
+    form = {"type": "json_schema", "json_schema": {"name": "p", "strict": True, "schema": Picture.model_json_schema()}}
+    whole = chat(response_format=form, max_tokens=400).choices[0].message.content
+    assert joined(chat(response_format=form, max_tokens=400, stream=True)) == whole
+    jsonschema.validate(json.loads(whole), Picture.model_json_schema())
+
+
+def test_a_json_object_as_long_as_it_may_be(chat):
+    choice = chat(response_format={"type": "json_object"}, max_tokens=40).choices[0]
+    assert choice.message.content.startswith("{")
+    if choice.finish_reason == "stop":
+        assert isinstance(json.loads(choice.message.content), dict)
+
+
+def test_vllms_guided_decoding(chat, complete):
+    regex = r"[a-z]{3,8}, [a-z]{3,8} (and|or) [a-z]{3,8}"
+    assert re.fullmatch(regex, chat(extra_body={"guided_regex": regex}, max_tokens=60).choices[0].message.content)
+    for answer in chat(extra_body={"guided_choice": ["yes", "no"]}, n=2, temperature=1).choices:
+        assert (answer.message.content, answer.finish_reason) in [("yes", "stop"), ("no", "stop")]
+    grammar = 'start: "(" start ")" | "x"'
+    text = complete(extra_body={"structured_outputs": {"grammar": grammar}}, max_tokens=200).choices[0].text
+    assert re.fullmatch(r"\(*x\)*", text) and text.count("(") == text.count(")")
 
 
 # --- the example ---

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import urllib.request
 
 import pytest
@@ -100,6 +101,14 @@ def test_tokens_as_prompt():
     assert len(answer["output_ids"]) == 2
 
 
+def test_constrained_gen():
+    state = go_on.run(prompt="My number is ", max_tokens=20, regex=r"[0-9]{3}-[0-9]{2}")
+    assert re.fullmatch(r"[0-9]{3}-[0-9]{2}", state["rest"])
+    schema = json.dumps({"type": "array", "items": {"enum": ["a", "b"]}, "maxItems": 3})
+    answer = generate(text=PROMPT, sampling_params={"json_schema": schema, "max_new_tokens": 60})
+    assert set(json.loads(answer["text"])) <= {"a", "b"}
+
+
 def test_health_generates():
     with urllib.request.urlopen(f"{URL}/health_generate", timeout=60) as response:
         assert response.status == 200
@@ -108,7 +117,7 @@ def test_health_generates():
 def test_refusals_reach_the_program():
     refused = pytest.raises(Exception, match="sampling_params.regex")
     with refused:
-        state = go_on.run(prompt=PROMPT, max_tokens=4, regex="a+")
+        state = go_on.run(prompt=PROMPT, max_tokens=4, regex="(?=a)b")
         state.sync()
         if error := state.error():
             raise error

@@ -1,6 +1,8 @@
 """Clients of Text Generation Inference against a running Baton: see test_openai.py for how."""
 
+import json
 import os
+import re
 
 import huggingface_hub
 import pytest
@@ -103,7 +105,15 @@ def test_chat_completion(hub, model):
 
 def test_refusals_of_the_hub(hub):
     with pytest.raises(ValidationError, match="grammar"):
-        hub.text_generation(PROMPT, grammar={"type": "regex", "value": "a"})
+        hub.text_generation(PROMPT, grammar={"type": "regex", "value": "("})
+
+
+def test_grammars(hub):
+    regex = hub.text_generation(PROMPT, max_new_tokens=20, grammar={"type": "regex", "value": "[0-9]{2,4}!"})
+    assert re.fullmatch("[0-9]{2,4}!", regex)
+    schema = {"type": "object", "required": ["n"], "additionalProperties": False, "properties": {"n": {"enum": [1, 2]}}}
+    text = hub.text_generation(PROMPT, max_new_tokens=60, grammar={"type": "json", "value": schema})
+    assert json.loads(text)["n"] in (1, 2)
 
 
 def test_endpoint_info(hub):

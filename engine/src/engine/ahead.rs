@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Drawn, Engine, count_prompt_tokens};
+use super::{Drawn, Engine, Place, count_prompt_tokens};
 use crate::{
     EngineError,
     backend::BackendError,
@@ -63,12 +63,12 @@ impl Ahead {
 impl Engine {
     /// Whether the plan's step can be enqueued now: everybody who draws is a
     /// choice of its own, for which the backend draws, and nobody waits for its
-    /// layers.
+    /// layers, or needs its token to know what may follow.
     pub(super) fn can_enqueue(&self, plan: &Plan) -> bool {
         let is_plain = |chunk: &Chunk| {
             self.scheduler.get(chunk.key).is_some_and(|sequence| {
                 let goes_on = chunk.tokens.end < sequence.tokens.len();
-                let draws = chunk.wants_logits && sequence.has_parted();
+                let draws = chunk.wants_logits && sequence.has_parted() && !sequence.is_guided();
                 !sequence.origin.is_prefill && (goes_on || draws)
             })
         };
@@ -141,7 +141,7 @@ impl Engine {
                 continue;
             }
             let choice = sequence.choices[0].choice;
-            match self.rules.draw(&sequence.origin, &sequence.tokens[..known], choice, row) {
+            match self.rules.draw(Place::of(sequence, &sequence.tokens[..known], choice), row) {
                 Drawn::Token(id) => sequence.tokens[known] = id,
                 Drawn::End | Drawn::Nothing => self.ahead.park(self.scheduler.take(chunk.key)),
             }

@@ -21,6 +21,16 @@ pub(super) struct Rules {
     pub metrics: EngineMetrics,
 }
 
+/// Where a token is drawn: after `tokens`, for one choice.
+#[derive(Clone, Copy)]
+pub(super) struct Place<'a> {
+    origin: &'a Origin,
+    tokens: &'a [u32],
+    choice: u32,
+    /// What its grammar allows.
+    grammar: Option<&'a Arc<[u32]>>,
+}
+
 /// What came of a draw. The receiver knows already.
 pub(super) enum Drawn {
     /// The choice goes on with this token.
@@ -60,7 +70,7 @@ impl Rules {
     /// What is done to the logits that the sequence's next token is drawn from.
     fn shape<'a>(&self, sequence: &'a Sequence) -> Option<Shape<'a>> {
         let origin = &*sequence.origin;
-        let mask = self.mask(origin, sequence.output_tokens());
+        let mask = self.mask(Place::of(sequence, &sequence.tokens, 0));
         let shape = Shape {
             sequence: sequence.key,
             sampling: &origin.sampling,
@@ -70,24 +80,28 @@ impl Rules {
         (shape.mask.is_some() || sampler::is_shaping(shape.sampling)).then_some(shape)
     }
 
-    /// Tokens that may be drawn after so many of the answer, if not all: no end before `min_tokens`.
-    fn mask(&self, origin: &Origin, output_tokens: usize) -> Option<Arc<[u32]>> {
-        if output_tokens >= origin.stop.min_tokens as usize || self.stops(origin).next().is_none() {
-            return None;
+    /// Tokens that may be drawn, if not all: what the grammar allows, and no end before
+    /// `min_tokens`, unless the grammar allows nothing else.
+    fn mask(&self, place: Place<'_>) -> Option<Arc<[u32]>> {
+        let Place { origin, grammar, .. } = place;
+        if place.answer_tokens() >= origin.stop.min_tokens as usize || self.stops(origin).next().is_none() {
+            return grammar.cloned();
         }
-        let mut mask = vec![u32::MAX; mask_words(self.vocab_tokens)];
+        let words = mask_words(self.vocab_tokens);
+        let mut mask = grammar.map_or_else(|| vec![u32::MAX; words], |mask| mask.to_vec());
         for stop in self.stops(origin) {
             if let Some(word) = mask.get_mut(stop as usize / 32) {
                 *word &= !(1 << (stop % 32));
             }
         }
-        Some(mask.into())
+        let must_end = mask.iter().all(|word| *word == 0);
+        if must_end { grammar.cloned() } else { Some(mask.into()) }
     }
 
-    /// Draws the token after `tokens` for one choice, and tells the receiver what came of it.
-    pub fn draw(&self, origin: &Origin, tokens: &[u32], choice: u32, row: Option<Row<'_>>) -> Drawn {
-        let Some((row, id)) = row.and_then(|row| Some((row, self.choose(origin, tokens, choice, row)?)))
-        else {
+    /// Draws the next token, and tells the receiver what came of it.
+    pub fn draw(&self, place: Place<'_>, row: Option<Row<'_>>) -> Drawn {
+        let Place { origin, tokens, choice, .. } = place;
+        let Some((row, id)) = row.and_then(|row| Some((row, self.choose(place, row)?))) else {
             origin.fail(Failure::new(ErrorCode::Internal, "the model returned no usable logits"));
             return Drawn::Nothing;
         };
@@ -102,7 +116,7 @@ impl Rules {
             }
             _ => (None, Vec::new()),
         };
-        let position = (tokens.len() - origin.prompt_tokens) as u32;
+        let position = place.answer_tokens() as u32;
         self.metrics.generation_tokens.inc();
         origin.emit(SequenceEvent::Token(Token { choice, position, id, logprob, top }));
         if tokens.len() + 1 < origin.end_tokens {
@@ -112,13 +126,14 @@ impl Rules {
         Drawn::End
     }
 
-    fn choose(&self, origin: &Origin, tokens: &[u32], choice: u32, row: Row<'_>) -> Option<u32> {
+    fn choose(&self, place: Place<'_>, row: Row<'_>) -> Option<u32> {
         let row = match row {
             Row::Logits(row) => row,
             Row::Token(token) => return token,
         };
+        let Place { origin, tokens, choice, .. } = place;
         let prompt_tokens = origin.prompt_tokens;
-        let mask = self.mask(origin, tokens.len() - prompt_tokens);
+        let mask = self.mask(place);
         let mask = mask.as_deref();
         let draw = sampler::Draw { sampling: &origin.sampling, choice, tokens, prompt_tokens, mask };
         sampler::draw(row, &draw)
@@ -128,5 +143,18 @@ impl Rules {
     fn stops<'a>(&'a self, origin: &'a Origin) -> impl Iterator<Item = u32> + 'a {
         let eos = if origin.stop.ignore_eos { &[] } else { self.eos_tokens.as_slice() };
         eos.iter().chain(&origin.stop.token_ids).copied()
+    }
+}
+
+// === impl Place ===
+
+impl<'a> Place<'a> {
+    /// After these tokens of a sequence.
+    pub fn of(sequence: &'a Sequence, tokens: &'a [u32], choice: u32) -> Self {
+        Self { origin: &sequence.origin, tokens, choice, grammar: sequence.mask() }
+    }
+
+    fn answer_tokens(&self) -> usize {
+        self.tokens.len() - self.origin.prompt_tokens
     }
 }

@@ -4,6 +4,7 @@ mod ahead;
 mod backends;
 mod faults;
 mod fixture;
+mod grammars;
 mod handoff;
 mod sharing;
 mod worker;

@@ -78,6 +78,8 @@ pub enum StartFrom {
 pub(crate) struct Limits {
     pub(crate) vocab_tokens: usize,
     pub(crate) context_tokens: usize,
+    /// Whether grammars can be followed.
+    pub(crate) has_text: bool,
 }
 
 // === impl SequenceSpec ===
@@ -97,6 +99,9 @@ impl SequenceSpec {
         }
         if let Some(token) = self.all_tokens().find(|token| *token as usize >= limits.vocab_tokens) {
             return invalid(format!("token {token} is outside of the vocabulary of {}", limits.vocab_tokens));
+        }
+        if self.sampling.grammar.is_some() && !limits.has_text {
+            return invalid("this node has no text of the model to follow a grammar with".to_owned());
         }
         let mut numbers = BTreeSet::new();
         if let Some((choice, _)) = self.goal.choices().find(|(choice, _)| !numbers.insert(*choice)) {

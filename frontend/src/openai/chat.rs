@@ -28,7 +28,6 @@ pub fn read(object: Map<String, Value>, config: &Config) -> Result<Call, ApiErro
     let truncate = parameters::truncate(&mut body)?;
     let mut conversation = read_conversation(&mut body, config)?;
     conversation.effort = effort(&mut body)?;
-    body.only("response_format", &[json!({"type": "text"})])?;
     body.only("modalities", &[json!(["text"])])?;
     body.only("tool_choice", &[json!("none")])?;
     body.only("verbosity", &[json!("medium")])?;

@@ -8,6 +8,7 @@ use crate::{
     ask::{Named, Parameters, Truncate},
     error::ApiError,
     fields::Fields,
+    grammars,
 };
 
 /// How the answer is sent.
@@ -37,6 +38,7 @@ pub fn read(body: &mut Fields, config: &Config) -> Result<Parameters, ApiError> 
             ..sampling(body)?
         },
         seeded: seed.is_some(),
+        grammar: grammars::of_openai(body, config)?,
         max_tokens,
         min_tokens: Named { value: min_tokens, param: "min_tokens" },
         ignore_eos: body.boolean("ignore_eos")?,

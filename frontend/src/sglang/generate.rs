@@ -9,6 +9,7 @@ use crate::{
     ask::{Ask, Call, Content, Named, Parameters, Prompt},
     error::ApiError,
     fields::Fields,
+    grammars,
     openai::{sampling, seed, stop_strings, stop_token_ids, token_ids},
 };
 
@@ -110,6 +111,7 @@ fn read_parameters(asked: &mut Fields, config: &Config) -> Result<Parameters, Ap
     Ok(Parameters {
         sampling: Sampling { seed: seed.unwrap_or(0), ..sampling(asked)? },
         seeded: seed.is_some(),
+        grammar: grammars::of_sglang(asked, config)?,
         max_tokens: max_tokens.map(|value| Named { value, param: "sampling_params.max_new_tokens" }),
         usual_tokens: USUAL_TOKENS,
         min_tokens: Named { value: min_tokens, param: "sampling_params.min_new_tokens" },

@@ -150,7 +150,6 @@ async fn parameters_that_are_missing_or_not_supported() {
     let unsupported = [
         (json!({"tools": [{"type": "function"}]}), "tools"),
         (json!({"tool_choice": "auto"}), "tool_choice"),
-        (json!({"response_format": {"type": "json_object"}}), "response_format"),
         (json!({"modalities": ["text", "audio"]}), "modalities"),
         (json!({"audio": {"voice": "alloy"}}), "audio"),
         (json!({"store": true}), "store"),

@@ -73,7 +73,7 @@ async fn refusals_name_the_field() {
         (json!({"input_ids": [[1], [1_000_000]]}), "input_ids[1]"),
         (json!({"text": "a", "logprob_start_len": 0}), "logprob_start_len"),
         (json!({"text": "a", "lora_path": "x"}), "lora_path"),
-        (json!({"text": "a", "sampling_params": {"regex": "x"}}), "sampling_params.regex"),
+        (json!({"text": "a", "sampling_params": {"regex": "("}}), "sampling_params.regex"),
         (json!({"text": "a", "sampling_params": {"max_new_tokens": 0}}), "sampling_params.max_new_tokens"),
         (
             json!({"text": "a", "sampling_params": {"min_new_tokens": CONTEXT}}),

@@ -99,7 +99,6 @@ async fn refusals_are_tgis_and_name_the_field() {
         (json!({"typical_p": 0.5}), "parameters.typical_p"),
         (json!({"watermark": true}), "parameters.watermark"),
         (json!({"decoder_input_details": true}), "parameters.decoder_input_details"),
-        (json!({"grammar": {"type": "regex", "value": "a"}}), "parameters.grammar"),
         (json!({"best_of": 99}), "frontend.max_choices"),
     ] {
         for path in ["/generate", "/generate_stream", "/"] {

@@ -9,6 +9,7 @@ use crate::{
     ask::{Ask, Call, Content, Named, Parameters, Prompt, Truncate},
     error::ApiError,
     fields::Fields,
+    grammars,
     openai::{seed, stop_strings},
 };
 
@@ -81,6 +82,7 @@ fn read_parameters(
     Ok(Parameters {
         sampling: Sampling { seed: seed.unwrap_or(0), ..sampling(asked)? },
         seeded: seed.is_some(),
+        grammar: grammars::of_tgi(asked, config)?,
         max_tokens: max_tokens.map(|value| Named { value, param: "parameters.max_new_tokens" }),
         stop_strings: stop_strings(asked, "stop", config)?,
         shows_stop: true,
