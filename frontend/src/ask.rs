@@ -3,7 +3,11 @@
 use baton_protocol::Sampling;
 use serde_json::{Map, Value};
 
-use crate::{grammars, reply::Reply};
+use crate::{
+    grammars,
+    reply::Reply,
+    tools::{Choice, Tools},
+};
 
 /// A call whose shape is right, and how its answer is written.
 pub struct Call {
@@ -33,7 +37,7 @@ pub struct Prompt {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Content {
     /// Messages for the model's template.
-    Chat(Conversation),
+    Chat(Box<Conversation>),
     /// Text to tokenize, after the token that begins a text if `begins` and the model wants one.
     Text { text: String, begins: bool },
     /// Tokens.
@@ -51,8 +55,10 @@ pub enum Truncate {
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Conversation {
-    /// `[{"role": …, "content": …}]`, contents joined to one string each.
+    /// `[{"role": …, "content": …}]`, contents joined to one string each. Calls and their
+    /// results are as OpenAI writes them, with arguments as objects.
     pub messages: Value,
+    pub tools: Option<Tools>,
     /// Bytes of all contents.
     pub bytes: usize,
     pub ending: Ending,
@@ -106,6 +112,23 @@ pub struct Parameters {
     /// How many alternatives tokens carry; none: no log-probabilities at all.
     pub logprobs: Option<u32>,
     pub stream: bool,
+}
+
+// === impl Ask ===
+
+impl Ask {
+    /// The conversation that is to go on, if it is one.
+    pub fn conversation(&self) -> Option<&Conversation> {
+        match &self.prompts.first()?.content {
+            Content::Chat(conversation) => Some(conversation),
+            Content::Text { .. } | Content::Tokens(_) => None,
+        }
+    }
+
+    /// Tools, unless none may be called.
+    pub fn tools(&self) -> Option<&Tools> {
+        self.conversation()?.tools.as_ref().filter(|tools| tools.choice != Choice::None)
+    }
 }
 
 // === impl Parameters ===

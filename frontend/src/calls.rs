@@ -102,8 +102,8 @@ impl Desk {
         debug!(%id, model = facts.model, prompts = facts.prompts, choices = facts.choices, "call");
         let prompts: Vec<_> =
             requests.iter().map(|request| PromptTerms::of(request, text.eos_tokens())).collect();
+        let showing = Showing::of(ask, &requests, text);
         let answers = self.dispatch(requests).await?;
-        let showing = Showing::of(ask, text);
         let mut generation = Generation::new(answers, &prompts, showing, Arc::clone(&tally));
         generation.begin().await?;
         match place {

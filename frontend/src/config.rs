@@ -53,6 +53,8 @@ pub struct Config {
     pub max_stop_token_ids: usize,
     /// Most entries of `logit_bias`.
     pub max_logit_biases: usize,
+    /// Most tools of one call.
+    pub max_tools: usize,
     /// Longest JSON Schema, regular expression or grammar for an answer.
     pub max_grammar_bytes: usize,
     /// Most levels of a JSON Schema for an answer.
@@ -102,6 +104,7 @@ impl Default for Config {
             max_stop_bytes: 256,
             max_stop_token_ids: 64,
             max_logit_biases: 1024,
+            max_tools: 128,
             max_grammar_bytes: 64 << 10,
             max_schema_depth: 48,
             text_threads: 2,

@@ -19,7 +19,9 @@ use crate::{
     ask::{Ask, Content},
     choice_text::ChoiceText,
     metrics::Tally,
+    parts::{self, CallForm, CallPart, Form, PartReader, Parts},
     stop_strings::{Released, StopStrings},
+    tools::Tools,
 };
 
 /// The answers of one call. Dropping it cancels what is not finished.
@@ -45,6 +47,8 @@ pub struct Showing {
     pub ends: &'static [&'static str],
     /// Whether control tokens are spelled out.
     pub spells_control: bool,
+    /// How the parts of an answer are told apart.
+    pub parts: PartReader,
 }
 
 /// A step of one choice. Choices count through all prompts of a call: choice
@@ -54,6 +58,10 @@ pub struct Delta {
     pub index: u32,
     /// Text that became certain; may be empty.
     pub text: String,
+    /// What the model thought before it.
+    pub thoughts: String,
+    /// Calls of tools.
+    pub calls: Vec<CallPart>,
     /// The token behind it.
     pub id: Option<u32>,
     /// The same, if log-probabilities were asked for.
@@ -67,6 +75,8 @@ pub struct Delta {
 pub enum End {
     /// The model said so, by a token or text that is not shown.
     Model,
+    /// The same, and it waits for what it called.
+    Calls,
     /// One of the client's stop strings.
     StopString(Arc<str>),
     /// There may be no more tokens.
@@ -104,6 +114,7 @@ struct PromptAnswer {
 
 struct Choice {
     text: ChoiceText,
+    parts: PartReader,
     tokens: u32,
     finished: bool,
 }
@@ -129,6 +140,7 @@ impl Generation {
         let follow = |(events, terms): (Box<dyn Answer>, &PromptTerms)| {
             let choice = |_| Choice {
                 text: ChoiceText::new(showing.detokenizer(), stops.clone(), Arc::clone(&terms.silent)),
+                parts: showing.parts.clone(),
                 tokens: 0,
                 finished: false,
             };
@@ -236,6 +248,7 @@ impl Generation {
         choice.tokens += 1;
         let Released { text, stopped } = choice.text.push(token.id);
         choice.finished = stopped.is_some();
+        let Parts { thoughts, text, calls } = choice.parts.push(&text, choice.finished);
         if let (true, Some(events)) = (choice.finished, &mut answer.events) {
             events.stop_choice(token.choice);
         }
@@ -244,7 +257,8 @@ impl Generation {
             ..self.showing.words(token.id, logprob)
         });
         let end = stopped.map(|stop| self.showing.end(stop));
-        self.pending.push_back(Delta { index, text, id: Some(token.id), token: words, end });
+        let id = Some(token.id);
+        self.pending.push_back(Delta { index, text, thoughts, calls, id, token: words, end });
         Ok(())
     }
 
@@ -256,12 +270,14 @@ impl Generation {
         }
         choice.finished = true;
         let Released { text, stopped } = choice.text.finish();
+        let Parts { thoughts, text, calls } = choice.parts.push(&text, true);
         let end = match (stopped, reason) {
             (Some(stop), _) => self.showing.end(stop),
+            (None, FinishReason::Stop) if choice.parts.has_called() => End::Calls,
             (None, FinishReason::Stop) => End::Model,
             (None, FinishReason::Length) => End::Length,
         };
-        self.pending.push_back(Delta { index, text, end: Some(end), ..Delta::default() });
+        self.pending.push_back(Delta { index, text, thoughts, calls, end: Some(end), ..Delta::default() });
         Ok(())
     }
 
@@ -275,7 +291,8 @@ impl Generation {
 
 impl Showing {
     /// As a call wants it.
-    pub fn of(ask: Ask, text: Arc<ModelText>) -> Self {
+    pub fn of(ask: Ask, requests: &[Request], text: Arc<ModelText>) -> Self {
+        let parts = part_reader(&ask, requests, &text);
         let Ask { prompts, parameters, .. } = ask;
         let is_chat = prompts.iter().any(|prompt| matches!(prompt.content, Content::Chat(_)));
         Self {
@@ -285,12 +302,17 @@ impl Showing {
             stop_strings: parameters.stop_strings,
             shows_stop: parameters.shows_stop,
             spells_control: parameters.spells_control,
+            parts,
         }
     }
 
     fn detokenizer(&self) -> Detokenizer {
         let detokenizer = self.text.detokenizer();
-        if self.spells_control { detokenizer.spelling_control() } else { detokenizer }
+        if self.spells_control {
+            detokenizer.spelling_control()
+        } else {
+            detokenizer.spelling(self.parts.marks())
+        }
     }
 
     fn words(&self, id: u32, logprob: f32) -> TokenWords {
@@ -300,6 +322,20 @@ impl Showing {
     fn end(&self, stop: Arc<str>) -> End {
         if self.stop_strings.iter().any(|own| **own == *stop) { End::StopString(stop) } else { End::Model }
     }
+}
+
+/// How the parts of an answer to `ask` are told apart. Only conversations have any.
+fn part_reader(ask: &Ask, requests: &[Request], text: &ModelText) -> PartReader {
+    let (Some(_), Some(request)) = (ask.conversation(), requests.first()) else {
+        return PartReader::default();
+    };
+    let tools = ask.tools();
+    let calls = tools.map(|tools| if tools.are_demanded() { CallForm::Json } else { CallForm::of(text) });
+    // Whoever is held to a grammar cannot think first.
+    let thinks = request.sampling.grammar.is_none() && parts::thinks(text);
+    let begins_thinking = thinks && parts::ends_thinking(text, &request.tokens);
+    let names = tools.map(Tools::names).unwrap_or_default();
+    PartReader::new(Form { thinks, begins_thinking, calls }, &names)
 }
 
 // === impl TokenWords ===

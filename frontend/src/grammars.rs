@@ -27,11 +27,7 @@ fn schema(value: Value, param: &'static str, config: &Config) -> Result<Asked, A
     if !matches!(schema, Value::Object(_) | Value::Bool(_)) {
         return Err(ApiError::invalid(param, "must be a JSON Schema: an object"));
     }
-    let limit = config.max_schema_depth;
-    if is_deeper(&schema, limit) {
-        let message = format!("must be at most {limit} levels deep (frontend.max_schema_depth)");
-        return Err(ApiError::invalid(param, message));
-    }
+    check_depth(&schema, param, config)?;
     grammar(GrammarKind::Json, schema.to_string(), param, config)
 }
 
@@ -71,12 +67,34 @@ fn grammar(
     param: &'static str,
     config: &Config,
 ) -> Result<Asked, ApiError> {
-    let limit = config.max_grammar_bytes;
-    if source.len() > limit {
-        let message = format!("must have at most {limit} bytes (frontend.max_grammar_bytes)");
-        return Err(ApiError::invalid(param, message));
-    }
+    check_bytes(&source, param, config)?;
     Ok(Named { value: Arc::new(Grammar { kind, source }), param })
+}
+
+/// Refuses what is too long.
+///
+/// # Errors
+/// With the limit's name.
+pub fn check_bytes(source: &str, param: &str, config: &Config) -> Result<(), ApiError> {
+    let limit = config.max_grammar_bytes;
+    if source.len() <= limit {
+        return Ok(());
+    }
+    let message = format!("must have at most {limit} bytes (frontend.max_grammar_bytes)");
+    Err(ApiError::invalid(param, message))
+}
+
+/// Refuses a schema that is too deep.
+///
+/// # Errors
+/// With the limit's name.
+pub fn check_depth(schema: &Value, param: &str, config: &Config) -> Result<(), ApiError> {
+    let limit = config.max_schema_depth;
+    if !is_deeper(schema, limit) {
+        return Ok(());
+    }
+    let message = format!("must be at most {limit} levels deep (frontend.max_schema_depth)");
+    Err(ApiError::invalid(param, message))
 }
 
 fn is_deeper(value: &Value, levels: usize) -> bool {

@@ -7,12 +7,13 @@
 //! - [`body`]: bytes of a request within their limits; [`json`]: strict JSON; [`fields`]: typed fields by name
 //! - [`openai`], [`vllm`], [`anthropic`], [`tgi`], [`sglang`]: dialects: routes, how their bodies become an [`ask`], how answers are
 //!   written; [`crossroads`]: paths that two of them share
-//! - [`ask`]: a call in no dialect's words; [`grammars`]: what its answer must be
+//! - [`ask`]: a call in no dialect's words; [`grammars`]: what its answer must be; [`tools`]: what it may call
 //! - [`texts`]: tokenizers by digest, and the bounded pool of threads that runs them
 //! - [`validate`]: makes the [`Request`](baton_protocol::Request), in which nothing is optional
 //! - [`calls`]: all of this in order, for one call
 //! - [`dispatch`]: the seam to the coordinator
-//! - [`generation`]: events of one or more answers as text, with [`choice_text`] and [`stop_strings`] for one choice
+//! - [`generation`]: events of one or more answers as text, with [`choice_text`] and [`stop_strings`] for one choice, and
+//!   [`parts`], which tells thoughts and calls from text
 //! - [`reply`]: that text on its way out, whole or as SSE, in the words of a dialect
 //! - [`error`]: every way to refuse, mapped once to HTTP
 //! - [`metrics`]: what HTTP saw
@@ -32,6 +33,7 @@ mod grammars;
 mod json;
 mod metrics;
 mod openai;
+mod parts;
 mod reply;
 mod routes;
 mod serve;
@@ -41,6 +43,7 @@ mod stop_strings;
 mod tests;
 mod texts;
 mod tgi;
+mod tools;
 mod validate;
 mod vllm;
 mod write_timeout;

@@ -104,6 +104,22 @@ impl Facts {
     }
 }
 
+impl Facts {
+    /// What a call of a tool is named by: nine letters and digits, which every template takes.
+    pub fn call_id(&self, choice: u32, call: u32) -> String {
+        const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
+        let numbers = u128::from(choice) << 32 | u128::from(call);
+        // Distinct for the calls of a request, and as random as the request's id.
+        let mut rest = self.id.0.wrapping_add(numbers.wrapping_mul(0x9e37_79b9_7f4a_7c15)) % 36_u128.pow(9);
+        let digit = |_| {
+            let digit = DIGITS[(rest % 36) as usize];
+            rest /= 36;
+            char::from(digit)
+        };
+        (0..9).map(digit).collect()
+    }
+}
+
 // === impl Events ===
 
 impl Events {

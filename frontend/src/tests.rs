@@ -10,4 +10,5 @@ pub mod script;
 mod sglang;
 mod streams;
 mod tgi;
+mod tools;
 mod vllm;

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use baton_coordinator::ServedModel;
 use baton_model::{GrammarError, ModelText, TextError};
-use baton_protocol::{Request, RequestId, Sampling, Stop};
+use baton_protocol::{Grammar, Request, RequestId, Sampling, Stop};
 use serde_json::{Map, Value};
 use tracing::warn;
 
@@ -14,6 +14,8 @@ use crate::{
     config::PROMPT_BYTES_PER_TOKEN,
     error::{ApiError, TokenLimit},
     grammars,
+    parts::CallForm,
+    tools,
 };
 
 /// Whose prefix cache is used, as long as there are no keys.
@@ -31,13 +33,13 @@ pub struct Terms<'a> {
 /// # Errors
 /// When the model cannot take one of them.
 pub fn requests(ask: &Ask, id: RequestId, terms: &Terms<'_>) -> Result<Vec<Request>, ApiError> {
-    if let Some(grammar) = &ask.parameters.grammar {
-        terms.check_grammar(grammar, ask.parameters.ignore_eos)?;
-    }
+    let grammar = terms.grammar(ask)?;
     let requests = ask.prompts.iter().enumerate().map(|(i, prompt)| {
         let id = if i == 0 { id } else { random_id()? };
         let tokens = terms.tokens(prompt, &ask.parameters)?;
-        terms.request(id, &ask.parameters, &prompt.param, tokens)
+        let mut request = terms.request(id, &ask.parameters, &prompt.param, tokens)?;
+        request.sampling.grammar.clone_from(&grammar);
+        Ok(request)
     });
     requests.collect()
 }
@@ -85,11 +87,11 @@ impl Terms<'_> {
             Content::Chat(conversation) => {
                 self.check_bytes(param, conversation.bytes)?;
                 let variables = self.variables(conversation)?;
+                let told = self.told_in_words(conversation);
+                let messages = told.as_ref().unwrap_or(&conversation.messages);
                 match conversation.ending {
-                    Ending::Within => self.text.continued_tokens(&conversation.messages, &variables),
-                    Ending::Answer | Ending::Message => {
-                        self.text.chat_tokens(&conversation.messages, &variables)
-                    }
+                    Ending::Within => self.text.continued_tokens(messages, &variables),
+                    Ending::Answer | Ending::Message => self.text.chat_tokens(messages, &variables),
                 }
                 .map_err(wrong)?
             }
@@ -123,6 +125,9 @@ impl Terms<'_> {
             let param = format!("chat_template_kwargs.{unread}");
             return Err(ApiError::invalid(param, "is not a variable of the model's chat template"));
         }
+        if let Some(tools) = conversation.tools.as_ref().filter(|_| self.text.template_reads("tools")) {
+            variables.insert("tools".to_owned(), tools.to_json());
+        }
         if conversation.ending == Ending::Message {
             variables.insert("add_generation_prompt".to_owned(), Value::Bool(false));
         }
@@ -135,6 +140,32 @@ impl Terms<'_> {
             variables.insert("enable_thinking".to_owned(), Value::Bool(false));
         }
         Ok(variables)
+    }
+
+    /// The messages of a conversation about tools, for a template that knows none.
+    fn told_in_words(&self, conversation: &Conversation) -> Option<Value> {
+        let is_call = |message: &Value| message["role"] == "tool" || message.get("tool_calls").is_some();
+        let has_calls = conversation.messages.as_array().is_some_and(|all| all.iter().any(is_call));
+        let is_needed = (has_calls || conversation.tools.is_some()) && !self.text.template_reads("tools");
+        is_needed.then(|| tools::in_words(&conversation.messages, conversation.tools.as_ref()))
+    }
+
+    /// What answers must be, checked.
+    fn grammar(&self, ask: &Ask) -> Result<Option<Arc<Grammar>>, ApiError> {
+        let Parameters { grammar: asked, ignore_eos, .. } = &ask.parameters;
+        let fit = match (asked, ask.tools()) {
+            (Some(asked), Some(_)) => {
+                let message = "excludes tools, unless `tool_choice` is none";
+                return Err(ApiError::invalid(asked.param, message));
+            }
+            (_, Some(tools)) => tools::grammar(tools, CallForm::of(self.text), self.config)?,
+            (_, None) => None,
+        };
+        let grammar = asked.clone().or(fit);
+        if let Some(grammar) = &grammar {
+            self.check_grammar(grammar, *ignore_eos)?;
+        }
+        Ok(grammar.map(|grammar| grammar.value))
     }
 
     fn request(
@@ -163,11 +194,7 @@ impl Terms<'_> {
             model: self.model.name.clone(),
             tenant: TENANT.to_owned(),
             tokens,
-            sampling: Sampling {
-                seed,
-                grammar: parameters.grammar.as_ref().map(|grammar| Arc::clone(&grammar.value)),
-                ..parameters.sampling.clone()
-            },
+            sampling: Sampling { seed, ..parameters.sampling.clone() },
             stop: Stop {
                 max_tokens,
                 min_tokens: min_tokens.value,

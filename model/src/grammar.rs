@@ -15,6 +15,8 @@ use llguidance::{
 };
 use parking_lot::Mutex;
 
+pub use source::on_one_line;
+
 use crate::text::ModelText;
 
 /// Compiles grammars for the vocabulary of one model.

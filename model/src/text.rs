@@ -208,6 +208,18 @@ impl ModelText {
         self.template.as_ref().is_some_and(|template| template.reads(variable))
     }
 
+    /// The chat template as its author wrote it.
+    #[must_use]
+    pub fn template_source(&self) -> Option<&str> {
+        self.template.as_ref().map(ChatTemplate::source)
+    }
+
+    /// The token that is spelled like this.
+    #[must_use]
+    pub fn token_named(&self, name: &str) -> Option<u32> {
+        self.parsing.token_to_id(name)
+    }
+
     /// Turns the tokens of one answer into text, one by one.
     #[must_use]
     pub fn detokenizer(self: &Arc<Self>) -> Detokenizer {

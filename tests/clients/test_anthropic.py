@@ -82,6 +82,34 @@ def test_counting(client, create, model):
     assert count.input_tokens == usage.input_tokens + usage.cache_read_input_tokens
 
 
+TOOL = {
+    "name": "get_weather",
+    "description": "Tells the weather of a city.",
+    "input_schema": {
+        "type": "object",
+        "properties": {"city": {"type": "string", "maxLength": 20}},
+        "required": ["city"],
+        "additionalProperties": False,
+    },
+}
+
+
+def test_a_demanded_tool_and_its_result(client, create, model):
+    demanded = {"tools": [TOOL], "tool_choice": {"type": "tool", "name": "get_weather"}, "max_tokens": 200}
+    whole = create(**demanded)
+    assert whole.stop_reason == "tool_use"
+    (block,) = whole.content
+    assert (block.type, block.name, list(block.input)) == ("tool_use", "get_weather", ["city"])
+    with client.messages.stream(model=model, messages=MESSAGES, **{**SETTINGS, **demanded}) as stream:
+        pieces = [event.partial_json for event in stream if event.type == "input_json"]
+        final = stream.get_final_message()
+    assert len(pieces) > 1
+    assert final.content[0].input == block.input
+    result = {"role": "user", "content": [{"type": "tool_result", "tool_use_id": block.id, "content": "21 degrees"}]}
+    after = create(messages=[*MESSAGES, {"role": "assistant", "content": whole.content}, result], tools=[TOOL])
+    assert after.content
+
+
 def test_unknown_model(create):
     with pytest.raises(anthropic.NotFoundError) as caught:
         create(model="no-such-model")
@@ -95,7 +123,7 @@ def test_unknown_model(create):
         ({"extra_body": {"temperature": 1.5}}, "temperature"),
         ({"messages": []}, "messages"),
         ({"max_tokens": 10**9}, "context"),
-        ({"tools": [{"name": "f", "input_schema": {"type": "object"}}]}, "tools"),
+        ({"tools": [{"name": "a b", "input_schema": {"type": "object"}}]}, "tools[0].name"),
         ({"thinking": {"type": "enabled", "budget_tokens": 1024}}, "thinking"),
         ({"extra_body": {"no_such_thing": 1}}, "no_such_thing"),
     ],

@@ -299,7 +299,8 @@ def test_unknown_model(chat):
         ({"messages": []}, "messages", "invalid_value"),
         ({"stop": ["a"] * 5}, "stop", "invalid_value"),
         ({"max_tokens": 10**9}, "max_tokens", "context_length_exceeded"),
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools", "unsupported_parameter"),
+        ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name", "invalid_value"),
+        ({"tool_choice": "required"}, "tool_choice", "invalid_value"),
         ({"reasoning_effort": "high"}, "reasoning_effort", "unsupported_parameter"),
         ({"response_format": {"type": "xml"}}, "response_format.type", "invalid_value"),
         ({"extra_body": {"guided_regex": "("}}, "guided_regex", "invalid_value"),
@@ -373,6 +374,60 @@ def test_vllms_guided_decoding(chat, complete):
     grammar = 'start: "(" start ")" | "x"'
     text = complete(extra_body={"structured_outputs": {"grammar": grammar}}, max_tokens=200).choices[0].text
     assert re.fullmatch(r"\(*x\)*", text) and text.count("(") == text.count(")")
+
+
+# --- tools ---
+
+
+class GetWeather(pydantic.BaseModel):
+    """Tells the weather of a city."""
+
+    model_config = pydantic.ConfigDict(extra="forbid")
+    city: str = pydantic.Field(max_length=20)
+    unit: Colour
+
+
+TOOLS = [openai.pydantic_function_tool(GetWeather, name="get_weather")]
+QUESTION = [{"role": "user", "content": "What is the weather in Paris?"}]
+
+
+def test_a_demanded_call_fits_and_its_result_goes_on(chat):
+    answer = chat(messages=QUESTION, tools=TOOLS, tool_choice="required", parallel_tool_calls=False, max_tokens=200)
+    message = answer.choices[0].message
+    assert (answer.choices[0].finish_reason, message.content) == ("tool_calls", None)
+    (call,) = message.tool_calls
+    assert call.function.name == "get_weather"
+    GetWeather.model_validate_json(call.function.arguments)
+    result = {"role": "tool", "tool_call_id": call.id, "content": "21 degrees"}
+    after = chat(messages=[*QUESTION, message, result], tools=TOOLS, tool_choice="none")
+    assert after.choices[0].message.content
+
+
+def test_several_calls_and_one_by_name(chat):
+    for call in chat(messages=QUESTION, tools=TOOLS, tool_choice="required", max_tokens=600).choices[0].message.tool_calls:
+        GetWeather.model_validate_json(call.function.arguments)
+    named = {"type": "function", "function": {"name": "get_weather"}}
+    (call,) = chat(messages=QUESTION, tools=TOOLS, tool_choice=named, max_tokens=200).choices[0].message.tool_calls
+    GetWeather.model_validate_json(call.function.arguments)
+
+
+def test_streamed_calls_are_the_whole_ones(client, chat, model):
+    demanded = {"messages": QUESTION, "tools": TOOLS, "tool_choice": "required", "parallel_tool_calls": False}
+    whole = chat(**demanded, max_tokens=200).choices[0].message.tool_calls[0]
+    with client.chat.completions.stream(model=model, temperature=0, max_tokens=200, **demanded) as stream:
+        pieces = [event for event in stream if event.type == "tool_calls.function.arguments.delta"]
+        final = stream.get_final_completion().choices[0]
+    assert len(pieces) > 1
+    assert "".join(piece.arguments_delta for piece in pieces) == whole.function.arguments
+    assert isinstance(final.message.tool_calls[0].function.parsed_arguments, GetWeather)
+    assert final.finish_reason == "tool_calls"
+
+
+def test_a_strict_tool_that_may_be_called(chat):
+    message = chat(messages=QUESTION, tools=TOOLS, max_tokens=200).choices[0].message
+    for call in message.tool_calls or []:
+        GetWeather.model_validate_json(call.function.arguments)
+    assert message.tool_calls or message.content
 
 
 # --- the example ---

@@ -10,6 +10,7 @@ use crate::{
     error::ApiError,
     fields::Fields,
     openai::{read_text, stop_strings},
+    tools,
 };
 
 /// Reads a body.
@@ -70,36 +71,32 @@ fn read_prompt(body: &mut Fields, config: &Config) -> Result<(String, Prompt), A
     body.check_entries("messages", messages.len(), ("max_messages", config.max_messages))?;
     let system = body.take("system").map(|system| read_text(system, "system", cache_control)).transpose()?;
     let mut turns = Vec::with_capacity(messages.len() + 1);
-    turns.extend(system.filter(|system| !system.is_empty()).map(|system| ("system", system)));
+    let system = system.filter(|system| !system.is_empty());
+    turns.extend(system.map(|system| json!({ "role": "system", "content": system })));
     for (i, message) in messages.into_iter().enumerate() {
-        turns.push(read_message(message, i)?);
+        turns.extend(read_message(message, i)?);
     }
+    tools::name_results(&mut turns)?;
+    let tools = tools::read_anthropic(body, config, cache_control)?;
     // An answer that is begun is to be continued.
-    let ending = if turns.last().is_some_and(|(role, _)| *role == "assistant") {
-        Ending::Within
-    } else {
-        Ending::Answer
-    };
+    let is_begun = |last: &Value| last["role"] == "assistant" && last.get("tool_calls").is_none();
+    let ending = if turns.last().is_some_and(is_begun) { Ending::Within } else { Ending::Answer };
     let conversation = Conversation {
-        bytes: turns.iter().map(|(_, content)| content.len()).sum(),
-        messages: turns
-            .into_iter()
-            .map(|(role, content)| json!({ "role": role, "content": content }))
-            .collect(),
+        bytes: tools::bytes(&turns, tools.as_ref()),
+        messages: Value::Array(turns),
+        tools,
         ending,
         variables: Map::new(),
         effort: read_thinking(body)?,
     };
     cache_control(body)?;
     body.only("speed", &[json!("standard")])?;
-    body.only("tools", &[json!([])])?;
-    body.only("tool_choice", &[json!({"type": "none"})])?;
-    let content = Content::Chat(conversation);
+    let content = Content::Chat(Box::new(conversation));
     Ok((model, Prompt { param: "messages".to_owned(), content, truncate: None }))
 }
 
-/// Role and text of one message.
-fn read_message(message: Value, index: usize) -> Result<(&'static str, String), ApiError> {
+/// What one message becomes.
+fn read_message(message: Value, index: usize) -> Result<Vec<Value>, ApiError> {
     let mut message = Fields::of_value(message, format!("messages[{index}]"))?;
     let role = match message.require("role")?.as_str() {
         Some("user") => "user",
@@ -107,9 +104,9 @@ fn read_message(message: Value, index: usize) -> Result<(&'static str, String), 
         _ => return Err(message.invalid("role", "must be user or assistant")),
     };
     let content = message.require("content")?;
-    let content = read_text(content, &message.name("content"), block)?;
+    let path = message.name("content");
     message.finish()?;
-    Ok((role, content))
+    tools::read_blocks(role, content, &path, |content, path| read_text(content, path, block))
 }
 
 /// What a text block may hold beside its text. Answers that are sent back have empty citations.

@@ -29,12 +29,12 @@ pub fn read(object: Map<String, Value>, config: &Config) -> Result<Call, ApiErro
     let mut conversation = read_conversation(&mut body, config)?;
     conversation.effort = effort(&mut body)?;
     body.only("modalities", &[json!(["text"])])?;
-    body.only("tool_choice", &[json!("none")])?;
     body.only("verbosity", &[json!("medium")])?;
     body.only("echo", &[json!(false)])?;
     body.only("add_special_tokens", &[json!(false)])?;
     body.finish()?;
-    let prompt = Prompt { param: "messages".to_owned(), content: Content::Chat(conversation), truncate };
+    let prompt =
+        Prompt { param: "messages".to_owned(), content: Content::Chat(Box::new(conversation)), truncate };
     Ok(Call {
         ask: Ask { model, prompts: vec![prompt], parameters: shared },
         reply: Box::new(ChatReply { include_usage }),

@@ -2,12 +2,16 @@
 
 use super::{
     logprobs::ChatLogprobs,
-    shapes::{ChatChoice, ChatChunkChoice, ChatDelta, ChatMessage, Envelope, finish_word, stop_reason},
+    shapes::{
+        ChatChoice, ChatChunkChoice, ChatDelta, ChatMessage, Envelope, FunctionCall, ToolCall, finish_word,
+        stop_reason,
+    },
     usage::Usage,
 };
 use crate::{
     error::ApiError,
     generation::{Delta, Used},
+    parts::{Call, CallPart},
     reply::{Choice, Events, Facts, Reply, Whole},
 };
 
@@ -33,7 +37,8 @@ impl ChatReply {
 
 impl Reply for ChatReply {
     fn whole(&self, facts: &Facts, answer: &Whole) -> serde_json::Result<Vec<u8>> {
-        let choices: Vec<_> = answer.choices.iter().zip(0..).map(choice).collect();
+        let choices: Vec<_> =
+            answer.choices.iter().zip(0..).map(|(whole, index)| choice(facts, whole, index)).collect();
         let usage = Usage::of(&answer.used);
         let envelope = Envelope::new("chat.completion", "chatcmpl", facts);
         serde_json::to_vec(&envelope.with(&choices, Some(Some(&usage))))
@@ -42,7 +47,7 @@ impl Reply for ChatReply {
     /// Says who speaks.
     fn begin(&mut self, facts: &Facts, _: &[Used], events: &mut Events) -> serde_json::Result<()> {
         for index in 0..facts.choices {
-            let delta = ChatDelta { role: Some("assistant"), content: Some("") };
+            let delta = ChatDelta { role: Some("assistant"), content: Some(""), ..ChatDelta::default() };
             self.write(facts, &ChatChunkChoice { index, delta, ..ChatChunkChoice::default() }, events)?;
         }
         Ok(())
@@ -50,11 +55,20 @@ impl Reply for ChatReply {
 
     fn step(&mut self, facts: &Facts, delta: &Delta, events: &mut Events) -> serde_json::Result<()> {
         let index = delta.index;
+        if !delta.thoughts.is_empty() {
+            let delta = ChatDelta { reasoning_content: Some(&delta.thoughts), ..ChatDelta::default() };
+            self.write(facts, &ChatChunkChoice { index, delta, ..ChatChunkChoice::default() }, events)?;
+        }
         if !delta.text.is_empty() || delta.token.is_some() {
             let logprobs = delta.token.is_some().then_some(ChatLogprobs(delta.token.as_slice()));
-            let delta = ChatDelta { role: None, content: Some(&delta.text) };
+            let delta = ChatDelta { content: Some(&delta.text), ..ChatDelta::default() };
             let choice = ChatChunkChoice { index, delta, logprobs, ..ChatChunkChoice::default() };
             self.write(facts, &choice, events)?;
+        }
+        for part in &delta.calls {
+            let tool_calls = vec![call_part(facts, index, part)];
+            let delta = ChatDelta { tool_calls, ..ChatDelta::default() };
+            self.write(facts, &ChatChunkChoice { index, delta, ..ChatChunkChoice::default() }, events)?;
         }
         let Some(end) = &delta.end else { return Ok(()) };
         let finish_reason = Some(finish_word(end));
@@ -81,10 +95,33 @@ fn chunk(facts: &Facts) -> Envelope<'_> {
     Envelope::new("chat.completion.chunk", "chatcmpl", facts)
 }
 
-fn choice((choice, index): (&Choice, u32)) -> ChatChoice<'_> {
+fn call_part<'a>(facts: &Facts, choice: u32, part: &'a CallPart) -> ToolCall<'a> {
+    let &CallPart { index, ref name, ref arguments } = part;
+    ToolCall {
+        index: Some(index),
+        id: name.is_some().then(|| facts.call_id(choice, index)),
+        r#type: name.is_some().then_some("function"),
+        function: FunctionCall { name: name.as_deref(), arguments },
+    }
+}
+
+fn choice<'a>(facts: &Facts, choice: &'a Choice, index: u32) -> ChatChoice<'a> {
+    let call = |(call, number): (&'a Call, u32)| ToolCall {
+        index: None,
+        id: Some(facts.call_id(index, number)),
+        r#type: Some("function"),
+        function: FunctionCall { name: Some(&call.name), arguments: &call.arguments },
+    };
+    let is_said = choice.calls.is_empty() || !choice.text.is_empty();
     ChatChoice {
         index,
-        message: ChatMessage { role: "assistant", content: &choice.text, refusal: None },
+        message: ChatMessage {
+            role: "assistant",
+            content: is_said.then_some(choice.text.as_str()),
+            refusal: None,
+            reasoning_content: &choice.thoughts,
+            tool_calls: choice.calls.iter().zip(0..).map(call).collect(),
+        },
         logprobs: (!choice.tokens.is_empty()).then_some(ChatLogprobs(&choice.tokens)),
         finish_reason: choice.end.as_ref().map(finish_word),
         stop_reason: choice.end.as_ref().and_then(stop_reason),

@@ -7,6 +7,7 @@ use crate::{
     ask::{Conversation, Ending},
     error::ApiError,
     fields::Fields,
+    tools,
 };
 
 /// Takes `messages` and what says how they become a prompt out of a body.
@@ -21,32 +22,50 @@ pub fn read_conversation(body: &mut Fields, config: &Config) -> Result<Conversat
         return Err(ApiError::invalid("messages", "must not be empty"));
     }
     body.check_entries("messages", messages.len(), ("max_messages", config.max_messages))?;
-    let mut bytes = 0;
-    let messages = messages.into_iter().enumerate().map(|(i, message)| {
-        let (role, content) = read_message(message, i)?;
-        bytes += content.len();
-        Ok(json!({ "role": role, "content": content }))
-    });
-    let messages = messages.collect::<Result<_, ApiError>>()?;
+    let read = |(i, message)| read_message(Fields::of_value(message, format!("messages[{i}]"))?);
+    let mut messages = messages.into_iter().enumerate().map(read).collect::<Result<Vec<_>, ApiError>>()?;
+    tools::name_results(&mut messages)?;
+    let tools = tools::read_openai(body, config)?;
+    let bytes = tools::bytes(&messages, tools.as_ref());
+    let messages = Value::Array(messages);
     let ending = read_ending(body, &messages)?;
-    Ok(Conversation { messages, bytes, ending, variables: read_variables(body)?, effort: None })
+    Ok(Conversation { messages, tools, bytes, ending, variables: read_variables(body)?, effort: None })
 }
 
-/// Role and content of one message.
-fn read_message(message: Value, index: usize) -> Result<(&'static str, String), ApiError> {
-    let mut message = Fields::of_value(message, format!("messages[{index}]"))?;
+/// One message, as templates know it.
+fn read_message(mut message: Fields) -> Result<Value, ApiError> {
     let role = match message.require("role")?.as_str() {
         // Newer clients say developer; templates know it as system.
         Some("system" | "developer") => "system",
         Some("user") => "user",
         Some("assistant") => "assistant",
-        Some("tool" | "function") => return Err(ApiError::Unsupported { param: message.name("role") }),
-        _ => return Err(message.invalid("role", "must be system, developer, user or assistant")),
+        Some("tool") => "tool",
+        Some("function") => return Err(ApiError::Unsupported { param: message.name("role") }),
+        _ => return Err(message.invalid("role", "must be system, developer, user, assistant or tool")),
     };
-    let content = message.require("content")?;
-    let content = read_text(content, &message.name("content"), |_| Ok(()))?;
+    let calls = if role == "assistant" { tools::read_calls(&mut message)? } else { Vec::new() };
+    let path = message.name("content");
+    let content = match message.take("content") {
+        // Whoever calls may say nothing.
+        None if !calls.is_empty() => String::new(),
+        None => return Err(ApiError::Missing { param: path }),
+        Some(content) => read_text(content, &path, |_| Ok(()))?,
+    };
+    let mut read = json!({ "role": role, "content": content });
+    if !calls.is_empty() {
+        read["tool_calls"] = Value::Array(calls);
+    }
+    if role == "tool" {
+        read["tool_call_id"] = message.require("tool_call_id")?;
+    }
+    if role == "assistant" {
+        message.only("annotations", &[json!([])])?;
+        if let Some(thoughts) = message.string("reasoning_content")? {
+            read["reasoning_content"] = Value::String(thoughts);
+        }
+    }
     message.finish()?;
-    Ok((role, content))
+    Ok(read)
 }
 
 /// A string, or text parts, which are joined by line feeds; `more` takes what a part may also hold.

@@ -42,8 +42,33 @@ pub struct ChatChoice<'a> {
 #[derive(Serialize)]
 pub struct ChatMessage<'a> {
     pub role: &'static str,
-    pub content: &'a str,
+    /// None beside calls, if there is no text.
+    pub content: Option<&'a str>,
     pub refusal: Option<&'a str>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub reasoning_content: &'a str,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<ToolCall<'a>>,
+}
+
+/// A call of a tool, or a piece of one.
+#[derive(Serialize)]
+pub struct ToolCall<'a> {
+    /// In streams.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub index: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub r#type: Option<&'static str>,
+    pub function: FunctionCall<'a>,
+}
+
+#[derive(Serialize)]
+pub struct FunctionCall<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<&'a str>,
+    pub arguments: &'a str,
 }
 
 #[derive(Default, Serialize)]
@@ -62,6 +87,10 @@ pub struct ChatDelta<'a> {
     pub role: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub content: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reasoning_content: Option<&'a str>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<ToolCall<'a>>,
 }
 
 /// The same in a whole answer and in a chunk.
@@ -79,6 +108,7 @@ pub struct CompletionChoice<'a> {
 pub fn finish_word(end: &End) -> &'static str {
     match end {
         End::Model | End::StopString(_) => "stop",
+        End::Calls => "tool_calls",
         End::Length => "length",
     }
 }
@@ -87,7 +117,7 @@ pub fn finish_word(end: &End) -> &'static str {
 pub fn stop_reason(end: &End) -> Option<&str> {
     match end {
         End::StopString(stop) => Some(stop),
-        End::Model | End::Length => None,
+        End::Model | End::Calls | End::Length => None,
     }
 }
 

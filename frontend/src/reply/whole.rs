@@ -9,6 +9,7 @@ use super::{Facts, Reply};
 use crate::{
     error::ApiError,
     generation::{Delta, End, Generation, TokenWords, Used},
+    parts::Call,
 };
 
 /// An answer that is complete.
@@ -23,6 +24,8 @@ pub struct Whole {
 #[derive(Clone, Default)]
 pub struct Choice {
     pub text: String,
+    pub thoughts: String,
+    pub calls: Vec<Call>,
     pub ids: Vec<u32>,
     /// As many as `ids`, or none.
     pub tokens: Vec<TokenWords>,
@@ -69,6 +72,15 @@ impl Choice {
     /// Takes its next step.
     pub fn push(&mut self, delta: Delta) {
         self.text.push_str(&delta.text);
+        self.thoughts.push_str(&delta.thoughts);
+        for part in delta.calls {
+            if let Some(name) = part.name {
+                self.calls.push(Call { name, arguments: String::new() });
+            }
+            if let Some(call) = self.calls.last_mut() {
+                call.arguments.push_str(&part.arguments);
+            }
+        }
         self.ids.extend(delta.id);
         self.tokens.extend(delta.token);
         self.end = delta.end;

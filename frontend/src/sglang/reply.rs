@@ -116,7 +116,7 @@ impl Reply for GenerateReply {
 
 fn finish(end: &End, tokens: usize) -> Value {
     match end {
-        End::Model => json!({ "type": "stop", "matched": null }),
+        End::Model | End::Calls => json!({ "type": "stop", "matched": null }),
         End::StopString(stop) => json!({ "type": "stop", "matched": &**stop }),
         End::Length => json!({ "type": "length", "length": tokens }),
     }

@@ -124,7 +124,9 @@ async fn refusals_are_anthropics_and_name_the_field() {
         ),
         (json!({"temperature": 1.5}), "temperature"),
         (json!({"stop_sequences": ["a", "b", "c", "d", "e"]}), "stop_sequences"),
-        (json!({"tools": [{"name": "f", "input_schema": {}}]}), "tools"),
+        (json!({"tools": [{"name": "f", "type": "bash_20250124"}]}), "tools[0].type"),
+        (json!({"tools": [{"name": "f"}]}), "tools[0].input_schema"),
+        (json!({"tool_choice": {"type": "any"}}), "tool_choice"),
         (json!({"thinking": {"type": "enabled", "budget_tokens": 1024}}), "thinking"),
         (json!({"metadata": {"x": 1}}), "metadata.x"),
         (

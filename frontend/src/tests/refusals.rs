@@ -148,8 +148,8 @@ async fn parameters_out_of_type_or_range() {
 async fn parameters_that_are_missing_or_not_supported() {
     let server = server().await;
     let unsupported = [
-        (json!({"tools": [{"type": "function"}]}), "tools"),
-        (json!({"tool_choice": "auto"}), "tool_choice"),
+        (json!({"tools": [{"type": "web_search"}]}), "tools[0].type"),
+        (json!({"messages": [{"role": "function", "content": "x"}]}), "messages[0].role"),
         (json!({"modalities": ["text", "audio"]}), "modalities"),
         (json!({"audio": {"voice": "alloy"}}), "audio"),
         (json!({"store": true}), "store"),
@@ -160,7 +160,6 @@ async fn parameters_that_are_missing_or_not_supported() {
         (json!({"use_beam_search": true}), "use_beam_search"),
         (json!({"prompt_logprobs": 1}), "prompt_logprobs"),
         (json!({"best_of": 2}), "best_of"),
-        (json!({"messages": [{"role": "tool", "content": "x"}]}), "messages[0].role"),
         (json!({"messages": [{"role": "user", "content": "x", "name": "bob"}]}), "messages[0].name"),
         (
             json!({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}),
@@ -175,6 +174,8 @@ async fn parameters_that_are_missing_or_not_supported() {
         (json!({"messages": null}), "messages"),
         (json!({"messages": [{"content": "x"}]}), "messages[0].role"),
         (json!({"messages": [{"role": "user"}]}), "messages[0].content"),
+        (json!({"messages": [{"role": "tool", "content": "x"}]}), "messages[0].tool_call_id"),
+        (json!({"tools": [{"type": "function"}]}), "tools[0].function"),
         (json!({"messages": [{"role": "user", "content": [{"text": "x"}]}]}), "messages[0].content[0].type"),
         (
             json!({"messages": [{"role": "user", "content": [{"type": "text"}]}]}),

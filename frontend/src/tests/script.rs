@@ -49,6 +49,8 @@ pub struct Script {
     /// Answers that were dropped.
     dropped: Arc<watch::Sender<usize>>,
     pub texts_fetched: AtomicUsize,
+    /// Tokens of the model's context.
+    context: u32,
 }
 
 struct ScriptedAnswer {
@@ -109,12 +111,21 @@ impl Script {
             ready: Mutex::default(),
             dropped: Arc::new(watch::Sender::new(0)),
             texts_fetched: AtomicUsize::new(0),
+            context: CONTEXT,
         }
     }
 
     /// Says the same to everyone.
     pub fn saying(events: Vec<Event>) -> Self {
         Self::new(move |_| Ok(events.clone()))
+    }
+
+    /// Says one text with an end of the model's own, to prompts of any length.
+    pub fn ending(text: &str) -> Self {
+        let mut events = says(&[text]);
+        events.pop();
+        events.push(Event::Finished { choice: 0, reason: FinishReason::Stop });
+        Self { context: 1 << 15, ..Self::saying(events) }
     }
 
     /// Answers that neither fail nor end.
@@ -178,7 +189,7 @@ impl Dispatch for Cluster {
         vec![ServedModel {
             name: "mock".to_owned(),
             text_digest: TEXT.digest(),
-            context_tokens: CONTEXT,
+            context_tokens: self.0.context,
             fingerprint: String::new(),
         }]
     }

@@ -223,7 +223,7 @@ fn shape<'a>(facts: &Facts, token: &TokenWords, text: Cow<'a, str>) -> TokenShap
 
 fn finish_word(end: &End) -> &'static str {
     match end {
-        End::Model => "eos_token",
+        End::Model | End::Calls => "eos_token",
         End::StopString(_) => "stop_sequence",
         End::Length => "length",
     }

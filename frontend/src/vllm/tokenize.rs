@@ -74,7 +74,7 @@ impl TokenizeCall {
         let strings = body.boolean("return_token_strs")?;
         let (param, content) = if is_chat {
             body.only("add_special_tokens", &[json!(false)])?;
-            ("messages", Content::Chat(read_conversation(&mut body, config)?))
+            ("messages", Content::Chat(Box::new(read_conversation(&mut body, config)?)))
         } else {
             let begins = body.boolean_or("add_special_tokens", true)?;
             let Value::String(text) = body.require("prompt")? else {

@@ -30,17 +30,22 @@ pub(super) fn top_level(grammar: &Grammar) -> Result<TopLevelGrammar, GrammarErr
 fn schema(source: &str) -> Result<Value, GrammarError> {
     let schema = serde_json::from_str(source)
         .map_err(|error| GrammarError::Source { reason: format!("not a JSON Schema: {error}") })?;
-    let mut schema = match schema {
-        Value::Object(schema) => schema,
-        Value::Bool(true) => Map::new(),
-        Value::Bool(false) => return wrong("nothing is valid under this schema"),
-        _ => return wrong("a JSON Schema must be an object or a boolean"),
-    };
-    // On one line, a blank behind commas and colons or none: where blanks are free, a model may
-    // write them to the end of its days. What the client put there does not count.
-    let spelling = json!({ "item_separator": ", ?", "key_separator": ": ?", "whitespace_flexible": false });
-    schema.insert("x-guidance".to_owned(), spelling);
-    Ok(Value::Object(schema))
+    match schema {
+        Value::Object(_) => Ok(on_one_line(schema)),
+        Value::Bool(true) => Ok(on_one_line(Value::Object(Map::new()))),
+        Value::Bool(false) => wrong("nothing is valid under this schema"),
+        _ => wrong("a JSON Schema must be an object or a boolean"),
+    }
+}
+
+/// A schema, an object, of JSON on one line: a blank behind commas and colons or none. Where
+/// blanks are free, a model may write them to the end of its days. For schemas within grammars.
+#[must_use]
+pub fn on_one_line(mut schema: Value) -> Value {
+    // What a client put there does not count.
+    schema["x-guidance"] =
+        json!({ "item_separator": ", ?", "key_separator": ": ?", "whitespace_flexible": false });
+    schema
 }
 
 /// A regular expression between slashes. It matches the whole answer anyhow, so that anchors

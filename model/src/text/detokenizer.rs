@@ -10,6 +10,8 @@ pub struct Detokenizer {
     text: Arc<ModelText>,
     /// Whether control tokens are spelled out.
     spells_control: bool,
+    /// Control tokens that are spelled out anyhow.
+    spelled: Vec<u32>,
     /// The start of a character whose end has not come: at most three bytes.
     pending: Vec<u8>,
 }
@@ -18,7 +20,7 @@ pub struct Detokenizer {
 
 impl Detokenizer {
     pub(super) fn new(text: Arc<ModelText>) -> Self {
-        Self { text, spells_control: false, pending: Vec::new() }
+        Self { text, spells_control: false, spelled: Vec::new(), pending: Vec::new() }
     }
 
     /// Spells control tokens out, as [`ModelText::decode`] does.
@@ -27,11 +29,19 @@ impl Detokenizer {
         Self { spells_control: true, ..self }
     }
 
+    /// Spells out the tokens of these names, whatever they are.
+    #[must_use]
+    pub fn spelling(self, names: &[&str]) -> Self {
+        let spelled = names.iter().filter_map(|name| self.text.token_named(name)).collect();
+        Self { spelled, ..self }
+    }
+
     /// Takes the next token; returns the characters that are whole now.
     /// Bytes that can never become a character are returned as U+FFFD.
     #[must_use]
     pub fn push(&mut self, token: u32) -> String {
-        if !self.spells_control && self.text.is_control(token) {
+        let spells = self.spells_control || self.spelled.contains(&token);
+        if !spells && self.text.is_control(token) {
             return String::new();
         }
         self.pending.extend_from_slice(self.text.vocabulary.bytes(token));
