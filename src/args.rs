@@ -32,6 +32,9 @@ pub enum Command {
     /// Certificates with which the nodes of a cluster know each other.
     #[command(subcommand)]
     Certs(Certs),
+    /// API keys of those who may call.
+    #[command(subcommand)]
+    Key(Key),
     /// Models on this machine.
     #[command(subcommand)]
     Model(Model),
@@ -325,6 +328,24 @@ pub struct CertsInit {
     /// How long certificates are good; the authority is for ten years at least.
     #[arg(long, default_value_t = 365)]
     pub days: u32,
+}
+
+/// `baton key`.
+#[derive(Debug, Subcommand)]
+pub enum Key {
+    /// Makes a key, shows it once, and adds its digest to the file of keys.
+    New(KeyNew),
+}
+
+/// `baton key new`.
+#[derive(Debug, Args)]
+pub struct KeyNew {
+    /// Whose key it is: prefix cache and limits are a tenant's.
+    #[arg(long, value_name = "NAME")]
+    pub tenant: String,
+    /// The file that frontend.keys_file names; made if it is not there.
+    #[arg(long, value_name = "FILE", default_value = "keys.toml")]
+    pub file: PathBuf,
 }
 
 /// `baton model`.

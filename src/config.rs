@@ -322,6 +322,11 @@ impl ClusterConfig {
         }
     }
 
+    /// What stands before the API.
+    pub fn api_gate(&self) -> Gate {
+        if self.frontend.keys_file.is_some() { Gate::Keys } else { Gate::NoKeys }
+    }
+
     fn validate(&self) -> Result<()> {
         let mut ids: Vec<_> = self.nodes.iter().map(|node| &node.id).collect();
         ids.sort();
@@ -339,7 +344,7 @@ impl ClusterConfig {
             !self.transfer.tls || self.tls.is_some(),
             "transfer.tls needs certificates: make them with `baton certs init`, and name them in section [tls]"
         );
-        Gate::NoKeys.check(self.frontend.listen).context("frontend.listen")?;
+        self.api_gate().check(self.frontend.listen).context("frontend.listen")?;
         Gate::NoKeys.check(self.metrics_listen).context("metrics_listen")?;
         self.engine.validate()
     }
@@ -517,8 +522,9 @@ mod tests {
         with(&["transfer.data_listen=10.0.0.1:0", tls]).unwrap();
         refused(&["transfer.tls=true"], &["transfer.tls", "baton certs init"]);
         with(&["transfer.tls=true", tls]).unwrap();
-        // There are no keys, whatever nodes have.
-        refused(&["frontend.listen=0.0.0.0:8000", tls], &["frontend.listen", "API keys"]);
+        // Whatever nodes have, clients show keys.
+        refused(&["frontend.listen=0.0.0.0:8000", tls], &["frontend.listen", "API keys", "baton key new"]);
+        with(&["frontend.listen=0.0.0.0:8000", "frontend.keys_file=keys.toml"]).unwrap();
         refused(&["metrics_listen=0.0.0.0:9000", tls], &["metrics_listen", "API keys"]);
     }
 

@@ -2,7 +2,7 @@
 //!
 //! - [`args`]: what the user typed; [`config`]: what it means
 //! - [`serve`]: composes roles; [`compute`]: the process's one model and pool; [`worker_node`]: one prefill or decode node
-//! - [`demo`], [`chat`], [`pull`], [`certs`], [`bench`]: the other commands
+//! - [`demo`], [`chat`], [`pull`], [`certs`], [`key`], [`bench`]: the other commands
 //! - [`client`]: the OpenAI API from the other side; [`terminal`], [`telemetry`]: words for people and logs
 
 pub mod args;
@@ -14,6 +14,7 @@ pub mod compute;
 pub mod config;
 pub mod demo;
 pub mod doctor;
+pub mod key;
 pub mod pull;
 pub mod serve;
 pub mod telemetry;

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use baton::args::{BenchKind, Certs, Cli, Command, Model};
+use baton::args::{BenchKind, Certs, Cli, Command, Key, Model};
 use clap::Parser;
 
 fn main() -> ExitCode {
@@ -40,6 +40,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             runtime.block_on(baton::doctor::run(&baton::config::ClusterConfig::load(&doctor.settings)?))
         }
         Command::Certs(Certs::Init(args)) => baton::certs::init(&args),
+        Command::Key(Key::New(args)) => baton::key::new(&args),
         Command::Model(Model::Pull { name }) => baton::pull::run(&name),
         Command::Model(Model::List) => baton::pull::list(),
     }

@@ -20,6 +20,8 @@ use axum::{
 };
 use serde_json::json;
 
+pub use error::response as refusal;
+
 use crate::{calls::Ticket, error::ApiError, routes::Room};
 
 /// The routes.

@@ -15,6 +15,7 @@ use crate::{
     Answer, Config, Dispatch,
     ask::{Ask, Call, Parameters, Prompt},
     body,
+    door::tenant::Tenant,
     error::ApiError,
     generation::{Generation, PromptTerms, Showing},
     json,
@@ -37,6 +38,7 @@ pub struct Desk {
 #[derive(Clone)]
 pub struct Ticket {
     pub id: RequestId,
+    pub tenant: Arc<Tenant>,
     pub tally: Arc<Tally>,
 }
 
@@ -93,10 +95,11 @@ impl Desk {
     /// # Errors
     /// Why it cannot be answered.
     pub async fn answer(&self, ticket: Ticket, call: Call) -> Result<Response, ApiError> {
-        let Ticket { id, tally } = ticket;
+        let Ticket { id, tenant, tally } = ticket;
         let Call { ask, reply } = call;
         let place = if ask.parameters.stream { Some(self.place()?) } else { None };
-        let (ask, requests, text) = self.requests(id, ask).await?;
+        let (ask, requests, text) = self.requests(id, tenant, ask).await?;
+        tally.spend(requests.iter().map(|request| request.tokens.len()).sum());
         let facts = Facts::of(&ask, &requests, &text)
             .ok_or_else(|| ApiError::internal("the call asks for nothing"))?;
         debug!(%id, model = facts.model, prompts = facts.prompts, choices = facts.choices, "call");
@@ -120,7 +123,7 @@ impl Desk {
         let (model, text) = self.texts.of_model(model.as_deref()).await?;
         let config = self.config.clone();
         let tokenize = move || {
-            let terms = Terms { model: &model, text: &text, config: &config };
+            let terms = Terms { model: &model, text: &text, config: &config, tenant: "" };
             let tokens = terms.tokens(&prompt, &Parameters::default())?;
             Ok(Tokenized { model, text, tokens })
         };
@@ -128,11 +131,16 @@ impl Desk {
     }
 
     /// The requests of a call.
-    async fn requests(&self, id: RequestId, ask: Ask) -> Result<(Ask, Vec<Asked>, Arc<ModelText>), ApiError> {
+    async fn requests(
+        &self,
+        id: RequestId,
+        tenant: Arc<Tenant>,
+        ask: Ask,
+    ) -> Result<(Ask, Vec<Asked>, Arc<ModelText>), ApiError> {
         let (model, text) = self.texts.of_model(ask.model.as_deref()).await?;
         let config = self.config.clone();
         let validate = move || {
-            let terms = Terms { model: &model, text: &text, config: &config };
+            let terms = Terms { model: &model, text: &text, config: &config, tenant: &tenant.name };
             let requests = validate::requests(&ask, id, &terms)?;
             Ok((ask, requests, text))
         };

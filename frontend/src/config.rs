@@ -2,17 +2,23 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
     time::Duration,
 };
 
+use axum::http::HeaderValue;
 use serde::Deserialize;
 
 /// Settings of the API, section `[frontend]`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Where the API listens. Loopback only, as long as there are no keys, with certificates or without.
+    /// Where the API listens. Beyond loopback only with keys; they travel in clear unless a proxy adds TLS.
     pub listen: SocketAddr,
+    /// The file of API keys, which `baton key new` adds to; none: everyone on this machine may call.
+    pub keys_file: Option<PathBuf>,
+    /// Origins of pages that may call from a browser, or `*` alone for all.
+    pub cors_origins: Vec<String>,
     /// Connections served at once; more wait in the listener's queue.
     pub max_connections: usize,
     /// Largest body of a call.
@@ -84,6 +90,8 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8000)),
+            keys_file: None,
+            cors_origins: Vec::new(),
             max_connections: 4096,
             max_body_bytes: 4 << 20,
             max_header_bytes: 16 << 10,
@@ -142,6 +150,13 @@ impl Config {
         }
         if self.max_choices > 128 {
             return Err(ConfigError { setting: "max_choices", expected: "at most 128" });
+        }
+        let is_origin = |origin: &String| origin.contains("://") && HeaderValue::from_str(origin).is_ok();
+        if self.cors_origins != ["*"] && !self.cors_origins.iter().all(is_origin) {
+            return Err(ConfigError {
+                setting: "cors_origins",
+                expected: "origins like https://a.example, or * alone",
+            });
         }
         if self.max_logprobs > 20 {
             return Err(ConfigError { setting: "max_logprobs", expected: "at most 20" });

@@ -4,7 +4,10 @@ use std::{fmt, time::Duration};
 
 use axum::{
     Json,
-    http::{HeaderValue, StatusCode, header::RETRY_AFTER},
+    http::{
+        HeaderValue, StatusCode,
+        header::{RETRY_AFTER, WWW_AUTHENTICATE},
+    },
     response::{IntoResponse, Response},
 };
 use baton_protocol::{ErrorCode, Failure};
@@ -61,6 +64,22 @@ pub enum ApiError {
     /// The route exists, not with this method.
     #[error("method not allowed")]
     Method,
+    /// Keys are needed, and the call has none.
+    #[error("no API key: send one as `Authorization: Bearer` or `x-api-key`")]
+    NoKey,
+    /// A key that is not known.
+    #[error("the API key is not valid")]
+    WrongKey,
+    /// The tenant has used up what it may.
+    #[error("the limit of {limit} {rate} per minute is reached: try again in {} s", whole_seconds(*wait))]
+    RateLimit {
+        /// Of what.
+        rate: Rate,
+        /// How many.
+        limit: u32,
+        /// Until there is something left.
+        wait: Duration,
+    },
     /// The body did not arrive in time.
     #[error("the body did not arrive within {} ms", limit.as_millis())]
     BodyTimeout {
@@ -82,6 +101,15 @@ pub enum ApiError {
     /// What the cluster said.
     #[error("{0}")]
     Failed(#[from] Failure),
+}
+
+/// What a tenant may have only so much of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rate {
+    /// Calls for answers.
+    Requests,
+    /// Tokens of prompts and answers.
+    Tokens,
 }
 
 /// Most tokens, and who says so.
@@ -135,6 +163,8 @@ impl ApiError {
             | Self::ContextLength { .. }
             | Self::BodyBroken => StatusCode::BAD_REQUEST,
             Self::UnknownModel { .. } | Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::NoKey | Self::WrongKey => StatusCode::UNAUTHORIZED,
+            Self::RateLimit { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTimeout { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::BodySize { .. } => StatusCode::PAYLOAD_TOO_LARGE,
@@ -146,6 +176,7 @@ impl ApiError {
     /// The body that explains it.
     pub(crate) fn body(&self) -> ErrorBody<'_> {
         let kind = match self.status().as_u16() {
+            401 => "authentication_error",
             429 => "rate_limit_error",
             503 => "service_unavailable_error",
             504 => "timeout_error",
@@ -166,6 +197,9 @@ impl ApiError {
             Self::UnknownModel { .. } => (Some("model"), "model_not_found"),
             Self::NoRoute => (None, "not_found"),
             Self::Method => (None, "method_not_allowed"),
+            Self::NoKey => (None, "missing_api_key"),
+            Self::WrongKey => (None, "invalid_api_key"),
+            Self::RateLimit { .. } => (None, "rate_limit_exceeded"),
             Self::BodyTimeout { .. } => (None, "body_timeout"),
             Self::BodySize { .. } => (None, "body_too_large"),
             Self::BodyBroken => (None, "body_incomplete"),
@@ -181,17 +215,30 @@ impl ApiError {
     pub(crate) fn respond(&self, body: impl IntoResponse) -> Response {
         let mut response = body.into_response();
         *response.status_mut() = self.status();
+        let headers = response.headers_mut();
+        // OpenAI's and Anthropic's clients believe this before they judge by the status.
+        let retry = HeaderValue::from_static(if self.is_retryable() { "true" } else { "false" });
+        headers.insert("x-should-retry", retry);
         if let Some(wait) = self.retry_after() {
-            // Whole seconds, rounded up, so that nobody comes back too early.
-            let seconds = wait.as_millis().div_ceil(1000).max(1);
-            if let Ok(value) = HeaderValue::from_str(&seconds.to_string()) {
-                response.headers_mut().insert(RETRY_AFTER, value);
-            }
+            headers.insert(RETRY_AFTER, whole_seconds(wait).into());
+        }
+        if self.status() == StatusCode::UNAUTHORIZED {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response
     }
 
+    /// Whether the same call can be answered another time.
+    fn is_retryable(&self) -> bool {
+        let status = self.status();
+        let is_passing = matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS);
+        is_passing || status.is_server_error()
+    }
+
     fn retry_after(&self) -> Option<Duration> {
+        if let Self::RateLimit { wait, .. } = self {
+            return Some(*wait);
+        }
         let Self::Failed(failure) = self else { return None };
         let wait = if failure.code.is_retryable() { Some(RETRY) } else { None };
         failure.retry_after.or(wait)
@@ -223,6 +270,22 @@ impl fmt::Display for TokenLimit {
             None => write!(formatter, "the model's context of {} tokens", self.tokens),
         }
     }
+}
+
+// === impl Rate ===
+
+impl fmt::Display for Rate {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Requests => "requests",
+            Self::Tokens => "tokens",
+        })
+    }
+}
+
+/// At least one, and rounded up, so that nobody comes back too early.
+fn whole_seconds(wait: Duration) -> u64 {
+    u64::try_from(wait.as_millis().div_ceil(1000)).unwrap_or(u64::MAX).max(1)
 }
 
 /// 499 is nginx's word for a client that left; nobody reads it but logs.

@@ -4,6 +4,7 @@
 //!
 //! - [`serve`](fn@serve): accepts connections, one task each, and lets them end on shutdown; [`write_timeout`]: not for ever
 //! - [`routes`]: which path does what; request ids and counting around every call
+//! - [`door`]: who may come in: API keys, tenants and their limits, CORS
 //! - [`body`]: bytes of a request within their limits; [`json`]: strict JSON; [`fields`]: typed fields by name
 //! - [`openai`], [`vllm`], [`anthropic`], [`tgi`], [`sglang`]: dialects: routes, how their bodies become an [`ask`], how answers are
 //!   written; [`crossroads`]: paths that two of them share
@@ -26,6 +27,7 @@ mod choice_text;
 mod config;
 mod crossroads;
 mod dispatch;
+mod door;
 mod error;
 mod fields;
 mod generation;
@@ -50,5 +52,9 @@ mod write_timeout;
 
 pub use config::{Config, ConfigError};
 pub use dispatch::{Answer, Dispatch, KvPath, Readiness};
+pub use door::{
+    Door,
+    keys::{KeyRing, KeysError, NewKey},
+};
 pub use metrics::HttpMetrics;
 pub use serve::{FrontendError, Services, serve, serve_metrics};

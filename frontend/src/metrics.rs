@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        OnceLock,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU16, Ordering},
     },
     time::{Duration, Instant},
@@ -13,6 +13,8 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::{Registry, Unit},
 };
+
+use crate::door::tenant::Tenant;
 
 /// Which route a call took: the label's whole range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +71,8 @@ pub struct Tally {
     streaming: AtomicBool,
     first_token: OnceLock<Duration>,
     metrics: HttpMetrics,
+    /// Whose limits its tokens count against.
+    tenant: Option<Arc<Tenant>>,
 }
 
 /// What is counted when nobody was left to hear the answer.
@@ -92,8 +96,13 @@ impl Route {
         }
     }
 
+    /// Whether it takes no key: for probes and scrapers.
+    pub(crate) const fn is_open(self) -> bool {
+        matches!(self, Self::Health | Self::Metrics)
+    }
+
     /// Whether calls ask for an answer.
-    const fn answers(self) -> bool {
+    pub(crate) const fn answers(self) -> bool {
         matches!(self, Self::Chat | Self::Completions | Self::Messages | Self::Generate)
     }
 
@@ -154,7 +163,7 @@ impl HttpMetrics {
         self.answering.get()
     }
 
-    pub(crate) fn start(&self, route: Route) -> Tally {
+    pub(crate) fn start(&self, route: Route, tenant: Option<Arc<Tenant>>) -> Tally {
         self.running.inc();
         if route.answers() {
             self.answering.inc();
@@ -166,6 +175,7 @@ impl HttpMetrics {
             streaming: AtomicBool::new(false),
             first_token: OnceLock::new(),
             metrics: self.clone(),
+            tenant,
         }
     }
 }
@@ -200,8 +210,16 @@ impl Tally {
         }
     }
 
-    /// The first token of any choice is there.
+    /// So many tokens of prompt or answer are the caller's.
+    pub(crate) fn spend(&self, tokens: usize) {
+        if let Some(tenant) = &self.tenant {
+            tenant.spend_tokens(u32::try_from(tokens).unwrap_or(u32::MAX));
+        }
+    }
+
+    /// A token of any choice is there.
     pub(crate) fn saw_token(&self) {
+        self.spend(1);
         self.first_token.get_or_init(|| self.started.elapsed());
     }
 }

@@ -13,7 +13,7 @@ use axum::{
 use prometheus_client::registry::Registry;
 use serde::Serialize;
 use serde_json::json;
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::Instant};
 use tracing::warn;
 
 use crate::{
@@ -21,6 +21,7 @@ use crate::{
     calls::{Desk, Ticket},
     crossroads,
     dispatch::Readiness,
+    door::{Door, cors},
     error::ApiError,
     metrics::Route,
     openai,
@@ -33,22 +34,27 @@ use crate::{
     vllm,
 };
 
+/// Longest id of a client's own.
+const MAX_ID_BYTES: usize = 128;
+
 /// What every route can reach.
 pub struct Room {
     pub desk: Desk,
     registry: Arc<Registry>,
     pub metrics: HttpMetrics,
+    door: Arc<Door>,
     /// Start of this process, seconds since 1970: what models say as their age.
     pub started: u64,
 }
 
-/// All routes, and the texts that they use. Every path that is not named here is refused.
-pub fn router(config: Config, services: Services) -> (Router, Arc<Texts>) {
-    let Services { dispatch, registry, metrics, texts } = services;
+/// All routes, the texts that they use, and the door before them. Every path that is not named here is refused.
+pub fn router(config: Config, services: Services) -> (Router, Arc<Texts>, Arc<Door>) {
+    let Services { dispatch, registry, metrics, door, texts } = services;
+    let (door, cors) = (Arc::new(door), cors(&config.cors_origins));
     let texts = Arc::new(Texts::new(Arc::clone(&dispatch), &config, texts));
     let streams = Arc::new(Semaphore::new(config.max_streams));
     let desk = Desk { config, dispatch, texts: Arc::clone(&texts), streams };
-    let room = Arc::new(Room { desk, registry, metrics, started: unix_seconds() });
+    let room = Arc::new(Room { desk, registry, metrics, door: Arc::clone(&door), started: unix_seconds() });
     let router = Router::new()
         .merge(openai::router())
         .merge(vllm::router())
@@ -65,28 +71,62 @@ pub fn router(config: Config, services: Services) -> (Router, Arc<Texts>) {
         .layer(DefaultBodyLimit::disable())
         .layer(from_fn_with_state(Arc::clone(&room), around))
         .with_state(room);
-    (router, texts)
+    // Outermost: a browser asks before it calls, without a key.
+    (if let Some(cors) = cors { router.layer(cors) } else { router }, texts, door)
 }
 
-/// Gives the call an id and counts it.
+/// Gives the call an id, lets it in, and counts it.
 async fn around(State(room): State<Arc<Room>>, mut request: Request, next: Next) -> Response {
-    let tally = Arc::new(room.metrics.start(Route::of(request.uri().path())));
-    let (id, mut response) = match random_id() {
-        Ok(id) => {
-            request.extensions_mut().insert(Ticket { id, tally: Arc::clone(&tally) });
-            (id.to_string(), next.run(request).await)
+    let route = Route::of(request.uri().path());
+    let id = match random_id() {
+        Ok(id) => id,
+        Err(error) => return error.into_response(),
+    };
+    // Theirs, if they gave one, is only said back and logged.
+    let given = given_id(&request);
+    let shown = given.clone().or_else(|| HeaderValue::from_str(&id.to_string()).ok());
+    let known = room.door.tenant_of(route, request.headers());
+    let tenant = known.as_ref().ok().cloned();
+    let admitted = known.and_then(|tenant| {
+        if route.answers() { tenant.enter(Instant::now()).map(|()| tenant) } else { Ok(tenant) }
+    });
+    let tally = Arc::new(room.metrics.start(route, tenant.clone()));
+    let mut response = match admitted {
+        Ok(tenant) => {
+            request.extensions_mut().insert(Ticket { id, tenant, tally: Arc::clone(&tally) });
+            next.run(request).await
         }
-        Err(error) => (String::new(), error.into_response()),
+        Err(error) => refusal(request.uri().path(), &error, &id.to_string()),
     };
     let status = response.status();
     tally.answered(status.as_u16());
     if status.is_server_error() {
-        warn!(id, status = status.as_u16(), "call failed");
+        warn!(%id, ?given, status = status.as_u16(), "call failed");
     }
-    if let Ok(id) = HeaderValue::from_str(&id) {
+    if let Some(tenant) = tenant {
+        tenant.tell(response.headers_mut());
+    }
+    if let Some(id) = shown {
         response.headers_mut().insert("x-request-id", id);
     }
     response
+}
+
+/// The client's own id of its call, if it has one that a log can bear.
+fn given_id(request: &Request) -> Option<HeaderValue> {
+    let given = request.headers().get("x-request-id")?;
+    let is_plain = given.len() <= MAX_ID_BYTES && given.as_bytes().iter().all(u8::is_ascii_graphic);
+    (is_plain && !given.is_empty()).then(|| given.clone())
+}
+
+/// Before the body is read, the path alone says in whose words a call is refused;
+/// on one that dialects share, OpenAI's.
+fn refusal(path: &str, error: &ApiError, id: &str) -> Response {
+    match path {
+        "/v1/messages" | "/v1/messages/count_tokens" => anthropic::refusal(error, id),
+        "/" | "/generate_stream" | "/info" => tgi::refusal(error),
+        _ => error.clone().into_response(),
+    }
 }
 
 /// The routes of a process that has no API to serve.

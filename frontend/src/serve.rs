@@ -19,7 +19,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::{Config, ConfigError, Dispatch, HttpMetrics, routes, write_timeout::WriteTimeout};
+use crate::{Config, ConfigError, Dispatch, Door, HttpMetrics, routes, write_timeout::WriteTimeout};
 
 /// What the routes stand on.
 pub struct Services {
@@ -29,6 +29,8 @@ pub struct Services {
     pub registry: Arc<Registry>,
     /// This room's part of it.
     pub metrics: HttpMetrics,
+    /// Whom it lets in.
+    pub door: Door,
     /// Texts that this process has anyway; others are fetched from nodes, before the first call if possible.
     pub texts: Vec<Arc<ModelText>>,
 }
@@ -58,7 +60,7 @@ pub async fn serve(
     services: Services,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), FrontendError> {
-    let (router, texts) = routes::router(config.clone(), services);
+    let (router, texts, door) = routes::router(config.clone(), services);
     let prefetch = async {
         loop {
             texts.prefetch().await;
@@ -68,6 +70,7 @@ pub async fn serve(
     tokio::select! {
         served = converse_with_all(listener, &config, router, shutdown) => served,
         never = prefetch => never,
+        never = door.follow() => match never {},
     }
 }
 

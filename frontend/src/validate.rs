@@ -18,14 +18,13 @@ use crate::{
     tools,
 };
 
-/// Whose prefix cache is used, as long as there are no keys.
-const TENANT: &str = "default";
-
 /// What a request is checked against.
 pub struct Terms<'a> {
     pub model: &'a ServedModel,
     pub text: &'a ModelText,
     pub config: &'a Config,
+    /// Whose prefix cache is used.
+    pub tenant: &'a str,
 }
 
 /// The requests of a call, one a prompt; `id` is the first one's.
@@ -192,7 +191,7 @@ impl Terms<'_> {
         Ok(Request {
             id,
             model: self.model.name.clone(),
-            tenant: TENANT.to_owned(),
+            tenant: self.tenant.to_owned(),
             tokens,
             sampling: Sampling { seed, ..parameters.sampling.clone() },
             stop: Stop {

@@ -12,7 +12,9 @@ pub enum Gate {
     Certificates,
     /// They would, but this process has none.
     NoCertificates,
-    /// HTTP for clients and for people, who cannot be asked for a key yet.
+    /// HTTP for clients, who show API keys.
+    Keys,
+    /// HTTP for clients and for people, who are asked for none.
     NoKeys,
 }
 
@@ -36,7 +38,7 @@ pub enum ReachError {
     },
     /// HTTP beyond loopback.
     #[error(
-        "{addr} is beyond loopback, which needs API keys, and they do not exist yet: serve on loopback, behind a proxy that checks its callers"
+        "{addr} is beyond loopback, which needs API keys: make one with `baton key new`, and name their file in frontend.keys_file (a process without the API has its metrics on loopback)"
     )]
     NoKeys {
         /// The address.
@@ -79,7 +81,7 @@ impl Gate {
     pub fn check(self, addr: SocketAddr) -> Result<(), ReachError> {
         match self {
             _ if addr.ip().is_loopback() => Ok(()),
-            Self::Certificates => Ok(()),
+            Self::Certificates | Self::Keys => Ok(()),
             Self::NoCertificates => Err(ReachError::NoCertificates { addr }),
             Self::NoKeys => Err(ReachError::NoKeys { addr }),
         }

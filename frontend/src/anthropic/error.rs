@@ -33,6 +33,7 @@ impl<'a> ErrorBody<'a> {
     /// What went wrong with the request of this id.
     pub fn of(error: &ApiError, id: &'a str) -> Self {
         let r#type = match error.status().as_u16() {
+            401 => "authentication_error",
             404 => "not_found_error",
             413 => "request_too_large",
             429 => "rate_limit_error",

@@ -27,6 +27,7 @@ impl ErrorBody {
     /// What went wrong.
     pub fn of(error: &ApiError) -> Self {
         let error_type = match error.status().as_u16() {
+            401 => "authentication",
             429 | 503 => "overloaded",
             500.. => "generation",
             _ => "validation",

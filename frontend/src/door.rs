@@ -1,0 +1,135 @@
+//! Who may come in: API keys, and how much each tenant may ask for.
+//!
+//! - [`keys`]: the file of keys, and how one is made
+//! - [`tenant`]: whose a call is, and their limits in [`rate`]
+//! - [`cors`]: pages of which origins may call
+
+mod cors;
+pub mod keys;
+mod rate;
+pub mod tenant;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    convert::Infallible,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use axum::http::{HeaderMap, header::AUTHORIZATION};
+use parking_lot::RwLock;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    time::sleep,
+};
+use tracing::{error, info};
+
+pub use cors::cors;
+use keys::{KeyRing, KeysError};
+use tenant::Tenant;
+
+use crate::{error::ApiError, metrics::Route};
+
+/// Lets calls in by their keys; without a file, everyone as the same tenant.
+pub struct Door {
+    file: Option<PathBuf>,
+    ring: RwLock<Arc<KeyRing>>,
+    /// Whose calls are when there are no keys.
+    anyone: Arc<Tenant>,
+}
+
+/// A version of the file: when it was written, and its length.
+type Stamp = Option<(SystemTime, u64)>;
+
+/// Time between two looks at the file.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+// === impl Door ===
+
+impl Door {
+    /// Reads the file, if there is one.
+    ///
+    /// # Errors
+    /// When it cannot be read or is wrong.
+    pub async fn new(file: Option<PathBuf>) -> Result<Self, KeysError> {
+        let ring = match &file {
+            Some(file) => read(file.clone(), KeyRing::default()).await?,
+            None => KeyRing::default(),
+        };
+        Ok(Self { file, ring: RwLock::new(Arc::new(ring)), anyone: Arc::new(Tenant::anyone()) })
+    }
+
+    /// Whose call this is.
+    ///
+    /// # Errors
+    /// Without a key that is known.
+    pub fn tenant_of(&self, route: Route, headers: &HeaderMap) -> Result<Arc<Tenant>, ApiError> {
+        if self.file.is_none() || route.is_open() {
+            return Ok(Arc::clone(&self.anyone));
+        }
+        let key = presented(headers).ok_or(ApiError::NoKey)?;
+        self.ring.read().tenant_of(key).cloned().ok_or(ApiError::WrongKey)
+    }
+
+    /// Reads the file again whenever it changes or SIGHUP comes. One that is wrong
+    /// changes nothing.
+    pub async fn follow(&self) -> Infallible {
+        let Some(file) = &self.file else { return std::future::pending().await };
+        let mut hangup = signal(SignalKind::hangup()).ok();
+        let mut known = stamp(file.clone()).await;
+        loop {
+            let asked = tokio::select! {
+                () = sleep(LOOK_INTERVAL) => false,
+                () = heard(&mut hangup) => true,
+            };
+            let found = stamp(file.clone()).await;
+            if asked || found != known {
+                known = found;
+                self.reload(file).await;
+            }
+        }
+    }
+
+    async fn reload(&self, file: &Path) {
+        let before = KeyRing::clone(&self.ring.read());
+        match read(file.to_owned(), before).await {
+            Ok(ring) => {
+                info!(keys = ring.count(), "read the API keys again");
+                *self.ring.write() = Arc::new(ring);
+            }
+            Err(error) => error!(%error, "kept the API keys as they were"),
+        }
+    }
+}
+
+async fn read(file: PathBuf, before: KeyRing) -> Result<KeyRing, KeysError> {
+    tokio::task::spawn_blocking(move || KeyRing::read(&file, &before))
+        .await
+        .unwrap_or_else(|error| Err(KeysError::Unreadable { reason: error.to_string() }))
+}
+
+async fn stamp(file: PathBuf) -> Stamp {
+    let look = move || {
+        let found = std::fs::metadata(file).ok()?;
+        Some((found.modified().ok()?, found.len()))
+    };
+    tokio::task::spawn_blocking(look).await.ok().flatten()
+}
+
+async fn heard(hangup: &mut Option<Signal>) {
+    match hangup {
+        Some(hangup) => drop(hangup.recv().await),
+        None => std::future::pending().await,
+    }
+}
+
+/// The key of a call: OpenAI's clients send it as a bearer's token, Anthropic's in a header of its own.
+fn presented(headers: &HeaderMap) -> Option<&str> {
+    let bearer = headers.get(AUTHORIZATION).and_then(|value| {
+        let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+    });
+    bearer.or_else(|| headers.get("x-api-key")?.to_str().ok())
+}
