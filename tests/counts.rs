@@ -30,6 +30,8 @@ pub struct Counts {
     /// Seconds until every page of clients that left is back: the promise is
     /// 2, which a busy CI machine need not keep.
     pub clean_cancel_seconds: u64,
+    /// Random calls made from the OpenAPI document, over all operations.
+    pub openapi_calls: usize,
     /// Handoffs of the soak test, most of them given up, over each transport.
     #[allow(dead_code, reason = "the soak test of decode-node/ alone reads it")]
     pub soak_handoffs: usize,
@@ -49,6 +51,7 @@ const CI: Counts = Counts {
     stopped_seconds: 10,
     disconnects: 20,
     clean_cancel_seconds: 10,
+    openapi_calls: 200,
     soak_handoffs: 200,
 };
 
@@ -66,6 +69,7 @@ const FULL: Counts = Counts {
     stopped_seconds: 10,
     disconnects: 200,
     clean_cancel_seconds: 2,
+    openapi_calls: 2000,
     soak_handoffs: 10_000,
 };
 

@@ -2,8 +2,9 @@
 //!
 //! - [`messages`]: what a call may hold
 //! - [`reply`]: its answer
-//! - [`error`]: how it refuses
+//! - [`error`]: how it refuses; [`described`]: all of it for the OpenAPI document
 
+mod described;
 mod error;
 mod messages;
 mod reply;
@@ -20,6 +21,7 @@ use axum::{
 };
 use serde_json::json;
 
+pub use described::operations;
 pub use error::response as refusal;
 
 use crate::{calls::Ticket, error::ApiError, routes::Room};

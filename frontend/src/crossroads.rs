@@ -11,7 +11,15 @@ use axum::{
 };
 use serde_json::{Map, Value};
 
-use crate::{Config, ask::Call, calls::Ticket, error::ApiError, routes::Room, sglang, tgi, vllm};
+use crate::{
+    Config,
+    ask::Call,
+    calls::Ticket,
+    error::{ApiError, ErrorBody},
+    openapi::{Content, Operation, Schemas, any_of},
+    routes::Room,
+    sglang, tgi, vllm,
+};
 
 /// TGI's or the other's.
 enum Either<T, O> {
@@ -22,6 +30,31 @@ enum Either<T, O> {
 /// The routes.
 pub fn router() -> Router<Arc<Room>> {
     Router::new().route("/tokenize", post(tokenize)).route("/generate", post(generate))
+}
+
+/// Both dialects' bodies, answers and refusals.
+pub fn operations(schemas: &mut Schemas) -> Vec<Operation> {
+    let refusal = any_of([schemas.written::<ErrorBody<'static>>(), schemas.written::<tgi::ErrorBody>()]);
+    let bodies = [schemas.read::<tgi::GenerateBody>(), schemas.read::<sglang::SglangBody>()];
+    let answers = [
+        schemas.written::<tgi::Generated<'static>>(),
+        schemas.written::<sglang::Answer<'static>>(),
+        schemas.written::<Vec<sglang::Answer<'static>>>(),
+    ];
+    let generate = Content::Json(any_of(answers));
+    let texts = [
+        schemas.read::<tgi::TgiTokenizeBody>(),
+        schemas.read::<vllm::TokenizeBody>(),
+        schemas.read::<vllm::TokenizeChatBody>(),
+    ];
+    let tokens =
+        Content::Json(any_of([schemas.written::<Vec<tgi::Place>>(), schemas.written::<vllm::Tokens>()]));
+    vec![
+        Operation::post("/generate", "Continues texts", any_of(bodies), generate, schemas)
+            .streaming()
+            .refusing(refusal.clone()),
+        Operation::post("/tokenize", "Text as tokens", any_of(texts), tokens, schemas).refusing(refusal),
+    ]
 }
 
 /// TGI's bodies have `inputs`, vLLM's `prompt` or `messages`.

@@ -8,6 +8,7 @@ use std::{
 use baton_coordinator::{Coordinator, Health, ServedModel};
 use baton_protocol::{Event, Failure, NodeId, Request, Role, wire};
 use futures::{StreamExt, future::BoxFuture};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Who answers requests. Implemented by the coordinator, and by a script in tests.
@@ -29,7 +30,7 @@ pub trait Dispatch: Send + Sync + 'static {
 }
 
 /// What a cluster that serves has.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Readiness {
     /// Nodes that take work.
     #[serde(rename = "ready_nodes")]
@@ -39,7 +40,7 @@ pub struct Readiness {
 }
 
 /// An open session of two nodes.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct KvPath {
     /// The prefill node.
     pub from: String,

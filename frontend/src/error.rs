@@ -11,6 +11,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use baton_protocol::{ErrorCode, Failure};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// Why a call is not answered. Messages hold no path, address or secret.
@@ -122,12 +123,12 @@ pub struct TokenLimit {
 }
 
 /// `{"error": …}`, as OpenAI writes it.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub struct ErrorBody<'a> {
     error: ErrorWords<'a>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct ErrorWords<'a> {
     message: String,
     r#type: &'static str,

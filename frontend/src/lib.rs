@@ -8,6 +8,7 @@
 //! - [`body`]: bytes of a request within their limits; [`json`]: strict JSON; [`fields`]: typed fields by name
 //! - [`openai`], [`vllm`], [`anthropic`], [`tgi`], [`sglang`]: dialects: routes, how their bodies become an [`ask`], how answers are
 //!   written; [`crossroads`]: paths that two of them share
+//! - [`openapi`]: all of it described, from the types
 //! - [`ask`]: a call in no dialect's words; [`grammars`]: what its answer must be; [`tools`]: what it may call
 //! - [`texts`]: tokenizers by digest, and the bounded pool of threads that runs them
 //! - [`validate`]: makes the [`Request`](baton_protocol::Request), in which nothing is optional
@@ -35,6 +36,7 @@ mod grammars;
 mod json;
 mod metrics;
 mod openai;
+mod openapi;
 mod parts;
 mod reply;
 mod routes;

@@ -31,7 +31,7 @@ pub enum Route {
     Tokenize,
     /// `/v1/models` and one model
     Models,
-    /// `/health` and `/ready`
+    /// `/health`, `/ready` and `/openapi.json`
     Health,
     /// `/metrics`
     Metrics,
@@ -89,7 +89,7 @@ impl Route {
             "/v1/messages" => Self::Messages,
             "/generate" | "/generate_stream" | "/" => Self::Generate,
             "/tokenize" | "/detokenize" | "/v1/messages/count_tokens" => Self::Tokenize,
-            "/health" | "/ready" => Self::Health,
+            "/health" | "/ready" | "/openapi.json" => Self::Health,
             "/metrics" => Self::Metrics,
             _ if path == "/v1/models" || path.starts_with("/v1/models/") => Self::Models,
             _ => Self::Other,

@@ -3,12 +3,13 @@
 //! - [`chat`], [`completions`]: what the two calls may hold, with [`parameters`] that they share
 //! - [`messages`]: the messages of a chat
 //! - [`chat_reply`], [`completions_reply`]: answers, in [`shapes`] with [`logprobs`] and [`usage`]
-//! - [`models`]: what is served
+//! - [`models`]: what is served; [`described`]: all of it for the OpenAPI document
 
 mod chat;
 mod chat_reply;
 mod completions;
 mod completions_reply;
+mod described;
 mod logprobs;
 mod messages;
 mod models;
@@ -26,6 +27,7 @@ use axum::{
     routing::{get, post},
 };
 
+pub use described::{ChatTurn, OneOrMore, operations};
 pub use logprobs::finite;
 pub use messages::{read_conversation, read_text};
 pub use parameters::{sampling, seed, stop_strings, stop_token_ids, token_ids};

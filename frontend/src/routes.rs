@@ -11,8 +11,8 @@ use axum::{
     routing::get,
 };
 use prometheus_client::registry::Registry;
+use schemars::JsonSchema;
 use serde::Serialize;
-use serde_json::json;
 use tokio::{sync::Semaphore, time::Instant};
 use tracing::warn;
 
@@ -25,6 +25,7 @@ use crate::{
     error::ApiError,
     metrics::Route,
     openai,
+    openapi::{self, Content, Operation, Schemas},
     reply::unix_seconds,
     serve::Services,
     sglang,
@@ -62,6 +63,7 @@ pub fn router(config: Config, services: Services) -> (Router, Arc<Texts>, Arc<Do
         .merge(tgi::router())
         .merge(sglang::router())
         .merge(crossroads::router())
+        .merge(openapi::router())
         .route("/health", get(health))
         .route("/ready", get(ready))
         .route("/metrics", get(metrics_text))
@@ -139,11 +141,38 @@ pub fn metrics_router(registry: Arc<Registry>) -> Router {
 }
 
 async fn health() -> Response {
-    Json(json!({ "status": "alive" })).into_response()
+    Json(Alive { status: "alive" }).into_response()
+}
+
+/// What is served beside the dialects.
+pub fn operations(schemas: &mut Schemas) -> Vec<Operation> {
+    let alive = Content::Json(schemas.written::<Alive>());
+    let ready = Content::Json(schemas.written::<Ready>());
+    let unready = schemas.written::<Unready>();
+    let metrics = Content::Text("application/openmetrics-text");
+    vec![
+        Operation::get("/health", "Whether this process is alive", alive, schemas).open(),
+        Operation::get("/ready", "Whether a request could be served", ready, schemas)
+            .refusing(unready)
+            .open(),
+        Operation::get("/metrics", "For Prometheus", metrics, schemas).open(),
+    ]
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Alive {
+    status: &'static str,
+}
+
+/// The answer to `/ready` of a cluster that does not serve.
+#[derive(Serialize, JsonSchema)]
+struct Unready {
+    status: &'static str,
+    reasons: Vec<String>,
 }
 
 /// The answer to `/ready` of a cluster that serves.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Ready {
     status: &'static str,
     #[serde(flatten)]
@@ -154,8 +183,8 @@ async fn ready(State(room): State<Arc<Room>>) -> Response {
     match room.desk.dispatch.ready() {
         Ok(readiness) => Json(Ready { status: "ready", readiness }).into_response(),
         Err(reasons) => {
-            (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "status": "not ready", "reasons": reasons })))
-                .into_response()
+            let unready = Unready { status: "not ready", reasons };
+            (StatusCode::SERVICE_UNAVAILABLE, Json(unready)).into_response()
         }
     }
 }

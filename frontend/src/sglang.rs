@@ -1,7 +1,8 @@
 //! SGLang's routes and words.
 //!
-//! - [`generate`]: what a call may hold; [`reply`]: its answer
+//! - [`generate`]: what a call may hold; [`reply`]: its answer; [`described`]: both for the OpenAPI document
 
+mod described;
 mod generate;
 mod reply;
 
@@ -15,7 +16,9 @@ use axum::{
 };
 use serde_json::json;
 
+pub use described::{SglangBody, operations};
 pub use generate::read;
+pub use reply::Answer;
 
 use crate::{calls::Ticket, error::ApiError, routes::Room};
 

@@ -2,8 +2,9 @@
 //!
 //! - [`generate`]: what a call may hold; [`reply`]: its answer
 //! - [`tokenize`]: `/tokenize`, for bodies with `inputs`
-//! - [`error`]: how it refuses
+//! - [`error`]: how it refuses; [`described`]: all of it for the OpenAPI document
 
+mod described;
 mod error;
 mod generate;
 mod reply;
@@ -20,9 +21,11 @@ use axum::{
 };
 use serde_json::json;
 
-pub use error::response as refusal;
+pub use described::{GenerateBody, TgiTokenizeBody, operations};
+pub use error::{ErrorBody, response as refusal};
 pub use generate::read;
-pub use tokenize::{TokenizeCall, tokenized};
+pub use reply::Generated;
+pub use tokenize::{Place, TokenizeCall, tokenized};
 
 use crate::{
     ask::Call,

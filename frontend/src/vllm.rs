@@ -1,7 +1,9 @@
 //! vLLM's routes beside OpenAI's. What it adds to OpenAI's bodies is read there.
 //!
 //! - [`tokenize`]: `/tokenize`, which [`crossroads`](crate::crossroads) routes, and `/detokenize`
+//! - [`described`]: all of it for the OpenAPI document
 
+mod described;
 mod tokenize;
 
 use std::sync::Arc;
@@ -14,6 +16,7 @@ use axum::{
 };
 use serde_json::json;
 
+pub use described::{TokenizeBody, TokenizeChatBody, Tokens, operations};
 pub use tokenize::{TokenizeCall, tokenized};
 
 use crate::routes::Room;

@@ -4,19 +4,22 @@ use axum::{
     Json,
     response::{IntoResponse, Response},
 };
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::error::ApiError;
 
 /// `{"type": "error", …}`
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "AnthropicError")]
 pub struct ErrorBody<'a> {
     r#type: &'static str,
     error: ErrorWords,
     request_id: &'a str,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "AnthropicErrorWords")]
 struct ErrorWords {
     r#type: &'static str,
     message: String,

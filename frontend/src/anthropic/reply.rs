@@ -1,5 +1,6 @@
 //! The answer to a messages call.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -28,8 +29,9 @@ enum Kind {
     Call(u32),
 }
 
-#[derive(Serialize)]
-struct Message<'a> {
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "AnthropicMessage")]
+pub struct Message<'a> {
     id: String,
     r#type: &'static str,
     role: &'static str,
@@ -41,7 +43,8 @@ struct Message<'a> {
 }
 
 /// Tokens used. Those that were cached are not among the input's.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "AnthropicUsage")]
 struct Usage {
     input_tokens: u32,
     cache_creation_input_tokens: u32,

@@ -144,7 +144,7 @@ async fn probes_and_scrapers_need_no_key_and_everything_else_does() {
 #[tokio::test]
 async fn refusals_are_in_the_words_of_the_dialect() {
     let guarded = Guarded::with("").await;
-    let mut refused = async |path: &str| {
+    let refused = async |path: &str| {
         let response = guarded.call(path, |request| request).await;
         assert_eq!(response.status(), 401, "{path}");
         response.json::<Value>().await.unwrap()

@@ -1,7 +1,8 @@
 //! Log-probabilities, in the two shapes OpenAI has for them.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::BTreeMap};
 
+use schemars::JsonSchema;
 use serde::{
     Serialize, Serializer,
     ser::{SerializeMap, SerializeSeq},
@@ -13,16 +14,20 @@ use crate::generation::TokenWords;
 const IMPOSSIBLE: f32 = -9999.0;
 
 /// `choices[].logprobs` of a chat answer: `{"content": [...], "refusal": null}`.
+#[derive(JsonSchema)]
+#[schemars(with = "ChatLogprobsWords<'a>")]
 pub struct ChatLogprobs<'a>(pub &'a [TokenWords]);
 
 /// `choices[].logprobs` of a completions answer: parallel arrays.
+#[derive(JsonSchema)]
+#[schemars(with = "CompletionLogprobsWords")]
 pub struct CompletionLogprobs<'a> {
     pub tokens: &'a [TokenWords],
     /// Characters of the choice's text before the first of them.
     pub offset: usize,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct ChatToken<'a> {
     token: Cow<'a, str>,
     logprob: f32,
@@ -30,11 +35,29 @@ struct ChatToken<'a> {
     top_logprobs: Vec<ChatTop<'a>>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct ChatTop<'a> {
     token: Cow<'a, str>,
     logprob: f32,
     bytes: &'a [u8],
+}
+
+/// As [`ChatLogprobs`] are written.
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "for its schema")]
+struct ChatLogprobsWords<'a> {
+    content: Vec<ChatToken<'a>>,
+    refusal: Option<String>,
+}
+
+/// As [`CompletionLogprobs`] are written.
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "for its schema")]
+struct CompletionLogprobsWords {
+    tokens: Vec<String>,
+    token_logprobs: Vec<f32>,
+    top_logprobs: Vec<BTreeMap<String, f32>>,
+    text_offset: Vec<usize>,
 }
 
 /// Each item made while it is written.

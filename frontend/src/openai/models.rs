@@ -8,14 +8,14 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use baton_coordinator::ServedModel;
+use schemars::JsonSchema;
 use serde::Serialize;
-use serde_json::json;
 
 use crate::{error::ApiError, routes::Room};
 
 /// A model.
-#[derive(Serialize)]
-struct ModelWords<'a> {
+#[derive(Serialize, JsonSchema)]
+pub struct ModelWords<'a> {
     id: &'a str,
     object: &'static str,
     /// When this process started: seconds since 1970.
@@ -25,11 +25,18 @@ struct ModelWords<'a> {
     max_model_len: u32,
 }
 
+/// All of them.
+#[derive(Serialize, JsonSchema)]
+pub struct ModelList<'a> {
+    object: &'static str,
+    data: Vec<ModelWords<'a>>,
+}
+
 /// `/v1/models`
 pub async fn list(State(room): State<Arc<Room>>) -> Response {
     let served = room.desk.dispatch.models();
-    let data: Vec<_> = served.iter().map(|model| ModelWords::of(model, &room)).collect();
-    Json(json!({ "object": "list", "data": data })).into_response()
+    let data = served.iter().map(|model| ModelWords::of(model, &room)).collect();
+    Json(ModelList { object: "list", data }).into_response()
 }
 
 /// `/v1/models/{id}`

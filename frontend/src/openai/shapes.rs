@@ -1,5 +1,6 @@
 //! OpenAI's answer objects, borrowed from what is being sent.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{
@@ -17,7 +18,8 @@ pub struct Envelope<'a> {
 }
 
 /// A whole answer or one chunk of a stream.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "{C}Answer")]
 pub struct Object<'a, C> {
     id: &'a str,
     object: &'static str,
@@ -26,10 +28,11 @@ pub struct Object<'a, C> {
     choices: &'a [C],
     /// Left off, null or there: a stream that ends with usage says null until then.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Usage<'a>>")]
     usage: Option<Option<&'a Usage<'a>>>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub struct ChatChoice<'a> {
     pub index: u32,
     pub message: ChatMessage<'a>,
@@ -39,7 +42,7 @@ pub struct ChatChoice<'a> {
     pub stop_reason: Option<&'a str>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub struct ChatMessage<'a> {
     pub role: &'static str,
     /// None beside calls, if there is no text.
@@ -94,7 +97,7 @@ pub struct ChatDelta<'a> {
 }
 
 /// The same in a whole answer and in a chunk.
-#[derive(Default, Serialize)]
+#[derive(Default, Serialize, JsonSchema)]
 pub struct CompletionChoice<'a> {
     pub index: u32,
     pub text: &'a str,

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use baton_protocol::Bill;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::generation::Used;
 
 /// Tokens used, and, as an extension, where the time went.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub struct Usage<'a> {
     prompt_tokens: u32,
     completion_tokens: u32,
@@ -18,13 +19,13 @@ pub struct Usage<'a> {
     baton_bill: Option<BillWords<'a>>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct PromptDetails {
     cached_tokens: u32,
 }
 
 /// [`Bill`] with times in milliseconds.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct BillWords<'a> {
     queue_ms: f64,
     prefill_ms: f64,

@@ -1,5 +1,6 @@
 //! The answer to a generate call.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -23,8 +24,9 @@ pub struct GenerateReply {
     used: Vec<Used>,
 }
 
-#[derive(Serialize)]
-struct Answer<'a> {
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "SglangAnswer")]
+pub struct Answer<'a> {
     text: &'a str,
     output_ids: &'a [u32],
     meta_info: Meta<'a>,
@@ -32,7 +34,8 @@ struct Answer<'a> {
     index: Option<u32>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "SglangMeta")]
 struct Meta<'a> {
     id: String,
     finish_reason: Option<Value>,
@@ -43,7 +46,8 @@ struct Meta<'a> {
     logprobs: Option<Logprobs<'a>>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "SglangLogprobs")]
 struct Logprobs<'a> {
     /// Of the prompt, which are not supported.
     input_token_logprobs: [(); 0],

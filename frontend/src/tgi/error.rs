@@ -1,12 +1,14 @@
 //! Refusals, as TGI writes them.
 
 use axum::{Json, http::StatusCode, response::Response};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::error::ApiError;
 
 /// `{"error": …, "error_type": …}`
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "TgiError")]
 pub struct ErrorBody {
     error: String,
     error_type: &'static str,

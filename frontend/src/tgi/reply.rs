@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::error::ErrorBody;
@@ -45,15 +46,17 @@ struct Sent {
     last: Option<(TokenWords, String)>,
 }
 
-#[derive(Serialize)]
-struct Generated<'a> {
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "TgiGenerated")]
+pub struct Generated<'a> {
     generated_text: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     details: Option<Details<'a>>,
 }
 
 /// Of one choice; the best one's has the others'.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "TgiDetails")]
 struct Details<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     generated_text: Option<String>,
@@ -69,7 +72,8 @@ struct Details<'a> {
     best_of_sequences: Option<Vec<Details<'a>>>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "TgiTokenShape")]
 struct TokenShape<'a> {
     id: u32,
     text: Cow<'a, str>,

@@ -6,6 +6,7 @@ use axum::{
     Json,
     response::{IntoResponse, Response},
 };
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -24,8 +25,8 @@ pub struct TokenizeCall {
 }
 
 /// A token and the characters of the text that it stands for.
-#[derive(Serialize)]
-struct Place {
+#[derive(Serialize, JsonSchema)]
+pub struct Place {
     id: u32,
     text: String,
     start: usize,

@@ -1,0 +1,199 @@
+//! What calls may hold, as types that only their schema is made from.
+#![expect(dead_code, reason = "bodies are read field by field, with limits that settings and models have")]
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde_json::Value;
+
+use super::{
+    models::{ModelList, ModelWords},
+    shapes::{ChatChoice, CompletionChoice, Object},
+};
+use crate::openapi::{Content, Operation, Schemas};
+
+/// What is served in OpenAI's words.
+pub fn operations(schemas: &mut Schemas) -> Vec<Operation> {
+    let chat = Content::Json(schemas.written::<Object<'static, ChatChoice<'static>>>());
+    let completion = Content::Json(schemas.written::<Object<'static, CompletionChoice<'static>>>());
+    let models = Content::Json(schemas.written::<ModelList<'static>>());
+    let model = Content::Json(schemas.written::<ModelWords<'static>>());
+    let (chat_body, completion_body) = (schemas.read::<ChatBody>(), schemas.read::<CompletionBody>());
+    vec![
+        Operation::post("/v1/chat/completions", "Answers a conversation", chat_body, chat, schemas)
+            .streaming(),
+        Operation::post("/v1/completions", "Continues texts", completion_body, completion, schemas)
+            .streaming(),
+        Operation::get("/v1/models", "Models that are served", models, schemas),
+        Operation::get("/v1/models/{id}", "One of them", model, schemas),
+    ]
+}
+
+/// A conversation to be answered.
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct ChatBody {
+    model: String,
+    #[schemars(length(min = 1))]
+    messages: Vec<ChatTurn>,
+    #[schemars(flatten)]
+    shared: Shared,
+    logprobs: Option<bool>,
+    #[schemars(range(max = 20))]
+    top_logprobs: Option<u32>,
+    reasoning_effort: Option<Effort>,
+    response_format: Option<BTreeMap<String, Value>>,
+    modalities: Option<Vec<String>>,
+    tool_choice: Option<String>,
+    verbosity: Option<String>,
+    echo: Option<bool>,
+    add_special_tokens: Option<bool>,
+    continue_final_message: Option<bool>,
+    add_generation_prompt: Option<bool>,
+    /// Variables of the model's template.
+    chat_template_kwargs: Option<BTreeMap<String, Value>>,
+}
+
+/// Texts to be continued.
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct CompletionBody {
+    model: String,
+    prompt: Prompts,
+    #[schemars(flatten)]
+    shared: Shared,
+    #[schemars(range(max = 20))]
+    logprobs: Option<u32>,
+    #[schemars(range(min = 1, max = 128))]
+    best_of: Option<u32>,
+    echo: Option<bool>,
+    add_special_tokens: Option<bool>,
+}
+
+/// What both calls may hold: OpenAI's parameters and vLLM's.
+#[derive(JsonSchema)]
+pub struct Shared {
+    stream: Option<bool>,
+    /// Only with `stream`.
+    stream_options: Option<StreamOptions>,
+    #[schemars(range(min = 1))]
+    max_completion_tokens: Option<u32>,
+    #[schemars(range(min = 1))]
+    max_tokens: Option<u32>,
+    min_tokens: Option<u32>,
+    #[schemars(range(min = 1, max = 128))]
+    n: Option<u32>,
+    seed: Option<i64>,
+    #[schemars(range(min = 0, max = 2))]
+    temperature: Option<f32>,
+    /// -1 or 0: all.
+    #[schemars(range(min = -1))]
+    top_k: Option<i64>,
+    #[schemars(range(min = 0, max = 1))]
+    top_p: Option<f32>,
+    #[schemars(range(min = 0, max = 1))]
+    min_p: Option<f32>,
+    #[schemars(range(min = 0, max = 10))]
+    repetition_penalty: Option<f32>,
+    #[schemars(range(min = -2, max = 2))]
+    presence_penalty: Option<f32>,
+    #[schemars(range(min = -2, max = 2))]
+    frequency_penalty: Option<f32>,
+    /// By token id, -100 to 100.
+    logit_bias: Option<BTreeMap<String, f32>>,
+    stop: Option<OneOrMore>,
+    stop_token_ids: Option<Vec<u32>>,
+    include_stop_str_in_output: Option<bool>,
+    ignore_eos: Option<bool>,
+    skip_special_tokens: Option<bool>,
+    /// -1: to what fits.
+    #[schemars(range(min = -1))]
+    truncate_prompt_tokens: Option<i64>,
+    /// Not read.
+    user: Option<String>,
+    /// Not read.
+    safety_identifier: Option<String>,
+    /// Not read.
+    metadata: Option<BTreeMap<String, Value>>,
+    store: Option<bool>,
+    service_tier: Option<String>,
+    use_beam_search: Option<bool>,
+    length_penalty: Option<f32>,
+    spaces_between_special_tokens: Option<bool>,
+    bad_words: Option<Vec<String>>,
+}
+
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+struct StreamOptions {
+    include_usage: Option<bool>,
+    include_obfuscation: Option<bool>,
+    continuous_usage_stats: Option<bool>,
+}
+
+/// A message of a conversation.
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct ChatTurn {
+    role: ChatRole,
+    content: Text,
+}
+
+#[derive(JsonSchema)]
+#[schemars(rename_all = "lowercase")]
+enum ChatRole {
+    System,
+    Developer,
+    User,
+    Assistant,
+}
+
+/// A string, or parts of text.
+#[derive(JsonSchema)]
+#[schemars(untagged)]
+pub enum Text {
+    Whole(String),
+    Parts(#[schemars(length(min = 1))] Vec<TextPart>),
+}
+
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct TextPart {
+    r#type: TextType,
+    text: String,
+}
+
+#[derive(JsonSchema)]
+#[schemars(rename_all = "lowercase")]
+enum TextType {
+    Text,
+}
+
+/// A string or strings.
+#[derive(JsonSchema)]
+#[schemars(untagged)]
+pub enum OneOrMore {
+    One(String),
+    More(Vec<String>),
+}
+
+/// A text, texts, tokens, or arrays of tokens.
+#[derive(JsonSchema)]
+#[schemars(untagged)]
+enum Prompts {
+    Text(String),
+    Texts(#[schemars(length(min = 1))] Vec<String>),
+    Tokens(#[schemars(length(min = 1))] Vec<u32>),
+    ManyTokens(#[schemars(length(min = 1))] Vec<Vec<u32>>),
+}
+
+#[derive(JsonSchema)]
+#[schemars(rename_all = "lowercase")]
+enum Effort {
+    None,
+    Minimal,
+    Low,
+    Medium,
+    High,
+    Xhigh,
+}
