@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use baton_coordinator::{Coordinator, CoordinatorTasks, Health};
-use baton_frontend::{Door, FrontendError, HttpMetrics, Services};
+use baton_frontend::{Door, FrontendError, HttpMetrics, KeptAnswers, Services};
 use baton_model::ModelText;
 use baton_protocol::Role;
 use baton_registry::{EtcdConfig, EtcdRegistry, MemoryRegistry, Registry};
@@ -188,6 +188,7 @@ impl Cluster {
         coordinator.metrics().register(&mut metrics);
         let http = HttpMetrics::register(&mut metrics);
         let limits = self.config.frontend.clone();
+        let kept = KeptAnswers::open(&limits).await?;
         let door = Door::new(limits.keys_file.clone()).await?;
         let listener = self.config.api_gate().listen(limits.listen)?;
         self.url = Some(format!("http://{}", listener.local_addr()));
@@ -196,6 +197,7 @@ impl Cluster {
             registry: Arc::new(metrics),
             metrics: http,
             door,
+            kept,
             texts: self.text.iter().cloned().collect(),
         };
         let stop = self.stop.clone().cancelled_owned();

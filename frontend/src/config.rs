@@ -17,6 +17,16 @@ pub struct Config {
     pub listen: SocketAddr,
     /// The file of API keys, which `baton key new` adds to; none: everyone on this machine may call.
     pub keys_file: Option<PathBuf>,
+    /// Where answers to calls with an `Idempotency-Key` survive a restart; none: in memory alone.
+    pub state_dir: Option<PathBuf>,
+    /// How long those answers can be had again.
+    pub kept_seconds: u64,
+    /// Most of them, running ones included; the oldest go first.
+    pub max_kept_answers: usize,
+    /// Most bytes of them.
+    pub max_kept_bytes: usize,
+    /// How long such a call goes on when nobody reads its answer.
+    pub detach_grace_ms: u64,
     /// Origins of pages that may call from a browser, or `*` alone for all.
     pub cors_origins: Vec<String>,
     /// Connections served at once; more wait in the listener's queue.
@@ -91,6 +101,11 @@ impl Default for Config {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8000)),
             keys_file: None,
+            state_dir: None,
+            kept_seconds: 86_400,
+            max_kept_answers: 4096,
+            max_kept_bytes: 64 << 20,
+            detach_grace_ms: 10_000,
             cors_origins: Vec::new(),
             max_connections: 4096,
             max_body_bytes: 4 << 20,
@@ -135,6 +150,8 @@ impl Config {
             ("body_timeout_ms", self.body_timeout_ms),
             ("write_timeout_ms", self.write_timeout_ms),
             ("request_timeout_ms", self.request_timeout_ms),
+            ("kept_seconds", self.kept_seconds),
+            ("max_kept_answers", self.max_kept_answers as u64),
             ("max_streams", self.max_streams as u64),
             ("max_choices", u64::from(self.max_choices)),
             ("max_prompts", self.max_prompts as u64),
@@ -174,6 +191,10 @@ impl Config {
 
     pub(crate) fn write_timeout(&self) -> Duration {
         Duration::from_millis(self.write_timeout_ms)
+    }
+
+    pub(crate) fn detach_grace(&self) -> Duration {
+        Duration::from_millis(self.detach_grace_ms)
     }
 
     pub(crate) fn request_timeout(&self) -> Duration {

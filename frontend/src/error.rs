@@ -81,6 +81,12 @@ pub enum ApiError {
         /// Until there is something left.
         wait: Duration,
     },
+    /// The call's Idempotency-Key belongs to a call with another body.
+    #[error("this Idempotency-Key was used with another body, or on another path")]
+    KeyReused {
+        /// Whether that one is not answered yet.
+        running: bool,
+    },
     /// The body did not arrive in time.
     #[error("the body did not arrive within {} ms", limit.as_millis())]
     BodyTimeout {
@@ -164,6 +170,8 @@ impl ApiError {
             | Self::ContextLength { .. }
             | Self::BodyBroken => StatusCode::BAD_REQUEST,
             Self::UnknownModel { .. } | Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::KeyReused { running: true } => StatusCode::CONFLICT,
+            Self::KeyReused { running: false } => StatusCode::UNPROCESSABLE_ENTITY,
             Self::NoKey | Self::WrongKey => StatusCode::UNAUTHORIZED,
             Self::RateLimit { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
@@ -198,6 +206,8 @@ impl ApiError {
             Self::UnknownModel { .. } => (Some("model"), "model_not_found"),
             Self::NoRoute => (None, "not_found"),
             Self::Method => (None, "method_not_allowed"),
+            Self::KeyReused { running: true } => (None, "idempotency_key_in_use"),
+            Self::KeyReused { running: false } => (None, "idempotency_key_reused"),
             Self::NoKey => (None, "missing_api_key"),
             Self::WrongKey => (None, "invalid_api_key"),
             Self::RateLimit { .. } => (None, "rate_limit_exceeded"),

@@ -5,6 +5,7 @@
 //! - [`serve`](fn@serve): accepts connections, one task each, and lets them end on shutdown; [`write_timeout`]: not for ever
 //! - [`routes`]: which path does what; request ids and counting around every call
 //! - [`door`]: who may come in: API keys, tenants and their limits, CORS
+//! - [`replay`]: calls with an `Idempotency-Key` are computed once
 //! - [`body`]: bytes of a request within their limits; [`json`]: strict JSON; [`fields`]: typed fields by name
 //! - [`openai`], [`vllm`], [`anthropic`], [`tgi`], [`sglang`]: dialects: routes, how their bodies become an [`ask`], how answers are
 //!   written; [`crossroads`]: paths that two of them share
@@ -38,6 +39,7 @@ mod metrics;
 mod openai;
 mod openapi;
 mod parts;
+mod replay;
 mod reply;
 mod routes;
 mod serve;
@@ -59,4 +61,5 @@ pub use door::{
     keys::{KeyRing, KeysError, NewKey},
 };
 pub use metrics::HttpMetrics;
+pub use replay::{Store as KeptAnswers, StoreError};
 pub use serve::{FrontendError, Services, serve, serve_metrics};

@@ -69,6 +69,8 @@ pub struct Tally {
     status: AtomicU16,
     /// Whether the answer outlives the handler.
     streaming: AtomicBool,
+    /// Whether it ended with an error.
+    broken: AtomicBool,
     first_token: OnceLock<Duration>,
     metrics: HttpMetrics,
     /// Whose limits its tokens count against.
@@ -173,6 +175,7 @@ impl HttpMetrics {
             started: Instant::now(),
             status: AtomicU16::new(CLIENT_CLOSED),
             streaming: AtomicBool::new(false),
+            broken: AtomicBool::new(false),
             first_token: OnceLock::new(),
             metrics: self.clone(),
             tenant,
@@ -205,9 +208,15 @@ impl Tally {
     /// The stream reached its end.
     pub(crate) fn stream_ended(&self, broken: bool) {
         self.status.store(200, Ordering::Relaxed);
+        self.broken.store(broken, Ordering::Relaxed);
         if broken {
             self.metrics.broken_streams.inc();
         }
+    }
+
+    /// Whether the stream ended with an error.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Relaxed)
     }
 
     /// So many tokens of prompt or answer are the caller's.

@@ -26,6 +26,7 @@ use crate::{
     metrics::Route,
     openai,
     openapi::{self, Content, Operation, Schemas},
+    replay::{self, Store},
     reply::unix_seconds,
     serve::Services,
     sglang,
@@ -43,19 +44,20 @@ pub struct Room {
     pub desk: Desk,
     registry: Arc<Registry>,
     pub metrics: HttpMetrics,
-    door: Arc<Door>,
+    pub door: Door,
+    pub kept: Arc<Store>,
     /// Start of this process, seconds since 1970: what models say as their age.
     pub started: u64,
 }
 
-/// All routes, the texts that they use, and the door before them. Every path that is not named here is refused.
-pub fn router(config: Config, services: Services) -> (Router, Arc<Texts>, Arc<Door>) {
-    let Services { dispatch, registry, metrics, door, texts } = services;
-    let (door, cors) = (Arc::new(door), cors(&config.cors_origins));
+/// All routes, and the room that they share. Every path that is not named here is refused.
+pub fn router(config: Config, services: Services) -> (Router, Arc<Room>) {
+    let Services { dispatch, registry, metrics, door, kept, texts } = services;
+    let cors = cors(&config.cors_origins);
     let texts = Arc::new(Texts::new(Arc::clone(&dispatch), &config, texts));
     let streams = Arc::new(Semaphore::new(config.max_streams));
-    let desk = Desk { config, dispatch, texts: Arc::clone(&texts), streams };
-    let room = Arc::new(Room { desk, registry, metrics, door: Arc::clone(&door), started: unix_seconds() });
+    let desk = Desk { config, dispatch, texts, streams };
+    let room = Arc::new(Room { desk, registry, metrics, door, kept, started: unix_seconds() });
     let router = Router::new()
         .merge(openai::router())
         .merge(vllm::router())
@@ -72,9 +74,9 @@ pub fn router(config: Config, services: Services) -> (Router, Arc<Texts>, Arc<Do
         // Bodies have a limit of their own.
         .layer(DefaultBodyLimit::disable())
         .layer(from_fn_with_state(Arc::clone(&room), around))
-        .with_state(room);
+        .with_state(Arc::clone(&room));
     // Outermost: a browser asks before it calls, without a key.
-    (if let Some(cors) = cors { router.layer(cors) } else { router }, texts, door)
+    (if let Some(cors) = cors { router.layer(cors) } else { router }, room)
 }
 
 /// Gives the call an id, lets it in, and counts it.
@@ -93,13 +95,19 @@ async fn around(State(room): State<Arc<Room>>, mut request: Request, next: Next)
         if route.answers() { tenant.enter(Instant::now()).map(|()| tenant) } else { Ok(tenant) }
     });
     let tally = Arc::new(room.metrics.start(route, tenant.clone()));
-    let mut response = match admitted {
+    let path = request.uri().path().to_owned();
+    let answer = match admitted {
         Ok(tenant) => {
             request.extensions_mut().insert(Ticket { id, tenant, tally: Arc::clone(&tally) });
-            next.run(request).await
+            if route.answers() {
+                replay::answer(&room.kept, &room.desk.config, request, next).await
+            } else {
+                Ok(next.run(request).await)
+            }
         }
-        Err(error) => refusal(request.uri().path(), &error, &id.to_string()),
+        Err(error) => Err(error),
     };
+    let mut response = answer.unwrap_or_else(|error| refusal(&path, &error, &id.to_string()));
     let status = response.status();
     tally.answered(status.as_u16());
     if status.is_server_error() {

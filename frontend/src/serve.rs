@@ -19,7 +19,12 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::{Config, ConfigError, Dispatch, Door, HttpMetrics, routes, write_timeout::WriteTimeout};
+use crate::{
+    Config, ConfigError, Dispatch, Door, HttpMetrics,
+    replay::{Calls, Store},
+    routes,
+    write_timeout::WriteTimeout,
+};
 
 /// What the routes stand on.
 pub struct Services {
@@ -31,6 +36,8 @@ pub struct Services {
     pub metrics: HttpMetrics,
     /// Whom it lets in.
     pub door: Door,
+    /// What calls with an `Idempotency-Key` were answered.
+    pub kept: Arc<Store>,
     /// Texts that this process has anyway; others are fetched from nodes, before the first call if possible.
     pub texts: Vec<Arc<ModelText>>,
 }
@@ -60,17 +67,19 @@ pub async fn serve(
     services: Services,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), FrontendError> {
-    let (router, texts, door) = routes::router(config.clone(), services);
+    let (router, room) = routes::router(config.clone(), services);
+    // Calls that nobody reads any more end with the room.
+    let _calls = Calls(Arc::clone(&room.kept));
     let prefetch = async {
         loop {
-            texts.prefetch().await;
+            room.desk.texts.prefetch().await;
             tokio::time::sleep(PREFETCH_INTERVAL).await;
         }
     };
     tokio::select! {
         served = converse_with_all(listener, &config, router, shutdown) => served,
         never = prefetch => never,
-        never = door.follow() => match never {},
+        never = room.door.follow() => match never {},
     }
 }
 

@@ -439,3 +439,16 @@ def test_the_example_runs():
         [sys.executable, EXAMPLE, "hi"], env=environment, capture_output=True, text=True, timeout=120, check=True
     )
     assert "prompt tokens" in run.stdout
+
+
+# --- retries ---
+
+
+def test_a_retried_call_is_answered_once(chat):
+    key = {"Idempotency-Key": f"test-{os.urandom(8).hex()}"}
+    first, again = chat(extra_headers=key, temperature=1), chat(extra_headers=key, temperature=1)
+    assert again == first, "the id too"
+    assert chat(extra_headers={"Idempotency-Key": f"test-{os.urandom(8).hex()}"}).id != first.id
+    with pytest.raises(openai.UnprocessableEntityError) as caught:
+        chat(extra_headers=key, max_tokens=3)
+    assert caught.value.code == "idempotency_key_reused"

@@ -22,7 +22,9 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::{Answer, Config, Dispatch, Door, FrontendError, HttpMetrics, Readiness, Services, serve};
+use crate::{
+    Answer, Config, Dispatch, Door, FrontendError, HttpMetrics, KeptAnswers, Readiness, Services, serve,
+};
 
 /// Tokens of context of the scripted model.
 pub const CONTEXT: u32 = 128;
@@ -224,7 +226,9 @@ impl TestServer {
         let metrics = HttpMetrics::register(&mut registry);
         let dispatch = Arc::new(Cluster(Arc::clone(&script)));
         let door = Door::new(config.keys_file.clone()).await.unwrap();
-        let services = Services { dispatch, registry: Arc::new(registry), metrics, door, texts: Vec::new() };
+        let kept = KeptAnswers::open(&config).await.unwrap();
+        let services =
+            Services { dispatch, registry: Arc::new(registry), metrics, door, kept, texts: Vec::new() };
         let (stop, stopped) = oneshot::channel::<()>();
         let mut task = JoinSet::new();
         task.spawn(serve(listener, config, services, async {
