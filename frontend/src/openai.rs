@@ -27,7 +27,7 @@ use axum::{
     routing::{get, post},
 };
 
-pub use described::{ChatTurn, OneOrMore, operations};
+pub use described::{OneOrMore, Turn, operations};
 pub use logprobs::finite;
 pub use messages::{read_conversation, read_text};
 pub use parameters::{sampling, seed, stop_strings, stop_token_ids, token_ids};

@@ -35,16 +35,19 @@ pub fn operations(schemas: &mut Schemas) -> Vec<Operation> {
 pub struct ChatBody {
     model: String,
     #[schemars(length(min = 1))]
-    messages: Vec<ChatTurn>,
+    messages: Vec<Turn>,
     #[schemars(flatten)]
     shared: Shared,
     logprobs: Option<bool>,
     #[schemars(range(max = 20))]
     top_logprobs: Option<u32>,
     reasoning_effort: Option<Effort>,
-    response_format: Option<BTreeMap<String, Value>>,
     modalities: Option<Vec<String>>,
-    tool_choice: Option<String>,
+    /// Functions that the model may call.
+    tools: Option<Vec<BTreeMap<String, Value>>>,
+    /// A word, or the name of a function.
+    tool_choice: Option<Value>,
+    parallel_tool_calls: Option<bool>,
     verbosity: Option<String>,
     echo: Option<bool>,
     add_special_tokens: Option<bool>,
@@ -101,6 +104,13 @@ pub struct Shared {
     frequency_penalty: Option<f32>,
     /// By token id, -100 to 100.
     logit_bias: Option<BTreeMap<String, f32>>,
+    response_format: Option<BTreeMap<String, Value>>,
+    guided_json: Option<Value>,
+    guided_regex: Option<String>,
+    guided_grammar: Option<String>,
+    guided_choice: Option<Vec<String>>,
+    guided_decoding_backend: Option<String>,
+    structured_outputs: Option<BTreeMap<String, Value>>,
     stop: Option<OneOrMore>,
     stop_token_ids: Option<Vec<u32>>,
     include_stop_str_in_output: Option<bool>,
@@ -133,10 +143,52 @@ struct StreamOptions {
 
 /// A message of a conversation.
 #[derive(JsonSchema)]
+#[schemars(untagged)]
+pub enum Turn {
+    Said(ChatTurn),
+    Answered(AssistantTurn),
+    Returned(ToolTurn),
+}
+
+/// What somebody says.
+#[derive(JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub struct ChatTurn {
     role: ChatRole,
     content: Text,
+}
+
+/// An earlier answer.
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct AssistantTurn {
+    role: AssistantRole,
+    /// Needed without calls.
+    content: Option<Text>,
+    tool_calls: Option<Vec<BTreeMap<String, Value>>>,
+    reasoning_content: Option<String>,
+    annotations: Option<Vec<Value>>,
+}
+
+/// What a call of a tool gave.
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct ToolTurn {
+    role: ToolRole,
+    content: Text,
+    tool_call_id: String,
+}
+
+#[derive(JsonSchema)]
+#[schemars(rename_all = "lowercase")]
+enum AssistantRole {
+    Assistant,
+}
+
+#[derive(JsonSchema)]
+#[schemars(rename_all = "lowercase")]
+enum ToolRole {
+    Tool,
 }
 
 #[derive(JsonSchema)]
@@ -145,7 +197,6 @@ enum ChatRole {
     System,
     Developer,
     User,
-    Assistant,
 }
 
 /// A string, or parts of text.

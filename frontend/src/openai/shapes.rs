@@ -55,7 +55,7 @@ pub struct ChatMessage<'a> {
 }
 
 /// A call of a tool, or a piece of one.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub struct ToolCall<'a> {
     /// In streams.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -67,7 +67,7 @@ pub struct ToolCall<'a> {
     pub function: FunctionCall<'a>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub struct FunctionCall<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<&'a str>,

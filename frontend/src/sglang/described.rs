@@ -76,6 +76,11 @@ pub struct SamplingParams {
     stop: Option<OneOrMore>,
     stop_token_ids: Option<Vec<u32>>,
     stop_regex: Option<OneOrMore>,
+    /// A schema, as text.
+    json_schema: Option<String>,
+    regex: Option<String>,
+    /// In Lark's words.
+    ebnf: Option<String>,
     ignore_eos: Option<bool>,
     skip_special_tokens: Option<bool>,
     spaces_between_special_tokens: Option<bool>,

@@ -1,7 +1,10 @@
 //! What calls may hold, as types that only their schema is made from.
 #![expect(dead_code, reason = "bodies are read field by field, and some answers written so")]
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
+use serde_json::Value;
 
 use super::{error::ErrorBody, reply::Generated};
 use crate::{
@@ -79,6 +82,7 @@ pub struct TgiParameters {
     decoder_input_details: Option<bool>,
     return_full_text: Option<bool>,
     watermark: Option<bool>,
+    grammar: Option<BTreeMap<String, Value>>,
     do_sample: Option<bool>,
     seed: Option<i64>,
     #[schemars(range(min = 0, max = 100))]

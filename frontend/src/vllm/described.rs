@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde_json::Value;
 
 use crate::{
-    openai::ChatTurn,
+    openai::Turn,
     openapi::{Content, Operation, Schemas},
 };
 
@@ -39,12 +39,15 @@ pub struct TokenizeBody {
 pub struct TokenizeChatBody {
     model: Option<String>,
     #[schemars(length(min = 1))]
-    messages: Vec<ChatTurn>,
+    messages: Vec<Turn>,
     add_special_tokens: Option<bool>,
     return_token_strs: Option<bool>,
     continue_final_message: Option<bool>,
     add_generation_prompt: Option<bool>,
     chat_template_kwargs: Option<BTreeMap<String, Value>>,
+    tools: Option<Vec<BTreeMap<String, Value>>>,
+    tool_choice: Option<Value>,
+    parallel_tool_calls: Option<bool>,
 }
 
 /// Tokens of a text.

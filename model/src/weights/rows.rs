@@ -53,6 +53,14 @@ impl Rows<'_> {
         }
     }
 
+    /// The same, if they lose nothing.
+    pub fn lossless_blocks(&self) -> Blocks {
+        match self.tensor.encoding() {
+            Encoding::Q4K => Blocks::None,
+            _ => self.blocks(),
+        }
+    }
+
     /// Reads values of whole rows from row `first` on, rounded to bf16.
     ///
     /// # Errors

@@ -115,7 +115,7 @@ impl<'a> Packer<'a> {
     fn pack(&self, purpose: Use, parts: &[Rows<'_>], gated: bool) -> Result<PackedMatrix, WeightsError> {
         let blocks = parts.iter().all(|rows| rows.cols().is_multiple_of(BLOCK));
         let eight = parts.iter().any(|rows| wants_eight_bits(rows.row_bytes(), rows.cols()));
-        let written_as = |form| parts.iter().all(|rows| rows.blocks() == form);
+        let written_as = |form| parts.iter().all(|rows| rows.lossless_blocks() == form);
         match (self.form, purpose) {
             (WeightForm::Int4, Use::Layer) if blocks && !eight => self.pack_as::<Q4_1>(parts, gated),
             (WeightForm::Int4, _) if blocks => self.pack_as::<Q8_0>(parts, gated),

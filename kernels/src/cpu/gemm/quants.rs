@@ -149,8 +149,8 @@ impl Band<'_> {
     /// The products with a panel, added up group by group. `memory` is memory to use.
     #[inline(always)]
     pub fn multiply<S: Simd, G: Group>(&self, s: S, groups: &[G], memory: &mut Memory, sums: &mut [f32]) {
-        match &self.tiles {
-            Some(tiles) => self.multiply_in_tiles(s, tiles, groups, memory, sums),
+        match self.tiles {
+            Some(_) => self.multiply_in_tiles(s, groups, memory, sums),
             None => self.multiply_by_vectors(s, groups, &mut memory.quads, sums),
         }
     }
@@ -178,11 +178,11 @@ impl Band<'_> {
     fn multiply_in_tiles<S: Simd, G: Group>(
         &self,
         s: S,
-        tiles: &WholeTiles,
         groups: &[G],
         Memory { joined, wholes, .. }: &mut Memory,
         sums: &mut [f32],
     ) {
+        let Some(tiles) = &self.tiles else { return };
         for (i, groups) in groups.chunks(AT_ONCE).enumerate() {
             for (group, to) in groups.iter().zip(joined.chunks_exact_mut(G::SUMS)) {
                 group.joined(to);

@@ -36,7 +36,7 @@ fn four_bits_are_read_without_loss() {
     for encoding in [Encoding::Q4_0, Encoding::Q4_1] {
         let tensor = stored(encoding, 6, 64);
         let rows = Rows { name: "x", tensor: &tensor };
-        assert_eq!(rows.blocks(), Blocks::Q4_1);
+        assert_eq!([rows.blocks(), rows.lossless_blocks()], [Blocks::Q4_1; 2]);
         let found: Vec<f32> = q4_1(rows, 0, 6).into_iter().map(|v| bf16::from_f32(v).to_f32()).collect();
         assert_eq!(found, values(rows), "{encoding:?}");
     }
@@ -46,6 +46,7 @@ fn four_bits_are_read_without_loss() {
 fn q4_k_is_read_almost_without_loss() {
     let tensor = stored(Encoding::Q4K, 3, 512);
     let rows = Rows { name: "x", tensor: &tensor };
+    assert_eq!((rows.blocks(), rows.lossless_blocks()), (Blocks::Q4_1, Blocks::None));
     let (found, expected) = (q4_1(rows, 0, 3), values(rows));
     let greatest = expected.iter().fold(0.0, |greatest: f32, value| greatest.max(value.abs()));
     for (found, expected) in found.iter().zip(&expected) {
