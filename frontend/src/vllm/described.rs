@@ -64,6 +64,7 @@ pub struct Tokens {
 #[schemars(deny_unknown_fields)]
 pub struct DetokenizeBody {
     model: Option<String>,
+    #[schemars(length(min = 1))]
     tokens: Vec<u32>,
 }
 
