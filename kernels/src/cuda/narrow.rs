@@ -30,45 +30,36 @@ const GROUP: usize = 128;
 /// Bytes of inputs of a stage.
 const PANEL_BYTES: usize = 128;
 
-/// Kernels with room for so many rows, by warpgroups (one, two).
+/// Kernels with room for so many rows, by warpgroups (one, two): names, and stages.
 struct Kernels {
     room: usize,
-    stages: [usize; 2],
-    plain: [&'static str; 2],
-    e4m3: [&'static str; 2],
+    plain: [(&'static str, usize); 2],
+    e4m3: [(&'static str, usize); 2],
 }
 
+macro_rules! kernels {
+    ($room:literal, $plain:expr, $e4m3:expr) => {
+        Kernels {
+            room: $room,
+            plain: [
+                (concat!("gemm_narrow_1_", $room), $plain[0]),
+                (concat!("gemm_narrow_2_", $room), $plain[1]),
+            ],
+            e4m3: [
+                (concat!("gemm_narrow_1_", $room, "_e4m3"), $e4m3[0]),
+                (concat!("gemm_narrow_2_", $room, "_e4m3"), $e4m3[1]),
+            ],
+        }
+    };
+}
+
+/// As in `gemm_narrow.cu`.
 const KERNELS: [Kernels; 5] = [
-    Kernels {
-        room: 8,
-        stages: [10, 6],
-        plain: ["gemm_narrow_1_8", "gemm_narrow_2_8"],
-        e4m3: ["gemm_narrow_1_8_e4m3", "gemm_narrow_2_8_e4m3"],
-    },
-    Kernels {
-        room: 16,
-        stages: [8, 5],
-        plain: ["gemm_narrow_1_16", "gemm_narrow_2_16"],
-        e4m3: ["gemm_narrow_1_16_e4m3", "gemm_narrow_2_16_e4m3"],
-    },
-    Kernels {
-        room: 32,
-        stages: [8, 5],
-        plain: ["gemm_narrow_1_32", "gemm_narrow_2_32"],
-        e4m3: ["gemm_narrow_1_32_e4m3", "gemm_narrow_2_32_e4m3"],
-    },
-    Kernels {
-        room: 64,
-        stages: [8, 4],
-        plain: ["gemm_narrow_1_64", "gemm_narrow_2_64"],
-        e4m3: ["gemm_narrow_1_64_e4m3", "gemm_narrow_2_64_e4m3"],
-    },
-    Kernels {
-        room: 128,
-        stages: [6, 3],
-        plain: ["gemm_narrow_1_128", "gemm_narrow_2_128"],
-        e4m3: ["gemm_narrow_1_128_e4m3", "gemm_narrow_2_128_e4m3"],
-    },
+    kernels!(8, [24, 10], [10, 6]),
+    kernels!(16, [22, 9], [8, 5]),
+    kernels!(32, [18, 7], [8, 5]),
+    kernels!(64, [13, 7], [8, 4]),
+    kernels!(128, [9, 5], [6, 3]),
 ];
 
 /// Blocks that share out the inputs of a product, at most: what a cluster can have.
@@ -112,8 +103,7 @@ struct Inputs {
     rows: usize,
 }
 
-/// How a product is cut into blocks, all of which run at the same time. Does not depend
-/// on the number of rows.
+/// How a product is cut into blocks. Does not depend on the number of rows.
 struct Cut {
     /// Warpgroups of a block: 64 outputs each.
     groups: usize,
@@ -213,8 +203,8 @@ impl Inputs {
         let cut = Cut::new(gpu, form, width, inputs.div_ceil(element.panel()));
         let kernel = KERNELS.iter().find(|kernels| kernels.room >= rows);
         let kernels = kernel.ok_or(GpuError::NoKernel { image: OP, function: "for so many rows" })?;
-        let (room, stages) = (kernels.room, kernels.stages[cut.groups - 1]);
-        let name = match element {
+        let room = kernels.room;
+        let (name, stages) = match element {
             Element::Bf16 | Element::F16 => kernels.plain[cut.groups - 1],
             Element::E4m3 => kernels.e4m3[cut.groups - 1],
         };

@@ -6,6 +6,7 @@ use baton_kernels::cuda::{
     gate::{Activation, gate},
     gemm::Sizes,
     narrow,
+    rope::KvForm,
 };
 use baton_model::ModelConfig;
 
@@ -16,8 +17,10 @@ use super::{
     weights::{Dense, Vector},
 };
 
-/// Products of at most this many rows are [`Gemv`]'s.
+/// Products of at most this many rows are [`Gemv`]'s; of at most [`FEWER_ROWS`] where [`Narrow`] is
+/// faster for eight, between attention over pages of elements on Hopper.
 const FEW_ROWS: usize = 8;
+const FEWER_ROWS: usize = 4;
 
 /// What steps of so few rows leave of a multiprocessor's memory to shared memory, in percent:
 /// enough for attention, and the rest to L1, through which [`Gemv`] reads.
@@ -33,6 +36,8 @@ const NO_SCALED: GpuError = GpuError::NoKernel { image: "gemm_narrow", function:
 pub(super) struct Products {
     gemm: Gemm,
     activation: Activation,
+    /// Products of at most so many rows are [`Gemv`]'s.
+    few_rows: usize,
     /// Whether [`Narrow`] does all, in bands.
     deterministic: bool,
     /// For weights in fp8. Then [`Gemv`] is not used: all ops divide memory alike.
@@ -75,7 +80,9 @@ impl Products {
         let has_scales = model.matrices().any(|matrix| matches!(matrix, Matrix::Fp8(_)));
         let narrow_rows = if limits.deterministic { narrow::MAX_ROWS } else { NARROW_ROWS };
         let scaled = has_scales.then(|| ScaledProducts::new(gpu, model.config(), limits, narrow_rows));
+        let is_fewer = gpu.capability() == (9, 0) && limits.kv == KvForm::Plain;
         Ok(Self {
+            few_rows: if is_fewer { FEWER_ROWS } else { FEW_ROWS },
             gemm: Gemm::new(gpu, limits.cache.as_deref())?,
             activation,
             deterministic: limits.deterministic,
@@ -111,19 +118,19 @@ impl Products {
         let narrow_rows = match rows {
             _ if self.deterministic => 1..=narrow::MAX_ROWS,
             _ if self.scaled.is_some() => 1..=NARROW_ROWS,
-            _ => FEW_ROWS + 1..=NARROW_ROWS,
+            _ => self.few_rows + 1..=NARROW_ROWS,
         };
         let narrow = narrow_rows.contains(&rows).then(|| Narrow::new(gpu, weights.view())).flatten();
         match narrow {
             Some(product) => Kernel::Narrow(product),
-            None if rows <= FEW_ROWS => Kernel::Gemv,
+            None if rows <= self.few_rows => Kernel::Gemv,
             None => Kernel::Gemm,
         }
     }
 
     /// How all ops of a step of so many rows divide a multiprocessor's memory.
     pub fn divided(&self, gpu: &Gpu, rows: usize) -> Gpu {
-        let is_few = rows <= FEW_ROWS && !self.deterministic && self.scaled.is_none();
+        let is_few = rows <= self.few_rows && !self.deterministic && self.scaled.is_none();
         gpu.sharing(if is_few { FEW_ROWS_SHARE } else { 100 })
     }
 
