@@ -51,10 +51,15 @@ pub struct Plan {
 
 impl Cluster {
     /// `BATON_TEST_SET` has settings for every process, separated by spaces: the same tests on
-    /// another backend.
-    fn more_args() -> Vec<String> {
+    /// another backend. `BATON_TEST_CARDS=0,1` puts prefill nodes on one card, decode nodes on another.
+    fn more_args(node: &str) -> Vec<String> {
         let set = std::env::var("BATON_TEST_SET").unwrap_or_default();
-        set.split_whitespace().flat_map(|setting| ["--set".to_owned(), setting.to_owned()]).collect()
+        let cards = std::env::var("BATON_TEST_CARDS").unwrap_or_default();
+        let card =
+            cards.split(',').nth(usize::from(node.starts_with("decode"))).filter(|card| !card.is_empty());
+        let device = card.map(|card| format!("engine.device={card}"));
+        let settings = set.split_whitespace().map(str::to_owned).chain(device);
+        settings.flat_map(|setting| ["--set".to_owned(), setting]).collect()
     }
 
     /// Starts every node as its own process over a fresh etcd and waits until requests are served.
@@ -97,7 +102,7 @@ impl Cluster {
         let dir = TempDir::new().unwrap();
         let config = dir.path().join("cluster.toml");
         fs::write(&config, settings).unwrap();
-        let more = Self::more_args();
+        let more = Self::more_args("local");
         let mut args = vec!["serve", "--config", config.to_str().unwrap()];
         args.extend(more.iter().map(String::as_str));
         let process = Process::start("local", env!("CARGO_BIN_EXE_baton"), &args);
@@ -115,7 +120,7 @@ impl Cluster {
     /// Starts (or starts again) one node of the plan.
     pub fn start_node(&mut self, node: &str) {
         let config = self.config.to_str().unwrap();
-        let more = Self::more_args();
+        let more = Self::more_args(node);
         let mut args = vec!["serve", "--config", config, "--node", node];
         args.extend(more.iter().map(String::as_str));
         let process = Process::start(node, env!("CARGO_BIN_EXE_baton"), &args);
