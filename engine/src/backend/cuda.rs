@@ -6,6 +6,7 @@
 //! - `step`: a batch as the kernels read it
 //! - `histories`: what sequences have said, for their penalties
 //! - `workspace`: memory between kernels; [`CudaLimits`]
+//! - `unpacked`: cached rows in fp8 as elements, for prompts
 //! - `pass`: one step through all layers, enqueued
 //! - `products`: its products with weights; `scaled`: those with weights in fp8
 //!
@@ -23,6 +24,7 @@ mod pass;
 mod products;
 mod scaled;
 mod step;
+mod unpacked;
 pub mod weights;
 mod workspace;
 

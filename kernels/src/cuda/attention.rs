@@ -3,6 +3,8 @@
 //! - [`Decode`]: one new token per sequence, cut over the card by [`Shares`].
 //! - [`prefill`]: many new tokens per sequence, in tiles of rows.
 //!
+//! - [`unpack`]: pages in e4m3 as pages of elements, for prompts.
+//!
 //! A step with both is two launches over disjoint rows. Both read keys and values from
 //! the pages, where the new tokens' own rows must be already: as elements, or in e4m3, of which
 //! they make elements as they go.
@@ -10,11 +12,13 @@
 mod decode;
 mod prefill;
 mod tensor_map;
+mod unpack;
 
 use cudarc::driver::CudaView;
 
 pub use decode::{Decode, Inputs, Limits, Shares, Split};
 pub use prefill::{Chunk, Rows, prefill, prefill_on_any_card, row_tiles};
+pub use unpack::{unpack, unpacked};
 
 use super::{
     Gpu, Half,

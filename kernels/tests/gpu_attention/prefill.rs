@@ -2,7 +2,8 @@
 
 use baton_kernels::cuda::{
     Gpu,
-    attention::{Chunk, Rows, prefill, prefill_on_any_card, row_tiles},
+    attention::{Attention, Chunk, Paged, Rows, prefill, prefill_on_any_card, row_tiles, unpack, unpacked},
+    rope::KvForm,
 };
 
 use crate::fixture::{Fixture, SHAPES, Shape, gpus, in_both_forms, numbers, poisoned, put, random};
@@ -172,6 +173,41 @@ fn large_a_row_has_the_same_bits_however_a_prompt_is_chunked() {
                 }
                 assert_eq!(start, 777);
             }
+        }
+    }
+}
+
+#[test]
+fn unpacked_pages_give_the_same_bits() {
+    for gpu in gpus() {
+        for shape in SHAPES {
+            let shape = Shape { form: KvForm::Fp8, ..shape };
+            let lengths = [300, 1, 65];
+            let sequences = [(300, 1), (1, 2), (65, 3)];
+            let fixture = Fixture::new(&gpu, shape, &sequences);
+            let chunks = [(0, 0, 290, 10), (1, 290, 1, 0), (2, 291, 20, 45)];
+            let chunks =
+                chunks.map(|(sequence, first_row, rows, start)| Chunk { sequence, first_row, rows, start });
+            let q = random(&gpu, 5, 311 * fixture.q_width(), 1.0);
+            let expected = run(&gpu, &fixture, Made::ForThisCard, (&q, &chunks), (None, None));
+            let (cached, attention) = (fixture.pages(), fixture.attention(None, None));
+            let entries = lengths.len() * fixture.max_pages;
+            let pool_shape = unpacked(fixture.pool_shape, entries);
+            let mut pool = poisoned(&gpu, entries * pool_shape.page_halves());
+            unpack(&gpu, (&cached, attention.layer), &gpu.upload(&lengths).unwrap(), &mut pool).unwrap();
+            let table = gpu.upload(&(0..entries as i32).collect::<Vec<_>>()).unwrap();
+            let pages = Paged {
+                shape: pool_shape,
+                pool: pool.as_view(),
+                table: table.as_view(),
+                max_pages: fixture.max_pages,
+            };
+            let (q, tiles) = (put(&gpu, &q), gpu.upload(&row_tiles(&chunks)).unwrap());
+            let rows = Rows { q: &q, rows: 311, tiles: &tiles };
+            let mut out = poisoned(&gpu, 311 * fixture.q_width());
+            prefill(&gpu, &Attention { layer: 0, ..attention }, &rows, &pages, &mut out).unwrap();
+            let found = numbers(&gpu, &out);
+            assert!(found.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits()), "{shape:?}");
         }
     }
 }

@@ -278,6 +278,9 @@ impl Run<'_> {
         let (singles, rows) = (form.singles, form.rows());
         let table = form.table();
         let (single_table, chunk_table) = (table.start, table.start + singles * form.table_pages);
+        let lengths = form.lengths();
+        let (lengths, chunk_lengths) =
+            (lengths.start..lengths.start + singles, lengths.start + singles..lengths.end);
         let paged = |table| Paged {
             shape: *pool,
             pool: pages.as_view(),
@@ -287,11 +290,10 @@ impl Run<'_> {
         if singles > 0 {
             let shares = pass.shares.iter().find(|(window, _)| *window == attention.window);
             let Some((_, shares)) = shares else { return Ok(()) };
-            let lengths = form.lengths();
             let inputs = Inputs {
                 q: &work.qkv.slice(..singles * width),
                 pages: &paged(single_table..chunk_table),
-                kv_len: &work.words.slice(lengths.start..lengths.start + singles),
+                kv_len: &work.words.slice(lengths),
                 shares,
             };
             let mut out = work.attended.slice_mut(..singles * out_width);
@@ -303,8 +305,15 @@ impl Run<'_> {
                 rows: form.chunk_rows,
                 tiles: &work.words.slice(form.tiles()),
             };
+            let cached = paged(chunk_table..table.end);
+            let unpacked = match &mut work.unpacked {
+                Some(room) => room.of(gpu, (&cached, index), &work.words.slice(chunk_lengths))?,
+                None => None,
+            };
+            let layer = if unpacked.is_some() { 0 } else { index };
+            let pages = unpacked.as_ref().unwrap_or(&cached);
             let mut out = work.attended.slice_mut(singles * out_width..rows * out_width);
-            attention::prefill(gpu, &attention, &chunks, &paged(chunk_table..table.end), &mut out)?;
+            attention::prefill(gpu, &Attention { layer, ..attention }, &chunks, pages, &mut out)?;
         }
         Ok(())
     }
@@ -384,7 +393,7 @@ fn rest(rows: usize) -> usize {
 }
 
 /// Shape of a pool without pages.
-fn pool(config: &ModelConfig, form: KvForm) -> PoolShape {
+pub(super) fn pool(config: &ModelConfig, form: KvForm) -> PoolShape {
     let &ModelConfig { layers, kv_heads, head_dim, .. } = config;
     PoolShape { form, pages: 0, layers, page_tokens: super::PAGE_TOKENS as usize, kv_heads, head_dim }
 }

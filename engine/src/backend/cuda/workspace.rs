@@ -5,7 +5,12 @@ use std::path::PathBuf;
 use baton_kernels::cuda::{Gpu, GpuError, Half, cudarc::driver::CudaSlice, rope::KvForm};
 use baton_model::ModelConfig;
 
-use super::{histories::Histories, pass::MAX_BAND_ROWS, step::Form};
+use super::{
+    histories::Histories,
+    pass::{MAX_BAND_ROWS, pool},
+    step::Form,
+    unpacked::Unpacked,
+};
 
 /// The largest step that a backend computes, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +46,8 @@ pub(super) struct Workspace {
     pub gate_up: CudaSlice<Half>,
     /// `[MAX_BAND_ROWS][intermediate]`
     pub gated: CudaSlice<Half>,
+    /// A layer of the chunks' cached rows, where those are in fp8.
+    pub unpacked: Option<Unpacked>,
     /// Residual stream of the wanted rows: `[W][hidden]`.
     pub last: CudaSlice<Half>,
     /// `[W][vocab]`
@@ -73,6 +80,7 @@ impl Workspace {
         let CudaLimits { rows, sequences, context_tokens, .. } = *limits;
         let band = rows.min(MAX_BAND_ROWS);
         let words = Form::most_words(rows, sequences, context_tokens.div_ceil(super::PAGE_TOKENS as usize));
+        let unpacked = || Unpacked::new(gpu, pool(config, limits.kv), context_tokens);
         Ok(Self {
             words: gpu.zeros(words)?,
             x: gpu.zeros(rows * hidden)?,
@@ -81,6 +89,7 @@ impl Workspace {
             attended: gpu.zeros(rows * heads * head_dim)?,
             gate_up: gpu.zeros(band * 2 * intermediate)?,
             gated: gpu.zeros(band * intermediate)?,
+            unpacked: (limits.kv == KvForm::Fp8).then(unpacked).transpose()?,
             last: gpu.zeros(sequences * hidden)?,
             logits: gpu.zeros(sequences * vocab)?,
             histories: Histories::new(gpu, vocab, sequences, context_tokens)?,
