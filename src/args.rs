@@ -25,6 +25,8 @@ pub enum Command {
     Serve(Serve),
     /// Chats with a server in the terminal.
     Chat(Chat),
+    /// Has the calls of a JSONL file answered by a server when it has room, with a bar.
+    Batch(Batch),
     /// Measures; the figures of BENCHMARKS.md.
     Bench(Bench),
     /// Looks at this machine: what it has, and what a configuration lacks on it. Fails if something is missing.
@@ -88,6 +90,20 @@ pub struct Chat {
     /// A system message.
     #[arg(long)]
     pub system: Option<String>,
+}
+
+/// `baton batch`.
+#[derive(Debug, Args)]
+pub struct Batch {
+    /// Calls, as OpenAI's batches have them: {"custom_id", "method": "POST", "url", "body"} a line.
+    #[arg(value_name = "IN")]
+    pub input: PathBuf,
+    /// Answers, a line each; lines without a good one go into OUT.errors.
+    #[arg(value_name = "OUT")]
+    pub output: PathBuf,
+    /// The server; its key, if it asks for one, is taken from BATON_API_KEY.
+    #[arg(long, default_value = "http://127.0.0.1:8000")]
+    pub url: String,
 }
 
 /// `baton doctor`.

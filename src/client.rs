@@ -1,10 +1,14 @@
-//! A small client of our own OpenAI API, for `chat`, `demo` and `bench`.
+//! A small client of our own OpenAI API, for `chat`, `batch`, `demo` and `bench`.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use baton_frontend::Readiness;
 use futures::StreamExt;
+use reqwest::{
+    RequestBuilder, Response,
+    multipart::{Form, Part},
+};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -13,6 +17,7 @@ use serde_json::Value;
 pub struct Client {
     http: reqwest::Client,
     base: String,
+    key: Option<String>,
 }
 
 /// A finished streamed answer and when its pieces came.
@@ -64,7 +69,69 @@ impl Client {
     /// When the HTTP client cannot be built.
     pub fn new(base: &str) -> Result<Self> {
         let http = reqwest::Client::builder().no_proxy().tcp_nodelay(true).build()?;
-        Ok(Self { http, base: base.trim_end_matches('/').to_owned() })
+        Ok(Self { http, base: base.trim_end_matches('/').to_owned(), key: None })
+    }
+
+    /// Which shows this API key.
+    pub fn with_key(self, key: Option<String>) -> Self {
+        Self { key, ..self }
+    }
+
+    /// Gets JSON.
+    ///
+    /// # Errors
+    /// When the server cannot be reached or refuses; its words are kept.
+    pub async fn get(&self, path: &str) -> Result<Value> {
+        Ok(self.send(self.http.get(self.url(path))).await?.json().await?)
+    }
+
+    /// Gets bytes.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub async fn content(&self, path: &str) -> Result<Vec<u8>> {
+        Ok(self.send(self.http.get(self.url(path))).await?.bytes().await?.into())
+    }
+
+    /// Posts JSON.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub async fn post(&self, path: &str, body: &Value) -> Result<Value> {
+        Ok(self.send(self.http.post(self.url(path)).json(body)).await?.json().await?)
+    }
+
+    /// Deletes.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub async fn delete(&self, path: &str) -> Result<()> {
+        self.send(self.http.delete(self.url(path))).await.map(drop)
+    }
+
+    /// Keeps a file of calls; returns what is said of it.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub async fn upload(&self, name: String, content: Vec<u8>) -> Result<Value> {
+        let file = Part::bytes(content).file_name(name);
+        let form = Form::new().text("purpose", "batch").part("file", file);
+        Ok(self.send(self.http.post(self.url("/v1/files")).multipart(form)).await?.json().await?)
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.base)
+    }
+
+    async fn send(&self, request: RequestBuilder) -> Result<Response> {
+        let request = self.key.iter().fold(request, RequestBuilder::bearer_auth);
+        let response = request.send().await.with_context(|| format!("no server at {}", self.base))?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let status = response.status();
+        let answer: Value = response.json().await.unwrap_or_default();
+        bail!("{status}: {}", answer["error"]["message"].as_str().unwrap_or("no message"));
     }
 
     /// What the cluster has, if it can serve.
@@ -81,15 +148,7 @@ impl Client {
     /// # Errors
     /// When the server cannot be reached or serves none.
     pub async fn model(&self) -> Result<String> {
-        let url = format!("{}/v1/models", self.base);
-        let list: Value = self
-            .http
-            .get(&url)
-            .send()
-            .await
-            .with_context(|| format!("no server at {}", self.base))?
-            .json()
-            .await?;
+        let list = self.get("/v1/models").await?;
         let name = list["data"][0]["id"].as_str().ok_or_else(|| anyhow!("the server serves no model"))?;
         Ok(name.to_owned())
     }
@@ -100,13 +159,7 @@ impl Client {
     /// When the server refuses or the stream breaks; the server's words are kept.
     pub async fn chat(&self, body: &Value, mut on_text: impl FnMut(&str)) -> Result<Timed> {
         let sent = Instant::now();
-        let url = format!("{}/v1/chat/completions", self.base);
-        let response = self.http.post(&url).json(body).send().await?;
-        if !response.status().is_success() {
-            let status = response.status();
-            let answer: Value = response.json().await.unwrap_or_default();
-            bail!("{status}: {}", answer["error"]["message"].as_str().unwrap_or("no message"));
-        }
+        let response = self.send(self.http.post(self.url("/v1/chat/completions")).json(body)).await?;
         let mut timed = Timed::default();
         let mut last = None;
         let mut events = Events::default();

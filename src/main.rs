@@ -7,8 +7,10 @@ use clap::Parser;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let quiet =
-        matches!(cli.command, Command::Demo(_) | Command::Chat(_) | Command::Bench(_) | Command::Doctor(_));
+    let quiet = matches!(
+        cli.command,
+        Command::Demo(_) | Command::Chat(_) | Command::Batch(_) | Command::Bench(_) | Command::Doctor(_)
+    );
     let outcome = baton::telemetry::init(quiet).and_then(|()| run(cli.command));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -25,6 +27,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Demo(demo) => runtime.block_on(baton::demo::run(&demo)),
         Command::Serve(serve) => runtime.block_on(baton::serve::run(&serve)),
         Command::Chat(chat) => runtime.block_on(baton::chat::run(&chat.url, chat.system.as_deref())),
+        Command::Batch(args) => runtime.block_on(baton::batch::run(&args)),
         Command::Bench(bench) => match bench.what {
             BenchKind::Engine(args) => baton::bench::engine::run(&args),
             BenchKind::Transfer(args) => baton::bench::transfer::run(&args),

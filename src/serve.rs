@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use baton_coordinator::{Coordinator, CoordinatorTasks, Health};
-use baton_frontend::{Door, FrontendError, HttpMetrics, KeptAnswers, Services};
+use baton_frontend::{Door, FrontendError, HttpMetrics, KeptAnswers, Services, Shelves};
 use baton_model::ModelText;
 use baton_protocol::Role;
 use baton_registry::{EtcdConfig, EtcdRegistry, MemoryRegistry, Registry};
@@ -188,7 +188,7 @@ impl Cluster {
         coordinator.metrics().register(&mut metrics);
         let http = HttpMetrics::register(&mut metrics);
         let limits = self.config.frontend.clone();
-        let kept = KeptAnswers::open(&limits).await?;
+        let (kept, shelves) = (KeptAnswers::open(&limits).await?, Shelves::open(&limits).await?);
         let door = Door::new(limits.keys_file.clone()).await?;
         let listener = self.config.api_gate().listen(limits.listen)?;
         self.url = Some(format!("http://{}", listener.local_addr()));
@@ -198,6 +198,7 @@ impl Cluster {
             metrics: http,
             door,
             kept,
+            shelves,
             texts: self.text.iter().cloned().collect(),
         };
         let stop = self.stop.clone().cancelled_owned();

@@ -51,7 +51,7 @@ const CI: Counts = Counts {
     stopped_seconds: 10,
     disconnects: 20,
     clean_cancel_seconds: 10,
-    openapi_calls: 200,
+    openapi_calls: 300,
     soak_handoffs: 200,
 };
 

@@ -11,6 +11,7 @@ mod hub;
 mod load;
 mod losses;
 mod malformed;
+mod matrix;
 mod openapi;
 mod parity;
 mod paths;

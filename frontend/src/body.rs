@@ -18,11 +18,11 @@ use crate::{Config, error::ApiError};
 pub async fn read(request: Request<Body>, config: &Config) -> Result<Vec<u8>, ApiError> {
     let (head, body) = request.into_parts();
     if !is_plain_json(&head.headers) {
-        return Err(ApiError::MediaType);
+        return Err(ApiError::MediaType { wanted: "application/json" });
     }
     let limit = config.max_body_bytes;
     if declared_bytes(&head.headers).is_some_and(|bytes| bytes > limit) {
-        return Err(ApiError::BodySize { limit });
+        return Err(ApiError::BodySize { limit, setting: "max_body_bytes" });
     }
     let timeout = config.body_timeout();
     tokio::time::timeout(timeout, collect(body, limit))
@@ -36,7 +36,7 @@ async fn collect(body: Body, limit: usize) -> Result<Vec<u8>, ApiError> {
     while let Some(part) = parts.next().await {
         let part = part.map_err(|_| ApiError::BodyBroken)?;
         if bytes.len() + part.len() > limit {
-            return Err(ApiError::BodySize { limit });
+            return Err(ApiError::BodySize { limit, setting: "max_body_bytes" });
         }
         bytes.extend_from_slice(&part);
     }

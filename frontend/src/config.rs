@@ -9,6 +9,8 @@ use std::{
 use axum::http::HeaderValue;
 use serde::Deserialize;
 
+use crate::{batches::BatchLimits, openai::responses::ResponseLimits};
+
 /// Settings of the API, section `[frontend]`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -17,8 +19,13 @@ pub struct Config {
     pub listen: SocketAddr,
     /// The file of API keys, which `baton key new` adds to; none: everyone on this machine may call.
     pub keys_file: Option<PathBuf>,
-    /// Where answers to calls with an `Idempotency-Key` survive a restart; none: in memory alone.
+    /// Where answers to calls with an `Idempotency-Key`, files, batches and stored responses survive a restart;
+    /// none: they go with the process.
     pub state_dir: Option<PathBuf>,
+    /// Files and batches.
+    pub batches: BatchLimits,
+    /// Responses that are stored.
+    pub responses: ResponseLimits,
     /// How long those answers can be had again.
     pub kept_seconds: u64,
     /// Most of them, running ones included; the oldest go first.
@@ -102,6 +109,8 @@ impl Default for Config {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8000)),
             keys_file: None,
             state_dir: None,
+            batches: BatchLimits::default(),
+            responses: ResponseLimits::default(),
             kept_seconds: 86_400,
             max_kept_answers: 4096,
             max_kept_bytes: 64 << 20,
@@ -178,7 +187,8 @@ impl Config {
         if self.max_logprobs > 20 {
             return Err(ConfigError { setting: "max_logprobs", expected: "at most 20" });
         }
-        Ok(())
+        self.batches.validate()?;
+        self.responses.validate()
     }
 
     pub(crate) fn body_timeout(&self) -> Duration {

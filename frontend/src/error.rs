@@ -94,17 +94,52 @@ pub enum ApiError {
         limit: Duration,
     },
     /// The body is too large.
-    #[error("the body is larger than {limit} bytes (frontend.max_body_bytes)")]
+    #[error("the body is larger than {limit} bytes (frontend.{setting})")]
     BodySize {
         /// Bytes it may have.
         limit: usize,
+        /// Who says so.
+        setting: &'static str,
+    },
+    /// The tenant keeps as much as they may.
+    #[error("{limit} {what} are kept already (frontend.batches.{setting}): delete some")]
+    Full {
+        /// How many.
+        limit: u64,
+        /// Of what.
+        what: &'static str,
+        /// Who says so.
+        setting: &'static str,
+    },
+    /// There is no such thing, or it is not the caller's.
+    #[error("no such {what}: `{id}`")]
+    Absent {
+        /// What it would be.
+        what: &'static str,
+        /// As it was asked for.
+        id: String,
+    },
+    /// It cannot be done as things are.
+    #[error("{message}")]
+    Conflict {
+        /// Why.
+        message: String,
+    },
+    /// The body is no form.
+    #[error("invalid form: {message}")]
+    Form {
+        /// What is wrong.
+        message: String,
     },
     /// The body broke off.
     #[error("the body could not be read to its end")]
     BodyBroken,
-    /// The body is not declared as plain JSON.
-    #[error("the body must be application/json without content encoding")]
-    MediaType,
+    /// The body is not declared as what it must be.
+    #[error("the body must be {wanted} without content encoding")]
+    MediaType {
+        /// What would do.
+        wanted: &'static str,
+    },
     /// What the cluster said.
     #[error("{0}")]
     Failed(#[from] Failure),
@@ -168,16 +203,17 @@ impl ApiError {
             | Self::Invalid { .. }
             | Self::Unsupported { .. }
             | Self::ContextLength { .. }
+            | Self::Form { .. }
             | Self::BodyBroken => StatusCode::BAD_REQUEST,
-            Self::UnknownModel { .. } | Self::NoRoute => StatusCode::NOT_FOUND,
-            Self::KeyReused { running: true } => StatusCode::CONFLICT,
+            Self::UnknownModel { .. } | Self::Absent { .. } | Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::KeyReused { running: true } | Self::Conflict { .. } => StatusCode::CONFLICT,
             Self::KeyReused { running: false } => StatusCode::UNPROCESSABLE_ENTITY,
             Self::NoKey | Self::WrongKey => StatusCode::UNAUTHORIZED,
             Self::RateLimit { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTimeout { .. } => StatusCode::REQUEST_TIMEOUT,
-            Self::BodySize { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::MediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::BodySize { .. } | Self::Full { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::MediaType { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Failed(failure) => failure_status(failure.code),
         }
     }
@@ -196,7 +232,7 @@ impl ApiError {
         ErrorBody { error: ErrorWords { message: self.to_string(), r#type: kind, param, code } }
     }
 
-    fn param_and_code(&self) -> (Option<&str>, &'static str) {
+    pub(crate) fn param_and_code(&self) -> (Option<&str>, &'static str) {
         match self {
             Self::Json { .. } => (None, "invalid_json"),
             Self::Missing { param } => (Some(param), "missing_parameter"),
@@ -214,7 +250,11 @@ impl ApiError {
             Self::BodyTimeout { .. } => (None, "body_timeout"),
             Self::BodySize { .. } => (None, "body_too_large"),
             Self::BodyBroken => (None, "body_incomplete"),
-            Self::MediaType => (None, "unsupported_media_type"),
+            Self::MediaType { .. } => (None, "unsupported_media_type"),
+            Self::Form { .. } => (None, "invalid_form"),
+            Self::Full { .. } => (None, "storage_full"),
+            Self::Absent { .. } => (None, "not_found"),
+            Self::Conflict { .. } => (None, "conflict"),
             Self::Failed(failure) if failure.code == ErrorCode::UnknownModel => {
                 (Some("model"), "model_not_found")
             }
@@ -246,7 +286,7 @@ impl ApiError {
         is_passing || status.is_server_error()
     }
 
-    fn retry_after(&self) -> Option<Duration> {
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
         if let Self::RateLimit { wait, .. } = self {
             return Some(*wait);
         }

@@ -1,6 +1,7 @@
 //! What an answer must be, as clients say it.
 //!
 //! - [`of_openai`]: OpenAI's `response_format`, and vLLM's fields beside it
+//! - [`of_responses`]: OpenAI's `text.format`
 //! - [`of_sglang`], [`of_tgi`]: within `sampling_params` and `parameters`
 
 mod dialects;
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use baton_protocol::{Grammar, GrammarKind};
 use serde_json::{Value, json};
 
-pub use dialects::{of_openai, of_sglang, of_tgi};
+pub use dialects::{of_openai, of_responses, of_sglang, of_tgi};
 
 use crate::{Config, ask::Named, error::ApiError};
 

@@ -9,6 +9,7 @@
 //! - [`body`]: bytes of a request within their limits; [`json`]: strict JSON; [`fields`]: typed fields by name
 //! - [`openai`], [`vllm`], [`anthropic`], [`tgi`], [`sglang`]: dialects: routes, how their bodies become an [`ask`], how answers are
 //!   written; [`crossroads`]: paths that two of them share
+//! - [`files`], [`batches`]: calls that have time, by files; [`shelves`]: where they are kept, each kind on a [`shelf`]
 //! - [`openapi`]: all of it described, from the types
 //! - [`ask`]: a call in no dialect's words; [`grammars`]: what its answer must be; [`tools`]: what it may call
 //! - [`texts`]: tokenizers by digest, and the bounded pool of threads that runs them
@@ -23,6 +24,7 @@
 
 mod anthropic;
 mod ask;
+mod batches;
 mod body;
 mod calls;
 mod choice_text;
@@ -32,6 +34,7 @@ mod dispatch;
 mod door;
 mod error;
 mod fields;
+mod files;
 mod generation;
 mod grammars;
 mod json;
@@ -44,6 +47,8 @@ mod reply;
 mod routes;
 mod serve;
 mod sglang;
+mod shelf;
+mod shelves;
 mod stop_strings;
 #[cfg(test)]
 mod tests;
@@ -54,6 +59,7 @@ mod validate;
 mod vllm;
 mod write_timeout;
 
+pub use batches::BatchLimits;
 pub use config::{Config, ConfigError};
 pub use dispatch::{Answer, Dispatch, KvPath, Readiness};
 pub use door::{
@@ -61,5 +67,7 @@ pub use door::{
     keys::{KeyRing, KeysError, NewKey},
 };
 pub use metrics::HttpMetrics;
+pub use openai::responses::ResponseLimits;
 pub use replay::{Store as KeptAnswers, StoreError};
 pub use serve::{FrontendError, Services, serve, serve_metrics};
+pub use shelves::Shelves;

@@ -23,6 +23,8 @@ pub enum Route {
     Chat,
     /// `/v1/completions`
     Completions,
+    /// `/v1/responses`
+    Responses,
     /// `/v1/messages`
     Messages,
     /// `/generate`, `/generate_stream`, and `/` for those who post there
@@ -31,6 +33,10 @@ pub enum Route {
     Tokenize,
     /// `/v1/models` and one model
     Models,
+    /// `/v1/files`, `/v1/batches` and what is below them and `/v1/responses`
+    Files,
+    /// A line of a batch
+    Line,
     /// `/health`, `/ready` and `/openapi.json`
     Health,
     /// `/metrics`
@@ -88,12 +94,19 @@ impl Route {
         match path {
             "/v1/chat/completions" => Self::Chat,
             "/v1/completions" => Self::Completions,
+            "/v1/responses" => Self::Responses,
             "/v1/messages" => Self::Messages,
             "/generate" | "/generate_stream" | "/" => Self::Generate,
             "/tokenize" | "/detokenize" | "/v1/messages/count_tokens" => Self::Tokenize,
             "/health" | "/ready" | "/openapi.json" => Self::Health,
             "/metrics" => Self::Metrics,
-            _ if path == "/v1/models" || path.starts_with("/v1/models/") => Self::Models,
+            _ if is_below(path, "/v1/models") => Self::Models,
+            _ if ["/v1/files", "/v1/batches", "/v1/responses"]
+                .iter()
+                .any(|folder| is_below(path, folder)) =>
+            {
+                Self::Files
+            }
             _ => Self::Other,
         }
     }
@@ -105,22 +118,29 @@ impl Route {
 
     /// Whether calls ask for an answer.
     pub(crate) const fn answers(self) -> bool {
-        matches!(self, Self::Chat | Self::Completions | Self::Messages | Self::Generate)
+        matches!(self, Self::Chat | Self::Completions | Self::Responses | Self::Messages | Self::Generate)
     }
 
     const fn as_str(self) -> &'static str {
         match self {
             Self::Chat => "chat",
             Self::Completions => "completions",
+            Self::Responses => "responses",
             Self::Messages => "messages",
             Self::Generate => "generate",
             Self::Tokenize => "tokenize",
             Self::Models => "models",
+            Self::Files => "files",
+            Self::Line => "batch_line",
             Self::Health => "health",
             Self::Metrics => "metrics",
             Self::Other => "other",
         }
     }
+}
+
+fn is_below(path: &str, folder: &str) -> bool {
+    path.strip_prefix(folder).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 // === impl HttpMetrics ===

@@ -3,6 +3,7 @@
 //! - [`chat`], [`completions`]: what the two calls may hold, with [`parameters`] that they share
 //! - [`messages`]: the messages of a chat
 //! - [`chat_reply`], [`completions_reply`]: answers, in [`shapes`] with [`logprobs`] and [`usage`]
+//! - [`responses`]: the newer way to ask
 //! - [`models`]: what is served; [`described`]: all of it for the OpenAPI document
 
 mod chat;
@@ -14,6 +15,7 @@ mod logprobs;
 mod messages;
 mod models;
 mod parameters;
+pub mod responses;
 mod shapes;
 mod usage;
 
@@ -27,6 +29,8 @@ use axum::{
     routing::{get, post},
 };
 
+pub use chat::read as read_chat;
+pub use completions::read as read_completion;
 pub use described::{OneOrMore, Turn, operations};
 pub use logprobs::finite;
 pub use messages::{read_conversation, read_text};

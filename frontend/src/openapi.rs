@@ -21,7 +21,9 @@ use schemars::{
 };
 use serde_json::{Map, Value, json};
 
-use crate::{anthropic, crossroads, error::ErrorBody, openai, routes, routes::Room, sglang, tgi, vllm};
+use crate::{
+    anthropic, batches, crossroads, error::ErrorBody, files, openai, routes, routes::Room, sglang, tgi, vllm,
+};
 
 /// One method of one path.
 pub struct Operation {
@@ -30,6 +32,10 @@ pub struct Operation {
     pub summary: &'static str,
     /// Of the request, if it has one.
     pub body: Option<Schema>,
+    /// Whether the body is a form with a file in place of JSON.
+    pub is_form: bool,
+    /// Parameters behind the path, by name.
+    pub query: Vec<(&'static str, Value)>,
     pub answer: Content,
     /// Whether the body can ask for server-sent events in place of the answer.
     pub streams: bool,
@@ -78,6 +84,9 @@ pub fn operations(schemas: &mut Schemas) -> Vec<Operation> {
     all.extend(tgi::operations(schemas));
     all.extend(sglang::operations(schemas));
     all.extend(crossroads::operations(schemas));
+    all.extend(openai::responses::operations(schemas));
+    all.extend(files::operations(schemas));
+    all.extend(batches::operations(schemas));
     all.extend(routes::operations(schemas));
     let itself =
         Operation::get("/openapi.json", "This document", Content::Json(schemas.written::<Value>()), schemas);
@@ -167,7 +176,28 @@ impl Operation {
     /// Without a body; refused in OpenAI's words.
     pub fn get(path: &'static str, summary: &'static str, answer: Content, schemas: &mut Schemas) -> Self {
         let refusal = schemas.written::<ErrorBody<'static>>();
-        Self { method: "get", path, summary, body: None, answer, streams: false, refusal, needs_key: true }
+        Self {
+            method: "get",
+            path,
+            summary,
+            body: None,
+            is_form: false,
+            query: Vec::new(),
+            answer,
+            streams: false,
+            refusal,
+            needs_key: true,
+        }
+    }
+
+    /// As [`get`](Self::get), of what is deleted.
+    pub fn delete(path: &'static str, summary: &'static str, answer: Content, schemas: &mut Schemas) -> Self {
+        Self { method: "delete", ..Self::get(path, summary, answer, schemas) }
+    }
+
+    /// As [`get`](Self::get), of what is done without a body.
+    pub fn act(path: &'static str, summary: &'static str, answer: Content, schemas: &mut Schemas) -> Self {
+        Self { method: "post", ..Self::get(path, summary, answer, schemas) }
     }
 
     /// With a body; refused in OpenAI's words.
@@ -179,6 +209,16 @@ impl Operation {
         schemas: &mut Schemas,
     ) -> Self {
         Self { method: "post", body: Some(body), ..Self::get(path, summary, answer, schemas) }
+    }
+
+    /// Whose body is a form.
+    pub fn form(self) -> Self {
+        Self { is_form: true, ..self }
+    }
+
+    /// With these parameters behind the path.
+    pub fn asking(self, query: impl IntoIterator<Item = (&'static str, Value)>) -> Self {
+        Self { query: query.into_iter().collect(), ..self }
     }
 
     /// Which can stream.
@@ -223,10 +263,12 @@ impl Operation {
             },
         });
         if let Some(body) = &self.body {
-            written["requestBody"] =
-                json!({ "required": true, "content": { "application/json": { "schema": body } } });
+            let media = if self.is_form { "multipart/form-data" } else { "application/json" };
+            written["requestBody"] = json!({ "required": true, "content": { media: { "schema": body } } });
         }
-        let parameters: Vec<_> = self.path.split('/').filter_map(parameter).collect();
+        let query =
+            self.query.iter().map(|(name, schema)| json!({ "name": name, "in": "query", "schema": schema }));
+        let parameters: Vec<_> = self.path.split('/').filter_map(parameter).chain(query).collect();
         if !parameters.is_empty() {
             written["parameters"] = Value::Array(parameters);
         }

@@ -17,12 +17,13 @@ use tokio::{sync::Semaphore, time::Instant};
 use tracing::warn;
 
 use crate::{
-    Config, HttpMetrics, anthropic,
+    Config, HttpMetrics, Shelves, anthropic, batches,
     calls::{Desk, Ticket},
     crossroads,
     dispatch::Readiness,
     door::{Door, cors},
     error::ApiError,
+    files,
     metrics::Route,
     openai,
     openapi::{self, Content, Operation, Schemas},
@@ -46,18 +47,19 @@ pub struct Room {
     pub metrics: HttpMetrics,
     pub door: Door,
     pub kept: Arc<Store>,
+    pub shelves: Arc<Shelves>,
     /// Start of this process, seconds since 1970: what models say as their age.
     pub started: u64,
 }
 
 /// All routes, and the room that they share. Every path that is not named here is refused.
 pub fn router(config: Config, services: Services) -> (Router, Arc<Room>) {
-    let Services { dispatch, registry, metrics, door, kept, texts } = services;
+    let Services { dispatch, registry, metrics, door, kept, shelves, texts } = services;
     let cors = cors(&config.cors_origins);
     let texts = Arc::new(Texts::new(Arc::clone(&dispatch), &config, texts));
     let streams = Arc::new(Semaphore::new(config.max_streams));
     let desk = Desk { config, dispatch, texts, streams };
-    let room = Arc::new(Room { desk, registry, metrics, door, kept, started: unix_seconds() });
+    let room = Arc::new(Room { desk, registry, metrics, door, kept, shelves, started: unix_seconds() });
     let router = Router::new()
         .merge(openai::router())
         .merge(vllm::router())
@@ -65,6 +67,9 @@ pub fn router(config: Config, services: Services) -> (Router, Arc<Room>) {
         .merge(tgi::router())
         .merge(sglang::router())
         .merge(crossroads::router())
+        .merge(openai::responses::router())
+        .merge(files::router())
+        .merge(batches::router())
         .merge(openapi::router())
         .route("/health", get(health))
         .route("/ready", get(ready))

@@ -20,7 +20,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::{
-    Config, ConfigError, Dispatch, Door, HttpMetrics,
+    Config, ConfigError, Dispatch, Door, HttpMetrics, Shelves,
+    batches::work_on_all,
     replay::{Calls, Store},
     routes,
     write_timeout::WriteTimeout,
@@ -38,6 +39,8 @@ pub struct Services {
     pub door: Door,
     /// What calls with an `Idempotency-Key` were answered.
     pub kept: Arc<Store>,
+    /// What tenants leave here.
+    pub shelves: Arc<Shelves>,
     /// Texts that this process has anyway; others are fetched from nodes, before the first call if possible.
     pub texts: Vec<Arc<ModelText>>,
 }
@@ -76,11 +79,14 @@ pub async fn serve(
             tokio::time::sleep(PREFETCH_INTERVAL).await;
         }
     };
-    tokio::select! {
+    let served = tokio::select! {
         served = converse_with_all(listener, &config, router, shutdown) => served,
         never = prefetch => never,
         never = room.door.follow() => match never {},
-    }
+        never = work_on_all(&room) => match never {},
+    };
+    room.shelves.settle().await;
+    served
 }
 
 /// `/health` and `/metrics` alone, for a process without the API.

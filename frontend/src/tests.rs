@@ -6,6 +6,7 @@ mod bodies;
 mod connections;
 mod grammars;
 mod refusals;
+mod responses;
 pub mod script;
 mod sglang;
 mod streams;

@@ -1,12 +1,13 @@
 //! Tools that a model may call.
 //!
-//! - [`openai`], [`anthropic`]: how they are given
+//! - [`openai`], [`responses`], [`anthropic`]: how they are given
 //! - [`words`]: told to a model whose template knows none
 //! - [`fit`]: grammars that calls have to fit
 
 mod anthropic;
 mod fit;
 mod openai;
+mod responses;
 mod words;
 
 use std::sync::Arc;
@@ -15,7 +16,8 @@ use serde_json::{Map, Value, json};
 
 pub use anthropic::{read as read_anthropic, read_blocks};
 pub use fit::grammar;
-pub use openai::{read as read_openai, read_calls};
+pub use openai::{arguments, read as read_openai, read_calls};
+pub use responses::read as read_responses;
 pub use words::in_words;
 
 use crate::{Config, error::ApiError};
@@ -96,8 +98,8 @@ impl Tool {
 /// Tells results of tools whose they are, as some templates want to know.
 ///
 /// # Errors
-/// When one answers no call before it.
-pub fn name_results(messages: &mut [Value]) -> Result<(), ApiError> {
+/// When one answers no call before it; `param` holds them.
+pub fn name_results(messages: &mut [Value], param: &str) -> Result<(), ApiError> {
     for index in 0..messages.len() {
         let (before, rest) = messages.split_at_mut(index);
         let message = &mut rest[0];
@@ -107,7 +109,7 @@ pub fn name_results(messages: &mut [Value]) -> Result<(), ApiError> {
         let mut calls = before.iter().rev().filter_map(|message| message["tool_calls"].as_array()).flatten();
         let call = calls.find(|call| call["id"].is_string() && call["id"] == message["tool_call_id"]);
         let Some(call) = call else {
-            return Err(ApiError::invalid("messages", "a result of a tool must answer a call before it"));
+            return Err(ApiError::invalid(param, "a result of a tool must answer a call before it"));
         };
         message["name"] = call["function"]["name"].clone();
     }

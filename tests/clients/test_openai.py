@@ -12,6 +12,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import time
 
 import httpx2
 import jsonschema
@@ -452,3 +453,196 @@ def test_a_retried_call_is_answered_once(chat):
     with pytest.raises(openai.UnprocessableEntityError) as caught:
         chat(extra_headers=key, max_tokens=3)
     assert caught.value.code == "idempotency_key_reused"
+
+
+# --- files and batches ---
+
+
+def lines_of(client, file_id):
+    found = [json.loads(line) for line in client.files.content(file_id).text.splitlines()]
+    return {line["custom_id"]: line for line in found}
+
+
+def ended(client, batch):
+    deadline = time.monotonic() + 120
+    while batch.status not in ("completed", "failed", "expired", "cancelled"):
+        assert time.monotonic() < deadline, batch
+        time.sleep(0.05)
+        batch = client.batches.retrieve(batch.id)
+    return batch
+
+
+def begun(client, lines):
+    content = "\n".join(json.dumps(line) for line in lines).encode()
+    file = client.files.create(file=("calls.jsonl", content), purpose="batch")
+    assert (file.bytes, file.filename, file.purpose) == (len(content), "calls.jsonl", "batch")
+    return file, client.batches.create(
+        input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h", metadata={"of": "a test"}
+    )
+
+
+def test_a_batch(client, model, chat):
+    body = {"model": model, "messages": MESSAGES, **GREEDY}
+    call = {"method": "POST", "url": "/v1/chat/completions", "body": body}
+    lines = [{"custom_id": f"call-{i}", **call} for i in range(5)]
+    lines.append({"custom_id": "wrong", **call, "body": {**body, "temperature": 9}})
+    file, batch = begun(client, lines)
+    batch = ended(client, batch)
+    assert batch.status == "completed"
+    assert (batch.request_counts.total, batch.request_counts.completed, batch.request_counts.failed) == (6, 5, 1)
+    expected = chat().choices[0].message.content
+    answers = lines_of(client, batch.output_file_id)
+    assert set(answers) == {f"call-{i}" for i in range(5)}
+    for line in answers.values():
+        assert line["response"]["body"]["choices"][0]["message"]["content"] == expected
+    assert lines_of(client, batch.error_file_id)["wrong"]["response"]["body"]["error"]["param"] == "temperature"
+    assert batch.id in [entry.id for entry in client.batches.list(limit=1)]
+    for made in (file.id, batch.output_file_id, batch.error_file_id):
+        assert client.files.retrieve(made).status == "processed"
+        assert client.files.delete(made).deleted
+    with pytest.raises(openai.NotFoundError):
+        client.files.retrieve(file.id)
+
+
+def test_a_batch_that_is_given_up(client, model):
+    body = {"model": model, "prompt": "x", "max_tokens": 200, "ignore_eos": True}
+    call = {"method": "POST", "url": "/v1/completions", "body": body}
+    content = "\n".join(json.dumps({"custom_id": str(i), **call}) for i in range(200)).encode()
+    file = client.files.create(file=content, purpose="batch")
+    batch = client.batches.create(input_file_id=file.id, endpoint="/v1/completions", completion_window="24h")
+    with pytest.raises(openai.ConflictError):
+        client.files.delete(file.id)
+    assert client.batches.cancel(batch.id).status == "cancelling"
+    batch = ended(client, batch)
+    assert batch.status == "cancelled"
+    assert batch.request_counts.completed < 200
+
+
+def test_lines_that_are_no_calls(client):
+    _, batch = begun(client, [{"custom_id": "a", "method": "POST", "url": "/v1/completions", "body": {}}])
+    batch = ended(client, batch)
+    assert batch.status == "failed"
+    assert (batch.errors.data[0].line, batch.errors.data[0].param) == (1, "url")
+
+
+def test_the_command(tmp_path, model, chat):
+    body = {"model": model, "messages": MESSAGES, **GREEDY}
+    calls = [
+        {"custom_id": str(i), "method": "POST", "url": "/v1/chat/completions", "body": body} for i in range(3)
+    ]
+    (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, calls)))
+    baton = pathlib.Path(__file__).parents[2] / "target/release/baton"
+    command = [baton, "batch", "--url", URL, "in.jsonl", "out.jsonl"]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True)
+    assert "3 of 3 answered" in run.stdout
+    answers = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    expected = chat().choices[0].message.content
+    assert [line["response"]["body"]["choices"][0]["message"]["content"] for line in answers] == [expected] * 3
+    assert not (tmp_path / "out.jsonl.errors").exists()
+
+
+# --- responses ---
+
+
+@pytest.fixture(scope="session")
+def respond(client, model):
+    def create(**changes):
+        settings = {"model": model, "input": MESSAGES, "temperature": 0, "max_output_tokens": 24}
+        return client.responses.create(**{**settings, **changes})
+
+    return create
+
+
+def test_a_response_is_what_a_chat_says(respond, chat):
+    answer = respond()
+    said = chat().choices[0].message.content
+    assert answer.output_text == said
+    assert answer.status in ("completed", "incomplete")
+    assert answer.usage.total_tokens == answer.usage.input_tokens + answer.usage.output_tokens
+    by_instructions = respond(instructions=MESSAGES[0]["content"], input=MESSAGES[1]["content"])
+    assert by_instructions.output_text == said
+    assert by_instructions.instructions == MESSAGES[0]["content"]
+
+
+def test_response_events(client, model, respond):
+    whole = respond()
+    with client.responses.stream(model=model, input=MESSAGES, temperature=0, max_output_tokens=24) as stream:
+        events = list(stream)
+    # The client has a final response only of one that is complete.
+    final = events[-1].response
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    assert [events[0].type, events[1].type] == ["response.created", "response.in_progress"]
+    assert events[-1].type in ("response.completed", "response.incomplete")
+    text = "".join(event.delta for event in events if event.type == "response.output_text.delta")
+    assert text == whole.output_text == final.output_text
+    assert final.usage.output_tokens == whole.usage.output_tokens
+
+
+def test_a_conversation_by_items_and_by_id(client, respond, chat):
+    first = respond()
+    more = {"role": "user", "content": "More."}
+    by_items = respond(input=[*MESSAGES, *first.output, more], store=False)
+    by_id = respond(input=[more], previous_response_id=first.id)
+    by_chat = chat(messages=[*MESSAGES, {"role": "assistant", "content": first.output_text}, more])
+    assert by_items.output_text == by_id.output_text == by_chat.choices[0].message.content
+    assert client.responses.retrieve(by_id.id).output_text == by_id.output_text
+    client.responses.delete(by_id.id)
+    for gone in (by_id.id, by_items.id):
+        with pytest.raises(openai.NotFoundError):
+            client.responses.retrieve(gone)
+
+
+def test_a_response_is_parsed(client, model):
+    answer = client.responses.parse(
+        model=model, input=MESSAGES, text_format=Picture, temperature=0, max_output_tokens=400
+    )
+    assert isinstance(answer.output_parsed, Picture)
+
+
+def test_responses_call_tools(client, model, respond):
+    tools = [openai.pydantic_function_tool(GetWeather, name="get_weather")["function"] | {"type": "function"}]
+    demanded = {"tools": tools, "tool_choice": "required", "parallel_tool_calls": False, "max_output_tokens": 200}
+    asked = respond(input=QUESTION, **demanded)
+    (call,) = [item for item in asked.output if item.type == "function_call"]
+    GetWeather.model_validate_json(call.arguments)
+    result = {"type": "function_call_output", "call_id": call.call_id, "output": "21 degrees"}
+    after = respond(input=[result], previous_response_id=asked.id, tools=tools, tool_choice="none")
+    again = respond(input=[*QUESTION, *asked.output, result], tools=tools, tool_choice="none")
+    assert after.output_text == again.output_text
+    with client.responses.stream(model=model, input=QUESTION, temperature=0, **demanded) as stream:
+        pieces = [event for event in stream if event.type == "response.function_call_arguments.delta"]
+        final = stream.get_final_response()
+    assert len(pieces) > 1
+    assert final.output[0].arguments == call.arguments
+
+
+def test_response_logprobs(respond):
+    included = {"include": ["message.output_text.logprobs"], "top_logprobs": 2}
+    answer = respond(**included)
+    tokens = answer.output[0].content[0].logprobs
+    assert len(tokens) == answer.usage.output_tokens
+    assert all(len(token.top_logprobs) == 2 and token.logprob <= 0 for token in tokens)
+    streamed = [
+        token
+        for event in respond(stream=True, **included)
+        if event.type == "response.output_text.delta"
+        for token in event.logprobs
+    ]
+    assert [token.token for token in streamed] == [token.token for token in tokens]
+
+
+@pytest.mark.parametrize(
+    ("changes", "param"),
+    [
+        ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
+        ({"background": True}, "background"),
+        ({"truncation": "auto"}, "truncation"),
+        ({"conversation": "conv_1"}, "conversation"),
+        ({"include": ["reasoning.encrypted_content"]}, "include[0]"),
+        ({"previous_response_id": "resp_1"}, "previous_response_id"),
+    ],
+)
+def test_refused_fields_of_responses(respond, changes, param):
+    with pytest.raises(openai.BadRequestError) as caught:
+        respond(**changes)
+    assert caught.value.param == param

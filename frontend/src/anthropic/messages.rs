@@ -76,7 +76,7 @@ fn read_prompt(body: &mut Fields, config: &Config) -> Result<(String, Prompt), A
     for (i, message) in messages.into_iter().enumerate() {
         turns.extend(read_message(message, i)?);
     }
-    tools::name_results(&mut turns)?;
+    tools::name_results(&mut turns, "messages")?;
     let tools = tools::read_anthropic(body, config, cache_control)?;
     // An answer that is begun is to be continued.
     let is_begun = |last: &Value| last["role"] == "assistant" && last.get("tool_calls").is_none();

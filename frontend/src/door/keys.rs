@@ -166,6 +166,11 @@ impl KeyRing {
         known.filter(|_| right).map(|known| &known.tenant)
     }
 
+    /// The tenant of this name, if they have a key.
+    pub fn tenant_named(&self, name: &str) -> Option<&Arc<Tenant>> {
+        self.keys.values().map(|known| &known.tenant).find(|tenant| tenant.name == name)
+    }
+
     fn add_tenant(&mut self, name: &str, limits: Limits, before: &Self) -> Result<Arc<Tenant>, KeysError> {
         if let Some(tenant) = self.tenants.get(name) {
             return Ok(Arc::clone(tenant));

@@ -38,6 +38,31 @@ fn response_format(body: &mut Fields, config: &Config) -> Result<Option<Asked>, 
     Ok(asked)
 }
 
+/// OpenAI's `text.format`, of Responses.
+///
+/// # Errors
+/// When it is none, or beyond a limit.
+pub fn of_responses(text: &mut Fields, config: &Config) -> Result<Option<Asked>, ApiError> {
+    let Some(format) = text.take("format") else { return Ok(None) };
+    let mut format = Fields::of_value(format, text.name("format"))?;
+    let asked = match format.require("type")?.as_str() {
+        Some("text") => None,
+        Some("json_object") => Some(any_object("text.format", config)?),
+        Some("json_schema") => {
+            if !format.require("name")?.is_string() {
+                return Err(format.invalid("name", "must be a string"));
+            }
+            format.string("description")?;
+            // It is always kept to.
+            format.boolean("strict")?;
+            Some(schema(format.require("schema")?, "text.format.schema", config)?)
+        }
+        _ => return Err(format.invalid("type", "must be text, json_object or json_schema")),
+    };
+    format.finish()?;
+    Ok(asked)
+}
+
 /// vLLM's `guided_*`, and what they are called since: `structured_outputs`.
 fn guided(body: &mut Fields, config: &Config) -> Result<Option<Asked>, ApiError> {
     body.only("guided_decoding_backend", &[json!("auto"), json!("guidance")])?;

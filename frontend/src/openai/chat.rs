@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     Config,
-    ask::{Ask, Call, Content, Named, Prompt},
+    ask::{Ask, Call, Content, Prompt},
     error::ApiError,
     fields::Fields,
 };
@@ -27,7 +27,7 @@ pub fn read(object: Map<String, Value>, config: &Config) -> Result<Call, ApiErro
     shared.logprobs = logprobs(&mut body, config)?;
     let truncate = parameters::truncate(&mut body)?;
     let mut conversation = read_conversation(&mut body, config)?;
-    conversation.effort = effort(&mut body)?;
+    conversation.effort = parameters::effort(&mut body, "reasoning_effort", "reasoning_effort")?;
     body.only("modalities", &[json!(["text"])])?;
     body.only("verbosity", &[json!("medium")])?;
     body.only("echo", &[json!(false)])?;
@@ -48,16 +48,4 @@ fn logprobs(body: &mut Fields, config: &Config) -> Result<Option<u32>, ApiError>
         return Err(ApiError::invalid("top_logprobs", "needs `logprobs` to be true"));
     }
     Ok(logprobs.then_some(top.unwrap_or(0)))
-}
-
-/// How much to think. Whether the model can is seen with its template.
-fn effort(body: &mut Fields) -> Result<Option<Named<String>>, ApiError> {
-    let param = "reasoning_effort";
-    match body.string(param)? {
-        None => Ok(None),
-        Some(value) if ["none", "minimal", "low", "medium", "high", "xhigh"].contains(&value.as_str()) => {
-            Ok(Some(Named { value, param }))
-        }
-        Some(_) => Err(body.invalid(param, "must be none, minimal, low, medium, high or xhigh")),
-    }
 }

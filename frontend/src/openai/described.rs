@@ -240,7 +240,7 @@ enum Prompts {
 
 #[derive(JsonSchema)]
 #[schemars(rename_all = "lowercase")]
-enum Effort {
+pub enum Effort {
     None,
     Minimal,
     Low,

@@ -28,7 +28,7 @@ pub struct CompletionLogprobs<'a> {
 }
 
 #[derive(Serialize, JsonSchema)]
-struct ChatToken<'a> {
+pub struct ChatToken<'a> {
     token: Cow<'a, str>,
     logprob: f32,
     bytes: &'a [u8],
@@ -70,16 +70,25 @@ pub fn finite(logprob: f32) -> f32 {
 
 impl Serialize for ChatLogprobs<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let tokens = self.0.iter().map(|token| ChatToken {
-            token: token.text(),
-            logprob: finite(token.logprob),
-            bytes: &token.bytes,
-            top_logprobs: token.top.iter().map(chat_top).collect(),
-        });
+        let tokens = self.0.iter().map(chat_token);
         let mut object = serializer.serialize_map(Some(2))?;
         object.serialize_entry("content", &Items(|| tokens.clone()))?;
         object.serialize_entry("refusal", &())?;
         object.end()
+    }
+}
+
+/// Tokens of an answer in Responses, which write them as chats do.
+pub fn chat_tokens(tokens: &[TokenWords]) -> Vec<ChatToken<'_>> {
+    tokens.iter().map(chat_token).collect()
+}
+
+fn chat_token(token: &TokenWords) -> ChatToken<'_> {
+    ChatToken {
+        token: token.text(),
+        logprob: finite(token.logprob),
+        bytes: &token.bytes,
+        top_logprobs: token.top.iter().map(chat_top).collect(),
     }
 }
 

@@ -24,7 +24,7 @@ pub fn read_conversation(body: &mut Fields, config: &Config) -> Result<Conversat
     body.check_entries("messages", messages.len(), ("max_messages", config.max_messages))?;
     let read = |(i, message)| read_message(Fields::of_value(message, format!("messages[{i}]"))?);
     let mut messages = messages.into_iter().enumerate().map(read).collect::<Result<Vec<_>, ApiError>>()?;
-    tools::name_results(&mut messages)?;
+    tools::name_results(&mut messages, "messages")?;
     let tools = tools::read_openai(body, config)?;
     let bytes = tools::bytes(&messages, tools.as_ref());
     let messages = Value::Array(messages);

@@ -82,6 +82,24 @@ pub fn streaming(body: &mut Fields) -> Result<Streaming, ApiError> {
     Ok(Streaming { stream, include_usage })
 }
 
+/// How much to think; `param` is the field's whole name. Whether the model can is seen with its template.
+///
+/// # Errors
+/// When it is no such word.
+pub fn effort(
+    body: &mut Fields,
+    field: &str,
+    param: &'static str,
+) -> Result<Option<Named<String>>, ApiError> {
+    match body.string(field)? {
+        None => Ok(None),
+        Some(value) if ["none", "minimal", "low", "medium", "high", "xhigh"].contains(&value.as_str()) => {
+            Ok(Some(Named { value, param }))
+        }
+        Some(_) => Err(body.invalid(field, "must be none, minimal, low, medium, high or xhigh")),
+    }
+}
+
 /// vLLM's limit on prompts; -1 for as many tokens as fit.
 ///
 /// # Errors

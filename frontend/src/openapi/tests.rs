@@ -50,9 +50,18 @@ async fn what_is_described_is_routed_with_its_method_and_served() {
             let path = path.replace("{id}", "mock");
             let response = match method.as_str() {
                 "get" => server.get(&path).await,
+                "delete" => server.client.delete(format!("{}{path}", server.base)).send().await.unwrap(),
                 _ => server.post(&path, &json!({})).await,
             };
-            assert!(![404, 405].contains(&response.status().as_u16()), "{method} {path}");
+            assert_ne!(response.status(), 405, "{method} {path}");
+            if response.status() == 404 {
+                let error = response.json::<Value>().await.unwrap();
+                // There is the route, but not the thing.
+                assert!(
+                    error["error"]["message"].as_str().unwrap().contains("`mock`"),
+                    "{method} {path}: {error}"
+                );
+            }
         }
     }
 }
@@ -134,10 +143,37 @@ fn bodies() -> Vec<Described> {
     ]
 }
 
+/// Bodies about what is kept; `file` is.
+fn bodies_about_kept(file: &str) -> Vec<Described> {
+    vec![
+        (
+            "/v1/responses",
+            json!({"model": "mock", "input": "hi", "stream": true, "stream_options": {}}),
+            &[
+                ("ResponseBody", ""),
+                ("ResponseStreamOptions", "stream_options."),
+                ("TextForm", "text."),
+                ("Reasoning", "reasoning."),
+            ],
+        ),
+        (
+            "/v1/responses",
+            json!({"model": "mock", "input": [{"role": "user", "content": [{"type": "input_text", "text": "hi"}]}]}),
+            &[("InputMessage", "input[0]."), ("InputPart", "input[0].content[0].")],
+        ),
+        (
+            "/v1/batches",
+            json!({"input_file_id": file, "endpoint": "/v1/completions", "completion_window": "24h"}),
+            &[("BatchBody", ""), ("OutputExpiry", "output_expires_after.")],
+        ),
+    ]
+}
+
 #[tokio::test]
 async fn the_fields_described_are_those_that_are_read() {
     let server = TestServer::start(Script::saying(says(&["ok"]))).await;
-    for (path, body, components) in bodies() {
+    let file = crate::files::tests::keep(&server, "{}").await;
+    for (path, body, components) in bodies().into_iter().chain(bodies_about_kept(&file)) {
         TAKEN.with(|taken| taken.borrow_mut().clear());
         let response = server.post(path, &body).await;
         let (status, text) = (response.status(), response.text().await.unwrap());

@@ -67,9 +67,9 @@ struct Kept {
     record: Record,
 }
 
-/// Why answers cannot be kept.
+/// Why nothing can be kept.
 #[derive(Debug, thiserror::Error)]
-#[error("answers cannot be kept in frontend.state_dir: {reason}")]
+#[error("frontend.state_dir cannot be used: {reason}")]
 pub struct StoreError {
     /// What the system said.
     reason: String,
@@ -240,7 +240,7 @@ impl Drop for Calls {
 // === impl StoreError ===
 
 impl StoreError {
-    fn of(reason: impl Display) -> Self {
+    pub(crate) fn of(reason: impl Display) -> Self {
         Self { reason: reason.to_string() }
     }
 }

@@ -26,9 +26,13 @@ pub struct Choice {
     pub text: String,
     pub thoughts: String,
     pub calls: Vec<Call>,
+    /// Tokens in which nothing was there but thoughts.
+    pub thought_tokens: u32,
     pub ids: Vec<u32>,
     /// As many as `ids`, or none.
     pub tokens: Vec<TokenWords>,
+    /// Of them those up to the last in which something was thought.
+    pub before_text: usize,
     pub end: Option<End>,
 }
 
@@ -69,8 +73,16 @@ fn likeliest(choices: &[Choice], group: usize, best: usize) -> Vec<Choice> {
 // === impl Choice ===
 
 impl Choice {
+    /// Takes of its next step what is not shown.
+    pub fn note(&mut self, delta: &Delta) {
+        let is_thought = !delta.thoughts.is_empty() && delta.text.is_empty() && delta.calls.is_empty();
+        self.thought_tokens += u32::from(is_thought && delta.id.is_some());
+        self.end.clone_from(&delta.end);
+    }
+
     /// Takes its next step.
     pub fn push(&mut self, delta: Delta) {
+        self.note(&delta);
         self.text.push_str(&delta.text);
         self.thoughts.push_str(&delta.thoughts);
         for part in delta.calls {
@@ -83,7 +95,9 @@ impl Choice {
         }
         self.ids.extend(delta.id);
         self.tokens.extend(delta.token);
-        self.end = delta.end;
+        if !delta.thoughts.is_empty() {
+            self.before_text = self.tokens.len();
+        }
     }
 
     /// Of its tokens; of no tokens the highest there is.

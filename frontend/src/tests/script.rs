@@ -23,7 +23,8 @@ use tokio::{
 };
 
 use crate::{
-    Answer, Config, Dispatch, Door, FrontendError, HttpMetrics, KeptAnswers, Readiness, Services, serve,
+    Answer, Config, Dispatch, Door, FrontendError, HttpMetrics, KeptAnswers, Readiness, Services, Shelves,
+    serve,
 };
 
 /// Tokens of context of the scripted model.
@@ -227,8 +228,9 @@ impl TestServer {
         let dispatch = Arc::new(Cluster(Arc::clone(&script)));
         let door = Door::new(config.keys_file.clone()).await.unwrap();
         let kept = KeptAnswers::open(&config).await.unwrap();
-        let services =
-            Services { dispatch, registry: Arc::new(registry), metrics, door, kept, texts: Vec::new() };
+        let shelves = Shelves::open(&config).await.unwrap();
+        let (registry, texts) = (Arc::new(registry), Vec::new());
+        let services = Services { dispatch, registry, metrics, door, kept, shelves, texts };
         let (stop, stopped) = oneshot::channel::<()>();
         let mut task = JoinSet::new();
         task.spawn(serve(listener, config, services, async {

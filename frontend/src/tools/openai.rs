@@ -21,11 +21,17 @@ fn tool((index, tool): (usize, Value)) -> Result<Tool, ApiError> {
     if tool.require("type")? != "function" {
         return Err(ApiError::Unsupported { param: tool.name("type") });
     }
-    let mut function = Fields::of_value(tool.require("function")?, tool.name("function"))?;
+    let function = Fields::of_value(tool.require("function")?, tool.name("function"))?;
     tool.finish()?;
-    let Value::String(name) = function.require("name")? else {
-        return Err(function.invalid("name", "must be a string"));
-    };
+    read_function(function)
+}
+
+/// The function that a tool is.
+///
+/// # Errors
+/// The first field that is missing, wrong or unsupported.
+pub fn read_function(mut function: Fields) -> Result<Tool, ApiError> {
+    let name = name(&mut function)?;
     check_name(&name, function.name("name"))?;
     let description = function.string("description")?;
     let strict = function.boolean("strict")?.then(|| function.name("strict"));
@@ -63,20 +69,41 @@ fn read_call(mut call: Fields) -> Result<Value, ApiError> {
     if !name.is_string() {
         return Err(function.invalid("name", "must be a string"));
     }
-    let arguments = match function.require("arguments")? {
-        Value::String(text) if text.trim().is_empty() => json!({}),
-        Value::String(text) => serde_json::from_str(&text).unwrap_or_default(),
-        _ => Value::Null,
-    };
-    if !arguments.is_object() {
+    let Some(arguments) = arguments(&function.require("arguments")?) else {
         return Err(function.invalid("arguments", "must be an object, written out as JSON"));
-    }
+    };
     function.finish()?;
     call.finish()?;
     Ok(json!({ "id": id, "type": "function", "function": { "name": name, "arguments": arguments } }))
 }
 
+/// Arguments of a call, written out, as an object.
+pub fn arguments(text: &Value) -> Option<Value> {
+    match text.as_str()?.trim() {
+        "" => Some(json!({})),
+        text => serde_json::from_str(text).ok().filter(Value::is_object),
+    }
+}
+
 fn choice(body: &mut Fields, has_tools: bool) -> Result<Choice, ApiError> {
+    chosen(body, has_tools, |mut named| {
+        let mut function = Fields::of_value(named.require("function")?, named.name("function"))?;
+        let name = name(&mut function)?;
+        function.finish()?;
+        named.finish()?;
+        Ok(name)
+    })
+}
+
+/// Takes `tool_choice` out of a body; `only` reads the name out of an object that has one.
+///
+/// # Errors
+/// When it is no choice.
+pub fn chosen(
+    body: &mut Fields,
+    has_tools: bool,
+    only: fn(Fields) -> Result<String, ApiError>,
+) -> Result<Choice, ApiError> {
     let wrong = "must be none, auto, required or a function by name";
     match body.take("tool_choice") {
         None => Ok(if has_tools { Choice::Auto } else { Choice::None }),
@@ -86,19 +113,24 @@ fn choice(body: &mut Fields, has_tools: bool) -> Result<Choice, ApiError> {
             "required" => Ok(Choice::Any),
             _ => Err(body.invalid("tool_choice", wrong)),
         },
-        Some(Value::Object(named)) => {
-            let mut named = Fields::of_value(Value::Object(named), "tool_choice".to_owned())?;
+        Some(named @ Value::Object(_)) => {
+            let mut named = Fields::of_value(named, "tool_choice".to_owned())?;
             if named.require("type")? != "function" {
                 return Err(ApiError::Unsupported { param: named.name("type") });
             }
-            let mut function = Fields::of_value(named.require("function")?, named.name("function"))?;
-            let Value::String(name) = function.require("name")? else {
-                return Err(function.invalid("name", "must be a string"));
-            };
-            function.finish()?;
-            named.finish()?;
-            Ok(Choice::Only(name))
+            only(named).map(Choice::Only)
         }
         Some(_) => Err(body.invalid("tool_choice", wrong)),
+    }
+}
+
+/// The name in it.
+///
+/// # Errors
+/// When there is none.
+pub fn name(fields: &mut Fields) -> Result<String, ApiError> {
+    match fields.require("name")? {
+        Value::String(name) => Ok(name),
+        _ => Err(fields.invalid("name", "must be a string")),
     }
 }
