@@ -280,3 +280,17 @@ async fn a_line_that_waits_keeps_nobodys_place() {
     ended(&server, &other, "completed").await;
     assert_eq!(get(&server, &path(&waits)).await["status"], "in_progress");
 }
+
+#[tokio::test]
+async fn a_batch_that_is_asked_for_again_is_the_same_one() {
+    let server = TestServer::start(Script::saying(says(&["hello"]))).await;
+    let file = keep(&server, &line("a", "1")).await;
+    let ask = || {
+        let request = server.client.post(format!("{}/v1/batches", server.base)).json(&asks(&file));
+        request.header("idempotency-key", "k").send()
+    };
+    let first: Value = ask().await.unwrap().json().await.unwrap();
+    let again: Value = ask().await.unwrap().json().await.unwrap();
+    assert_eq!(first, again);
+    assert_eq!(get(&server, "/v1/batches").await["data"].as_array().unwrap().len(), 1);
+}
