@@ -13,6 +13,7 @@ mod losses;
 mod malformed;
 mod matrix;
 mod openapi;
+mod overload;
 mod parity;
 mod paths;
 mod routing;

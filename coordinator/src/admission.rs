@@ -1,91 +1,170 @@
-//! How many requests run, how many wait, and for how long.
+//! How many requests run, how many wait, in which order and for how long.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use baton_protocol::{ErrorCode, Failure};
+use parking_lot::Mutex;
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::oneshot,
     time::{Instant, timeout_at},
 };
 
-use crate::CoordinatorConfig;
+use crate::{
+    CoordinatorConfig,
+    queue::{Claim, Queue},
+};
 
 /// A place among the running requests; dropping it gives it to the next in line.
 #[derive(Debug)]
-pub(crate) struct Permit(#[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
+pub(crate) struct Permit(Arc<Admission>);
 
 /// Places for running requests, and a bounded line before them.
 #[derive(Debug)]
 pub(crate) struct Admission {
-    places: Arc<Semaphore>,
-    waiting: Arc<AtomicUsize>,
+    state: Mutex<State>,
     max_waiting: usize,
     max_wait: Duration,
 }
 
-/// One in line; leaves it when dropped.
-struct InLine(Arc<AtomicUsize>);
+#[derive(Debug)]
+struct State {
+    free: usize,
+    line: Queue<oneshot::Sender<Permit>>,
+    pace: Pace,
+}
 
-/// When a refused request may try again: a guess, since places come free one by one.
+/// How fast places come free while someone waits.
+#[derive(Debug, Default)]
+struct Pace {
+    last: Option<Instant>,
+    /// Between two of them, on average of late.
+    interval: Option<Duration>,
+}
+
+/// One in line; leaves it when dropped.
+struct InLine {
+    admission: Arc<Admission>,
+    number: u64,
+}
+
+/// When a refused request may try again while nothing is known of how fast places come free.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// One part in so many of the average is the newest interval's.
+const NEWEST: u32 = 8;
+
+// === impl Admission ===
 
 impl Admission {
-    pub(crate) fn new(config: &CoordinatorConfig) -> Self {
-        Self {
-            places: Arc::new(Semaphore::new(config.max_running.min(Semaphore::MAX_PERMITS))),
-            waiting: Arc::default(),
+    pub(crate) fn new(config: &CoordinatorConfig) -> Arc<Self> {
+        let state = State { free: config.max_running, line: Queue::default(), pace: Pace::default() };
+        Arc::new(Self {
+            state: Mutex::new(state),
             max_waiting: config.max_waiting,
             max_wait: config.max_wait(),
-        }
+        })
     }
 
-    /// A place now or after waiting in line.
-    pub(crate) async fn admit(&self, deadline: Instant) -> Result<Permit, Failure> {
-        if let Ok(permit) = Arc::clone(&self.places).try_acquire_owned() {
-            return Ok(Permit(permit));
-        }
-        let _in_line = self.line_up()?;
+    /// A place now or after waiting in line. Who would be refused in the end is refused at once.
+    pub(crate) async fn admit(self: &Arc<Self>, claim: Claim, deadline: Instant) -> Result<Permit, Failure> {
         let patience = Instant::now() + self.max_wait;
-        match timeout_at(patience.min(deadline), Arc::clone(&self.places).acquire_owned()).await {
-            Ok(Ok(permit)) => Ok(Permit(permit)),
+        let last = patience.min(deadline);
+        let Some((in_line, called)) = self.line_up(claim, last)? else { return Ok(Permit(Arc::clone(self))) };
+        let called = timeout_at(last, called).await;
+        drop(in_line);
+        match called {
+            Ok(Ok(permit)) => Ok(permit),
             Err(_) if deadline <= patience => Err(Failure::new(
                 ErrorCode::DeadlineExceeded,
                 "the deadline passed while waiting for a place",
             )),
-            Ok(Err(_)) | Err(_) => Err(overloaded("waited too long for a place")),
+            Ok(Err(_)) | Err(_) => Err(overloaded("waited too long for a place", RETRY_AFTER)),
         }
     }
 
-    fn line_up(&self) -> Result<InLine, Failure> {
-        let in_line = InLine(Arc::clone(&self.waiting));
-        if self.waiting.fetch_add(1, Ordering::Relaxed) >= self.max_waiting {
-            return Err(overloaded("too many requests are waiting"));
+    /// Takes a free place (none), or lines up, if that is of use before `last`.
+    fn line_up(
+        self: &Arc<Self>,
+        claim: Claim,
+        last: Instant,
+    ) -> Result<Option<(InLine, oneshot::Receiver<Permit>)>, Failure> {
+        let mut state = self.state.lock();
+        if state.free > 0 {
+            state.free -= 1;
+            return Ok(None);
         }
-        Ok(in_line)
+        let wait = state.pace.wait(state.line.ahead_of(&claim));
+        if state.line.len() >= self.max_waiting {
+            return Err(overloaded("too many requests are waiting", wait.unwrap_or(RETRY_AFTER)));
+        }
+        if let Some(wait) = wait.filter(|wait| Instant::now() + *wait > last) {
+            return Err(overloaded("no place is expected to be free in time", wait));
+        }
+        if state.line.len() == 0 {
+            state.pace.last = None;
+        }
+        let (call, called) = oneshot::channel();
+        let number = state.line.push(claim, call);
+        Ok(Some((InLine { admission: Arc::clone(self), number }, called)))
+    }
+
+    /// Gives a place to the next in line. Who has left meanwhile gives it back at once.
+    fn release(self: &Arc<Self>) {
+        let next = {
+            let mut state = self.state.lock();
+            let next = state.line.pop();
+            match &next {
+                Some(_) => state.pace.tick(Instant::now()),
+                None => state.free += 1,
+            }
+            next
+        };
+        if let Some(call) = next {
+            drop(call.send(Permit(Arc::clone(self))));
+        }
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.0.release();
     }
 }
 
 impl Drop for InLine {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.admission.state.lock().line.leave(self.number);
     }
 }
 
-fn overloaded(why: &str) -> Failure {
-    Failure { retry_after: Some(RETRY_AFTER), ..Failure::new(ErrorCode::Overloaded, why) }
+// === impl Pace ===
+
+impl Pace {
+    /// A place came free for someone in line.
+    fn tick(&mut self, now: Instant) {
+        let Some(last) = self.last.replace(now) else { return };
+        let newest = now - last;
+        self.interval = Some(self.interval.map_or(newest, |usual| (usual * (NEWEST - 1) + newest) / NEWEST));
+    }
+
+    /// Until the place after so many others is free, if anything is known.
+    fn wait(&self, ahead: usize) -> Option<Duration> {
+        let places = u32::try_from(ahead + 1).unwrap_or(u32::MAX);
+        Some(self.interval?.saturating_mul(places))
+    }
+}
+
+/// Refused; `wait`: what it would have waited.
+pub(crate) fn overloaded(why: &str, wait: Duration) -> Failure {
+    Failure { retry_after: Some(wait), ..Failure::new(ErrorCode::Overloaded, why) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn admission(max_running: usize, max_waiting: usize, max_wait_ms: u64) -> Admission {
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn admission(max_running: usize, max_waiting: usize, max_wait_ms: u64) -> Arc<Admission> {
         Admission::new(&CoordinatorConfig { max_running, max_waiting, max_wait_ms, ..Default::default() })
     }
 
@@ -93,25 +172,71 @@ mod tests {
         Instant::now() + Duration::from_secs(3600)
     }
 
+    fn claim() -> Claim {
+        Claim { tenant: String::new(), priority: 0, due: far(), tokens: 1 }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_full_line_refuses_at_once_and_says_when_to_come_back() {
         let admission = admission(1, 0, 1000);
-        let held = admission.admit(far()).await.unwrap();
-        let refused = admission.admit(far()).await.unwrap_err();
+        let held = admission.admit(claim(), far()).await.unwrap();
+        let refused = admission.admit(claim(), far()).await.unwrap_err();
         assert_eq!((refused.code, refused.retry_after), (ErrorCode::Overloaded, Some(RETRY_AFTER)));
         drop(held);
-        admission.admit(far()).await.unwrap();
+        admission.admit(claim(), far()).await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]
     async fn waiting_ends_with_a_place_or_with_patience_or_with_the_deadline() {
         let admission = admission(1, 1, 1000);
-        let held = admission.admit(far()).await.unwrap();
-        assert_eq!(admission.admit(far()).await.unwrap_err().code, ErrorCode::Overloaded);
+        let held = admission.admit(claim(), far()).await.unwrap();
+        assert_eq!(admission.admit(claim(), far()).await.unwrap_err().code, ErrorCode::Overloaded);
         let soon = Instant::now() + Duration::from_millis(10);
-        assert_eq!(admission.admit(soon).await.unwrap_err().code, ErrorCode::DeadlineExceeded);
-        let (next, ()) = tokio::join!(admission.admit(far()), async { drop(held) });
-        next.unwrap();
-        assert_eq!(admission.waiting.load(Ordering::Relaxed), 0);
+        assert_eq!(admission.admit(claim(), soon).await.unwrap_err().code, ErrorCode::DeadlineExceeded);
+        let (next, ()) = tokio::join!(admission.admit(claim(), far()), async { drop(held) });
+        drop(next.unwrap());
+        let state = admission.state.lock();
+        assert_eq!((state.free, state.line.len()), (1, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_cannot_be_served_in_time_is_refused_early() {
+        let admission = admission(1, 100, 3_600_000);
+        let held = admission.admit(claim(), far()).await.unwrap();
+        // Places come free each second.
+        let others = (0..8).map(|_| async {
+            let place = admission.admit(claim(), far()).await.unwrap();
+            tokio::time::sleep(SECOND).await;
+            drop(place);
+        });
+        let impatient = async {
+            tokio::time::sleep(SECOND * 7 / 2).await;
+            let begun = Instant::now();
+            let refused = admission.admit(claim(), begun + SECOND).await.unwrap_err();
+            assert_eq!((refused.code, begun.elapsed()), (ErrorCode::Overloaded, Duration::ZERO));
+            // Four wait before it.
+            let wait = refused.retry_after.unwrap().as_secs_f64();
+            assert!((4.9..5.1).contains(&wait), "{wait} s");
+            // Who is more important has none before it.
+            let urgent = Claim { priority: 1, ..claim() };
+            drop(admission.admit(urgent, begun + SECOND * 3 / 2).await.unwrap());
+        };
+        tokio::join!(futures::future::join_all(others), impatient, async { drop(held) });
+        assert_eq!(admission.state.lock().free, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_place_for_one_who_left_goes_on() {
+        let admission = admission(1, 100, 1000);
+        let held = admission.admit(claim(), far()).await.unwrap();
+        let mut leaves = Box::pin(admission.admit(claim(), far()));
+        assert!(futures::poll!(&mut leaves).is_pending());
+        let mut stays = Box::pin(admission.admit(claim(), far()));
+        assert!(futures::poll!(&mut stays).is_pending());
+        // The place is given to the first, who goes without having seen it.
+        drop(held);
+        drop(leaves);
+        drop(stays.await.unwrap());
+        assert_eq!(admission.state.lock().free, 1);
     }
 }

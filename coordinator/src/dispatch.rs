@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use baton_protocol::{Bill, ErrorCode, Event, Failure, FinishReason, NodeId, Request, wire};
+use baton_protocol::{Bill, Budgets, ErrorCode, Event, Failure, FinishReason, NodeId, Request, wire};
 use baton_registry::Backoff;
 use tokio::{
     sync::mpsc,
@@ -10,12 +10,13 @@ use tokio::{
 };
 
 use crate::{
-    Answer, Shared,
-    admission::Permit,
+    Answer, Shared, Wishes,
+    admission::{Permit, overloaded},
     attempt::{Attempt, Loss},
     journal::{Journal, News},
     metrics::Meter,
-    route,
+    queue::Claim,
+    route::{self, Route},
 };
 
 /// A request that was admitted. Pulled by the answer's reader: nothing of it
@@ -23,6 +24,7 @@ use crate::{
 pub(crate) struct Run {
     shared: Arc<Shared>,
     request: Request,
+    budgets: Budgets,
     journal: Journal,
     deadline: Instant,
     /// Choices that the reader has seen enough of.
@@ -51,10 +53,21 @@ const BILL_WAIT: Duration = Duration::from_millis(500);
 const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Admits the request and runs it until a node has taken it.
-pub(crate) async fn dispatch(shared: &Arc<Shared>, request: Request) -> Result<Answer, Failure> {
+pub(crate) async fn dispatch(
+    shared: &Arc<Shared>,
+    request: Request,
+    wishes: Wishes,
+) -> Result<Answer, Failure> {
     let deadline = Instant::now() + request.deadline.min(FAR);
     let mut meter = Meter::start(shared.metrics.clone(), request.choices);
-    let permit = match shared.admission.admit(deadline).await {
+    let budgets = wishes.budgets(&shared.config.budgets);
+    let claim = Claim {
+        tenant: request.tenant.clone(),
+        priority: wishes.priority,
+        due: deadline.min(Instant::now() + budgets.ttft),
+        tokens: tokens(&request),
+    };
+    let permit = match shared.admission.admit(claim, deadline).await {
         Ok(permit) => permit,
         Err(failure) => {
             meter.failed(failure.code);
@@ -68,6 +81,7 @@ pub(crate) async fn dispatch(shared: &Arc<Shared>, request: Request) -> Result<A
         shared: Arc::clone(shared),
         journal: Journal::new(request.choices),
         request,
+        budgets,
         deadline,
         stops,
         attempt: None,
@@ -117,13 +131,17 @@ impl Run {
         if self.over {
             return Ok(None);
         }
-        let route = match route::find(&self.shared, &self.request, &self.avoid).await {
+        let route = match route::find(&self.shared, &self.request, &self.budgets, &self.avoid).await {
             Ok(route) => route,
             Err(failure) => {
                 self.fail(failure);
                 return Ok(None);
             }
         };
+        if let Some(refusal) = self.too_late(&route) {
+            self.fail(refusal);
+            return Ok(None);
+        }
         self.bill = None;
         self.meter.foretold(route.prediction);
         let number = self.attempts;
@@ -142,6 +160,15 @@ impl Run {
             candidates: Vec::new(),
         };
         Attempt::open(route, open, self.request.choices).await.map(Some)
+    }
+
+    /// Why an attempt that is foretold to miss the deadline is not begun. What
+    /// has sent tokens already goes on as long as it can.
+    fn too_late(&self, route: &Route) -> Option<Failure> {
+        let ttft = Duration::try_from_secs_f64(route.prediction?.ttft).ok()?;
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        (ttft > left && self.journal.is_empty())
+            .then(|| overloaded("no first token is expected before the deadline", ttft - left))
     }
 
     /// Ends choices that need no further attempt: those that the reader
@@ -238,6 +265,12 @@ impl Run {
         self.ready.push_back(Event::Failed(failure));
         self.over = true;
     }
+}
+
+/// Tokens of the prompt and of the answers at most.
+fn tokens(request: &Request) -> u64 {
+    let answers = u64::from(request.choices) * u64::from(request.stop.max_tokens);
+    request.tokens.len() as u64 + answers
 }
 
 /// The bill already here, or the next one that the node sends.

@@ -1,7 +1,8 @@
 //! Who serves this request, who is alive, what may wait.
 //!
 //! - [`dispatch`](Coordinator::dispatch): one request's life, top to bottom
-//! - `admission`: how many run, how many wait, for how long
+//! - `admission`: how many run, how many wait, for how long; `queue`: in which order
+//! - [`Wishes`]: what a client says of its patience
 //! - `route`: which decode node, and which prefill nodes in which order
 //! - [`policy`]: how nodes are chosen; pure
 //! - [`prefix`]: which nodes hold which pages of KV
@@ -25,8 +26,10 @@ mod model_text;
 mod node_client;
 pub mod policy;
 pub mod prefix;
+mod queue;
 mod route;
 mod status;
+mod wishes;
 
 #[cfg(test)]
 mod tests;
@@ -44,6 +47,7 @@ pub use config::{BudgetConfig, CoordinatorConfig, PolicyName};
 pub use fleet::{Health, Load};
 pub use metrics::CoordinatorMetrics;
 pub use status::{ClusterStatus, NodeStatus, ServedModel};
+pub use wishes::Wishes;
 
 use admission::Admission;
 use fleet::Fleet;
@@ -69,7 +73,7 @@ struct Shared {
     policy: Box<dyn Policy>,
     /// Counts routings, for policies that take turns.
     turn: AtomicU64,
-    admission: Admission,
+    admission: Arc<Admission>,
     texts: Texts,
     metrics: CoordinatorMetrics,
 }
@@ -107,8 +111,8 @@ impl Coordinator {
     ///
     /// # Errors
     /// When the request was refused or has failed before any node took it.
-    pub async fn dispatch(&self, request: Request) -> Result<Answer, Failure> {
-        dispatch::dispatch(&self.shared, request).await
+    pub async fn dispatch(&self, request: Request, wishes: Wishes) -> Result<Answer, Failure> {
+        dispatch::dispatch(&self.shared, request, wishes).await
     }
 
     /// Models that some node announces or has announced, by name.

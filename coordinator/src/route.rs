@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use baton_protocol::{ErrorCode, Failure, NodeId, Request, Role, chain};
+use baton_protocol::{Budgets, ErrorCode, Failure, NodeId, Request, Role, chain};
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
@@ -34,12 +34,17 @@ struct Looking<'a> {
 
 /// A route for the next attempt, away from the nodes to avoid if possible.
 /// Waits a while for a node when none is ready.
-pub(crate) async fn find(shared: &Shared, request: &Request, avoid: &[NodeId]) -> Result<Route, Failure> {
+pub(crate) async fn find(
+    shared: &Shared,
+    request: &Request,
+    budgets: &Budgets,
+    avoid: &[NodeId],
+) -> Result<Route, Failure> {
     let mut changes = shared.fleet.changes();
     let patience = Instant::now() + shared.config.node_wait();
     loop {
         changes.borrow_and_update();
-        if let Some(route) = choose(shared, request, avoid) {
+        if let Some(route) = choose(shared, request, budgets, avoid) {
             return Ok(route);
         }
         let known = shared.fleet.models();
@@ -53,7 +58,7 @@ pub(crate) async fn find(shared: &Shared, request: &Request, avoid: &[NodeId]) -
     }
 }
 
-fn choose(shared: &Shared, request: &Request, avoid: &[NodeId]) -> Option<Route> {
+fn choose(shared: &Shared, request: &Request, budgets: &Budgets, avoid: &[NodeId]) -> Option<Route> {
     let mut looking = Looking { shared, request, held: Vec::new() };
     let mut decode = shared.fleet.ready(&request.model, Role::Decode);
     if decode.iter().any(|node| !avoid.contains(node.id())) {
@@ -63,7 +68,7 @@ fn choose(shared: &Shared, request: &Request, avoid: &[NodeId]) -> Option<Route>
     let (to, from) = (looking.candidates(&decode), looking.candidates(&prefill));
     let pair = shared.policy.pair(&Ask {
         request,
-        budgets: &shared.config.budgets.budgets(),
+        budgets,
         decode: &to,
         prefill: &from,
         turn: shared.turn.fetch_add(1, Ordering::Relaxed),

@@ -20,7 +20,7 @@ use futures::StreamExt;
 use tokio::time::timeout;
 
 use self::fake::FakeNode;
-use crate::{Answer, Coordinator, CoordinatorConfig, CoordinatorTasks, Health};
+use crate::{Answer, Coordinator, CoordinatorConfig, CoordinatorTasks, Health, Wishes};
 
 /// Long enough for a busy machine; tests wait for states, not for times.
 pub(crate) const LONG: Duration = Duration::from_secs(60);
@@ -135,7 +135,7 @@ impl Cluster {
     }
 
     async fn events(&self, request: Request) -> Vec<Event> {
-        all(self.coordinator.dispatch(request).await.unwrap()).await
+        all(self.coordinator.dispatch(request, Wishes::default()).await.unwrap()).await
     }
 }
 

@@ -1,5 +1,7 @@
 //! A call in no dialect's words: what every dialect is translated into.
 
+use std::time::Duration;
+
 use baton_protocol::Sampling;
 use serde_json::{Map, Value};
 
@@ -112,6 +114,8 @@ pub struct Parameters {
     /// How many alternatives tokens carry; none: no log-probabilities at all.
     pub logprobs: Option<u32>,
     pub stream: bool,
+    /// Until the end of the answer; no later than the server's own limit.
+    pub deadline: Option<Duration>,
 }
 
 // === impl Ask ===
@@ -152,6 +156,7 @@ impl Default for Parameters {
             best: None,
             logprobs: None,
             stream: false,
+            deadline: None,
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::{body::Body, http::Request, response::Response};
-use baton_coordinator::ServedModel;
+use baton_coordinator::{ServedModel, Wishes};
 use baton_model::ModelText;
 use baton_protocol::{ErrorCode, Failure, Request as Asked, RequestId};
 use futures::future::try_join_all;
@@ -20,6 +20,7 @@ use crate::{
     generation::{Generation, PromptTerms, Showing},
     json,
     metrics::Tally,
+    patience::Patience,
     reply::{self, Facts},
     texts::Texts,
     validate::{self, Terms},
@@ -40,6 +41,8 @@ pub struct Ticket {
     pub id: RequestId,
     pub tenant: Arc<Tenant>,
     pub tally: Arc<Tally>,
+    /// What its headers say, or what is wrong with them.
+    pub patience: Result<Patience, ApiError>,
 }
 
 /// A prompt as the model would see it.
@@ -95,8 +98,10 @@ impl Desk {
     /// # Errors
     /// Why it cannot be answered.
     pub async fn answer(&self, ticket: Ticket, call: Call) -> Result<Response, ApiError> {
-        let Ticket { id, tenant, tally } = ticket;
-        let Call { ask, reply } = call;
+        let Ticket { id, tenant, tally, patience } = ticket;
+        let Patience { wishes, deadline } = patience?;
+        let Call { mut ask, reply } = call;
+        ask.parameters.deadline = deadline;
         let place = if ask.parameters.stream { Some(self.place()?) } else { None };
         let (ask, requests, text) = self.requests(id, tenant, ask).await?;
         tally.spend(requests.iter().map(|request| request.tokens.len()).sum());
@@ -106,7 +111,7 @@ impl Desk {
         let prompts: Vec<_> =
             requests.iter().map(|request| PromptTerms::of(request, text.eos_tokens())).collect();
         let showing = Showing::of(ask, &requests, text);
-        let answers = self.dispatch(requests).await?;
+        let answers = self.dispatch(requests, wishes).await?;
         let mut generation = Generation::new(answers, &prompts, showing, Arc::clone(&tally));
         generation.begin().await?;
         match place {
@@ -147,8 +152,8 @@ impl Desk {
         self.texts.run(validate).await
     }
 
-    async fn dispatch(&self, requests: Vec<Asked>) -> Result<Vec<Box<dyn Answer>>, ApiError> {
-        let all = try_join_all(requests.into_iter().map(|request| self.dispatch.dispatch(request)));
+    async fn dispatch(&self, requests: Vec<Asked>, wishes: Wishes) -> Result<Vec<Box<dyn Answer>>, ApiError> {
+        let all = try_join_all(requests.into_iter().map(|request| self.dispatch.dispatch(request, wishes)));
         match tokio::time::timeout(self.config.request_timeout(), all).await {
             Ok(answers) => Ok(answers?),
             Err(_) => {

@@ -5,7 +5,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use baton_coordinator::{Coordinator, Health, ServedModel};
+use baton_coordinator::{Coordinator, Health, ServedModel, Wishes};
 use baton_protocol::{Event, Failure, NodeId, Request, Role, wire};
 use futures::{StreamExt, future::BoxFuture};
 use schemars::JsonSchema;
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 /// Who answers requests. Implemented by the coordinator, and by a script in tests.
 pub trait Dispatch: Send + Sync + 'static {
     /// Starts an answer, or says why not. Dropping the future or the answer cancels.
-    fn dispatch(&self, request: Request) -> BoxFuture<'_, Result<Box<dyn Answer>, Failure>>;
+    fn dispatch(&self, request: Request, wishes: Wishes) -> BoxFuture<'_, Result<Box<dyn Answer>, Failure>>;
 
     /// Models that can be asked for now.
     fn models(&self) -> Vec<ServedModel>;
@@ -68,9 +68,9 @@ pub trait Answer: Send {
 // === impl for the coordinator ===
 
 impl Dispatch for Coordinator {
-    fn dispatch(&self, request: Request) -> BoxFuture<'_, Result<Box<dyn Answer>, Failure>> {
-        Box::pin(async {
-            let answer = self.dispatch(request).await?;
+    fn dispatch(&self, request: Request, wishes: Wishes) -> BoxFuture<'_, Result<Box<dyn Answer>, Failure>> {
+        Box::pin(async move {
+            let answer = self.dispatch(request, wishes).await?;
             Ok(Box::new(answer) as Box<dyn Answer>)
         })
     }

@@ -14,6 +14,7 @@
 //! - [`ask`]: a call in no dialect's words; [`grammars`]: what its answer must be; [`tools`]: what it may call
 //! - [`texts`]: tokenizers by digest, and the bounded pool of threads that runs them
 //! - [`validate`]: makes the [`Request`](baton_protocol::Request), in which nothing is optional
+//! - [`patience`]: what headers say of a reader's patience
 //! - [`calls`]: all of this in order, for one call
 //! - [`dispatch`]: the seam to the coordinator
 //! - [`generation`]: events of one or more answers as text, with [`choice_text`] and [`stop_strings`] for one choice, and
@@ -42,6 +43,7 @@ mod metrics;
 mod openai;
 mod openapi;
 mod parts;
+mod patience;
 mod replay;
 mod reply;
 mod routes;

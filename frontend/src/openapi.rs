@@ -22,7 +22,8 @@ use schemars::{
 use serde_json::{Map, Value, json};
 
 use crate::{
-    anthropic, batches, crossroads, error::ErrorBody, files, openai, routes, routes::Room, sglang, tgi, vllm,
+    anthropic, batches, crossroads, error::ErrorBody, files, metrics::Route, openai, patience, routes,
+    routes::Room, sglang, tgi, vllm,
 };
 
 /// One method of one path.
@@ -268,7 +269,10 @@ impl Operation {
         }
         let query =
             self.query.iter().map(|(name, schema)| json!({ "name": name, "in": "query", "schema": schema }));
-        let parameters: Vec<_> = self.path.split('/').filter_map(parameter).chain(query).collect();
+        let mut parameters: Vec<_> = self.path.split('/').filter_map(parameter).chain(query).collect();
+        if self.method == "post" && Route::of(self.path).answers() {
+            parameters.extend(patience::described());
+        }
         if !parameters.is_empty() {
             written["parameters"] = Value::Array(parameters);
         }

@@ -27,6 +27,7 @@ use crate::{
     metrics::Route,
     openai,
     openapi::{self, Content, Operation, Schemas},
+    patience::Patience,
     replay::{self, Store},
     reply::unix_seconds,
     serve::Services,
@@ -105,7 +106,8 @@ async fn around(State(room): State<Arc<Room>>, mut request: Request, next: Next)
     let is_kept = route.answers() || request.method() == Method::POST && path == "/v1/batches";
     let answer = match admitted {
         Ok(tenant) => {
-            request.extensions_mut().insert(Ticket { id, tenant, tally: Arc::clone(&tally) });
+            let patience = Patience::of(request.headers());
+            request.extensions_mut().insert(Ticket { id, tenant, tally: Arc::clone(&tally), patience });
             if is_kept {
                 replay::answer(&room.kept, &room.desk.config, request, next).await
             } else {

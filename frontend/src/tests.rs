@@ -5,6 +5,7 @@ mod anthropic;
 mod bodies;
 mod connections;
 mod grammars;
+mod patience;
 mod refusals;
 mod responses;
 pub mod script;

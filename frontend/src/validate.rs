@@ -204,13 +204,14 @@ impl Terms<'_> {
             // Whoever is to choose the best has to see how likely they are.
             logprobs: parameters.logprobs.is_some() || parameters.best.is_some(),
             top_logprobs: parameters.logprobs.unwrap_or(0),
-            deadline: self.deadline(),
+            deadline: self.deadline(parameters),
         })
     }
 
     /// Time for the whole answer.
-    fn deadline(&self) -> Duration {
-        self.config.request_timeout()
+    fn deadline(&self, parameters: &Parameters) -> Duration {
+        let limit = self.config.request_timeout();
+        parameters.deadline.map_or(limit, |deadline| deadline.min(limit))
     }
 
     /// What the client asked for, or what the prompt leaves.

@@ -76,7 +76,7 @@ async fn a_retryable_failure_moves_on_and_another_does_not() {
     assert_eq!(cluster.events(request(1)).await, [accepted(), finished(0)]);
 
     let cluster = two(vec![Act::Send(failed(ErrorCode::InvalidRequest))], finish.clone()).await;
-    let failure = cluster.coordinator.dispatch(request(1)).await.err().unwrap();
+    let failure = cluster.coordinator.dispatch(request(1), Wishes::default()).await.err().unwrap();
     assert_eq!((failure.code, failure.message.as_str()), (ErrorCode::InvalidRequest, "no"));
 
     let cluster = two(then([accepted(), token(0, 0)], Act::Send(failed(ErrorCode::Internal))), finish).await;
@@ -114,7 +114,7 @@ async fn a_stopped_node_is_left_when_its_checks_call_it_lost() {
         [accepted(), token(0, 1), finished(0)].map(Act::Send).to_vec(),
     )
     .await;
-    let mut answer = cluster.coordinator.dispatch(request(1)).await.unwrap();
+    let mut answer = cluster.coordinator.dispatch(request(1), Wishes::default()).await.unwrap();
     assert_eq!(answer.next().await, Some(accepted()));
     assert_eq!(answer.next().await, Some(token(0, 0)));
     let stopped = &cluster.nodes[0];
@@ -130,7 +130,7 @@ async fn a_slow_node_that_answers_is_waited_for() {
     let cluster = Cluster::decode(&["a"]).await;
     let acts = [accepted(), token(0, 0)].map(Act::Send).to_vec();
     cluster.nodes[0].script([acts, vec![Act::AwaitGo, Act::Send(finished(0))]].concat());
-    let mut answer = cluster.coordinator.dispatch(request(1)).await.unwrap();
+    let mut answer = cluster.coordinator.dispatch(request(1), Wishes::default()).await.unwrap();
     answer.next().await.unwrap();
     answer.next().await.unwrap();
     let pause = Duration::from_millis(200) * 6;
@@ -157,7 +157,7 @@ async fn a_node_that_failed_a_request_is_not_asked_again_while_another_is_ready(
     cluster.nodes[0].script([Act::Send(accepted()), Act::AwaitGo, Act::Send(overloaded)]);
     cluster.nodes[1].script([accepted(), finished(0)].map(Act::Send));
     cluster.nodes[1].script([accepted(), finished(0)].map(Act::Send));
-    let answer = cluster.coordinator.dispatch(request(1)).await.unwrap();
+    let answer = cluster.coordinator.dispatch(request(1), Wishes::default()).await.unwrap();
     // Takes the second node's turn: by turns alone, the first would be next.
     cluster.events(request(1)).await;
     cluster.nodes[0].go();

@@ -128,7 +128,7 @@ async fn a_node_that_left_holds_nothing() {
     cluster.until_indexed(2).await;
     cluster.nodes[0].script([Act::Send(accepted()), Act::Hang]);
     // A request that still hangs on the node does not keep its pages.
-    let _answer = cluster.coordinator.dispatch(prompt()).await.unwrap();
+    let _answer = cluster.coordinator.dispatch(prompt(), Wishes::default()).await.unwrap();
     cluster.registrations.clear();
     cluster.nodes[0].set_silent(true);
     cluster.until_indexed(0).await;

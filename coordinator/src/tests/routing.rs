@@ -41,7 +41,7 @@ async fn a_node_with_both_roles_prefills_its_own_requests() {
 #[tokio::test]
 async fn without_nodes_requests_wait_a_little_and_are_told_to_come_back() {
     let cluster = Cluster::decode(&[]).await;
-    let failure = cluster.coordinator.dispatch(request(1)).await.err().unwrap();
+    let failure = cluster.coordinator.dispatch(request(1), Wishes::default()).await.err().unwrap();
     assert_eq!(failure.code, ErrorCode::Unavailable);
     assert!(failure.retry_after.is_some());
     assert!(!cluster.coordinator.status().ready);
@@ -53,10 +53,11 @@ async fn a_request_that_waits_is_served_when_a_node_joins() {
     let cluster = Cluster::start(config, Vec::new()).await;
     let node = FakeNode::start(node_info("d", &[Role::Decode])).await;
     node.script([accepted(), finished(0)].map(Act::Send));
-    let (answer, _registration) = tokio::join!(cluster.coordinator.dispatch(request(1)), async {
-        tokio::task::yield_now().await;
-        cluster.registry.register(node.info())
-    });
+    let (answer, _registration) =
+        tokio::join!(cluster.coordinator.dispatch(request(1), Wishes::default()), async {
+            tokio::task::yield_now().await;
+            cluster.registry.register(node.info())
+        });
     assert_eq!(all(answer.unwrap()).await, [accepted(), finished(0)]);
 }
 
@@ -64,7 +65,7 @@ async fn a_request_that_waits_is_served_when_a_node_joins() {
 async fn a_model_that_nobody_serves_is_unknown() {
     let cluster = Cluster::decode(&["d"]).await;
     let request = Request { model: "other".into(), ..request(1) };
-    let failure = cluster.coordinator.dispatch(request).await.err().unwrap();
+    let failure = cluster.coordinator.dispatch(request, Wishes::default()).await.err().unwrap();
     assert_eq!(failure.code, ErrorCode::UnknownModel);
 }
 
@@ -101,7 +102,7 @@ async fn a_node_whose_entry_vanished_stays_until_it_fails_to_answer() {
 async fn a_new_incarnation_replaces_the_old_and_what_ran_there_is_lost() {
     let cluster = Cluster::decode(&["a"]).await;
     cluster.nodes[0].script([Act::Send(accepted()), Act::Send(token(0, 0)), Act::Hang]);
-    let mut answer = cluster.coordinator.dispatch(request(1)).await.unwrap();
+    let mut answer = cluster.coordinator.dispatch(request(1), Wishes::default()).await.unwrap();
     answer.next().await.unwrap();
     answer.next().await.unwrap();
     let again =

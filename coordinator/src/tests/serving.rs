@@ -48,7 +48,7 @@ async fn a_stopped_choice_ends_once_and_the_others_go_on() {
     let before = [accepted(), token(0, 0), token(1, 0)];
     let after = [token(0, 1), finished(0), token(1, 1), bill(5), finished(1)];
     cluster.nodes[0].script([sends(before), vec![Act::AwaitStop(0)], sends(after)].concat());
-    let mut answer = cluster.coordinator.dispatch(request(2)).await.unwrap();
+    let mut answer = cluster.coordinator.dispatch(request(2), Wishes::default()).await.unwrap();
     let mut events = Vec::new();
     while events.len() < 3 {
         events.push(answer.next().await.unwrap());
@@ -66,7 +66,7 @@ async fn stopping_the_last_choice_still_brings_the_bill() {
     let cluster = Cluster::decode(&["d"]).await;
     let (before, after) = ([accepted(), token(0, 0)], [token(0, 1), bill(5), finished(0)]);
     cluster.nodes[0].script([sends(before), vec![Act::AwaitStop(0)], sends(after)].concat());
-    let mut answer = cluster.coordinator.dispatch(request(1)).await.unwrap();
+    let mut answer = cluster.coordinator.dispatch(request(1), Wishes::default()).await.unwrap();
     answer.next().await.unwrap();
     answer.next().await.unwrap();
     answer.stop_choice(0);
@@ -77,7 +77,7 @@ async fn stopping_the_last_choice_still_brings_the_bill() {
 async fn stopping_the_last_choice_ends_even_without_a_bill() {
     let cluster = Cluster::decode(&["d"]).await;
     cluster.nodes[0].script([sends([accepted(), token(0, 0)]), vec![Act::Hang]].concat());
-    let mut answer = cluster.coordinator.dispatch(request(1)).await.unwrap();
+    let mut answer = cluster.coordinator.dispatch(request(1), Wishes::default()).await.unwrap();
     answer.next().await.unwrap();
     answer.stop_choice(0);
     assert_eq!(all(answer).await.last(), Some(&finished(0)));
@@ -88,7 +88,7 @@ async fn stopping_the_last_choice_ends_even_without_a_bill() {
 async fn dropping_the_answer_cancels() {
     let cluster = Cluster::decode(&["d"]).await;
     cluster.nodes[0].script([sends([accepted(), token(0, 0)]), vec![Act::Hang]].concat());
-    let mut answer = cluster.coordinator.dispatch(request(1)).await.unwrap();
+    let mut answer = cluster.coordinator.dispatch(request(1), Wishes::default()).await.unwrap();
     answer.next().await.unwrap();
     drop(answer);
     timeout(LONG, cluster.nodes[0].ended(1)).await.unwrap();
@@ -113,8 +113,8 @@ async fn more_than_admitted_are_refused() {
     let cluster = Cluster::start(config, vec![node_info("d", &[Role::Decode])]).await;
     cluster.nodes[0].script([sends([accepted()]), vec![Act::Hang]].concat());
     cluster.nodes[0].script(sends([accepted(), finished(0)]));
-    let held = cluster.coordinator.dispatch(request(1)).await.unwrap();
-    let refused = cluster.coordinator.dispatch(request(1)).await.err().unwrap();
+    let held = cluster.coordinator.dispatch(request(1), Wishes::default()).await.unwrap();
+    let refused = cluster.coordinator.dispatch(request(1), Wishes::default()).await.err().unwrap();
     assert_eq!(refused.code, ErrorCode::Overloaded);
     assert!(refused.retry_after.is_some());
     drop(held);
@@ -145,7 +145,7 @@ async fn outcomes_times_and_nodes_are_counted() {
     cluster.nodes[0].script(sends([accepted(), token(0, 0), token(0, 1), bill(0), finished(0)]));
     cluster.nodes[0].script([sends([accepted()]), vec![Act::Hang]].concat());
     cluster.events(request(1)).await;
-    drop(cluster.coordinator.dispatch(request(1)).await.unwrap());
+    drop(cluster.coordinator.dispatch(request(1), Wishes::default()).await.unwrap());
     let mut registry = prometheus_client::registry::Registry::default();
     cluster.coordinator.metrics().register(&mut registry);
     let mut text = String::new();

@@ -190,3 +190,19 @@ async fn the_fields_described_are_those_that_are_read() {
         }
     }
 }
+
+#[test]
+fn headers_of_patience_stand_at_every_call_for_an_answer() {
+    let document = document();
+    let headers = |path: &str| {
+        let parameters = document["paths"][path]["post"]["parameters"].as_array();
+        let names = parameters.into_iter().flatten().map(|parameter| parameter["name"].as_str().unwrap());
+        names.map(str::to_owned).collect::<BTreeSet<_>>()
+    };
+    let answering = headers("/v1/chat/completions");
+    assert!(answering.contains("x-baton-itl-ms") && answering.len() == 6, "{answering:?}");
+    for path in ["/v1/completions", "/v1/messages", "/generate", "/generate_stream", "/"] {
+        assert_eq!(headers(path), answering, "{path}");
+    }
+    assert_eq!(headers("/tokenize"), BTreeSet::new());
+}

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use baton_coordinator::ServedModel;
+use baton_coordinator::{ServedModel, Wishes};
 use baton_model::ModelText;
 use baton_protocol::{Bill, ErrorCode, Event, Failure, FinishReason, Request, Token};
 use baton_trust::Gate;
@@ -41,6 +41,7 @@ type Play = Box<dyn Fn(&Request) -> Result<Vec<Event>, Failure> + Send + Sync>;
 pub struct Script {
     play: Play,
     pub asked: Mutex<Vec<Request>>,
+    pub wishes: Mutex<Vec<Wishes>>,
     pub stopped: Mutex<Vec<u32>>,
     /// Whether answers stay open after their last event.
     hold: bool,
@@ -107,6 +108,7 @@ impl Script {
         Self {
             play: Box::new(play),
             asked: Mutex::default(),
+            wishes: Mutex::default(),
             stopped: Mutex::default(),
             hold: false,
             stuck: false,
@@ -170,7 +172,8 @@ impl Drop for ScriptedAnswer {
 }
 
 impl Dispatch for Cluster {
-    fn dispatch(&self, request: Request) -> BoxFuture<'_, Result<Box<dyn Answer>, Failure>> {
+    fn dispatch(&self, request: Request, wishes: Wishes) -> BoxFuture<'_, Result<Box<dyn Answer>, Failure>> {
+        self.0.wishes.lock().push(wishes);
         let played = (self.0.play)(&request);
         self.0.asked.lock().push(request);
         let answer = played.map(|events| {

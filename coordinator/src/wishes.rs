@@ -1,0 +1,29 @@
+//! What a client says of its patience.
+
+use std::time::Duration;
+
+use baton_protocol::Budgets;
+
+use crate::BudgetConfig;
+
+/// What a call asks of the time it takes, and of its place in line. What is
+/// left out, [`BudgetConfig`] says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wishes {
+    /// Until the first token.
+    pub ttft: Option<Duration>,
+    /// Between tokens.
+    pub itl: Option<Duration>,
+    /// Higher goes first where requests wait for a place.
+    pub priority: i32,
+}
+
+// === impl Wishes ===
+
+impl Wishes {
+    /// What its reader should wait at most.
+    pub(crate) fn budgets(&self, usual: &BudgetConfig) -> Budgets {
+        let usual = usual.budgets();
+        Budgets { ttft: self.ttft.unwrap_or(usual.ttft), itl: self.itl.unwrap_or(usual.itl) }
+    }
+}
