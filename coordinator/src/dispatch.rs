@@ -237,6 +237,9 @@ impl Run {
             return;
         }
         if self.journal.is_finished() {
+            if let Some(bill) = &mut self.bill {
+                bill.queue += self.meter.waited();
+            }
             self.meter.finished(self.bill.as_ref());
             self.ready.extend(self.bill.take().map(Event::Bill));
             self.over = true;

@@ -244,9 +244,14 @@ impl Meter {
         }
     }
 
-    /// Every choice has ended.
+    /// How long the request waited for a place.
+    pub(crate) fn waited(&self) -> Duration {
+        self.waited
+    }
+
+    /// Every choice has ended; the bill knows how long the request waited for a place.
     pub(crate) fn finished(&mut self, bill: Option<&Bill>) {
-        let queue = self.waited + bill.map_or(Duration::ZERO, |bill| bill.queue);
+        let queue = bill.map_or(self.waited, |bill| bill.queue);
         self.metrics.queue_time.observe(queue.as_secs_f64());
         if let Some(bill) = bill.filter(|bill| bill.prefill_node.is_some()) {
             self.metrics.handoff_exposed.observe(bill.exposed.as_secs_f64());

@@ -118,6 +118,9 @@ impl<S: Stream<Item = Result<GenerateUp, Status>> + Unpin> Attempt<S> {
     async fn generate(&mut self, pages: Option<Vec<PageRef>>) -> Result<Infallible, End> {
         let is_local = pages.is_none();
         let submitted = Instant::now();
+        if !is_local {
+            self.caller.decodes();
+        }
         let mut events = self.node.engine.submit(self.sequence(pages)).map_err(Failure::from)?;
         loop {
             tokio::select! {

@@ -8,7 +8,7 @@ use baton_protocol::{
     wire::{GenerateUp, StopChoice, generate_up::Message},
 };
 use futures::{Stream, StreamExt};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 use tonic::Status;
 
 /// Why nothing more happens in an attempt.
@@ -31,6 +31,8 @@ pub(crate) struct Caller<S> {
     choices: Vec<Told>,
     /// Sent before the last end.
     pub(crate) bill: Bill,
+    /// Since when all KV of the prompt is here.
+    decoding: Option<Instant>,
 }
 
 /// What was told of one choice.
@@ -51,7 +53,8 @@ impl<S: Stream<Item = Result<GenerateUp, Status>> + Unpin> Caller<S> {
         known: impl Iterator<Item = Option<u32>>,
     ) -> Self {
         let told = |known: Option<u32>| Told { next: known.unwrap_or(0), finished: known.is_none() };
-        Self { says, is_silent: false, events, choices: known.map(told).collect(), bill: Bill::default() }
+        let choices = known.map(told).collect();
+        Self { says, is_silent: false, events, choices, bill: Bill::default(), decoding: None }
     }
 
     /// Whether this choice has ended, or never was.
@@ -67,9 +70,15 @@ impl<S: Stream<Item = Result<GenerateUp, Status>> + Unpin> Caller<S> {
             }
             SequenceEvent::Token(_) if self.bill.prefill.is_zero() => {
                 self.bill.prefill = elapsed.saturating_sub(self.bill.queue);
+                self.decodes();
             }
             _ => {}
         }
+    }
+
+    /// Notes that all KV of the prompt is here.
+    pub(crate) fn decodes(&mut self) {
+        self.decoding = Some(Instant::now());
     }
 
     /// Tells how much of the prompt was cached here.
@@ -103,7 +112,8 @@ impl<S: Stream<Item = Result<GenerateUp, Status>> + Unpin> Caller<S> {
         self.choices[choice as usize].finished = true;
         let is_last = self.choices.iter().all(|told| told.finished);
         if is_last {
-            let bill = std::mem::take(&mut self.bill);
+            let mut bill = std::mem::take(&mut self.bill);
+            bill.decode = self.decoding.map(|since| since.elapsed()).unwrap_or_default();
             self.tell(Event::Bill(bill)).await?;
         }
         self.tell(Event::Finished { choice, reason }).await?;

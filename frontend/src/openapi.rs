@@ -272,6 +272,11 @@ impl Operation {
         let mut parameters: Vec<_> = self.path.split('/').filter_map(parameter).chain(query).collect();
         if self.method == "post" && Route::of(self.path).answers() {
             parameters.extend(patience::described());
+            written["responses"]["200"]["headers"] = json!({ "Server-Timing": {
+                "description": "Milliseconds of queue, prefill, transfer, wait and decode, if there is one prompt; \
+                    a trailer of streams",
+                "schema": { "type": "string" },
+            }});
         }
         if !parameters.is_empty() {
             written["parameters"] = Value::Array(parameters);

@@ -2,8 +2,10 @@
 //!
 //! - [`stream`]: as server-sent events, one a step
 //! - [`whole`]: as one object at the end
+//! - [`timing`]: where its time went, beside either
 
 mod stream;
+mod timing;
 mod whole;
 
 use std::{
@@ -22,6 +24,7 @@ use crate::{
 };
 
 pub use stream::stream;
+pub use timing::SERVER_TIMING;
 pub use whole::{Choice, Whole, whole};
 
 /// How a dialect writes the answer to one call.

@@ -63,7 +63,8 @@ pub enum FinishReason {
 /// Where the time of an attempt went.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Bill {
-    /// Waiting for the first prefill step.
+    /// Waiting for the first prefill step; as the coordinator passes it on, for a place among
+    /// the running requests too.
     pub queue: Duration,
     /// First prefill step to first token.
     pub prefill: Duration,
@@ -71,6 +72,8 @@ pub struct Bill {
     pub transfer: Duration,
     /// First token sampled to KV complete: what the handoff adds to the second token.
     pub exposed: Duration,
+    /// KV complete to the last token; after a local prefill, first token to last.
+    pub decode: Duration,
     /// KV bytes received.
     pub transfer_bytes: u64,
     /// Pages they filled.

@@ -4,14 +4,19 @@ use std::{convert::Infallible, sync::Arc};
 
 use axum::{
     body::Body,
-    http::header::{CACHE_CONTROL, CONTENT_TYPE},
+    http::{
+        HeaderMap,
+        header::{CACHE_CONTROL, CONTENT_TYPE, TRAILER},
+    },
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
+use http_body_util::StreamBody;
+use hyper::body::Frame;
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::warn;
 
-use super::{Events, Facts, Reply};
+use super::{Events, Facts, Reply, timing::timing};
 use crate::{error::ApiError, generation::Generation, metrics::Tally};
 
 /// Writes events while the client reads them.
@@ -22,6 +27,8 @@ struct Stream {
     tally: Arc<Tally>,
     begun: bool,
     ended: bool,
+    /// What comes behind the last event.
+    trailers: Option<HeaderMap>,
     /// Among `max_streams`.
     _place: OwnedSemaphorePermit,
 }
@@ -35,18 +42,23 @@ pub fn stream(
     place: OwnedSemaphorePermit,
 ) -> Response {
     tally.streams();
-    let stream = Stream { generation, facts, reply, tally, begun: false, ended: false, _place: place };
+    let stream =
+        Stream { generation, facts, reply, tally, begun: false, ended: false, trailers: None, _place: place };
     let body = futures::stream::unfold(stream, |mut stream| async {
-        let bytes = stream.next().await?;
-        Some((Ok::<_, Infallible>(bytes), stream))
+        let frame = match stream.next().await {
+            Some(bytes) => Frame::data(bytes),
+            None => Frame::trailers(stream.trailers.take()?),
+        };
+        Some((Ok::<_, Infallible>(frame), stream))
     });
     // The last header keeps nginx from collecting the stream.
     let headers = [
         (CONTENT_TYPE.as_str(), "text/event-stream"),
         (CACHE_CONTROL.as_str(), "no-cache"),
         ("x-accel-buffering", "no"),
+        (TRAILER.as_str(), super::SERVER_TIMING.as_str()),
     ];
-    (headers, Body::from_stream(body)).into_response()
+    (headers, Body::new(StreamBody::new(body))).into_response()
 }
 
 // === impl Stream ===
@@ -76,6 +88,7 @@ impl Stream {
                 Ok(Some(delta)) => self.reply.step(&self.facts, &delta, events)?,
                 Ok(None) => {
                     let used = self.generation.settle().await;
+                    self.trailers = timing(&used);
                     self.end(false);
                     return self.reply.end(&self.facts, &used, events);
                 }

@@ -5,7 +5,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::{Facts, Reply};
+use super::{Facts, Reply, timing::timing};
 use crate::{
     error::ApiError,
     generation::{Delta, End, Generation, TokenWords, Used},
@@ -53,10 +53,11 @@ pub async fn whole(
         choices = likeliest(&choices, (facts.choices / facts.prompts) as usize, best as usize);
     }
     let used = generation.settle().await;
+    let timing = timing(&used);
     let bytes = reply
         .whole(&facts, &Whole { choices, used })
         .map_err(|_| ApiError::internal("the answer cannot be written as JSON"))?;
-    Ok(([(CONTENT_TYPE, "application/json")], bytes).into_response())
+    Ok(([(CONTENT_TYPE, "application/json")], timing.unwrap_or_default(), bytes).into_response())
 }
 
 /// Of each group of choices those of the highest mean log-probability, in that order.

@@ -20,6 +20,8 @@ async fn a_chat_answer_has_openais_shape() {
     let body = json!({"model": "mock", "messages": messages("hi"), "n": 2, "user": "me", "store": false});
     let response = server.chat(&body).await;
     let id = response.headers()["x-request-id"].to_str().unwrap().to_owned();
+    let timing = response.headers()["server-timing"].to_str().unwrap().to_owned();
+    assert_eq!(timing, "queue;dur=0, prefill;dur=0, transfer;dur=0, wait;dur=0, decode;dur=1.5");
     let answer: Value = response.json().await.unwrap();
     assert_eq!(answer["id"], format!("chatcmpl-{id}"));
     assert_eq!(answer["object"], "chat.completion");
@@ -37,6 +39,7 @@ async fn a_chat_answer_has_openais_shape() {
     assert_eq!(usage["total_tokens"], prompt_tokens + 10);
     assert_eq!(usage["prompt_tokens_details"]["cached_tokens"], 5);
     assert_eq!(usage["baton_bill"]["transfer_pages"], 7);
+    assert_eq!(usage["baton_bill"]["decode_ms"], 1.5);
     assert_eq!(usage["baton_bill"]["prefill_node"], Value::Null);
 }
 

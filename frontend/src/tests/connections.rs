@@ -66,6 +66,24 @@ async fn a_body_larger_than_the_limit_is_refused_while_it_comes() {
 }
 
 #[tokio::test]
+async fn a_stream_is_followed_by_where_its_time_went() {
+    let server = TestServer::start(Script::saying(says(&["ok"]))).await;
+    let body = body(true).to_string();
+    for (asks, comes) in
+        [("te: trailers\r\nconnection: close, te\r\n", true), ("connection: close\r\n", false)]
+    {
+        let mut connection = connect(&server).await;
+        let rest = format!("{asks}content-length: {}\r\n", body.len());
+        connection.write_all((head(CHAT, &rest) + &body).as_bytes()).await.unwrap();
+        let answer = read_all(connection).await;
+        assert!(answer.contains("data: [DONE]"), "{answer}");
+        let trailer =
+            "\r\nserver-timing: queue;dur=0, prefill;dur=0, transfer;dur=0, wait;dur=0, decode;dur=1.5";
+        assert_eq!(answer.contains(trailer), comes, "{answer}");
+    }
+}
+
+#[tokio::test]
 async fn broken_framing_reaches_nobody() {
     let server = TestServer::start(Script::saying(says(&["ok"]))).await;
     for rest in [

@@ -94,7 +94,9 @@ pub fn says(texts: &[&str]) -> Vec<Event> {
     for (choice, text) in (0..).zip(texts) {
         events.extend(bytes(choice, text));
         if choice as usize + 1 == texts.len() {
-            events.push(Event::Bill(Bill { cached_tokens: 5, transfer_pages: 7, ..Bill::default() }));
+            let decode = Duration::from_micros(1500);
+            let bill = Bill { cached_tokens: 5, transfer_pages: 7, decode, ..Bill::default() };
+            events.push(Event::Bill(bill));
         }
         events.push(Event::Finished { choice, reason: FinishReason::Length });
     }
