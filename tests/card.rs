@@ -275,6 +275,7 @@ fn spec(case: &Case, goal: Goal, start: StartFrom) -> SequenceSpec {
         goal,
         start,
         deadline: None,
+        itl: None,
     }
 }
 

@@ -50,6 +50,9 @@ pub struct BudgetConfig {
     pub ttft_ms: u64,
     /// Time between tokens.
     pub itl_ms: u64,
+    /// Whether decode nodes keep `itl_ms` for requests that bring none, by smaller batches
+    /// where they must; what a request brings they always keep.
+    pub kept_by_nodes: bool,
 }
 
 /// A policy by name.
@@ -89,14 +92,14 @@ impl Default for CoordinatorConfig {
 
 impl Default for BudgetConfig {
     fn default() -> Self {
-        Self { ttft_ms: 1_000, itl_ms: 50 }
+        Self { ttft_ms: 1_000, itl_ms: 50, kept_by_nodes: false }
     }
 }
 
 impl BudgetConfig {
     /// As requests have them.
     pub(crate) fn budgets(&self) -> Budgets {
-        let Self { ttft_ms, itl_ms } = *self;
+        let Self { ttft_ms, itl_ms, .. } = *self;
         Budgets { ttft: Duration::from_millis(ttft_ms), itl: Duration::from_millis(itl_ms) }
     }
 }

@@ -25,6 +25,8 @@ pub(crate) struct Run {
     shared: Arc<Shared>,
     request: Request,
     budgets: Budgets,
+    /// Time between tokens that decode nodes are to keep.
+    kept_itl: Option<Duration>,
     journal: Journal,
     deadline: Instant,
     /// Choices that the reader has seen enough of.
@@ -82,6 +84,7 @@ pub(crate) async fn dispatch(
         journal: Journal::new(request.choices),
         request,
         budgets,
+        kept_itl: wishes.kept_itl(&shared.config.budgets),
         deadline,
         stops,
         attempt: None,
@@ -158,6 +161,7 @@ impl Run {
             attempt: number,
             journal: self.journal.to_wire(),
             candidates: Vec::new(),
+            itl_us: self.kept_itl.map_or(0, |itl| u64::try_from(itl.as_micros()).unwrap_or(u64::MAX)),
         };
         Attempt::open(route, open, self.request.choices).await.map(Some)
     }

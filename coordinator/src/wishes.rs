@@ -26,4 +26,9 @@ impl Wishes {
         let usual = usual.budgets();
         Budgets { ttft: self.ttft.unwrap_or(usual.ttft), itl: self.itl.unwrap_or(usual.itl) }
     }
+
+    /// Time between tokens that the decode node is to keep.
+    pub(crate) fn kept_itl(&self, usual: &BudgetConfig) -> Option<Duration> {
+        self.itl.or_else(|| usual.kept_by_nodes.then_some(usual.budgets().itl))
+    }
 }

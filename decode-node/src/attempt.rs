@@ -171,6 +171,7 @@ impl<S: Stream<Item = Result<GenerateUp, Status>> + Unpin> Attempt<S> {
             goal: Goal::Generate { choices },
             start,
             deadline: Some(opened.deadline.into_std()),
+            itl: opened.itl,
         }
     }
 

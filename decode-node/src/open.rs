@@ -30,6 +30,8 @@ pub(crate) struct Opened {
     /// Whom to ask to prefill, best first.
     pub(crate) candidates: Vec<PrefillPeer>,
     pub(crate) deadline: Instant,
+    /// Time between tokens that the reader was promised.
+    pub(crate) itl: Option<Duration>,
 }
 
 /// What the client has of one choice.
@@ -73,7 +75,8 @@ impl Opened {
         let deadline = Instant::now() + request.deadline.min(MAX_DEADLINE);
         let hashes = chain(&request.tenant, page_tokens, &tokens);
         let tokens = tokens.into();
-        Ok(Self { attempt: open.attempt, request, tokens, hashes, choices, candidates, deadline })
+        let itl = (open.itl_us > 0).then(|| Duration::from_micros(open.itl_us));
+        Ok(Self { itl, attempt: open.attempt, request, tokens, hashes, choices, candidates, deadline })
     }
 
     /// Choices to generate, each with what is known of it after the common tokens.

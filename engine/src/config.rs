@@ -34,6 +34,9 @@ pub struct SchedulerConfig {
     /// pace of steps before, but four for each answer, and a page, at least.
     /// 0: no limit.
     pub mixed_step_ms: u64,
+    /// Shortest time between tokens, in milliseconds, that an answer can have kept;
+    /// shorter ones count as this. Keeping short ones makes batches small.
+    pub least_itl_ms: u64,
     /// Answers computed at the same time.
     pub max_sequences: usize,
     /// Requests that may wait; more are refused.
@@ -94,6 +97,7 @@ impl Default for SchedulerConfig {
         Self {
             max_batch_tokens: 0,
             mixed_step_ms: 45,
+            least_itl_ms: 20,
             max_sequences: 256,
             max_waiting: 1024,
             promised_share: 0.8,

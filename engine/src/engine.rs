@@ -144,6 +144,7 @@ impl Engine {
     /// Computes the plan's step, waiting for it.
     fn run(&mut self, plan: Plan) -> Result<(), EngineError> {
         let began = Instant::now();
+        self.scheduler.begins(&plan, began);
         match self.forward(&plan) {
             Ok(rows) => {
                 self.learn(&plan, began.elapsed());

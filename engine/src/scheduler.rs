@@ -5,10 +5,13 @@
 //! prompts share what is left of the budget in chunks that end with a page,
 //! then waiting ones are let in: first come, first served.
 //!
+//! Answers whose readers were promised a time between tokens have it kept: see `keeper`.
+//!
 //! When pages run out the youngest goes back to waiting without its pages and
 //! is computed again later. The oldest always goes on, so all end.
 
 mod fit;
+mod keeper;
 mod pace;
 mod steps;
 
@@ -29,6 +32,7 @@ use crate::{
     metrics::EngineMetrics,
     sequence::{Sequence, SequenceKey},
 };
+use keeper::{Going, Keeper};
 use pace::Pace;
 use steps::Steps;
 
@@ -183,7 +187,8 @@ impl Scheduler {
     pub(crate) fn plan(&mut self, is_ahead: bool) -> Plan {
         let mut plan = Plan { is_ahead, ..Plan::default() };
         self.plan_decodes(&mut plan);
-        let mut budget = self.prompt_budget(plan.chunks.len());
+        let going: Vec<_> = self.planned(&plan).map(|(_, sequence)| Going::of(sequence)).collect();
+        let mut budget = self.prompt_budget(&going);
         self.plan_prefills(&mut plan, &mut budget);
         self.admit(&mut plan, &mut budget);
         if plan.chunks.is_empty() && self.running.is_empty() && !is_ahead {
@@ -202,10 +207,31 @@ impl Scheduler {
         self.steps.model()
     }
 
-    /// Prompt tokens of a step in which so many answers go on: their readers
-    /// shall not wait for a whole prompt of someone else, and prompts shall
+    /// Notes that the plan's step begins.
+    pub(crate) fn begins(&mut self, plan: &Plan, now: Instant) {
+        for chunk in &plan.chunks {
+            if let Some(sequence) = self.running.get_mut(&chunk.key) {
+                sequence.went_on = now;
+            }
+        }
+    }
+
+    /// Prompt tokens of a step in which these answers go on.
+    fn prompt_budget(&self, answers: &[Going]) -> usize {
+        let most = self.prompt_share(answers.len());
+        let Some(keeper) = self.keeper() else { return most };
+        let (Some(limit), Some(cost)) = (keeper.limit(answers), self.steps.model().prefill) else {
+            return most;
+        };
+        let left = limit - keeper.step(answers);
+        let fitting = if left > 0.0 { (left / cost.unit.max(1e-9)) as usize } else { 0 };
+        most.min(fitting.max(self.pool.shape().page_tokens as usize))
+    }
+
+    /// Prompt tokens of a step in which so many answers go on, whatever they were promised:
+    /// their readers shall not wait for a whole prompt of someone else, and prompts shall
     /// come in as fast as answers end.
-    fn prompt_budget(&self, generating: usize) -> usize {
+    fn prompt_share(&self, generating: usize) -> usize {
         let page_tokens = self.pool.shape().page_tokens as usize;
         let most = self.config.max_batch_tokens.saturating_sub(generating).max(page_tokens);
         let limit = Duration::from_millis(self.config.mixed_step_ms);
@@ -218,13 +244,13 @@ impl Scheduler {
 
     /// Publishes how much there is to do.
     pub(crate) fn count(&self) {
-        let (mut answers, mut remaining, mut context, mut generating) = (0, 0, 0, 0);
+        let (mut answers, mut remaining, mut context, mut generating) = (0, 0, 0, Vec::new());
         for sequence in self.running.values() {
             answers += sequence.choices.len().max(1);
             remaining += sequence.remaining().saturating_sub(1);
             if sequence.remaining() == 1 {
                 context += sequence.tokens.len();
-                generating += 1;
+                generating.push(Going::of(sequence));
             }
         }
         remaining +=
@@ -233,15 +259,31 @@ impl Scheduler {
         self.metrics.waiting.set(self.waiting.len() as i64);
         self.metrics.waiting_prefill_tokens.set(remaining as i64);
         self.metrics.running_context_tokens.set(context as i64);
-        self.metrics.step_prompt_tokens.set(self.prompt_budget(generating) as i64);
+        self.metrics.step_prompt_tokens.set(self.prompt_budget(&generating) as i64);
     }
 
     fn plan_decodes(&mut self, plan: &mut Plan) {
         let may_go_on = |sequence: &&Sequence| sequence.remaining() == 1 && sequence.may_go_on();
-        let generating = self.running.values().filter(may_go_on);
-        for key in generating.map(|sequence| sequence.key).collect::<Vec<_>>() {
+        let generating: Vec<_> = self.running.values().filter(may_go_on).map(Going::of).collect();
+        let all = || generating.iter().map(|answer| answer.key).collect();
+        let keys = self.keeper().map_or_else(all, |keeper| keeper.choose(generating.clone()));
+        for key in keys {
             self.plan_chunk(plan, key, 1);
         }
+    }
+
+    /// Who keeps the times between tokens, once it is known what steps cost.
+    fn keeper(&self) -> Option<Keeper> {
+        let floor = Duration::from_millis(self.config.least_itl_ms);
+        self.steps.model().decode.map(|cost| Keeper { cost, floor })
+    }
+
+    /// Whether a waiting sequence lets those that run have their time between tokens.
+    fn keeps_budgets(&self, sequence: &Sequence) -> bool {
+        let Some(keeper) = self.keeper().filter(|_| !sequence.origin.is_prefill) else { return true };
+        let generates = |sequence: &&Sequence| !sequence.origin.is_prefill;
+        let answers: Vec<_> = self.running.values().filter(generates).map(Going::of).collect();
+        keeper.has_room(&answers, Going::of(sequence))
     }
 
     fn plan_prefills(&mut self, plan: &mut Plan, budget: &mut usize) {
@@ -340,6 +382,9 @@ impl Scheduler {
             }
             if !sequence.origin.has_room() {
                 continue;
+            }
+            if !self.keeps_budgets(sequence) {
+                return;
             }
             let has_pages = !sequence.pages.is_empty();
             let quota = if sequence.origin.is_prefill { &mut is_prefill_full } else { &mut is_decode_full };

@@ -13,7 +13,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use baton_protocol::{BlockHash, Failure, FinishReason, KvShape, RequestId, Sampling, Stop, block_hash};
@@ -38,6 +38,8 @@ pub(crate) struct Origin {
     pub(crate) top_logprobs: u32,
     pub(crate) is_prefill: bool,
     pub(crate) deadline: Option<Instant>,
+    /// Its readers' time between tokens.
+    pub(crate) itl: Option<Duration>,
     /// Known tokens at which a choice ends, by its own limit or the context's.
     pub(crate) end_tokens: usize,
     chain_root: BlockHash,
@@ -58,6 +60,8 @@ pub(crate) struct Sequence {
     pub(crate) pages: Vec<PageRef>,
     /// Whether `Started` was emitted.
     pub(crate) is_started: bool,
+    /// When the step began in which it last went on; at first, when it came.
+    pub(crate) went_on: Instant,
     /// Where it stands in the request's grammar; none before that was looked at.
     guide: Option<Guide>,
     /// Hashes of the full pages of `tokens`, as far as they were needed.
@@ -79,6 +83,7 @@ impl Origin {
             top_logprobs: spec.top_logprobs,
             is_prefill: spec.goal.is_prefill(),
             deadline: spec.deadline,
+            itl: spec.itl,
             end_tokens: context_tokens.min(spec.prompt_tokens + spec.stop.max_tokens as usize),
             chain_root: block_hash::root(&spec.tenant),
             outbox,
@@ -134,6 +139,7 @@ impl Sequence {
             computed: adopted,
             pages,
             is_started: false,
+            went_on: Instant::now(),
             guide: None,
             hashes: Vec::new(),
             offered_pages: 0,
@@ -310,6 +316,7 @@ impl Sequence {
                 computed: self.computed,
                 pages,
                 is_started: self.is_started,
+                went_on: self.went_on,
                 guide: self.ready().cloned().map(Guide::Ready),
                 hashes: self.hashes.clone(),
                 offered_pages: self.offered_pages,

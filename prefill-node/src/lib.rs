@@ -171,6 +171,7 @@ fn sequence(job: PrefillJob) -> SequenceSpec {
         goal: Goal::Prefill { sample: job.sample },
         start: StartFrom::Cold,
         deadline: Instant::now().checked_add(job.deadline),
+        itl: None,
     }
 }
 

@@ -284,6 +284,7 @@ fn offline_request(tokens: Vec<u32>, outputs: u32) -> SequenceSpec {
         goal: Goal::Generate { choices: vec![ChoiceSpec { choice: 0, generated: Vec::new() }] },
         start: StartFrom::Cold,
         deadline: None,
+        itl: None,
     }
 }
 

@@ -59,7 +59,7 @@ pub fn request(prompt: Vec<u32>, seed: u64, choices: u32, max_tokens: u32) -> Re
 
 /// A first attempt.
 pub fn open(request: &Request, candidates: Vec<PrefillCandidate>) -> Open {
-    Open { request: Some(request.into()), attempt: 0, journal: Vec::new(), candidates }
+    Open { request: Some(request.into()), candidates, ..Open::default() }
 }
 
 // === impl Call ===

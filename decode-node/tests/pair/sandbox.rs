@@ -169,6 +169,7 @@ impl Sandbox {
             goal: Goal::Generate { choices },
             start: StartFrom::Cold,
             deadline: None,
+            itl: None,
         };
         let mut events = engine.submit(spec).unwrap();
         let mut answer =

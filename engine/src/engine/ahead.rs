@@ -97,6 +97,7 @@ impl Engine {
         if !self.ahead.is_busy() {
             self.ahead.began = Some(Instant::now());
         }
+        self.scheduler.begins(&plan, Instant::now());
         let mut row = 0;
         for chunk in &plan.chunks {
             let Some(sequence) = self.scheduler.get_mut(chunk.key) else { continue };

@@ -14,7 +14,11 @@ struct Fixture {
     pool: Arc<KvPool>,
     arrivals: u64,
     readers: Vec<SequenceEvents>,
+    now: Instant,
 }
+
+/// From one step to the next.
+const STEP: Duration = Duration::from_millis(20);
 
 fn fixture(pages: usize, max_batch_tokens: usize) -> Fixture {
     let shape =
@@ -23,11 +27,15 @@ fn fixture(pages: usize, max_batch_tokens: usize) -> Fixture {
     let pool = KvPool::new(shape, config);
     let config = SchedulerConfig { max_batch_tokens, max_sequences: 4, ..SchedulerConfig::default() };
     let scheduler = Scheduler::new(config, Arc::clone(&pool), EngineMetrics::new(&pool));
-    Fixture { scheduler, pool, arrivals: 0, readers: Vec::new() }
+    Fixture { scheduler, pool, arrivals: 0, readers: Vec::new(), now: Instant::now() }
 }
 
 impl Fixture {
     fn push(&mut self, tokens: usize, goal: Goal) -> u64 {
+        self.push_within(tokens, goal, None)
+    }
+
+    fn push_within(&mut self, tokens: usize, goal: Goal, itl: Option<Duration>) -> u64 {
         self.arrivals += 1;
         let tokens: Vec<u32> = (0..tokens as u32).map(|token| token + 1000 * self.arrivals as u32).collect();
         let spec = SequenceSpec {
@@ -42,6 +50,7 @@ impl Fixture {
             goal,
             start: StartFrom::Cold,
             deadline: None,
+            itl,
         };
         let (outbox, reader) = events::channel(16, 0);
         self.readers.push(reader);
@@ -54,6 +63,26 @@ impl Fixture {
         self.push(tokens, Goal::Generate { choices: vec![ChoiceSpec { choice: 0, generated: Vec::new() }] })
     }
 
+    /// An answer whose reader was promised a token in each so many milliseconds.
+    fn answer_within(&mut self, tokens: usize, itl_ms: u64) -> u64 {
+        let goal = Goal::Generate { choices: vec![ChoiceSpec { choice: 0, generated: Vec::new() }] };
+        self.push_within(tokens, goal, Some(Duration::from_millis(itl_ms)))
+    }
+
+    /// Steps of answers have taken 10 ms and 5 ms an answer.
+    fn know_steps(&mut self) {
+        for round in 0..60usize {
+            let answers = 1 + round % 8;
+            let chunk = |at| {
+                let start = 5 + (round * 7 + at * 13) % 50;
+                Chunk { key: (1_000 + at as u64, 1), tokens: start..start + 1, wants_logits: true }
+            };
+            let chunks = (0..answers).map(chunk).collect();
+            let time = Duration::from_millis(10 + 5 * answers as u64);
+            self.scheduler.learn(&Plan { chunks, ..Plan::default() }, time);
+        }
+    }
+
     fn prompt(&mut self, tokens: usize) -> u64 {
         self.push(tokens, Goal::Prefill { sample: vec![0] })
     }
@@ -61,6 +90,8 @@ impl Fixture {
     /// Plans a step and books it as computed; every ended sequence draws a token.
     fn step(&mut self) -> Vec<(u64, Range<usize>)> {
         let plan = self.scheduler.plan(false);
+        self.scheduler.begins(&plan, self.now);
+        self.now += STEP;
         let mut planned = Vec::new();
         for chunk in plan.chunks {
             let mut sequence = self.scheduler.take(chunk.key).unwrap();
@@ -166,4 +197,48 @@ fn prompts_for_others_keep_to_their_quota() {
     let planned: Vec<u64> = plan.chunks.iter().map(|chunk| chunk.key.0).collect();
     assert_eq!(planned, [first, answer]);
     assert_eq!(f.pool.counts().sending, 3);
+}
+
+#[test]
+fn answers_without_a_promise_miss_steps_for_one_that_has_it() {
+    let mut f = fixture(100, 100);
+    f.know_steps();
+    let others = [f.answer(3), f.answer(3), f.answer(3)];
+    let promised = f.answer_within(3, 22);
+    assert_eq!(f.step().len(), 4);
+    // Two answers take 20 ms, three 25.
+    for turn in 0..7 {
+        let went_on: Vec<u64> = f.step().into_iter().map(|(key, _)| key).collect();
+        assert_eq!(went_on, [others[turn % 3], promised]);
+    }
+    f.scheduler.take((promised, 1));
+    assert_eq!(f.step().len(), 3);
+}
+
+#[test]
+fn an_answer_that_there_would_be_no_time_for_waits() {
+    let mut f = fixture(100, 100);
+    f.know_steps();
+    let keys = [(); 3].map(|()| f.answer_within(3, 22));
+    let started = |f: &mut Fixture| f.step().into_iter().map(|(key, _)| key).collect::<Vec<_>>();
+    assert_eq!(started(&mut f), keys[..2]);
+    assert_eq!(started(&mut f), keys[..2]);
+    f.scheduler.take((keys[0], 1));
+    assert_eq!(started(&mut f), keys[1..]);
+}
+
+#[test]
+fn prompts_beside_a_promise_get_the_time_that_it_leaves() {
+    let mut f = fixture(100, 100);
+    f.know_steps();
+    for round in 1..60usize {
+        let chunk = Chunk { key: (9, 0), tokens: 0..1 + round * 7 % 60, wants_logits: false };
+        let time = Duration::from_millis(chunk.tokens.len() as u64);
+        f.scheduler.learn(&Plan { chunks: vec![chunk], ..Plan::default() }, time);
+    }
+    let promised = f.answer_within(3, 40);
+    f.step();
+    let prompt = f.answer(60);
+    // The answer takes 15 ms; of the 25 left, a millisecond a token, whole pages.
+    assert_eq!(f.step(), [(promised, 3..4), (prompt, 0..24)]);
 }

@@ -1,6 +1,10 @@
 //! What is submitted to an engine.
 
-use std::{collections::BTreeSet, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use baton_protocol::{KvShape, RequestId, Sampling, Stop};
 
@@ -31,6 +35,8 @@ pub struct SequenceSpec {
     pub start: StartFrom,
     /// When it fails.
     pub deadline: Option<Instant>,
+    /// Time between tokens that its reader was promised; none: as it comes.
+    pub itl: Option<Duration>,
 }
 
 /// What to do with a request.

@@ -53,6 +53,7 @@ pub fn generate(prompt: &[u32], seed: u64, max_tokens: u32) -> SequenceSpec {
         goal: Goal::Generate { choices: choices(&[&[]]) },
         start: StartFrom::Cold,
         deadline: None,
+        itl: None,
     }
 }
 
