@@ -31,6 +31,8 @@ pub enum Command {
     Bench(Bench),
     /// Looks at this machine: what it has, and what a configuration lacks on it. Fails if something is missing.
     Doctor(Doctor),
+    /// Looks at a running cluster and steers it.
+    Admin(Admin),
     /// Certificates with which the nodes of a cluster know each other.
     #[command(subcommand)]
     Certs(Certs),
@@ -104,6 +106,62 @@ pub struct Batch {
     /// The server; its key, if it asks for one, is taken from BATON_API_KEY.
     #[arg(long, default_value = "http://127.0.0.1:8000")]
     pub url: String,
+}
+
+/// `baton admin`.
+#[derive(Debug, Args)]
+pub struct Admin {
+    /// The admin API of a coordinator.
+    #[arg(long, default_value = "http://127.0.0.1:8001", global = true)]
+    pub url: String,
+    /// JSON, as the API has it, in place of tables.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// What to look at or do.
+    #[command(subcommand)]
+    pub what: AdminKind,
+}
+
+/// What an operator can do.
+#[derive(Debug, Subcommand)]
+pub enum AdminKind {
+    /// Nodes with roles, health, load and pages.
+    Nodes,
+    /// Everything about one node.
+    Node {
+        /// Its name.
+        id: String,
+    },
+    /// A node takes no new work and finishes what it has.
+    Drain {
+        /// Its name.
+        id: String,
+        /// Also when it is the last decode node of its model.
+        #[arg(long)]
+        force: bool,
+    },
+    /// A node takes work again.
+    Undrain {
+        /// Its name.
+        id: String,
+    },
+    /// Requests in flight.
+    Requests,
+    /// Ends a request.
+    Cancel {
+        /// Its id.
+        id: String,
+    },
+    /// Who runs and who waits.
+    Queue,
+    /// Limits and budgets in force, or changes of them until the coordinator restarts.
+    Limits {
+        /// For example max_running=64.
+        #[arg(value_name = "NAME=VALUE")]
+        set: Vec<String>,
+    },
+    /// What is known of prefix caches.
+    PrefixIndex,
 }
 
 /// `baton doctor`.

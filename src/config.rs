@@ -1,12 +1,16 @@
 //! One cluster's settings: each room's own config, put together. The order of
 //! precedence is file, then `--set`, then `--model`.
 
-use std::{collections::BTreeSet, net::SocketAddr, path::Path};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::Path,
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use baton_engine::backend::cpu::Precision;
 use baton_protocol::{NodeId, Role};
-use baton_trust::{Gate, TlsConfig, Trust};
+use baton_trust::{Gate, Listener, TlsConfig, Trust};
 use serde::Deserialize;
 
 use crate::args::Settings;
@@ -29,6 +33,8 @@ pub struct ClusterConfig {
     pub engine: EngineSection,
     /// The OpenAI API.
     pub frontend: baton_frontend::Config,
+    /// What operators see and do.
+    pub admin: AdminConfig,
     /// Where a process without the API serves `/metrics` and `/health`.
     pub metrics_listen: SocketAddr,
     /// Routing and admission.
@@ -39,6 +45,14 @@ pub struct ClusterConfig {
     pub prefill: baton_prefill_node::PrefillConfig,
     /// Decode nodes.
     pub decode: baton_decode_node::DecodeConfig,
+}
+
+/// The admin API of a process that routes.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AdminConfig {
+    /// A loopback address; absent: [`USUAL`](Self::USUAL), or any port if that is taken.
+    pub listen: Option<SocketAddr>,
 }
 
 /// One node of the cluster.
@@ -184,6 +198,7 @@ impl Default for ClusterConfig {
             tls: None,
             engine: EngineSection::default(),
             frontend: Default::default(),
+            admin: AdminConfig::default(),
             metrics_listen: any_loopback_port(),
             coordinator: Default::default(),
             transfer: Default::default(),
@@ -346,7 +361,28 @@ impl ClusterConfig {
         );
         self.api_gate().check(self.frontend.listen).context("frontend.listen")?;
         Gate::NoKeys.check(self.metrics_listen).context("metrics_listen")?;
+        Gate::NoKeys.check(self.admin.listen.unwrap_or(AdminConfig::USUAL)).context("admin.listen")?;
         self.engine.validate()
+    }
+}
+
+// === impl AdminConfig ===
+
+impl AdminConfig {
+    /// Where `baton admin` looks.
+    pub const USUAL: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8001);
+
+    /// Listens where it is wanted, or, if nothing is said, where there is room.
+    ///
+    /// # Errors
+    /// When the address is taken, or is not loopback's.
+    pub fn listener(&self) -> Result<Listener> {
+        let usual = Gate::NoKeys.listen(self.listen.unwrap_or(Self::USUAL));
+        let listener = match usual {
+            Err(_) if self.listen.is_none() => Gate::NoKeys.listen(any_loopback_port()),
+            other => other,
+        };
+        listener.context("admin.listen")
     }
 }
 
@@ -526,6 +562,7 @@ mod tests {
         refused(&["frontend.listen=0.0.0.0:8000", tls], &["frontend.listen", "API keys", "baton key new"]);
         with(&["frontend.listen=0.0.0.0:8000", "frontend.keys_file=keys.toml"]).unwrap();
         refused(&["metrics_listen=0.0.0.0:9000", tls], &["metrics_listen", "API keys"]);
+        refused(&["admin.listen=10.0.0.1:8001", "frontend.keys_file=keys.toml"], &["admin.listen"]);
     }
 
     #[test]

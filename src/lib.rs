@@ -2,9 +2,10 @@
 //!
 //! - [`args`]: what the user typed; [`config`]: what it means
 //! - [`serve`]: composes roles; [`compute`]: the process's one model and pool; [`worker_node`]: one prefill or decode node
-//! - [`demo`], [`chat`], [`batch`], [`pull`], [`certs`], [`key`], [`bench`]: the other commands
+//! - [`demo`], [`chat`], [`batch`], [`admin`], [`pull`], [`certs`], [`key`], [`bench`]: the other commands
 //! - [`client`]: the OpenAI API from the other side; [`terminal`], [`telemetry`]: words for people and logs
 
+pub mod admin;
 pub mod args;
 pub mod batch;
 pub mod bench;

@@ -9,7 +9,12 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let quiet = matches!(
         cli.command,
-        Command::Demo(_) | Command::Chat(_) | Command::Batch(_) | Command::Bench(_) | Command::Doctor(_)
+        Command::Demo(_)
+            | Command::Chat(_)
+            | Command::Batch(_)
+            | Command::Bench(_)
+            | Command::Doctor(_)
+            | Command::Admin(_)
     );
     let outcome = baton::telemetry::init(quiet).and_then(|()| run(cli.command));
     match outcome {
@@ -42,6 +47,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Doctor(doctor) => {
             runtime.block_on(baton::doctor::run(&baton::config::ClusterConfig::load(&doctor.settings)?))
         }
+        Command::Admin(admin) => runtime.block_on(baton::admin::run(&admin)),
         Command::Certs(Certs::Init(args)) => baton::certs::init(&args),
         Command::Key(Key::New(args)) => baton::key::new(&args),
         Command::Model(Model::Pull { name }) => baton::pull::run(&name),

@@ -28,6 +28,7 @@ pub struct Cluster {
     url: Option<String>,
     stop: CancellationToken,
     frontend: Option<JoinHandle<Result<(), FrontendError>>>,
+    admin: Option<JoinHandle<Result<(), FrontendError>>>,
     coordinator: Option<CoordinatorTasks>,
     workers: Vec<WorkerNode>,
     /// What this process's nodes read and write; the API needs no copy of its own.
@@ -92,6 +93,7 @@ impl Cluster {
             url: None,
             stop: CancellationToken::new(),
             frontend: None,
+            admin: None,
             coordinator: None,
             workers: Vec::new(),
             text: None,
@@ -122,11 +124,12 @@ impl Cluster {
     /// Lets running answers end within the grace period, leaves the registry, and joins everything.
     pub async fn shutdown(mut self) {
         self.stop.cancel();
-        if let Some(frontend) = self.frontend.take() {
-            match frontend.await {
+        for (name, serving) in [("frontend", self.frontend.take()), ("admin", self.admin.take())] {
+            let Some(serving) = serving else { continue };
+            match serving.await {
                 Ok(Ok(())) => {}
-                Ok(Err(error)) => note(format_args!("frontend: {error}")),
-                Err(error) => note(format_args!("frontend: {error}")),
+                Ok(Err(error)) => note(format_args!("{name}: {error}")),
+                Err(error) => note(format_args!("{name}: {error}")),
             }
         }
         if let Some(coordinator) = self.coordinator.take() {
@@ -205,7 +208,19 @@ impl Cluster {
         #[expect(clippy::disallowed_methods, reason = "owned by the cluster and joined at shutdown")]
         let frontend = tokio::spawn(baton_frontend::serve(listener, limits, services, stop));
         self.frontend = Some(frontend);
+        self.start_admin(&coordinator)?;
         wait_until_served(&coordinator, self.workers.len()).await;
+        Ok(())
+    }
+
+    fn start_admin(&mut self, coordinator: &Coordinator) -> Result<()> {
+        let listener = self.config.admin.listener()?;
+        say(format_args!("admin at http://{}", listener.local_addr()));
+        let router = baton_admin::router(coordinator.clone());
+        let (limits, stop) = (self.config.frontend.clone(), self.stop.clone().cancelled_owned());
+        #[expect(clippy::disallowed_methods, reason = "owned by the cluster and joined at shutdown")]
+        let serving = tokio::spawn(baton_frontend::serve_routes(listener, limits, router, stop));
+        self.admin = Some(serving);
         Ok(())
     }
 }

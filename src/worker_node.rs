@@ -1,14 +1,7 @@
 //! One prefill or decode node (or both in one): an engine, its gRPC services,
 //! its entry in the registry.
 
-use std::{
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Result;
 use baton_decode_node::DecodeNode;
@@ -19,8 +12,9 @@ use baton_protocol::{
     HeadShare, Incarnation, NodeId, NodeInfo, NodeState, Role,
     wire::{LoadReport, prefill_server::PrefillServer},
 };
-use baton_registry::{NodeService, Registration, Registry, node_service};
+use baton_registry::{NodeService, Registration, Registry, node_service::Words};
 use baton_trust::Trust;
+use parking_lot::Mutex;
 use prometheus_client::registry::Registry as Metrics;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -36,14 +30,28 @@ use crate::{
 pub struct WorkerNode {
     info: NodeInfo,
     registration: Registration,
-    draining: Arc<AtomicBool>,
+    work: Arc<Work>,
     stop: CancellationToken,
     server: JoinHandle<Result<(), tonic::transport::Error>>,
-    prefill: Arc<PrefillNode>,
     prefill_service: PrefillService,
-    decode: DecodeNode,
     sessions: Arc<Sessions>,
     engine: EngineWorker,
+}
+
+/// What a node does for others, and whether it takes more of it.
+struct Work {
+    prefill: Arc<PrefillNode>,
+    decode: DecodeNode,
+    state: Mutex<WorkState>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum WorkState {
+    Open,
+    /// Told to finish what it has.
+    Drained,
+    /// The same, and there is no way back.
+    Leaving,
 }
 
 /// Time to take the entry out of the registry before leaving anyway.
@@ -83,33 +91,25 @@ impl WorkerNode {
         let decode = DecodeNode::new(engine.clone(), Arc::clone(&sessions), config.decode.clone());
         register_metrics(metrics, &engine, (&prefill, &decode), (&prefill_service, &sessions));
 
-        let (draining, stop) = (Arc::new(AtomicBool::new(false)), CancellationToken::new());
-        let service = node_service(&info, (&engine, &sessions), compute, (&draining, &stop));
+        let stop = CancellationToken::new();
+        let work = Arc::new(Work { prefill, decode, state: Mutex::new(WorkState::Open) });
+        let words = words(&info, (&engine, &sessions), &work);
+        let text = (info.text_digest.clone(), compute.text.to_bytes().into());
+        let service = NodeService::new(words, [text], stop.clone());
         // Who may ask what is decided here, for every service of the node.
         let (routes, decodes) = (trust.guard(Role::Coordinator), trust.guard(Role::Decode));
         let router = trust
             .server()?
             .http2_keepalive_interval(Some(Duration::from_secs(10)))
             .add_service(InterceptedService::new(service.service(), routes.clone()))
-            .add_service(InterceptedService::new(decode.service(), routes))
+            .add_service(InterceptedService::new(work.decode.service(), routes))
             .add_service(InterceptedService::new(PrefillServer::new(prefill_service.clone()), decodes));
         let incoming = TcpIncoming::from(listener.into_inner()).with_nodelay(Some(true));
         let stopped = stop.clone().cancelled_owned();
         #[expect(clippy::disallowed_methods, reason = "owned by the node and joined at shutdown")]
         let server = tokio::spawn(router.serve_with_incoming_shutdown(incoming, stopped));
         let registration = registry.register(info.clone());
-        Ok(Self {
-            info,
-            registration,
-            draining,
-            stop,
-            server,
-            prefill,
-            prefill_service,
-            decode,
-            sessions,
-            engine: worker,
-        })
+        Ok(Self { info, registration, work, stop, server, prefill_service, sessions, engine: worker })
     }
 
     /// Its name.
@@ -124,11 +124,12 @@ impl WorkerNode {
 
     /// Takes no new work, lets what runs end within `grace`, leaves, and joins everything.
     pub async fn shutdown(self, grace: Duration) {
-        self.draining.store(true, Ordering::SeqCst);
+        self.work.leave();
         self.registration.withdraw(WITHDRAW_LIMIT).await;
-        let drained =
-            tokio::time::timeout(grace, async { tokio::join!(self.prefill.drain(), self.decode.drain()) })
-                .await;
+        let drained = tokio::time::timeout(grace, async {
+            tokio::join!(self.work.prefill.drain(), self.work.decode.drain())
+        });
+        let drained = drained.await;
         if drained.is_err() {
             note(format_args!("node {}: grace is over, ending what still runs", self.info.id));
         }
@@ -140,6 +141,42 @@ impl WorkerNode {
         }
         let engine = self.engine;
         drop(tokio::task::spawn_blocking(move || engine.shutdown()).await);
+    }
+}
+
+// === impl Work ===
+
+impl Work {
+    fn is_open(&self) -> bool {
+        *self.state.lock() == WorkState::Open
+    }
+
+    /// Takes no more, or takes it again. False when it is leaving.
+    fn drain(&self, drain: bool) -> bool {
+        let mut state = self.state.lock();
+        if *state == WorkState::Leaving {
+            return false;
+        }
+        if drain {
+            *state = WorkState::Drained;
+            self.close();
+        } else {
+            *state = WorkState::Open;
+            self.prefill.reopen();
+            self.decode.reopen();
+        }
+        true
+    }
+
+    /// Takes no more, for good.
+    fn leave(&self) {
+        *self.state.lock() = WorkState::Leaving;
+        self.close();
+    }
+
+    fn close(&self) {
+        self.prefill.close();
+        self.decode.close();
     }
 }
 
@@ -171,51 +208,48 @@ fn describe(node: &NodeConfig, compute: &Compute, engine: &EngineHandle, addr: S
 }
 
 /// The node's answers about itself: state, load and cache as they are when asked.
-fn node_service(
-    info: &NodeInfo,
-    (engine, sessions): (&EngineHandle, &Arc<Sessions>),
-    compute: &Compute,
-    (draining, stop): (&Arc<AtomicBool>, &CancellationToken),
-) -> NodeService {
-    let describe: node_service::Describe = {
-        let (info, draining) = (info.clone(), Arc::clone(draining));
-        Arc::new(move || {
-            let state = if draining.load(Ordering::SeqCst) { NodeState::Draining } else { NodeState::Ready };
+fn words(info: &NodeInfo, (engine, sessions): (&EngineHandle, &Arc<Sessions>), work: &Arc<Work>) -> Words {
+    let describe = {
+        let (info, work) = (info.clone(), Arc::clone(work));
+        move || {
+            let state = if work.is_open() { NodeState::Ready } else { NodeState::Draining };
             NodeInfo { state, ..info.clone() }
-        })
+        }
     };
-    let load: node_service::Load = {
-        let (engine, sessions) = (engine.clone(), Arc::clone(sessions));
-        let draining = Arc::clone(draining);
-        Arc::new(move || {
+    let load = {
+        let (engine, sessions, work) = (engine.clone(), Arc::clone(sessions), Arc::clone(work));
+        move || {
             let (load, steps) = (engine.load(), engine.step_model());
             LoadReport {
                 running_sequences: u32::try_from(load.running).unwrap_or(u32::MAX),
                 waiting_sequences: u32::try_from(load.waiting).unwrap_or(u32::MAX),
                 waiting_prefill_tokens: load.waiting_prefill_tokens as u64,
                 pages: Some(engine.pool().counts().into()),
-                draining: draining.load(Ordering::SeqCst),
+                draining: !work.is_open(),
                 kv_paths: sessions.reports().into_iter().map(Into::into).collect(),
                 prefill_cost: steps.prefill.map(Into::into),
                 decode_cost: steps.decode.map(Into::into),
                 running_context_tokens: load.running_context_tokens as u64,
                 step_prompt_tokens: load.step_prompt_tokens as u64,
             }
-        })
+        }
     };
-    let prefixes: node_service::Prefixes = {
+    let prefixes = {
         let pool = Arc::clone(engine.pool());
-        Arc::new(move |after| {
+        move |after: Option<u64>| {
             after.map_or_else(|| pool.prefix_snapshot(), |after| pool.prefix_changes(after))
-        })
+        }
     };
-    NodeService::new(
-        describe,
-        load,
-        prefixes,
-        [(info.text_digest.clone(), compute.text.to_bytes().into())],
-        stop.clone(),
-    )
+    let drain = {
+        let work = Arc::clone(work);
+        move |drain| work.drain(drain)
+    };
+    Words {
+        describe: Arc::new(describe),
+        load: Arc::new(load),
+        prefixes: Arc::new(prefixes),
+        drain: Arc::new(drain),
+    }
 }
 
 fn register_metrics(

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fs, path::Path};
 
 /// Room and what it may use, without features or with the one in brackets.
-const ARROWS: [(&str, &[&str]); 11] = [
+const ARROWS: [(&str, &[&str]); 12] = [
     ("protocol", &[]),
     ("kernels", &[]),
     ("model", &["protocol"]),
@@ -13,6 +13,7 @@ const ARROWS: [(&str, &[&str]); 11] = [
     ("registry", &["protocol"]),
     ("coordinator", &["registry", "trust", "protocol"]),
     ("frontend", &["coordinator", "model", "trust", "protocol"]),
+    ("admin", &["coordinator", "protocol"]),
     ("prefill-node", &["engine", "kv-transfer", "registry", "protocol"]),
     ("decode-node", &["engine", "kv-transfer", "registry", "protocol"]),
 ];

@@ -13,6 +13,7 @@ mod losses;
 mod malformed;
 mod matrix;
 mod openapi;
+mod operators;
 mod overload;
 mod parity;
 mod paths;

@@ -1,6 +1,6 @@
 //! How many requests run, how many wait, in which order and for how long.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use baton_protocol::{ErrorCode, Failure};
 use parking_lot::Mutex;
@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use crate::{
-    CoordinatorConfig,
+    Limits,
     queue::{Claim, Queue},
 };
 
@@ -22,13 +22,27 @@ pub(crate) struct Permit(Arc<Admission>);
 #[derive(Debug)]
 pub(crate) struct Admission {
     state: Mutex<State>,
-    max_waiting: usize,
-    max_wait: Duration,
+}
+
+/// Who runs and who waits.
+#[derive(Clone, Debug, Default)]
+pub struct QueueStatus {
+    /// Requests that have a place.
+    pub running: usize,
+    /// Requests that wait for one.
+    pub waiting: usize,
+    /// Those that wait, by tenant.
+    pub by_tenant: BTreeMap<String, usize>,
+    /// Between two places that come free while somebody waits, of late; unknown at first.
+    pub interval: Option<Duration>,
 }
 
 #[derive(Debug)]
 struct State {
-    free: usize,
+    running: usize,
+    max_running: usize,
+    max_waiting: usize,
+    max_wait: Duration,
     line: Queue<oneshot::Sender<Permit>>,
     pace: Pace,
 }
@@ -49,26 +63,58 @@ struct InLine {
 
 /// When a refused request may try again while nothing is known of how fast places come free.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// So many times `max_wait_ms` are waited in the end.
+const LATE: u32 = 2;
 /// One part in so many of the average is the newest interval's.
 const NEWEST: u32 = 8;
 
 // === impl Admission ===
 
 impl Admission {
-    pub(crate) fn new(config: &CoordinatorConfig) -> Arc<Self> {
-        let state = State { free: config.max_running, line: Queue::default(), pace: Pace::default() };
-        Arc::new(Self {
-            state: Mutex::new(state),
-            max_waiting: config.max_waiting,
-            max_wait: config.max_wait(),
-        })
+    pub(crate) fn new(limits: &Limits) -> Arc<Self> {
+        let state = State {
+            running: 0,
+            max_running: limits.max_running,
+            max_waiting: limits.max_waiting,
+            max_wait: Duration::from_millis(limits.max_wait_ms),
+            line: Queue::default(),
+            pace: Pace::default(),
+        };
+        Arc::new(Self { state: Mutex::new(state) })
+    }
+
+    /// Other limits from now on: who has a place keeps it, and who waits goes on waiting.
+    pub(crate) fn set(self: &Arc<Self>, limits: &Limits) {
+        {
+            let mut state = self.state.lock();
+            state.max_running = limits.max_running;
+            state.max_waiting = limits.max_waiting;
+            state.max_wait = Duration::from_millis(limits.max_wait_ms);
+        }
+        self.call();
+    }
+
+    pub(crate) fn status(&self) -> QueueStatus {
+        let state = self.state.lock();
+        QueueStatus {
+            running: state.running,
+            waiting: state.line.len(),
+            by_tenant: state.line.by_tenant(),
+            interval: state.pace.interval,
+        }
     }
 
     /// A place now or after waiting in line. Who would be refused in the end is refused at once.
     pub(crate) async fn admit(self: &Arc<Self>, claim: Claim, deadline: Instant) -> Result<Permit, Failure> {
-        let patience = Instant::now() + self.max_wait;
+        let (now, max_wait) = (Instant::now(), self.state.lock().max_wait);
+        // Whoever was expected to get a place in time has waited most of the way when it is
+        // late, and is refused only when that goes on.
+        let patience = now + LATE * max_wait;
         let last = patience.min(deadline);
-        let Some((in_line, called)) = self.line_up(claim, last)? else { return Ok(Permit(Arc::clone(self))) };
+        let expected_by = deadline.min(now + max_wait);
+        let Some((in_line, called)) = self.line_up(claim, expected_by)? else {
+            return Ok(Permit(Arc::clone(self)));
+        };
         let called = timeout_at(last, called).await;
         drop(in_line);
         match called {
@@ -88,12 +134,12 @@ impl Admission {
         last: Instant,
     ) -> Result<Option<(InLine, oneshot::Receiver<Permit>)>, Failure> {
         let mut state = self.state.lock();
-        if state.free > 0 {
-            state.free -= 1;
+        if state.running < state.max_running {
+            state.running += 1;
             return Ok(None);
         }
         let wait = state.pace.wait(state.line.ahead_of(&claim));
-        if state.line.len() >= self.max_waiting {
+        if state.line.len() >= state.max_waiting {
             return Err(overloaded("too many requests are waiting", wait.unwrap_or(RETRY_AFTER)));
         }
         if let Some(wait) = wait.filter(|wait| Instant::now() + *wait > last) {
@@ -107,20 +153,28 @@ impl Admission {
         Ok(Some((InLine { admission: Arc::clone(self), number }, called)))
     }
 
-    /// Gives a place to the next in line. Who has left meanwhile gives it back at once.
+    /// A place came free.
     fn release(self: &Arc<Self>) {
-        let next = {
-            let mut state = self.state.lock();
-            let next = state.line.pop();
-            match &next {
-                Some(_) => state.pace.tick(Instant::now()),
-                None => state.free += 1,
-            }
-            next
-        };
-        if let Some(call) = next {
+        self.state.lock().running -= 1;
+        self.call();
+    }
+
+    /// Gives free places to the next in line. Who has left meanwhile gives it back at once.
+    fn call(self: &Arc<Self>) {
+        while let Some(call) = self.next() {
             drop(call.send(Permit(Arc::clone(self))));
         }
+    }
+
+    fn next(&self) -> Option<oneshot::Sender<Permit>> {
+        let mut state = self.state.lock();
+        if state.running >= state.max_running {
+            return None;
+        }
+        let next = state.line.pop()?;
+        state.running += 1;
+        state.pace.tick(Instant::now());
+        Some(next)
     }
 }
 
@@ -161,11 +215,13 @@ pub(crate) fn overloaded(why: &str, wait: Duration) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::CoordinatorConfig;
 
     const SECOND: Duration = Duration::from_secs(1);
 
     fn admission(max_running: usize, max_waiting: usize, max_wait_ms: u64) -> Arc<Admission> {
-        Admission::new(&CoordinatorConfig { max_running, max_waiting, max_wait_ms, ..Default::default() })
+        let usual = Limits::of(&CoordinatorConfig::default());
+        Admission::new(&Limits { max_running, max_waiting, max_wait_ms, ..usual })
     }
 
     fn far() -> Instant {
@@ -196,7 +252,7 @@ mod tests {
         let (next, ()) = tokio::join!(admission.admit(claim(), far()), async { drop(held) });
         drop(next.unwrap());
         let state = admission.state.lock();
-        assert_eq!((state.free, state.line.len()), (1, 0));
+        assert_eq!((state.running, state.line.len()), (0, 0));
     }
 
     #[tokio::test(start_paused = true)]
@@ -222,7 +278,7 @@ mod tests {
             drop(admission.admit(urgent, begun + SECOND * 3 / 2).await.unwrap());
         };
         tokio::join!(futures::future::join_all(others), impatient, async { drop(held) });
-        assert_eq!(admission.state.lock().free, 1);
+        assert_eq!(admission.state.lock().running, 0);
     }
 
     #[tokio::test(start_paused = true)]
@@ -237,6 +293,30 @@ mod tests {
         drop(held);
         drop(leaves);
         drop(stays.await.unwrap());
-        assert_eq!(admission.state.lock().free, 1);
+        assert_eq!(admission.state.lock().running, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn limits_change_while_requests_run_and_wait() {
+        let admission = admission(1, 100, 3_600_000);
+        let held = admission.admit(claim(), far()).await.unwrap();
+        let mut waits = Box::pin(futures::future::join_all((0..3).map(|_| admission.admit(claim(), far()))));
+        assert!(futures::poll!(&mut waits).is_pending());
+        let status = admission.status();
+        assert_eq!((status.running, status.waiting, status.by_tenant[""]), (1, 3, 3));
+        let usual = Limits::of(&CoordinatorConfig::default());
+        admission.set(&Limits { max_running: 4, ..usual });
+        let mut places = waits.await;
+        assert_eq!((admission.status().running, admission.status().waiting), (4, 0));
+        // With fewer places nobody loses one, and nobody gets one before enough are free.
+        admission.set(&Limits { max_running: 2, max_waiting: 1, ..usual });
+        let mut next = Box::pin(admission.admit(claim(), far()));
+        assert!(futures::poll!(&mut next).is_pending());
+        drop((held, places.pop()));
+        assert!(futures::poll!(&mut next).is_pending());
+        assert!(admission.admit(claim(), far()).await.is_err());
+        drop(places.pop());
+        drop(next.await.unwrap());
+        assert_eq!(admission.status().running, 1);
     }
 }

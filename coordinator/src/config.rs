@@ -17,7 +17,8 @@ pub struct CoordinatorConfig {
     pub max_running: usize,
     /// Requests waiting for a place beyond those; more are refused.
     pub max_waiting: usize,
-    /// How long a request may wait for a place.
+    /// How long a request may be expected to wait for a place; who is expected to wait longer
+    /// is refused at once, and who waits twice as long is refused then.
     pub max_wait_ms: u64,
     /// How long a request may wait for a node when none is ready.
     pub node_wait_ms: u64,
@@ -105,10 +106,6 @@ impl BudgetConfig {
 }
 
 impl CoordinatorConfig {
-    pub(crate) fn max_wait(&self) -> Duration {
-        Duration::from_millis(self.max_wait_ms)
-    }
-
     pub(crate) fn node_wait(&self) -> Duration {
         Duration::from_millis(self.node_wait_ms)
     }

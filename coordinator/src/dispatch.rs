@@ -8,6 +8,7 @@ use tokio::{
     sync::mpsc,
     time::{Instant, sleep, timeout, timeout_at},
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     Answer, Shared, Wishes,
@@ -16,6 +17,7 @@ use crate::{
     journal::{Journal, News},
     metrics::Meter,
     queue::Claim,
+    requests::Tracked,
     route::{self, Route},
 };
 
@@ -46,6 +48,8 @@ pub(crate) struct Run {
     /// Nothing follows what is in `ready`.
     over: bool,
     meter: Meter,
+    tracked: Tracked,
+    cancelled: CancellationToken,
     _permit: Permit,
 }
 
@@ -62,14 +66,17 @@ pub(crate) async fn dispatch(
 ) -> Result<Answer, Failure> {
     let deadline = Instant::now() + request.deadline.min(FAR);
     let mut meter = Meter::start(shared.metrics.clone(), request.choices);
-    let budgets = wishes.budgets(&shared.config.budgets);
+    let usual = shared.limits.read().budgets;
+    let budgets = wishes.budgets(&usual);
+    let tracked = shared.requests.enter(&request, (wishes.priority, budgets), deadline);
+    let cancelled = tracked.cancelled();
     let claim = Claim {
         tenant: request.tenant.clone(),
         priority: wishes.priority,
         due: deadline.min(Instant::now() + budgets.ttft),
         tokens: tokens(&request),
     };
-    let permit = match shared.admission.admit(claim, deadline).await {
+    let permit = match enter(shared, claim, (deadline, &cancelled)).await {
         Ok(permit) => permit,
         Err(failure) => {
             meter.failed(failure.code);
@@ -77,6 +84,7 @@ pub(crate) async fn dispatch(
         }
     };
     meter.admitted();
+    tracked.admitted();
     let (stop, stops) = mpsc::channel(request.choices.max(1) as usize);
     let choices = request.choices;
     let mut run = Run {
@@ -84,7 +92,7 @@ pub(crate) async fn dispatch(
         journal: Journal::new(request.choices),
         request,
         budgets,
-        kept_itl: wishes.kept_itl(&shared.config.budgets),
+        kept_itl: wishes.kept_itl(&usual),
         deadline,
         stops,
         attempt: None,
@@ -96,6 +104,8 @@ pub(crate) async fn dispatch(
         ready: VecDeque::new(),
         over: false,
         meter,
+        tracked,
+        cancelled,
         _permit: permit,
     };
     match run.next().await {
@@ -105,12 +115,25 @@ pub(crate) async fn dispatch(
     }
 }
 
+/// A place, unless an operator cancels the request before it has one.
+async fn enter(
+    shared: &Shared,
+    claim: Claim,
+    (deadline, cancelled): (Instant, &CancellationToken),
+) -> Result<Permit, Failure> {
+    let admitted = cancelled.run_until_cancelled(shared.admission.admit(claim, deadline)).await;
+    admitted.unwrap_or_else(|| Err(by_an_operator()))
+}
+
 impl Run {
     /// The next event; `None` after the last.
     pub(crate) async fn next(&mut self) -> Option<Event> {
         while self.ready.is_empty() && !self.over {
-            if timeout_at(self.deadline, self.advance()).await.is_err() {
-                self.fail(Failure::new(ErrorCode::DeadlineExceeded, "the deadline passed"));
+            let (cancelled, deadline) = (self.cancelled.clone(), self.deadline);
+            match cancelled.run_until_cancelled(timeout_at(deadline, self.advance())).await {
+                Some(Ok(())) => {}
+                Some(Err(_)) => self.fail(Failure::new(ErrorCode::DeadlineExceeded, "the deadline passed")),
+                None => self.fail(by_an_operator()),
             }
         }
         self.ready.pop_front()
@@ -147,6 +170,7 @@ impl Run {
         }
         self.bill = None;
         self.meter.foretold(route.prediction);
+        self.tracked.attempt(&route);
         let number = self.attempts;
         self.attempts += 1;
         self.shared.metrics.attempt(number > 0 && !self.journal.is_empty());
@@ -208,6 +232,7 @@ impl Run {
                 let news = self.journal.record(&token).map_err(|error| attempt.wrong(&error))?;
                 if news == News::New {
                     self.meter.token(token.choice);
+                    self.tracked.token();
                     self.ready.push_back(Event::Token(token));
                 }
             }
@@ -272,6 +297,10 @@ impl Run {
         self.ready.push_back(Event::Failed(failure));
         self.over = true;
     }
+}
+
+fn by_an_operator() -> Failure {
+    Failure::new(ErrorCode::Cancelled, "an operator cancelled the request")
 }
 
 /// Tokens of the prompt and of the answers at most.

@@ -14,7 +14,7 @@ mod prefixes;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use baton_protocol::{NodeId, NodeInfo, Role};
+use baton_protocol::{NodeId, NodeInfo, NodeState, Role};
 use baton_registry::Members;
 use baton_trust::{ReachError, Trust};
 use parking_lot::Mutex;
@@ -111,6 +111,14 @@ impl Fleet {
     /// Told whenever a node's health, roles or presence changed.
     pub(crate) fn changes(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
+    }
+
+    /// A node said on its own whether it takes work.
+    pub(crate) fn heard_state(&self, node: &Node, state: NodeState) {
+        if node.health() != Health::Lost {
+            node.set_health(state.into());
+            self.tell();
+        }
     }
 
     fn follow(self: &Arc<Self>, members: &Members, checks: &mut JoinSet<Arc<Node>>) {

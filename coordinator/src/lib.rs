@@ -12,6 +12,7 @@
 //! - `fleet`: members from the registry, asked directly whether they are alive
 //! - `node_client`: connections to nodes
 //! - `model_text`: tokenizer and template, fetched from nodes by digest
+//! - `steering`: what a person may see and do: drain, cancel, [`Limits`], the `requests` in flight
 //! - [`metrics`]: what all of this counts
 
 mod admission;
@@ -21,14 +22,17 @@ mod config;
 mod dispatch;
 mod fleet;
 mod journal;
+mod limits;
 pub mod metrics;
 mod model_text;
 mod node_client;
 pub mod policy;
 pub mod prefix;
 mod queue;
+mod requests;
 mod route;
 mod status;
+mod steering;
 mod wishes;
 
 #[cfg(test)]
@@ -42,17 +46,23 @@ use baton_trust::Trust;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+pub use admission::QueueStatus;
 pub use answer::Answer;
 pub use config::{BudgetConfig, CoordinatorConfig, PolicyName};
 pub use fleet::{Health, Load};
+pub use limits::{Limits, LimitsError};
 pub use metrics::CoordinatorMetrics;
+pub use requests::{RequestStatus, Stage};
 pub use status::{ClusterStatus, NodeStatus, ServedModel};
+pub use steering::DrainError;
 pub use wishes::Wishes;
 
 use admission::Admission;
 use fleet::Fleet;
 use model_text::Texts;
+use parking_lot::RwLock;
 use policy::Policy;
+use requests::Requests;
 
 /// Takes requests and answers them through nodes; clones are the same coordinator.
 #[derive(Clone)]
@@ -74,6 +84,8 @@ struct Shared {
     /// Counts routings, for policies that take turns.
     turn: AtomicU64,
     admission: Arc<Admission>,
+    limits: RwLock<Limits>,
+    requests: Arc<Requests>,
     texts: Texts,
     metrics: CoordinatorMetrics,
 }
@@ -95,7 +107,9 @@ impl Coordinator {
         let shared = Shared {
             policy: policy::named(config.policy),
             turn: AtomicU64::new(0),
-            admission: Admission::new(&config),
+            admission: Admission::new(&Limits::of(&config)),
+            limits: RwLock::new(Limits::of(&config)),
+            requests: Arc::default(),
             texts: Texts::default(),
             config,
             registry,

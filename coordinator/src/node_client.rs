@@ -3,15 +3,15 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use baton_protocol::{
-    ErrorCode, Failure, NodeInfo, Role,
+    ErrorCode, Failure, Incarnation, NodeInfo, Role,
     wire::{
-        DescribeRequest, GenerateDown, GenerateUp, LoadReport, LoadRequest, ModelTextRequest, PrefixChanges,
-        PrefixesRequest, decode_client::DecodeClient, node_client::NodeClient as NodeStub,
+        DescribeRequest, DrainRequest, GenerateDown, GenerateUp, LoadReport, LoadRequest, ModelTextRequest,
+        PrefixChanges, PrefixesRequest, decode_client::DecodeClient, node_client::NodeClient as NodeStub,
     },
 };
 use baton_trust::{ReachError, Trust};
 use futures::{StreamExt, stream};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming, transport::Channel};
 
@@ -30,6 +30,9 @@ pub(crate) enum DescribeError {
     #[error("the node's description cannot be read")]
     Json(#[from] serde_json::Error),
 }
+
+/// How long a node may take to say that it drains.
+const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 
 /// Longest `ModelText`: tokenizers of today are below 20 MiB.
 const MAX_TEXT_BYTES: usize = 64 << 20;
@@ -64,6 +67,18 @@ impl NodeClient {
         let answer = NodeStub::new(self.channel.clone()).describe(DescribeRequest {}).await;
         let description = answer.map_err(Box::new)?.into_inner();
         Ok(serde_json::from_str(&description.info_json)?)
+    }
+
+    /// Takes no new work, or takes it again; who it is then.
+    pub(crate) async fn drain(
+        &self,
+        incarnation: Incarnation,
+        drain: bool,
+    ) -> Result<NodeInfo, DescribeError> {
+        let ask = DrainRequest { incarnation: incarnation.0, drain };
+        let answer = timeout(DRAIN_LIMIT, NodeStub::new(self.channel.clone()).drain(ask)).await;
+        let answer = answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time")));
+        Ok(serde_json::from_str(&answer.map_err(Box::new)?.into_inner().info_json)?)
     }
 
     /// Load reports at an interval.

@@ -186,6 +186,16 @@ impl Holder {
         kept_out
     }
 
+    /// Its pages.
+    pub fn len(&self) -> u64 {
+        self.index.state.read().pages[self.slot as usize]
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Takes all its pages out.
     pub fn clear(&self) {
         let mut state = self.index.state.write();

@@ -4,7 +4,10 @@
 //! given, in tokens; a tenant that comes back after a pause starts beside the
 //! one that was given least, not before it. Within a tenant, whoever is due first.
 
-use std::{cmp::Reverse, collections::HashMap};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, HashMap},
+};
 
 use tokio::time::Instant;
 
@@ -38,6 +41,15 @@ impl<T> Default for Queue<T> {
 impl<T> Queue<T> {
     pub(crate) fn len(&self) -> usize {
         self.waiting.len()
+    }
+
+    /// How many of each tenant wait.
+    pub(crate) fn by_tenant(&self) -> BTreeMap<String, usize> {
+        let mut tenants = BTreeMap::new();
+        for (_, claim, _) in &self.waiting {
+            *tenants.entry(claim.tenant.clone()).or_default() += 1;
+        }
+        tenants
     }
 
     /// Lines up, and returns a number by which to leave.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use baton_protocol::{NodeId, Role, wire::KvPath};
+use baton_protocol::{Incarnation, NodeId, Role, wire::KvPath};
 use baton_registry::RegistryHealth;
 
 use crate::fleet::{Fleet, Health, Load};
@@ -38,6 +38,10 @@ pub struct NodeStatus {
     pub id: NodeId,
     /// What it admits.
     pub roles: BTreeSet<Role>,
+    /// Counts role changes.
+    pub epoch: u64,
+    /// Which run of it this is.
+    pub incarnation: Incarnation,
     /// Name of the model it serves.
     pub model: String,
     /// Its gRPC address.
@@ -52,6 +56,8 @@ pub struct NodeStatus {
     pub load: Load,
     /// How KV comes to it, by that report.
     pub kv_paths: Vec<KvPath>,
+    /// Pages of its prefix cache that are in the index.
+    pub indexed_pages: u64,
 }
 
 pub(crate) fn of(fleet: &Fleet, registry: RegistryHealth) -> ClusterStatus {
@@ -60,6 +66,8 @@ pub(crate) fn of(fleet: &Fleet, registry: RegistryHealth) -> ClusterStatus {
         NodeStatus {
             id: info.id.clone(),
             roles: info.roles.clone(),
+            epoch: info.epoch,
+            incarnation: info.incarnation,
             model: info.model.clone(),
             control_addr: info.control_addr.clone(),
             health: node.health(),
@@ -67,6 +75,7 @@ pub(crate) fn of(fleet: &Fleet, registry: RegistryHealth) -> ClusterStatus {
             in_flight: node.in_flight(),
             load: node.load(),
             kv_paths: node.kv_paths().to_vec(),
+            indexed_pages: node.prefixes().len(),
         }
     };
     let nodes: Vec<_> = fleet.nodes().iter().map(node).collect();

@@ -71,15 +71,20 @@ impl DecodeNode {
         DecodeServer::new(DecodeService::new(Arc::clone(&self.node)))
     }
 
+    /// Refuses new attempts from now on. Can be called again.
+    pub fn close(&self) {
+        self.node.draining.store(true, Ordering::SeqCst);
+        self.node.attempts.close();
+    }
+
     /// Refuses new attempts from now on and waits until the open ones have
     /// ended or were dropped by their callers. Can be called again.
     pub async fn drain(&self) {
-        self.node.draining.store(true, Ordering::SeqCst);
-        self.node.attempts.close();
+        self.close();
         self.node.attempts.wait().await;
     }
 
-    /// Takes attempts again after a drain.
+    /// Takes attempts again.
     pub fn reopen(&self) {
         self.node.attempts.reopen();
         self.node.draining.store(false, Ordering::SeqCst);

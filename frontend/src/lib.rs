@@ -71,5 +71,5 @@ pub use door::{
 pub use metrics::HttpMetrics;
 pub use openai::responses::ResponseLimits;
 pub use replay::{Store as KeptAnswers, StoreError};
-pub use serve::{FrontendError, Services, serve, serve_metrics};
+pub use serve::{FrontendError, Services, serve, serve_metrics, serve_routes};
 pub use shelves::Shelves;

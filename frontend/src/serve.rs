@@ -102,6 +102,19 @@ pub async fn serve_metrics(
     converse_with_all(listener, &config, routes::metrics_router(registry), shutdown).await
 }
 
+/// Routes of another room, with the limits of this one on connections.
+///
+/// # Errors
+/// As [`serve`].
+pub async fn serve_routes(
+    listener: Listener,
+    config: Config,
+    router: Router,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), FrontendError> {
+    converse_with_all(listener, &config, router, shutdown).await
+}
+
 /// Accepts connections until `shutdown`, then lets them end.
 async fn converse_with_all(
     listener: Listener,

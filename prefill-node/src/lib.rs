@@ -75,16 +75,21 @@ impl PrefillNode {
         })
     }
 
-    /// Refuses new prompts from now on and waits until the admitted ones have
-    /// ended or were given up by their sessions. Can be called again.
-    pub async fn drain(&self) {
+    /// Refuses new prompts from now on, and gives up what it fetches. Can be called again.
+    pub fn close(&self) {
         self.draining.store(true, Ordering::SeqCst);
         self.returns.iter().for_each(Returns::stop);
         self.passages.close();
+    }
+
+    /// Refuses new prompts from now on and waits until the admitted ones have
+    /// ended or were given up by their sessions. Can be called again.
+    pub async fn drain(&self) {
+        self.close();
         self.passages.wait().await;
     }
 
-    /// Takes prompts again after a drain.
+    /// Takes prompts again.
     pub fn reopen(&self) {
         self.passages.reopen();
         self.draining.store(false, Ordering::SeqCst);

@@ -9,8 +9,8 @@ use std::{collections::BTreeMap, pin::Pin, sync::Arc, time::Duration};
 use baton_protocol::{
     NodeInfo, PrefixChanges,
     wire::{
-        self, DescribeRequest, LoadReport, LoadRequest, ModelTextChunk, ModelTextRequest, NodeDescription,
-        PrefixesRequest,
+        self, DescribeRequest, DrainRequest, LoadReport, LoadRequest, ModelTextChunk, ModelTextRequest,
+        NodeDescription, PrefixesRequest,
         node_server::{Node, NodeServer},
     },
 };
@@ -37,11 +37,25 @@ pub type Load = Arc<dyn Fn() -> LoadReport + Send + Sync>;
 /// number, or with none everything.
 pub type Prefixes = Arc<dyn Fn(Option<u64>) -> PrefixChanges + Send + Sync>;
 
+/// Takes no new work from now on, or takes it again. False when the node cannot: it is leaving.
+pub type Drain = Arc<dyn Fn(bool) -> bool + Send + Sync>;
+
+/// What a node says and does when asked.
+#[derive(Clone)]
+pub struct Words {
+    /// Who it is.
+    pub describe: Describe,
+    /// How loaded it is.
+    pub load: Load,
+    /// What its prefix cache holds.
+    pub prefixes: Prefixes,
+    /// Whether it takes work.
+    pub drain: Drain,
+}
+
 /// Serves [`Node`].
 pub struct NodeService {
-    describe: Describe,
-    load: Load,
-    prefixes: Prefixes,
+    words: Words,
     texts: BTreeMap<String, Bytes>,
     shutdown: CancellationToken,
 }
@@ -49,22 +63,33 @@ pub struct NodeService {
 // === impl NodeService ===
 
 impl NodeService {
-    /// A service that describes itself through the closures. `texts` holds
+    /// A service with these words. `texts` holds
     /// model texts by digest. Streams of reports have no end of their own: they end
     /// on `shutdown`, so that a graceful stop of the server can finish.
     pub fn new(
-        describe: Describe,
-        load: Load,
-        prefixes: Prefixes,
+        words: Words,
         texts: impl IntoIterator<Item = (String, Bytes)>,
         shutdown: CancellationToken,
     ) -> Self {
-        Self { describe, load, prefixes, texts: texts.into_iter().collect(), shutdown }
+        Self { words, texts: texts.into_iter().collect(), shutdown }
     }
 
     /// Wrapped for a tonic server.
     pub fn service(self) -> NodeServer<Self> {
         NodeServer::new(self)
+    }
+
+    fn description(&self) -> Result<Response<NodeDescription>, Status> {
+        let info_json = serde_json::to_string(&(self.words.describe)())
+            .map_err(|error| Status::internal(format!("node info cannot be written: {error}")))?;
+        Ok(Response::new(NodeDescription { info_json }))
+    }
+
+    fn check(&self, incarnation: u64) -> Result<(), Status> {
+        if (self.words.describe)().incarnation.0 == incarnation {
+            return Ok(());
+        }
+        Err(Status::failed_precondition("another incarnation is meant"))
     }
 }
 
@@ -92,15 +117,22 @@ type Answer<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 #[tonic::async_trait]
 impl Node for NodeService {
     async fn describe(&self, _: Request<DescribeRequest>) -> Result<Response<NodeDescription>, Status> {
-        let info_json = serde_json::to_string(&(self.describe)())
-            .map_err(|error| Status::internal(format!("node info cannot be written: {error}")))?;
-        Ok(Response::new(NodeDescription { info_json }))
+        self.description()
+    }
+
+    async fn drain(&self, request: Request<DrainRequest>) -> Result<Response<NodeDescription>, Status> {
+        let DrainRequest { incarnation, drain } = request.into_inner();
+        self.check(incarnation)?;
+        if !(self.words.drain)(drain) {
+            return Err(Status::failed_precondition("the node is leaving"));
+        }
+        self.description()
     }
 
     type LoadStream = Answer<LoadReport>;
 
     async fn load(&self, request: Request<LoadRequest>) -> Result<Response<Self::LoadStream>, Status> {
-        let load = Arc::clone(&self.load);
+        let load = Arc::clone(&self.words.load);
         let reports = ticks(request.into_inner().interval_ms).map(move |_| Ok(load()));
         Ok(Response::new(Box::pin(reports.take_until(self.shutdown.clone().cancelled_owned()))))
     }
@@ -112,10 +144,8 @@ impl Node for NodeService {
         request: Request<PrefixesRequest>,
     ) -> Result<Response<Self::PrefixesStream>, Status> {
         let PrefixesRequest { incarnation, after, interval_ms } = request.into_inner();
-        if (self.describe)().incarnation.0 != incarnation {
-            return Err(Status::failed_precondition("another incarnation is meant"));
-        }
-        let prefixes = Arc::clone(&self.prefixes);
+        self.check(incarnation)?;
+        let prefixes = Arc::clone(&self.words.prefixes);
         let mut known = (after > 0).then_some(after);
         let parts = ticks(interval_ms)
             .flat_map(move |_| stream::iter(tell(&prefixes, &mut known).into_iter().map(Ok)))

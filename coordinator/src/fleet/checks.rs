@@ -2,7 +2,7 @@
 
 use std::{convert::Infallible, error::Error, sync::Arc};
 
-use baton_protocol::{NodeInfo, NodeState};
+use baton_protocol::NodeInfo;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::{Fleet, Health, Node, prefixes};
@@ -30,10 +30,7 @@ async fn check(fleet: &Fleet, node: &Node) {
         match timeout(interval, node.client().describe()).await {
             Ok(Ok(info)) if info.incarnation == node.info().incarnation => {
                 missed = 0;
-                let health = match info.state {
-                    NodeState::Ready => Health::Ready,
-                    NodeState::Draining => Health::Draining,
-                };
+                let health = Health::from(info.state);
                 let before = node.info();
                 let roles_changed = info.roles != before.roles;
                 // Where it is, the registry says.

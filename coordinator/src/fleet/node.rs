@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use baton_protocol::{
-    NodeId, NodeInfo, PageCounts, StepModel,
+    NodeId, NodeInfo, NodeState, PageCounts, StepModel,
     wire::{KvPath, LoadReport},
 };
 use parking_lot::Mutex;
@@ -93,6 +93,15 @@ impl Health {
             Self::Ready => "ready",
             Self::Draining => "draining",
             Self::Lost => "lost",
+        }
+    }
+}
+
+impl From<NodeState> for Health {
+    fn from(state: NodeState) -> Self {
+        match state {
+            NodeState::Ready => Self::Ready,
+            NodeState::Draining => Self::Draining,
         }
     }
 }

@@ -11,10 +11,10 @@ use std::{
 };
 
 use baton_protocol::{
-    Event, NodeInfo,
+    Event, NodeInfo, NodeState,
     wire::{
-        DescribeRequest, GenerateDown, GenerateUp, LoadReport, LoadRequest, ModelTextChunk, ModelTextRequest,
-        NodeDescription, Open, PrefixChanges, PrefixesRequest,
+        DescribeRequest, DrainRequest, GenerateDown, GenerateUp, LoadReport, LoadRequest, ModelTextChunk,
+        ModelTextRequest, NodeDescription, Open, PrefixChanges, PrefixesRequest,
         decode_server::{Decode, DecodeServer},
         generate_up::Message,
         node_server::{Node, NodeServer},
@@ -238,6 +238,12 @@ impl Node for Service {
         }
         let info_json = serde_json::to_string(&*self.0.info.lock()).unwrap();
         Ok(Response::new(NodeDescription { info_json }))
+    }
+
+    async fn drain(&self, request: Request<DrainRequest>) -> Result<Response<NodeDescription>, Status> {
+        let state = if request.into_inner().drain { NodeState::Draining } else { NodeState::Ready };
+        self.0.info.lock().state = state;
+        self.describe(Request::new(DescribeRequest {})).await
     }
 
     async fn load(&self, _: Request<LoadRequest>) -> Result<Response<Self::LoadStream>, Status> {

@@ -1,6 +1,6 @@
 use std::{
     collections::BTreeSet,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::atomic::{AtomicBool, AtomicU32, Ordering},
 };
 
 use baton_protocol::{
@@ -44,10 +44,26 @@ async fn served(text: Bytes) -> (NodeClient<tonic::transport::Channel>, Cancella
         ..LoadReport::default()
     };
     let shutdown = CancellationToken::new();
+    let draining = Arc::new(AtomicBool::new(false));
+    let describe = {
+        let draining = Arc::clone(&draining);
+        move || {
+            let is_draining = draining.load(Ordering::SeqCst);
+            NodeInfo { state: if is_draining { NodeState::Draining } else { NodeState::Ready }, ..info() }
+        }
+    };
+    let drain = move |drain| {
+        draining.store(drain, Ordering::SeqCst);
+        true
+    };
+    let words = Words {
+        describe: Arc::new(describe),
+        load: Arc::new(load),
+        prefixes: Arc::new(prefixes),
+        drain: Arc::new(drain),
+    };
     let node = NodeService::new(
-        Arc::new(info),
-        Arc::new(load),
-        Arc::new(prefixes),
+        words,
         [("empty".to_owned(), Bytes::new()), ("d".to_owned(), text)],
         shutdown.clone(),
     );
@@ -134,4 +150,20 @@ async fn prefixes_come_whole_or_from_a_number_on() {
     // Nothing more has changed: the stream says nothing until it ends with the node.
     shutdown.cancel();
     assert!(parts.message().await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_node_drains_and_takes_work_again_if_it_is_the_one_that_is_meant() {
+    let (mut client, _shutdown, _server) = served(Bytes::new()).await;
+    let state = |description: NodeDescription| {
+        serde_json::from_str::<NodeInfo>(&description.info_json).unwrap().state
+    };
+    for (drain, expected) in [(true, NodeState::Draining), (false, NodeState::Ready)] {
+        let answer = client.drain(DrainRequest { incarnation: 7, drain }).await.unwrap();
+        assert_eq!(state(answer.into_inner()), expected);
+        let description = client.describe(DescribeRequest {}).await.unwrap().into_inner();
+        assert_eq!(state(description), expected);
+    }
+    let other = client.drain(DrainRequest { incarnation: 8, drain: true }).await.unwrap_err();
+    assert_eq!(other.code(), Code::FailedPrecondition);
 }

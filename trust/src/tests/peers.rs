@@ -3,8 +3,8 @@
 use std::{collections::BTreeSet, net::SocketAddr};
 
 use baton_protocol::wire::{
-    DescribeRequest, LoadReport, LoadRequest, ModelTextChunk, ModelTextRequest, NodeDescription,
-    PrefixChanges, PrefixesRequest,
+    DescribeRequest, DrainRequest, LoadReport, LoadRequest, ModelTextChunk, ModelTextRequest,
+    NodeDescription, PrefixChanges, PrefixesRequest,
     node_client::NodeClient,
     node_server::{Node, NodeServer},
 };
@@ -32,6 +32,10 @@ impl Node for Described {
 
     async fn describe(&self, _: Request<DescribeRequest>) -> Result<Response<NodeDescription>, Status> {
         Ok(Response::new(NodeDescription { info_json: "me".to_owned() }))
+    }
+
+    async fn drain(&self, _: Request<DrainRequest>) -> Result<Response<NodeDescription>, Status> {
+        Err(Status::unimplemented(""))
     }
 
     async fn load(&self, _: Request<LoadRequest>) -> Result<Response<Self::LoadStream>, Status> {

@@ -1,0 +1,59 @@
+//! How the admin API refuses.
+
+use axum::{
+    Json,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use baton_coordinator::{DrainError, LimitsError};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Why a call is refused.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AdminError {
+    #[error(transparent)]
+    Drain(#[from] DrainError),
+    #[error(transparent)]
+    Limits(#[from] LimitsError),
+    #[error("no node {id:?}")]
+    NoNode { id: String },
+    #[error("no request {id:?} is in flight")]
+    NoRequest { id: String },
+    #[error("the body cannot be read: {reason}")]
+    Body { reason: String },
+    #[error("neither pages of browsers nor other names of this machine may call")]
+    Stranger,
+    #[error("no such route; /openapi.json has all of them")]
+    NoRoute,
+}
+
+/// The body of a refusal.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Refusal {
+    /// Why, for a person.
+    pub error: String,
+}
+
+impl AdminError {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Drain(DrainError::Unknown { .. })
+            | Self::NoNode { .. }
+            | Self::NoRequest { .. }
+            | Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::Drain(DrainError::Last { .. }) | Self::Limits(LimitsError::Stale { .. }) => {
+                StatusCode::CONFLICT
+            }
+            Self::Stranger => StatusCode::FORBIDDEN,
+            Self::Drain(DrainError::Refused { .. }) => StatusCode::BAD_GATEWAY,
+            Self::Limits(LimitsError::Range { .. }) | Self::Body { .. } => StatusCode::BAD_REQUEST,
+        }
+    }
+}
+
+impl IntoResponse for AdminError {
+    fn into_response(self) -> Response {
+        (self.status(), Json(Refusal { error: self.to_string() })).into_response()
+    }
+}

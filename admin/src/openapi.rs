@@ -1,0 +1,127 @@
+//! The routes as an OpenAPI document, made from the types that they read and write.
+
+use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
+use serde_json::{Map, Value, json};
+
+use crate::{
+    error::Refusal,
+    views::{Cluster, Drain, LimitsView, Node, PrefixIndex, Queue, Request},
+};
+
+/// One method of one path.
+struct Operation {
+    method: &'static str,
+    path: &'static str,
+    summary: &'static str,
+    body: Option<Value>,
+    answer: Value,
+}
+
+/// Where named schemas stand.
+const COMPONENTS: &str = "/components/schemas";
+
+/// The whole document, OpenAPI 3.1.
+pub fn document() -> Value {
+    let mut settings = SchemaSettings::draft2020_12();
+    settings.definitions_path = COMPONENTS.into();
+    settings.meta_schema = None;
+    let mut schemas = settings.into_generator();
+    let refusal = of::<Refusal>(&mut schemas);
+    let mut paths: Map<String, Value> = Map::new();
+    for operation in operations(&mut schemas) {
+        let path = paths.entry(operation.path).or_insert_with(|| json!({}));
+        path[operation.method] = operation.written(&refusal);
+    }
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Baton, for operators",
+            "version": env!("CARGO_PKG_VERSION"),
+            "description": "What one coordinator sees and does. There are no keys: it listens on loopback alone.",
+        },
+        "paths": paths,
+        "components": { "schemas": schemas.take_definitions(true) },
+    })
+}
+
+fn operations(schemas: &mut SchemaGenerator) -> Vec<Operation> {
+    let operation = |method, path, summary, answer| Operation { method, path, summary, body: None, answer };
+    let drain = Some(json!({ "required": false, "content": json_of(&of::<Drain>(schemas)) }));
+    let limits = Some(json!({ "required": true, "content": json_of(&of::<LimitsView>(schemas)) }));
+    let get = |path, summary, answer| operation("get", path, summary, answer);
+    let mut all = vec![
+        get("/admin/v1/cluster", "The cluster in a few numbers", of::<Cluster>(schemas)),
+        get("/admin/v1/nodes", "Every node", of::<Vec<Node>>(schemas)),
+        get("/admin/v1/nodes/{id}", "One node", of::<Node>(schemas)),
+        get("/admin/v1/requests", "Requests in flight, the oldest first", of::<Vec<Request>>(schemas)),
+        get("/admin/v1/queue", "Who runs and who waits", of::<Queue>(schemas)),
+        get("/admin/v1/limits", "Limits in force", of::<LimitsView>(schemas)),
+        get("/admin/v1/prefix-index", "What is known of prefix caches", of::<PrefixIndex>(schemas)),
+        get("/openapi.json", "This document", json!({ "type": "object" })),
+    ];
+    all.extend([
+        Operation {
+            body: drain,
+            ..operation(
+                "post",
+                "/admin/v1/nodes/{id}/drain",
+                "The node takes no new work and finishes what it has, until it is restarted or undrained",
+                of::<Node>(schemas),
+            )
+        },
+        operation(
+            "post",
+            "/admin/v1/nodes/{id}/undrain",
+            "The node takes work again",
+            of::<Node>(schemas),
+        ),
+        operation(
+            "delete",
+            "/admin/v1/requests/{id}",
+            "Cancels a request; its reader is told. Answers with what it was",
+            of::<Vec<Request>>(schemas),
+        ),
+        Operation {
+            body: limits,
+            ..operation(
+                "put",
+                "/admin/v1/limits",
+                "Changes the limits of this coordinator until it restarts; 409 unless `revision` is the one in force",
+                of::<LimitsView>(schemas),
+            )
+        },
+    ]);
+    all
+}
+
+fn of<T: JsonSchema>(schemas: &mut SchemaGenerator) -> Value {
+    schemas.subschema_for::<T>().to_value()
+}
+
+fn json_of(schema: &Value) -> Value {
+    json!({ "application/json": { "schema": schema } })
+}
+
+// === impl Operation ===
+
+impl Operation {
+    fn written(&self, refusal: &Value) -> Value {
+        let refused = json!({ "description": "Refused", "content": json_of(refusal) });
+        let mut written = json!({
+            "summary": self.summary,
+            "responses": {
+                "200": { "description": "Done", "content": json_of(&self.answer) },
+                "4XX": refused,
+                "5XX": refused,
+            },
+        });
+        if let Some(body) = &self.body {
+            written["requestBody"] = body.clone();
+        }
+        if self.path.contains("{id}") {
+            let id = json!({ "name": "id", "in": "path", "required": true, "schema": { "type": "string" } });
+            written["parameters"] = json!([id]);
+        }
+        written
+    }
+}

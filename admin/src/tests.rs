@@ -1,0 +1,103 @@
+//! The document against the routes, without a cluster.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use axum::{
+    body::{Body, to_bytes},
+    http::{Request, StatusCode},
+};
+use baton_coordinator::{Coordinator, CoordinatorConfig, CoordinatorTasks};
+use baton_registry::MemoryRegistry;
+use baton_trust::Trust;
+use serde_json::{Value, json};
+use tower::ServiceExt;
+
+use crate::{openapi, router, views::LimitsView};
+
+fn coordinator() -> (Coordinator, CoordinatorTasks) {
+    Coordinator::new(CoordinatorConfig::default(), Arc::new(MemoryRegistry::new()), Trust::none())
+}
+
+async fn call(coordinator: &Coordinator, method: &str, path: &str, body: &str) -> (StatusCode, Value) {
+    let request = Request::builder().method(method).uri(path).body(Body::from(body.to_owned())).unwrap();
+    let response = router(coordinator.clone()).oneshot(request).await.unwrap();
+    let status = response.status();
+    let bytes = to_bytes(response.into_body(), 1 << 20).await.unwrap();
+    (status, serde_json::from_slice(&bytes).unwrap())
+}
+
+#[tokio::test]
+async fn what_is_described_is_routed_and_what_is_routed_is_described() {
+    let (coordinator, _tasks) = coordinator();
+    let document = openapi::document();
+    let mut described = BTreeSet::new();
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        for method in methods.as_object().unwrap().keys() {
+            let (status, body) =
+                call(&coordinator, &method.to_uppercase(), &path.replace("{id}", "ab"), "").await;
+            let is_routed = body["error"].as_str().is_none_or(|error| !error.contains("no such route"));
+            assert!(is_routed, "{method} {path}: {status} {body}");
+        }
+        described.insert(path.clone());
+    }
+    let routes = include_str!("routes.rs").split(".route(\"").skip(1);
+    let routed: BTreeSet<_> = routes.map(|rest| rest.split('"').next().unwrap().to_owned()).collect();
+    assert_eq!(described, routed);
+}
+
+#[tokio::test]
+async fn limits_are_changed_by_revision_and_checked() {
+    let (coordinator, _tasks) = coordinator();
+    let path = "/admin/v1/limits";
+    let (_, before) = call(&coordinator, "GET", path, "").await;
+    let mut wanted: LimitsView = serde_json::from_value(before).unwrap();
+    wanted.itl_ms = 30;
+    let body = serde_json::to_string(&wanted).unwrap();
+    let (status, now) = call(&coordinator, "PUT", path, &body).await;
+    assert_eq!((status, &now["revision"], &now["itl_ms"]), (StatusCode::OK, &json!(2), &json!(30)));
+    let (status, refusal) = call(&coordinator, "PUT", path, &body).await;
+    assert_eq!(status, StatusCode::CONFLICT, "{refusal}");
+    let invalid = serde_json::to_string(&LimitsView { revision: 2, max_running: 0, ..wanted }).unwrap();
+    for body in [invalid.as_str(), "", "{}", "[1]", "{\"revision\": 2, \"more\": 1}"] {
+        assert_eq!(call(&coordinator, "PUT", path, body).await.0, StatusCode::BAD_REQUEST, "{body}");
+    }
+    assert_eq!(call(&coordinator, "GET", path, "").await.1, now);
+}
+
+#[tokio::test]
+async fn nobody_is_not_drained_and_nothing_is_not_cancelled() {
+    let (coordinator, _tasks) = coordinator();
+    for (method, path) in [
+        ("GET", "/admin/v1/nodes/nobody"),
+        ("POST", "/admin/v1/nodes/nobody/drain"),
+        ("POST", "/admin/v1/nodes/nobody/undrain"),
+        ("DELETE", "/admin/v1/requests/00"),
+        ("DELETE", "/admin/v1/requests/none"),
+        ("GET", "/admin/v1/nowhere"),
+        ("DELETE", "/admin/v1/queue"),
+    ] {
+        let (status, body) = call(&coordinator, method, path, "").await;
+        assert_eq!(status, StatusCode::NOT_FOUND, "{method} {path}");
+        assert!(body["error"].as_str().is_some_and(|error| !error.is_empty()), "{body}");
+    }
+}
+
+#[tokio::test]
+async fn pages_of_browsers_are_refused() {
+    let (coordinator, _tasks) = coordinator();
+    for (name, value, is_let_in) in [
+        ("host", "127.0.0.1:8001", true),
+        ("host", "[::1]:8001", true),
+        ("host", "localhost", true),
+        ("host", "rebound.example:8001", false),
+        ("host", "10.0.0.1:8001", false),
+        ("origin", "https://example.com", false),
+        ("origin", "null", false),
+    ] {
+        let request = Request::builder().uri("/admin/v1/queue").header(name, value);
+        let request = request.body(Body::empty()).unwrap();
+        let status = router(coordinator.clone()).oneshot(request).await.unwrap().status();
+        assert_eq!(status == StatusCode::OK, is_let_in, "{name}: {value}");
+        assert!(is_let_in || status == StatusCode::FORBIDDEN);
+    }
+}

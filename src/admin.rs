@@ -1,0 +1,224 @@
+//! `baton admin`: the admin API for people.
+
+use anyhow::{Context, Result, bail, ensure};
+use baton_admin::views::{LimitsView, Node, PrefixIndex, Queue, Request};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::{
+    args::{Admin, AdminKind},
+    terminal::say,
+};
+
+/// Does what was asked and shows what came of it.
+///
+/// # Errors
+/// When the coordinator cannot be reached or refuses.
+pub async fn run(args: &Admin) -> Result<()> {
+    let answer = ask(&args.url, &args.what).await?;
+    if args.json {
+        say(serde_json::to_string_pretty(&answer)?);
+        return Ok(());
+    }
+    for line in lines(&args.what, answer)? {
+        say(line);
+    }
+    Ok(())
+}
+
+async fn ask(url: &str, what: &AdminKind) -> Result<Value> {
+    let get = |path: &str| call(url, Method::GET, path.to_owned(), Value::Null);
+    match what {
+        AdminKind::Nodes => get("nodes").await,
+        AdminKind::Node { id } => get(&format!("nodes/{id}")).await,
+        AdminKind::Requests => get("requests").await,
+        AdminKind::Queue => get("queue").await,
+        AdminKind::PrefixIndex => get("prefix-index").await,
+        AdminKind::Drain { id, force } => {
+            call(url, Method::POST, format!("nodes/{id}/drain"), json!({ "force": force })).await
+        }
+        AdminKind::Undrain { id } => {
+            call(url, Method::POST, format!("nodes/{id}/undrain"), Value::Null).await
+        }
+        AdminKind::Cancel { id } => call(url, Method::DELETE, format!("requests/{id}"), Value::Null).await,
+        AdminKind::Limits { set } => {
+            let mut limits = get("limits").await?;
+            if set.is_empty() {
+                return Ok(limits);
+            }
+            change(&mut limits, set)?;
+            call(url, Method::PUT, "limits".to_owned(), limits).await
+        }
+    }
+}
+
+/// Sets NAME=VALUE among limits that are there. The revision is the one that was read.
+fn change(limits: &mut Value, set: &[String]) -> Result<()> {
+    for assignment in set {
+        let (name, value) =
+            assignment.split_once('=').with_context(|| format!("{assignment:?} is not NAME=VALUE"))?;
+        let is_one = name != "revision" && limits.get(name).is_some();
+        ensure!(is_one, "there is no limit {name:?}");
+        limits[name] = serde_json::from_str(value).with_context(|| format!("{assignment:?} has no value"))?;
+    }
+    Ok(())
+}
+
+async fn call(url: &str, method: Method, path: String, body: Value) -> Result<Value> {
+    let url = format!("{}/admin/v1/{path}", url.trim_end_matches('/'));
+    let http = reqwest::Client::builder().no_proxy().build()?;
+    let mut request = http.request(method, &url);
+    if !body.is_null() {
+        request = request.json(&body);
+    }
+    let answer = request.send().await.with_context(|| format!("no coordinator answers at {url}"))?;
+    let status = answer.status();
+    let body: Value = answer.json().await.with_context(|| format!("{url} is no admin API"))?;
+    if !status.is_success() {
+        bail!("{}", body["error"].as_str().unwrap_or("refused"));
+    }
+    Ok(body)
+}
+
+/// The answer as lines of text.
+fn lines(what: &AdminKind, answer: Value) -> Result<Vec<String>> {
+    Ok(match what {
+        AdminKind::Nodes => nodes(&serde_json::from_value::<Vec<Node>>(answer)?),
+        AdminKind::Drain { .. } | AdminKind::Undrain { .. } => {
+            nodes(&[serde_json::from_value::<Node>(answer)?])
+        }
+        AdminKind::Requests | AdminKind::Cancel { .. } => {
+            requests(&serde_json::from_value::<Vec<Request>>(answer)?)
+        }
+        AdminKind::Node { .. } => node(&serde_json::from_value(answer)?),
+        AdminKind::Queue => queue(&serde_json::from_value(answer)?),
+        AdminKind::Limits { .. } => limits(&serde_json::from_value(answer)?),
+        AdminKind::PrefixIndex => prefix_index(&serde_json::from_value(answer)?),
+    })
+}
+
+fn nodes(nodes: &[Node]) -> Vec<String> {
+    let head = format!(
+        "{:<16} {:<16} {:<9} {:>5} {:>8} {:>8} {:>8} {:>13} {:>13}",
+        "node", "roles", "health", "epoch", "running", "waiting", "prompts", "pages in use", "decode step"
+    );
+    let row = |node: &Node| {
+        let pages = &node.pages;
+        let used = pages.total - pages.free - pages.cached;
+        let step = node.step_model.decode.as_ref().map(|cost| {
+            let (answers, context) =
+                (f64::from(node.load.running.max(1)), node.load.running_context_tokens as f64);
+            format!("{:.1} ms", 1e3 * (cost.base + cost.unit * answers + cost.context * context))
+        });
+        format!(
+            "{:<16} {:<16} {:<9} {:>5} {:>8} {:>8} {:>8} {:>13} {:>13}",
+            node.id,
+            node.roles.join("+"),
+            node.health,
+            node.epoch,
+            node.load.running,
+            node.load.waiting,
+            node.load.waiting_prefill_tokens,
+            format!("{used}/{}", pages.total),
+            step.unwrap_or_else(|| "not known".to_owned()),
+        )
+    };
+    std::iter::once(head).chain(nodes.iter().map(row)).collect()
+}
+
+fn node(node: &Node) -> Vec<String> {
+    let mut lines = nodes(std::slice::from_ref(node));
+    lines.push(format!("model {} at {}, incarnation {:x}", node.model, node.control_addr, node.incarnation));
+    let pages = &node.pages;
+    lines.push(format!(
+        "pages: {} free, {} cached ({} indexed), {} running, {} receiving, {} sending, {} quarantined; {} promised",
+        pages.free,
+        pages.cached,
+        node.indexed_pages,
+        pages.running,
+        pages.receiving,
+        pages.sending,
+        pages.quarantined,
+        pages.promised
+    ));
+    for (name, cost) in [("prefill", &node.step_model.prefill), ("decode", &node.step_model.decode)] {
+        lines.extend(cost.as_ref().map(|cost| {
+            let us = |seconds: f64| seconds * 1e6;
+            format!(
+                "{name} step: {:.0} µs + {:.3} µs a unit + {:.6} µs a token of context",
+                us(cost.base),
+                us(cost.unit),
+                us(cost.context)
+            )
+        }));
+    }
+    for link in &node.links {
+        let rate =
+            link.bytes_per_second.map_or("not measured".to_owned(), |rate| format!("{:.0} MB/s", rate / 1e6));
+        let fallback = link.fallback.as_ref().map_or(String::new(), |why| format!(" (not {why})"));
+        lines.push(format!("from {} by {} at {rate}{fallback}", link.from, link.transport));
+    }
+    lines
+}
+
+fn requests(requests: &[Request]) -> Vec<String> {
+    let head = format!(
+        "{:<32} {:<10} {:<8} {:>9} {:>7} {:>7} {:>8} {:<12} {:<12}",
+        "request", "tenant", "stage", "age", "prompt", "tokens", "attempts", "prefill", "decode"
+    );
+    let row = |request: &Request| {
+        let node = |node: &Option<String>| node.clone().unwrap_or_else(|| "-".to_owned());
+        format!(
+            "{:<32} {:<10} {:<8} {:>7.1} s {:>7} {:>7} {:>8} {:<12} {:<12}",
+            request.id,
+            request.tenant,
+            request.stage,
+            request.age_ms / 1e3,
+            request.prompt_tokens,
+            request.tokens,
+            request.attempts,
+            node(&request.prefill),
+            node(&request.decode)
+        )
+    };
+    std::iter::once(head).chain(requests.iter().map(row)).collect()
+}
+
+fn queue(queue: &Queue) -> Vec<String> {
+    let pace = queue.interval_ms.map_or(String::new(), |ms| format!("; a place comes free each {ms:.1} ms"));
+    let head = format!("{} running, {} waiting{pace}", queue.running, queue.waiting);
+    let tenants = queue.waiting_by_tenant.iter().map(|(tenant, waiting)| format!("  {tenant}: {waiting}"));
+    std::iter::once(head).chain(tenants).collect()
+}
+
+fn limits(limits: &LimitsView) -> Vec<String> {
+    vec![
+        format!("revision {}", limits.revision),
+        format!(
+            "max_running={} max_waiting={} max_wait_ms={}",
+            limits.max_running, limits.max_waiting, limits.max_wait_ms
+        ),
+        format!("ttft_ms={} itl_ms={} kept_by_nodes={}", limits.ttft_ms, limits.itl_ms, limits.kept_by_nodes),
+    ]
+}
+
+fn prefix_index(index: &PrefixIndex) -> Vec<String> {
+    let head = format!("{} pages, {} sets of nodes", index.pages, index.sets);
+    let nodes = index.by_node.iter().map(|(node, pages)| format!("  {node}: {pages}"));
+    std::iter::once(head).chain(nodes).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_changed_by_their_names_alone() {
+        let mut limits = json!({ "revision": 3, "max_running": 9, "kept_by_nodes": false });
+        change(&mut limits, &["max_running=5".to_owned(), "kept_by_nodes=true".to_owned()]).unwrap();
+        assert_eq!(limits, json!({ "revision": 3, "max_running": 5, "kept_by_nodes": true }));
+        for wrong in ["max_runing=5", "revision=9", "max_running", "max_running=many"] {
+            assert!(change(&mut limits, &[wrong.to_owned()]).is_err(), "{wrong}");
+        }
+    }
+}

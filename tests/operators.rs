@@ -1,0 +1,183 @@
+//! What an operator does to a cluster that answers requests: a prefill and two
+//! decode nodes as processes over a real etcd, mock backend, `baton admin`.
+
+use std::process::Command;
+
+use baton_protocol::Sampling;
+use serde_json::{Value, json};
+
+use crate::sandbox::{Cluster, Outcome, PATIENCE, Plan, complete, eventually, mock_expected};
+
+const SETTINGS: &str = r#"
+cluster = "operators"
+model = "mock"
+
+[engine]
+backend = "mock"
+pages = 512
+page_tokens = 16
+
+[engine.mock]
+decode_us_per_sequence = 4000
+
+[frontend]
+listen = "127.0.0.1:0"
+
+[admin]
+listen = "127.0.0.1:0"
+"#;
+
+/// The admin API through the command line.
+struct Operator {
+    url: String,
+}
+
+impl Operator {
+    fn of(cluster: &Cluster) -> Self {
+        let line = cluster.nodes["coordinator"].wait_for("admin at ", PATIENCE);
+        Self { url: line.split("admin at ").nth(1).unwrap().trim().to_owned() }
+    }
+
+    /// What comes of a command, or why it was refused.
+    async fn does(&self, words: &[&str]) -> Result<Value, String> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_baton"));
+        command.args(["admin", "--json", "--url", &self.url]).args(words);
+        let done = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+        if done.status.success() {
+            return Ok(serde_json::from_slice(&done.stdout).unwrap());
+        }
+        Err(String::from_utf8_lossy(&done.stderr).into_owned())
+    }
+
+    /// The requests in flight, once they are as wanted.
+    async fn sees(&self, what: &str, is_so: impl Fn(&[Value]) -> bool) -> Vec<Value> {
+        eventually(what, || async {
+            let requests = self.does(&["requests"]).await.unwrap();
+            let requests = requests.as_array().unwrap().clone();
+            is_so(&requests).then_some(requests)
+        })
+        .await
+    }
+}
+
+fn body(first: u32, tokens: u32) -> (Vec<u32>, Value) {
+    let prompt: Vec<u32> = (0..100).map(|at| 32 + (first * 31 + at * 7) % 90).collect();
+    let body = json!({
+        "model": "mock", "prompt": prompt, "max_tokens": tokens, "seed": 3, "temperature": 1.0, "stream": true,
+        "ignore_eos": true,
+    });
+    (prompt, body)
+}
+
+/// Streams an answer, which must be right and whole.
+async fn answered(cluster: &Cluster, first: u32, tokens: u32) {
+    let (prompt, body) = body(first, tokens);
+    let answer = complete(&cluster.http, &cluster.url, &body).await;
+    assert_eq!(answer.outcome, Outcome::Done, "{answer:?}");
+    let sampling = Sampling { seed: 3, ..Sampling::default() };
+    assert_eq!(answer.texts, mock_expected(&prompt, &sampling, 1, tokens as usize));
+}
+
+fn decoding(requests: &[Value]) -> impl Iterator<Item = &str> {
+    requests
+        .iter()
+        .filter(|request| request["stage"] == "decode")
+        .map(|request| request["decode"].as_str().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drained_node_finishes_what_it_has_and_gets_nothing_new_until_it_is_undrained() {
+    let cluster = Cluster::start(&Plan { settings: SETTINGS.to_owned(), prefill: 1, decode: 2 }).await;
+    let operator = Operator::of(&cluster);
+    let running = futures::future::join_all((0..4).map(|first| answered(&cluster, first, 300)));
+    let draining = async {
+        operator
+            .sees("answers on both nodes", |all| {
+                ["decode-1", "decode-2"].iter().all(|node| decoding(all).any(|on| on == *node))
+            })
+            .await;
+        let node = operator.does(&["drain", "decode-1"]).await.unwrap();
+        assert_eq!(node["health"], "draining");
+        let last = operator.does(&["drain", "decode-2"]).await.unwrap_err();
+        assert!(last.contains("the last decode node of mock"), "{last}");
+        let refused = operator.does(&["drain", "decode-3"]).await.unwrap_err();
+        assert!(refused.contains("no node decode-3"), "{refused}");
+        let later = futures::future::join_all((10..14).map(|first| answered(&cluster, first, 100)));
+        let watching = operator.sees("new answers", |all| {
+            let new = all.iter().filter(|request| request["tokens"].as_u64() < Some(100));
+            decoding(&new.cloned().collect::<Vec<_>>()).next().is_some()
+        });
+        let ((), _) = tokio::join!(
+            async {
+                later.await;
+            },
+            watching
+        );
+    };
+    // Nobody's answer is cut, and none of the later ones was begun on the drained node.
+    tokio::join!(
+        async {
+            running.await;
+        },
+        draining
+    );
+    let node = eventually("the node to be empty", || async {
+        let node = operator.does(&["node", "decode-1"]).await.unwrap();
+        (node["load"]["running"] == 0 && node["in_flight"] == 0).then_some(node)
+    });
+    assert_eq!(node.await["health"], "draining");
+    let attempts = |node: &'static str| {
+        let url = cluster.nodes[node].metrics_url().unwrap();
+        let http = cluster.http.clone();
+        async move {
+            let text = http.get(url).send().await.unwrap().text().await.unwrap();
+            let lines = text.lines().filter(|line| line.starts_with("baton_decode_attempts_total{"));
+            lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap() as u64).sum::<u64>()
+        }
+    };
+    let before = attempts("decode-1").await;
+    for first in 20..24 {
+        answered(&cluster, first, 5).await;
+    }
+    assert_eq!(attempts("decode-1").await, before, "a drained node got work");
+    assert_eq!(operator.does(&["undrain", "decode-1"]).await.unwrap()["health"], "ready");
+    for first in 30..38 {
+        answered(&cluster, first, 5).await;
+    }
+    assert!(attempts("decode-1").await > before, "an undrained node got none");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_is_seen_and_cancelled_and_limits_are_changed() {
+    let cluster = Cluster::start(&Plan { settings: SETTINGS.to_owned(), prefill: 1, decode: 1 }).await;
+    let operator = Operator::of(&cluster);
+    let (_, long) = body(1, 2000);
+    let cancelling = async {
+        let seen = operator.sees("an answer", |all| decoding(all).next().is_some()).await;
+        let request = &seen[0];
+        assert_eq!((&request["tenant"], &request["prompt_tokens"]), (&json!("default"), &json!(100)));
+        assert_eq!((&request["prefill"], &request["decode"]), (&json!("prefill-1"), &json!("decode-1")));
+        operator.does(&["cancel", request["id"].as_str().unwrap()]).await.unwrap();
+    };
+    let (answer, ()) = tokio::join!(complete(&cluster.http, &cluster.url, &long), cancelling);
+    assert_eq!(answer.outcome, Outcome::Error(200, "an operator cancelled the request".to_owned()));
+    cluster.wait_until_idle(std::time::Duration::from_secs(30)).await;
+    operator.sees("nobody", <[Value]>::is_empty).await;
+    assert!(operator.does(&["cancel", "00"]).await.unwrap_err().contains("no request"));
+
+    let limits = operator.does(&["limits", "max_running=1", "max_waiting=0", "itl_ms=30"]).await.unwrap();
+    assert_eq!(
+        (&limits["revision"], &limits["max_running"], &limits["itl_ms"]),
+        (&json!(2), &json!(1), &json!(30))
+    );
+    assert!(operator.does(&["limits", "max_running=0"]).await.unwrap_err().contains("max_running must be"));
+    let refusing = async {
+        operator.sees("an answer", |all| decoding(all).next().is_some()).await;
+        let (_, short) = body(2, 5);
+        let refused = complete(&cluster.http, &cluster.url, &short).await;
+        assert!(matches!(refused.outcome, Outcome::Error(429, _)), "{refused:?}");
+        operator.does(&["limits", "max_running=2"]).await.unwrap();
+        answered(&cluster, 2, 5).await;
+    };
+    tokio::join!(answered(&cluster, 3, 400), refusing);
+}
