@@ -114,7 +114,7 @@ fn nodes(nodes: &[Node]) -> Vec<String> {
             "{:<16} {:<16} {:<9} {:>5} {:>8} {:>8} {:>8} {:>13} {:>13}",
             node.id,
             node.roles.join("+"),
-            node.health,
+            if node.slow { "slow" } else { &node.health },
             node.epoch,
             node.load.running,
             node.load.waiting,

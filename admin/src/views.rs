@@ -33,6 +33,8 @@ pub struct Node {
     pub incarnation: u64,
     /// `joining`, `ready`, `draining` or `lost`, by direct checks.
     pub health: String,
+    /// Whether it gets no new work for a while, since it is slow beside the others.
+    pub slow: bool,
     /// Whether the registry lists it.
     pub announced: bool,
     /// What it serves.
@@ -235,6 +237,7 @@ impl From<NodeStatus> for Node {
             epoch: node.epoch,
             incarnation: node.incarnation.0,
             health: node.health.as_str().to_owned(),
+            slow: node.slow,
             announced: node.announced,
             model: node.model,
             control_addr: node.control_addr,

@@ -4,6 +4,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use baton_protocol::{Bill, Budgets, ErrorCode, Event, Failure, FinishReason, NodeId, Request, wire};
 use baton_registry::Backoff;
+use futures::future::join_all;
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep, timeout, timeout_at},
@@ -14,8 +15,10 @@ use crate::{
     Answer, Shared, Wishes,
     admission::{Permit, overloaded},
     attempt::{Attempt, Loss},
+    fleet::Node,
     journal::{Journal, News},
     metrics::Meter,
+    quarantine::NODES,
     queue::Claim,
     requests::Tracked,
     route::{self, Route},
@@ -36,8 +39,12 @@ pub(crate) struct Run {
     attempt: Option<Attempt>,
     /// Attempts begun.
     attempts: u32,
+    /// How far the running attempt has come.
+    progress: Progress,
     /// Decode nodes that failed this request.
     avoid: Vec<NodeId>,
+    /// Those that took it and broke off before any token: it may be what they died of.
+    victims: Vec<Arc<Node>>,
     backoff: Backoff,
     /// Whether `Accepted` was passed on.
     accepted: bool,
@@ -51,6 +58,16 @@ pub(crate) struct Run {
     tracked: Tracked,
     cancelled: CancellationToken,
     _permit: Permit,
+}
+
+/// How far an attempt has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    Opened,
+    /// The node has it.
+    Taken,
+    /// It had a token.
+    Generating,
 }
 
 /// How long the bill is waited for when the reader has stopped the last choice.
@@ -76,7 +93,7 @@ pub(crate) async fn dispatch(
         due: deadline.min(Instant::now() + budgets.ttft),
         tokens: tokens(&request),
     };
-    let permit = match enter(shared, claim, (deadline, &cancelled)).await {
+    let permit = match enter(shared, &request, claim, (deadline, &cancelled)).await {
         Ok(permit) => permit,
         Err(failure) => {
             meter.failed(failure.code);
@@ -97,7 +114,9 @@ pub(crate) async fn dispatch(
         stops,
         attempt: None,
         attempts: 0,
+        progress: Progress::Opened,
         avoid: Vec::new(),
+        victims: Vec::new(),
         backoff: Backoff::new(Duration::from_millis(20)..Duration::from_millis(500)),
         accepted: false,
         bill: None,
@@ -115,12 +134,16 @@ pub(crate) async fn dispatch(
     }
 }
 
-/// A place, unless an operator cancels the request before it has one.
+/// A place for a request that may be tried.
 async fn enter(
     shared: &Shared,
+    request: &Request,
     claim: Claim,
     (deadline, cancelled): (Instant, &CancellationToken),
 ) -> Result<Permit, Failure> {
+    let now = Instant::now();
+    shared.quarantine.check(request, now)?;
+    shared.retries.request(now);
     let admitted = cancelled.run_until_cancelled(shared.admission.admit(claim, deadline)).await;
     admitted.unwrap_or_else(|| Err(by_an_operator()))
 }
@@ -169,6 +192,7 @@ impl Run {
             return Ok(None);
         }
         self.bill = None;
+        self.progress = Progress::Opened;
         self.meter.foretold(route.prediction);
         self.tracked.attempt(&route);
         let number = self.attempts;
@@ -222,12 +246,14 @@ impl Run {
         };
         let event = Event::try_from(message).map_err(|error| attempt.wrong(&error))?;
         match event {
-            Event::Accepted { .. } if self.accepted => {}
             Event::Accepted { .. } => {
-                self.accepted = true;
-                self.ready.push_back(event);
+                self.progress = Progress::Taken;
+                if !std::mem::replace(&mut self.accepted, true) {
+                    self.ready.push_back(event);
+                }
             }
             Event::Token(token) => {
+                self.progress = Progress::Generating;
                 attempt.prefilled();
                 let news = self.journal.record(&token).map_err(|error| attempt.wrong(&error))?;
                 if news == News::New {
@@ -281,11 +307,23 @@ impl Run {
     async fn lose(&mut self, loss: Loss) {
         let Loss { failure, node, unexplained } = loss;
         tracing::warn!(request = %self.request.id, node = %node.id(), code = %failure.code, "attempt lost");
+        self.avoid.push(node.id().clone());
         if unexplained {
             node.suspect();
+            if self.progress == Progress::Taken {
+                self.victims.push(node);
+            }
         }
-        self.avoid.push(node.id().clone());
-        if !failure.code.is_retryable() || self.attempts >= self.shared.config.max_attempts {
+        if self.victims.len() >= NODES
+            && join_all(self.victims.iter().map(|node| node.died())).await.iter().all(|died| *died)
+        {
+            tracing::error!(request = %self.request.id, "quarantined: nodes died of it");
+            self.shared.metrics.quarantined();
+            let refusal = self.shared.quarantine.put(&self.request, Instant::now());
+            return self.fail(refusal);
+        }
+        let may_retry = || unexplained || self.shared.retries.take(Instant::now());
+        if !failure.code.is_retryable() || self.attempts >= self.shared.config.max_attempts || !may_retry() {
             return self.fail(failure);
         }
         sleep(self.backoff.next(fastrand::f64())).await;

@@ -3,6 +3,7 @@
 //! - [`Node`]: one incarnation of a node, its health, its load
 //! - `checks`: the direct health check and the load stream of one node
 //! - `prefixes`: what one node's prefix cache holds, kept in the index
+//! - `outliers`: nodes that are slow, not dead
 //!
 //! The registry says who announced itself; only the node itself says whether
 //! it is alive. A node whose entry has vanished stays until it fails to
@@ -10,22 +11,31 @@
 
 mod checks;
 mod node;
+mod outliers;
 mod prefixes;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use baton_protocol::{NodeId, NodeInfo, NodeState, Role};
 use baton_registry::Members;
 use baton_trust::{ReachError, Trust};
 use parking_lot::Mutex;
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{
+    sync::watch,
+    task::JoinSet,
+    time::{Instant, MissedTickBehavior},
+};
 use tokio_util::sync::CancellationToken;
 
 pub use self::node::{Health, Load};
 pub(crate) use self::node::{InFlight, Node, SentPrefill};
+use self::outliers::Outliers;
 use crate::{
     CoordinatorConfig, CoordinatorMetrics, ServedModel, node_client::NodeClient, prefix::PrefixIndex,
 };
+
+/// Between two looks for nodes that are slow.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The known nodes. Locks are held for a few lines and never across an await.
 pub(crate) struct Fleet {
@@ -34,6 +44,7 @@ pub(crate) struct Fleet {
     /// all gone, or have not answered yet, is unavailable, not unknown.
     models: Mutex<BTreeMap<String, ServedModel>>,
     prefixes: Arc<PrefixIndex>,
+    outliers: Mutex<Outliers>,
     changed: watch::Sender<()>,
     config: CoordinatorConfig,
     trust: Trust,
@@ -46,6 +57,7 @@ impl Fleet {
             nodes: Mutex::default(),
             models: Mutex::default(),
             prefixes: PrefixIndex::new(config.prefix_limits()),
+            outliers: Mutex::default(),
             changed: watch::Sender::new(()),
             config: config.clone(),
             trust,
@@ -57,10 +69,13 @@ impl Fleet {
     pub(crate) async fn run(self: Arc<Self>, mut members: watch::Receiver<Members>, stop: CancellationToken) {
         // Dropped with this future, which ends every check.
         let mut checks = JoinSet::new();
+        let mut looks = tokio::time::interval(LOOK_INTERVAL);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.follow(&members.borrow_and_update().clone(), &mut checks);
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
+                _ = looks.tick() => self.look_for_outliers(),
                 Ok(()) = members.changed() => {
                     let now = members.borrow_and_update().clone();
                     self.follow(&now, &mut checks);
@@ -97,6 +112,45 @@ impl Fleet {
     /// A model ever announced.
     pub(crate) fn model(&self, name: &str) -> Option<ServedModel> {
         self.models.lock().get(name).cloned()
+    }
+
+    /// Nodes that get no new work since their steps take several times as long as those of others.
+    pub(crate) fn is_outlier(&self, node: &NodeId) -> bool {
+        self.outliers.lock().is_out(node, Instant::now())
+    }
+
+    /// Compares the decode nodes of each model by what a step with the pool's usual work takes them.
+    fn look_for_outliers(&self) {
+        for model in self.models() {
+            let nodes = self.ready(&model.name, Role::Decode);
+            let loads: Vec<_> = nodes.iter().map(|node| node.load()).collect();
+            let busy = || loads.iter().filter(|load| load.running > 0);
+            let count = busy().count().max(1) as f64;
+            let answers = busy().map(|load| f64::from(load.running)).sum::<f64>() / count;
+            let context = busy().map(|load| load.running_context_tokens as f64).sum::<f64>() / count;
+            let seconds = |node: &Arc<Node>| {
+                let cost = node.load().steps.decode?;
+                Some((node.id().clone(), cost.seconds(1.0, answers.max(1.0), context)))
+            };
+            let pool: Vec<_> = nodes.iter().filter_map(seconds).collect();
+            for node in self.outliers.lock().look(&pool, Instant::now()) {
+                self.metrics.ejected();
+                tracing::warn!(%node, "slow beside the others: it gets no new work for a while");
+            }
+        }
+    }
+
+    /// Ready nodes with this model and role that take new work. Outliers among
+    /// decode nodes do not; prompts are computed by all.
+    pub(crate) fn takers(&self, model: &str, role: Role) -> Vec<Arc<Node>> {
+        let mut nodes = self.ready(model, role);
+        if role == Role::Decode {
+            let (outliers, now) = (self.outliers.lock(), Instant::now());
+            if nodes.iter().any(|node| !outliers.is_out(node.id(), now)) {
+                nodes.retain(|node| !outliers.is_out(node.id(), now));
+            }
+        }
+        nodes
     }
 
     /// Ready nodes with this model and role.
@@ -162,6 +216,7 @@ impl Fleet {
         let mut nodes = self.nodes.lock();
         if nodes.get(node.id()).is_some_and(|known| Arc::ptr_eq(known, node)) {
             nodes.remove(node.id());
+            self.outliers.lock().forget(node.id());
             tracing::info!(node = %node.id(), "node left");
         }
     }

@@ -3,6 +3,7 @@
 //! - [`dispatch`](Coordinator::dispatch): one request's life, top to bottom
 //! - `admission`: how many run, how many wait, for how long; `queue`: in which order
 //! - [`Wishes`]: what a client says of its patience
+//! - `retries`, `quarantine`: how often what failed is tried again, and what never is
 //! - `route`: which decode node, and which prefill nodes in which order
 //! - [`policy`]: how nodes are chosen; pure
 //! - [`prefix`]: which nodes hold which pages of KV
@@ -28,8 +29,10 @@ mod model_text;
 mod node_client;
 pub mod policy;
 pub mod prefix;
+mod quarantine;
 mod queue;
 mod requests;
+mod retries;
 mod route;
 mod status;
 mod steering;
@@ -43,7 +46,7 @@ use std::sync::{Arc, atomic::AtomicU64};
 use baton_protocol::{Failure, Request};
 use baton_registry::Registry;
 use baton_trust::Trust;
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 pub use admission::QueueStatus;
@@ -62,7 +65,9 @@ use fleet::Fleet;
 use model_text::Texts;
 use parking_lot::RwLock;
 use policy::Policy;
+use quarantine::Quarantine;
 use requests::Requests;
+use retries::Retries;
 
 /// Takes requests and answers them through nodes; clones are the same coordinator.
 #[derive(Clone)]
@@ -86,6 +91,8 @@ struct Shared {
     admission: Arc<Admission>,
     limits: RwLock<Limits>,
     requests: Arc<Requests>,
+    retries: Retries,
+    quarantine: Quarantine,
     texts: Texts,
     metrics: CoordinatorMetrics,
 }
@@ -110,6 +117,8 @@ impl Coordinator {
             admission: Admission::new(&Limits::of(&config)),
             limits: RwLock::new(Limits::of(&config)),
             requests: Arc::default(),
+            retries: Retries::new(Instant::now()),
+            quarantine: Quarantine::default(),
             texts: Texts::default(),
             config,
             registry,

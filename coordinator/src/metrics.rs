@@ -23,6 +23,8 @@ pub struct CoordinatorMetrics {
     nodes: Family<Label, Gauge>,
     attempts: Counter,
     resumed: Counter,
+    quarantined: Counter,
+    ejections: Counter,
     time_to_first_token: Histogram,
     inter_token_latency: Histogram,
     e2e_latency: Histogram,
@@ -83,6 +85,8 @@ impl Default for CoordinatorMetrics {
             nodes: Family::default(),
             attempts: Counter::default(),
             resumed: Counter::default(),
+            quarantined: Counter::default(),
+            ejections: Counter::default(),
             time_to_first_token: slow(),
             inter_token_latency: fast(),
             e2e_latency: slow(),
@@ -105,6 +109,8 @@ impl CoordinatorMetrics {
         registry.register("nodes", "Nodes by health", m.nodes);
         registry.register("attempts", "Streams opened to decode nodes", m.attempts);
         registry.register("resumed_requests", "Attempts that went on where a lost one ended", m.resumed);
+        registry.register("node_ejections", "Times that a slow node was left out for a while", m.ejections);
+        registry.register("quarantined_requests", "Requests that two nodes died of", m.quarantined);
         registry.register(
             "time_to_first_token_seconds",
             "From receiving a request to its first token",
@@ -174,6 +180,16 @@ impl CoordinatorMetrics {
     /// Some changes were missed.
     pub(crate) fn prefix_gap(&self) {
         self.prefix_gaps.inc();
+    }
+
+    /// A slow node is left out for a while.
+    pub(crate) fn ejected(&self) {
+        self.ejections.inc();
+    }
+
+    /// Nodes died of a request.
+    pub(crate) fn quarantined(&self) {
+        self.quarantined.inc();
     }
 
     pub(crate) fn attempt(&self, resumed: bool) {

@@ -60,7 +60,7 @@ pub(crate) async fn find(
 
 fn choose(shared: &Shared, request: &Request, budgets: &Budgets, avoid: &[NodeId]) -> Option<Route> {
     let mut looking = Looking { shared, request, held: Vec::new() };
-    let mut decode = shared.fleet.ready(&request.model, Role::Decode);
+    let mut decode = shared.fleet.takers(&request.model, Role::Decode);
     if decode.iter().any(|node| !avoid.contains(node.id())) {
         decode.retain(|node| !avoid.contains(node.id()));
     }

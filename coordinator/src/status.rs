@@ -48,6 +48,8 @@ pub struct NodeStatus {
     pub control_addr: String,
     /// What direct checks say.
     pub health: Health,
+    /// Whether it gets no new work for a while, since it is slow beside the others.
+    pub slow: bool,
     /// Whether the registry lists it.
     pub announced: bool,
     /// Requests of this coordinator on it.
@@ -71,6 +73,7 @@ pub(crate) fn of(fleet: &Fleet, registry: RegistryHealth) -> ClusterStatus {
             model: info.model.clone(),
             control_addr: info.control_addr.clone(),
             health: node.health(),
+            slow: fleet.is_outlier(node.id()),
             announced: node.is_announced(),
             in_flight: node.in_flight(),
             load: node.load(),

@@ -178,6 +178,13 @@ impl Node {
         let _ = self.health.subscribe().wait_for(lost).await;
     }
 
+    /// Whether it turns out to be lost, once that is known.
+    pub(crate) async fn died(&self) -> bool {
+        let known = |health: &Health| *health != Health::Joining;
+        let mut health = self.health.subscribe();
+        health.wait_for(known).await.is_ok_and(|health| *health == Health::Lost)
+    }
+
     /// It said something, so it lives.
     pub(crate) fn hear(&self) {
         self.heard.fetch_add(1, Ordering::Relaxed);

@@ -164,3 +164,62 @@ async fn a_node_that_failed_a_request_is_not_asked_again_while_another_is_ready(
     assert_eq!(all(answer).await, [accepted(), finished(0)]);
     assert_eq!(cluster.nodes.iter().map(|node| node.opens().len()).collect::<Vec<_>>(), [1, 2]);
 }
+
+#[tokio::test]
+async fn a_request_that_two_nodes_die_of_is_not_tried_on_a_third() {
+    let cluster = Cluster::decode(&["a", "b", "c"]).await;
+    // In the order in which they are asked.
+    let [first, last, second] = &cluster.nodes[..] else { panic!("three nodes") };
+    for node in [first, second] {
+        node.script([Act::Send(accepted()), Act::AwaitGo, Act::Break]);
+    }
+    let dying = async {
+        for node in [first, second] {
+            timeout(LONG, async {
+                while node.opens().is_empty() {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            })
+            .await
+            .unwrap();
+            node.set_silent(true);
+            node.go();
+        }
+    };
+    let (events, ()) = tokio::join!(cluster.events(request(1)), dying);
+    let Some(Event::Failed(failure)) = events.last() else { panic!("{events:?}") };
+    assert_eq!(failure.code, ErrorCode::Internal, "{failure}");
+    assert!(last.opens().is_empty());
+    // Nor when its client tries again; others go on.
+    let again = cluster.coordinator.dispatch(request(1), Wishes::default()).await.err().unwrap();
+    assert_eq!(again, *failure);
+    last.script([accepted(), finished(0)].map(Act::Send));
+    let other = Request { tokens: vec![4, 5], ..request(1) };
+    assert_eq!(cluster.events(other).await, [accepted(), finished(0)]);
+}
+
+#[tokio::test]
+async fn a_request_that_had_tokens_is_innocent_of_the_deaths_around_it() {
+    let cluster = Cluster::decode(&["a", "b", "c"]).await;
+    cluster.nodes[0].script(then([accepted(), token(0, 0)], Act::Break));
+    // The second that is asked is the third.
+    cluster.nodes[2].script(then([accepted(), token(0, 1)], Act::Break));
+    cluster.nodes[1].script([accepted(), token(0, 2), finished(0)].map(Act::Send));
+    let expected = [accepted(), token(0, 0), token(0, 1), token(0, 2), finished(0)];
+    assert_eq!(cluster.events(request(1)).await, expected);
+}
+
+#[tokio::test]
+async fn what_nodes_refuse_is_retried_within_a_budget() {
+    let cluster = Cluster::decode(&["a", "b"]).await;
+    let refusal = || vec![Act::Send(Event::Failed(Failure::new(ErrorCode::Overloaded, "no")))];
+    for _ in 0..120 {
+        cluster.nodes.iter().for_each(|node| node.script(refusal()));
+    }
+    for _ in 0..60 {
+        assert!(cluster.coordinator.dispatch(request(1), Wishes::default()).await.is_err());
+    }
+    let opens: usize = cluster.nodes.iter().map(|node| node.opens().len()).sum();
+    // Three attempts each would be 180. What came back with time depends on the machine.
+    assert!((60 + 30..180).contains(&opens), "{opens}");
+}

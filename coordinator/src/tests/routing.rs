@@ -1,6 +1,9 @@
 //! Which nodes get what.
 
-use baton_protocol::ErrorCode;
+use baton_protocol::{
+    ErrorCode,
+    wire::{LoadReport, StepCost},
+};
 
 use super::{fake::Act, *};
 
@@ -125,4 +128,33 @@ async fn load_reports_arrive() {
     let cluster = Cluster::decode(&["a"]).await;
     let running = || cluster.coordinator.status().nodes[0].load.running;
     cluster.until("a report", |_| running() == 3).await;
+}
+
+#[tokio::test]
+async fn a_node_that_is_slow_beside_the_others_gets_nothing() {
+    let cluster = Cluster::decode(&["a", "b", "c", "d"]).await;
+    let steps = |base| LoadReport {
+        decode_cost: Some(StepCost { base, unit: 0.001, context: 0.0 }),
+        ..LoadReport::default()
+    };
+    for (node, base) in cluster.nodes.iter().zip([0.02, 0.02, 0.5, 0.02]) {
+        node.set_load(steps(base));
+    }
+    let is_slow =
+        || cluster.coordinator.status().nodes.into_iter().find(|node| node.slow).map(|node| node.id.0);
+    let seen = timeout(LONG, async {
+        while is_slow().is_none() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    seen.await.unwrap();
+    assert_eq!(is_slow().unwrap(), "c");
+    for node in &cluster.nodes {
+        (0..8).for_each(|_| node.script([accepted(), finished(0)].map(Act::Send)));
+    }
+    for _ in 0..8 {
+        assert_eq!(cluster.events(request(1)).await, [accepted(), finished(0)]);
+    }
+    let opens: Vec<_> = cluster.nodes.iter().map(|node| node.opens().len()).collect();
+    assert_eq!((opens.iter().sum::<usize>(), opens[2]), (8, 0), "{opens:?}");
 }
