@@ -199,6 +199,10 @@ pub enum BenchKind {
     Http(BenchHttp),
     /// Look-ups in the coordinator's index of all prefix caches.
     PrefixIndex(BenchPrefixIndex),
+    /// More calls than a cluster can answer: what is answered and what is refused.
+    Overload(BenchOverload),
+    /// Conversations that share beginnings, under policies of routing, taking turns.
+    Routing(BenchRouting),
     /// One row of `bench engine` once, as a bare number: for scripts that compare with other engines.
     Row(BenchRow),
 }
@@ -340,6 +344,49 @@ pub struct BenchPrefixIndex {
     /// Look-ups measured.
     #[arg(long, default_value_t = 100_000)]
     pub lookups: usize,
+}
+
+/// `baton bench overload`.
+#[derive(Debug, Args)]
+pub struct BenchOverload {
+    /// Calls, in multiples of what the cluster answers.
+    #[arg(long, value_delimiter = ',', default_value = "1,2,5,10,1")]
+    pub load: Vec<f64>,
+    /// Seconds of each.
+    #[arg(long, default_value_t = 10)]
+    pub seconds: u64,
+    /// When calls come.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// One setting of the cluster more (repeat for several).
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+/// `baton bench routing`.
+#[derive(Debug, Args)]
+pub struct BenchRouting {
+    /// Policies; ratios are to the first.
+    #[arg(long, value_delimiter = ',', default_value = "round_robin,least_loaded,prefix_aware,predicted")]
+    pub policy: Vec<String>,
+    /// Conversations.
+    #[arg(long, default_value_t = 24)]
+    pub conversations: usize,
+    /// Turns of each.
+    #[arg(long, default_value_t = 10)]
+    pub turns: usize,
+    /// Conversations at a time.
+    #[arg(long, default_value_t = 8)]
+    pub clients: usize,
+    /// In which the first token of a turn should come.
+    #[arg(long, default_value_t = 300)]
+    pub ttft_ms: u64,
+    /// Of the conversations.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Runs of each policy, interleaved.
+    #[arg(long, default_value_t = 3)]
+    pub runs: usize,
 }
 
 /// `baton bench server`.

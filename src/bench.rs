@@ -1,14 +1,17 @@
 //! `baton bench`: the commands behind BENCHMARKS.md. Ratios are taken in one
 //! run, pairs interleaved, medians shown with every run beside them.
 
+mod call;
 #[cfg(feature = "cuda")]
 pub mod card;
 pub mod engine;
 pub mod handoff;
 pub mod http;
 pub mod load;
+pub mod overload;
 pub mod prefix_index;
 mod process;
+pub mod routing;
 pub mod row;
 pub mod server;
 pub mod start;
