@@ -46,6 +46,11 @@ pub fn described() -> Vec<Value> {
 // === impl Patience ===
 
 impl Patience {
+    /// Of work that goes behind all other.
+    pub fn least() -> Self {
+        Self { wishes: Wishes { priority: *PRIORITIES.start(), ..Wishes::default() }, deadline: None }
+    }
+
     /// Reads the headers; llm-d's names count as ours.
     ///
     /// # Errors

@@ -7,7 +7,10 @@ use serde_json::{Map, Value};
 use tokio::time::Instant;
 
 use super::{journal::Answered, words::Endpoint};
-use crate::{calls::Ticket, error::ApiError, metrics::Route, openai, routes::Room, validate::random_id};
+use crate::{
+    calls::Ticket, error::ApiError, metrics::Route, openai, patience::Patience, routes::Room,
+    validate::random_id,
+};
 
 /// What came of a call.
 pub enum Called {
@@ -33,7 +36,8 @@ pub async fn answer(
     let Some(tenant) = room.door.tenant_named(tenant) else { return Ok(Called::Later(Some(KEY_INTERVAL))) };
     let id = random_id()?;
     let tally = Arc::new(room.metrics.start(Route::Line, Some(Arc::clone(&tenant))));
-    let ticket = Ticket { id, tenant, tally: Arc::clone(&tally) };
+    let patience = Ok(Patience::least());
+    let ticket = Ticket { id, tenant, tally: Arc::clone(&tally), patience };
     let called = call(room, ticket, endpoint, body).await;
     let status = called.as_ref().map_or_else(|error| error.status().as_u16(), |_| 200);
     tally.answered(status);
