@@ -199,6 +199,8 @@ pub enum BenchKind {
     Http(BenchHttp),
     /// Look-ups in the coordinator's index of all prefix caches.
     PrefixIndex(BenchPrefixIndex),
+    /// An answer with a budget between tokens among many without.
+    Budgets(BenchBudgets),
     /// More calls than a cluster can answer: what is answered and what is refused.
     Overload(BenchOverload),
     /// Conversations that share beginnings, under policies of routing, taking turns.
@@ -344,6 +346,20 @@ pub struct BenchPrefixIndex {
     /// Look-ups measured.
     #[arg(long, default_value_t = 100_000)]
     pub lookups: usize,
+}
+
+/// `baton bench budgets`.
+#[derive(Debug, Args)]
+pub struct BenchBudgets {
+    /// Answers without a budget.
+    #[arg(long, default_value_t = 24)]
+    pub others: usize,
+    /// The budget of the one that has it.
+    #[arg(long, default_value_t = 25)]
+    pub itl_ms: u64,
+    /// Runs with it and without, taking turns.
+    #[arg(long, default_value_t = 3)]
+    pub runs: usize,
 }
 
 /// `baton bench overload`.

@@ -1,6 +1,7 @@
 //! `baton bench`: the commands behind BENCHMARKS.md. Ratios are taken in one
 //! run, pairs interleaved, medians shown with every run beside them.
 
+pub mod budgets;
 mod call;
 #[cfg(feature = "cuda")]
 pub mod card;

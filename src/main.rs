@@ -41,6 +41,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             BenchKind::Http(args) => baton::bench::http::run(&args),
             BenchKind::Server(args) => baton::bench::server::run(&args),
             BenchKind::PrefixIndex(args) => baton::bench::prefix_index::run(&args),
+            BenchKind::Budgets(args) => baton::bench::budgets::run(&args),
             BenchKind::Overload(args) => baton::bench::overload::run(&args),
             BenchKind::Routing(args) => baton::bench::routing::run(&args),
             BenchKind::Row(args) => baton::bench::row::run(&args),

@@ -19,6 +19,8 @@ pub(super) struct Caller {
 pub(super) struct Called {
     /// From sending to the first text.
     pub first: Option<Duration>,
+    /// Between two events with text.
+    pub gaps: Vec<Duration>,
     /// From sending to the end of what came.
     pub total: Duration,
     /// HTTP's; 0: none came.
@@ -41,41 +43,24 @@ impl Caller {
 
     /// Asks for so many tokens after a prompt.
     pub(super) async fn complete(&self, prompt: &[u32], tokens: usize) -> Called {
+        self.complete_within(prompt, tokens, None).await
+    }
+
+    /// As [`complete`](Self::complete), with a budget between tokens.
+    pub(super) async fn complete_within(&self, prompt: &[u32], tokens: usize, itl_ms: Option<u64>) -> Called {
         let body = json!({
             "model": "mock", "prompt": prompt, "max_tokens": tokens, "temperature": 0, "ignore_eos": true,
             "stream": true,
         });
         let (sent, mut called) = (Instant::now(), Called::default());
         // What breaks off is not whole: that is all there is to say of it.
-        let _ = self.read(&body, sent, &mut called).await;
+        let mut request = self.http.post(format!("{}/v1/completions", self.url)).json(&body);
+        if let Some(itl_ms) = itl_ms {
+            request = request.header("x-baton-itl-ms", itl_ms);
+        }
+        let _ = read(request, sent, &mut called).await;
         called.total = sent.elapsed();
         called
-    }
-
-    async fn read(&self, body: &Value, sent: Instant, called: &mut Called) -> Result<()> {
-        let response = self.http.post(format!("{}/v1/completions", self.url)).json(body).send().await?;
-        called.status = response.status().as_u16();
-        called.says_when = response.headers().contains_key("retry-after");
-        if !response.status().is_success() {
-            response.bytes().await?;
-            return Ok(());
-        }
-        let (mut events, mut bytes) = (Events::default(), response.bytes_stream());
-        while let Some(part) = bytes.next().await {
-            for event in events.push(&part?) {
-                if event == "[DONE]" {
-                    called.is_whole = true;
-                    return Ok(());
-                }
-                let chunk: Value = serde_json::from_str(&event).context("an event that is not JSON")?;
-                let text = chunk["choices"][0]["text"].as_str().unwrap_or("");
-                if !text.is_empty() {
-                    called.first.get_or_insert_with(|| sent.elapsed());
-                    called.text += text;
-                }
-            }
-        }
-        Ok(())
     }
 
     /// How long the server takes to say that it is alive.
@@ -84,4 +69,34 @@ impl Caller {
         self.http.get(format!("{}/health", self.url)).send().await?.bytes().await?;
         Ok(sent.elapsed())
     }
+}
+
+async fn read(request: reqwest::RequestBuilder, sent: Instant, called: &mut Called) -> Result<()> {
+    let response = request.send().await?;
+    called.status = response.status().as_u16();
+    called.says_when = response.headers().contains_key("retry-after");
+    if !response.status().is_success() {
+        response.bytes().await?;
+        return Ok(());
+    }
+    let (mut events, mut bytes, mut last) = (Events::default(), response.bytes_stream(), None);
+    while let Some(part) = bytes.next().await {
+        for event in events.push(&part?) {
+            if event == "[DONE]" {
+                called.is_whole = true;
+                return Ok(());
+            }
+            let chunk: Value = serde_json::from_str(&event).context("an event that is not JSON")?;
+            let text = chunk["choices"][0]["text"].as_str().unwrap_or("");
+            if !text.is_empty() {
+                called.text += text;
+                let now = Instant::now();
+                match last.replace(now) {
+                    None => called.first = Some(now - sent),
+                    Some(before) => called.gaps.push(now - before),
+                }
+            }
+        }
+    }
+    Ok(())
 }
