@@ -1,5 +1,9 @@
 //! One cluster's settings: each room's own config, put together. The order of
 //! precedence is file, then `--set`, then `--model`.
+//!
+//! - `engine`: what computes, and in what form
+
+mod engine;
 
 use std::{
     collections::BTreeSet,
@@ -8,11 +12,11 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use baton_engine::backend::cpu::Precision;
 use baton_protocol::{NodeId, Role};
 use baton_trust::{Gate, Listener, TlsConfig, Trust};
 use serde::Deserialize;
 
+pub use self::engine::{BackendKind, Dtype, EngineSection, KvDtype, Load, Weights};
 use crate::args::Settings;
 
 /// Everything a process needs to know. Unknown keys are refused.
@@ -79,109 +83,6 @@ pub enum RegistryConfig {
     Etcd(baton_registry::EtcdConfig),
 }
 
-/// The engine's own settings and the choice of what computes.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct EngineSection {
-    /// `cpu`, `cuda` or `mock`.
-    pub backend: BackendKind,
-    /// Where weights come from.
-    pub load: Load,
-    /// Number of the card that the CUDA backend computes on.
-    pub device: usize,
-    /// Arithmetic of the CPU backend.
-    pub precision: Precision,
-    /// In what form weights are held.
-    pub weights: Weights,
-    /// What a card computes in, and holds weights and cached rows in.
-    pub dtype: Dtype,
-    /// What cached rows are held in.
-    pub kv_dtype: KvDtype,
-    /// Whether a card computes the same bits for a request alone, in any batch, split and local:
-    /// slower, on Hopper alone. Other backends always do.
-    pub deterministic: bool,
-    /// Compute threads of the process; 0 means one a core.
-    pub threads: usize,
-    /// Tokens of a page; 0 means 16, or 64 on a card, which has no others.
-    pub page_tokens: u32,
-    /// Pages of each node's pool; 0 sizes it by `kv_memory_mib`.
-    pub pages: usize,
-    /// Memory of each node's pool when `pages` is 0; 0 means 256, or on a card
-    /// the node's share of what the weights leave.
-    pub kv_memory_mib: usize,
-    /// Scheduling.
-    pub scheduler: baton_engine::SchedulerConfig,
-    /// The mock backend's shape and times.
-    pub mock: baton_engine::backend::mock::MockConfig,
-}
-
-/// What computes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum BackendKind {
-    /// The CPU kernels.
-    #[default]
-    Cpu,
-    /// A card of NVIDIA's.
-    Cuda,
-    /// No model: tokens are a pure function of the prompt. For tests.
-    Mock,
-}
-
-/// Where weights come from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Load {
-    /// The model's files.
-    #[default]
-    Files,
-    /// Made on the card, and mean nothing: `model` is a shape, a directory with config.json or
-    /// a name in shapes/. For benches.
-    Random,
-}
-
-/// A form of weights.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Weights {
-    /// On the CPU: as they are where the file has them in Q4_0, Q4_1 or Q8_0, else in bf16. On a
-    /// card: in `dtype`.
-    #[default]
-    Auto,
-    /// All in bf16, or on a card in `dtype`.
-    Bf16,
-    /// On the CPU: layers in four bits, embeddings in eight.
-    Int4,
-    /// On a card: layers in e4m3 with a scale for each output.
-    Fp8,
-}
-
-/// A number of sixteen bits.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Dtype {
-    /// bfloat16: the range of f32.
-    #[default]
-    #[serde(alias = "bfloat16")]
-    #[value(alias = "bfloat16")]
-    Bf16,
-    /// IEEE half precision: three more significant bits, no more than 65504.
-    #[serde(alias = "float16")]
-    #[value(alias = "float16")]
-    Fp16,
-}
-
-/// What cached rows are held in.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum KvDtype {
-    /// As the backend computes.
-    #[default]
-    Auto,
-    /// On a card: e4m3 with a scale for each head's key and value of a token.
-    Fp8,
-}
-
 fn any_loopback_port() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 0))
 }
@@ -204,27 +105,6 @@ impl Default for ClusterConfig {
             transfer: Default::default(),
             prefill: Default::default(),
             decode: Default::default(),
-        }
-    }
-}
-
-impl Default for EngineSection {
-    fn default() -> Self {
-        Self {
-            backend: BackendKind::Cpu,
-            load: Load::Files,
-            device: 0,
-            precision: Precision::Fast,
-            weights: Weights::default(),
-            dtype: Dtype::Bf16,
-            kv_dtype: KvDtype::Auto,
-            deterministic: false,
-            threads: 0,
-            page_tokens: 0,
-            pages: 0,
-            kv_memory_mib: 0,
-            scheduler: Default::default(),
-            mock: Default::default(),
         }
     }
 }
@@ -386,48 +266,6 @@ impl AdminConfig {
     }
 }
 
-// === impl EngineSection ===
-
-impl EngineSection {
-    fn validate(&self) -> Result<()> {
-        ensure!(self.page_tokens <= 1024, "engine.page_tokens must be at most 1024");
-        ensure!(
-            self.backend != BackendKind::Cuda || matches!(self.page_tokens, 0 | 64),
-            "engine.page_tokens must be 64 on the cuda backend"
-        );
-        for (name, is_set, owner) in [
-            ("precision", self.precision != Precision::default(), BackendKind::Cpu),
-            ("weights=int4", self.weights == Weights::Int4, BackendKind::Cpu),
-            ("weights=fp8", self.weights == Weights::Fp8, BackendKind::Cuda),
-            ("dtype=fp16", self.dtype == Dtype::Fp16, BackendKind::Cuda),
-            ("kv_dtype=fp8", self.kv_dtype == KvDtype::Fp8, BackendKind::Cuda),
-            ("threads", self.threads != 0, BackendKind::Cpu),
-            ("device", self.device != 0, BackendKind::Cuda),
-            ("load", self.load != Load::default(), BackendKind::Cuda),
-        ] {
-            ensure!(
-                !is_set || self.backend == owner,
-                "engine.{name} is a setting of engine.backend={}, and this is {}",
-                owner.as_str(),
-                self.backend.as_str()
-            );
-        }
-        Ok(())
-    }
-}
-
-// === impl BackendKind ===
-
-impl BackendKind {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Cpu => "cpu",
-            Self::Cuda => "cuda",
-            Self::Mock => "mock",
-        }
-    }
-}
-
 /// Peers are told the address that is listened on.
 fn can_be_called(listen: SocketAddr) -> Result<()> {
     ensure!(!listen.ip().is_unspecified(), "others cannot call {listen}: name an address of this machine");
@@ -463,115 +301,4 @@ fn assign(table: &mut toml::Table, assignment: &str) -> Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn with(set: &[&str]) -> Result<ClusterConfig> {
-        let set = set.iter().map(|&s| s.to_owned()).collect();
-        ClusterConfig::load(&Settings { set, ..Settings::default() })
-    }
-
-    #[test]
-    fn settings_reach_their_place() {
-        let config = with(&[
-            "engine.pages=77",
-            "engine.precision=reference",
-            "engine.weights=int4",
-            "model=a b",
-            "registry.kind=etcd",
-            "registry.endpoints=[\"x\"]",
-        ])
-        .unwrap();
-        assert_eq!(config.engine.pages, 77);
-        assert_eq!(config.engine.precision, Precision::Reference);
-        assert_eq!(config.engine.weights, Weights::Int4);
-        assert_eq!(config.model, "a b");
-        assert!(matches!(config.registry, RegistryConfig::Etcd { .. }));
-    }
-
-    #[test]
-    fn what_is_not_known_is_refused() {
-        for set in [
-            "engine.pagess=1",
-            "nonsense=1",
-            "engine.pages=-1",
-            "engine=3",
-            "novalue",
-            "=1",
-            "engine.backend=tpu",
-            "engine.page_tokens=1025",
-        ] {
-            assert!(with(&[set]).is_err(), "{set}");
-        }
-    }
-
-    #[test]
-    fn a_card_has_pages_of_its_own() {
-        assert!(with(&["engine.backend=cuda"]).is_ok());
-        assert!(with(&["engine.backend=cuda", "engine.page_tokens=64"]).is_ok());
-        assert!(with(&["engine.backend=cuda", "engine.page_tokens=16"]).is_err());
-    }
-
-    #[test]
-    fn settings_of_another_backend_are_refused_by_name() {
-        for setting in ["engine.precision=reference", "engine.weights=int4", "engine.threads=3"] {
-            assert!(with(&[setting]).is_ok(), "{setting}");
-            for backend in ["cuda", "mock"] {
-                let error = with(&[setting, &format!("engine.backend={backend}")]).unwrap_err().to_string();
-                assert!(error.contains(setting.split('=').next().unwrap()), "{error}");
-                assert!(error.contains("engine.backend=cpu") && error.ends_with(backend), "{error}");
-            }
-        }
-        for setting in
-            ["engine.device=1", "engine.weights=fp8", "engine.dtype=float16", "engine.kv_dtype=fp8"]
-        {
-            assert!(with(&["engine.backend=cuda", setting]).is_ok(), "{setting}");
-        }
-        for backend in ["cpu", "mock"] {
-            for (setting, name) in [
-                ("engine.device=1", "device"),
-                ("engine.weights=fp8", "weights=fp8"),
-                ("engine.dtype=fp16", "dtype=fp16"),
-                ("engine.kv_dtype=fp8", "kv_dtype=fp8"),
-            ] {
-                let error = with(&[setting, &format!("engine.backend={backend}")]).unwrap_err().to_string();
-                let needed = format!("engine.{name} is a setting of engine.backend=cuda");
-                assert!(error.starts_with(&needed), "{error}");
-            }
-        }
-    }
-
-    #[test]
-    fn nothing_listens_beyond_loopback() {
-        let refused = |set: &[&str], words: &[&str]| {
-            let error = format!("{:#}", with(set).unwrap_err());
-            assert!(words.iter().all(|word| error.contains(word)), "{error}");
-        };
-        let node = |addr| format!("nodes=[{{id='a',roles=['decode'],listen='{addr}:0'}}]");
-        let (node, anywhere) = (node("10.0.0.1"), node("0.0.0.0"));
-        let tls = "tls={ca='a',cert='b',key='c'}";
-        refused(&[&node], &["node a", "10.0.0.1", "baton certs init", "[tls]"]);
-        with(&[&node, tls]).unwrap();
-        refused(&[&anywhere, tls], &["node a", "name an address"]);
-        refused(&["transfer.data_listen=0.0.0.0:0", tls], &["transfer.data_listen", "name an address"]);
-        refused(&["transfer.data_listen=10.0.0.1:0"], &["transfer.data_listen", "baton certs init"]);
-        with(&["transfer.data_listen=10.0.0.1:0", tls]).unwrap();
-        refused(&["transfer.tls=true"], &["transfer.tls", "baton certs init"]);
-        with(&["transfer.tls=true", tls]).unwrap();
-        // Whatever nodes have, clients show keys.
-        refused(&["frontend.listen=0.0.0.0:8000", tls], &["frontend.listen", "API keys", "baton key new"]);
-        with(&["frontend.listen=0.0.0.0:8000", "frontend.keys_file=keys.toml"]).unwrap();
-        refused(&["metrics_listen=0.0.0.0:9000", tls], &["metrics_listen", "API keys"]);
-        refused(&["admin.listen=10.0.0.1:8001", "frontend.keys_file=keys.toml"], &["admin.listen"]);
-    }
-
-    #[test]
-    fn a_lone_role_needs_etcd() {
-        let mut config = with(&[]).unwrap();
-        assert!(config.choose_nodes(&[], &[Role::Prefill]).is_err());
-        assert!(config.choose_nodes(&["nobody".to_owned()], &[]).is_err());
-        let mut config = with(&[]).unwrap();
-        config.choose_nodes(&[], &[]).unwrap();
-        assert_eq!(config.nodes[0].roles, Role::ALL);
-    }
-}
+mod tests;
