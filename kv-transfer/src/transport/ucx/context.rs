@@ -67,10 +67,15 @@ impl Context {
         check(unsafe { sys::ucp_config_read(null_mut(), null_mut(), &mut config) })?;
         // Endpoints must hear of peers that die, which UCX's shared memory does only when asked.
         let mut settings = vec![(c"MM_ERROR_HANDLING", c"y")];
-        if std::env::var_os("UCX_LOG_LEVEL").is_none() {
+        let usual = [
             // It would write to stdout; whatever goes wrong is told by a status too.
-            settings.push((c"LOG_LEVEL", c"fatal"));
-        }
+            ("UCX_LOG_LEVEL", c"LOG_LEVEL", c"fatal"),
+            // UCX 1.22 crashes where it looks after a peer whose endpoint is changing its lanes (a lane
+            // without an endpoint, in `ucp_ep_do_uct_ep_am_keepalive`). Who dies is missed by the session.
+            ("UCX_KEEPALIVE_INTERVAL", c"KEEPALIVE_INTERVAL", c"inf"),
+        ];
+        let unset = usual.into_iter().filter(|(variable, ..)| std::env::var_os(variable).is_none());
+        settings.extend(unset.map(|(_, name, value)| (name, value)));
         if reach == Reach::Host {
             settings.push((c"NET_DEVICES", c"lo"));
         }
