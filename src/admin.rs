@@ -37,6 +37,10 @@ async fn ask(url: &str, what: &AdminKind) -> Result<Value> {
         AdminKind::Drain { id, force } => {
             call(url, Method::POST, format!("nodes/{id}/drain"), json!({ "force": force })).await
         }
+        AdminKind::Role { id, roles, force } => {
+            call(url, Method::PUT, format!("nodes/{id}/roles"), json!({ "roles": roles, "force": force }))
+                .await
+        }
         AdminKind::Undrain { id } => {
             call(url, Method::POST, format!("nodes/{id}/undrain"), Value::Null).await
         }
@@ -84,7 +88,7 @@ async fn call(url: &str, method: Method, path: String, body: Value) -> Result<Va
 fn lines(what: &AdminKind, answer: Value) -> Result<Vec<String>> {
     Ok(match what {
         AdminKind::Nodes => nodes(&serde_json::from_value::<Vec<Node>>(answer)?),
-        AdminKind::Drain { .. } | AdminKind::Undrain { .. } => {
+        AdminKind::Drain { .. } | AdminKind::Undrain { .. } | AdminKind::Role { .. } => {
             nodes(&[serde_json::from_value::<Node>(answer)?])
         }
         AdminKind::Requests | AdminKind::Cancel { .. } => {
@@ -128,6 +132,9 @@ fn nodes(nodes: &[Node]) -> Vec<String> {
 
 fn node(node: &Node) -> Vec<String> {
     let mut lines = nodes(std::slice::from_ref(node));
+    if node.load.left_over > 0 {
+        lines.push(format!("{} still run of a role that it no longer has", node.load.left_over));
+    }
     lines.push(format!("model {} at {}, incarnation {:x}", node.model, node.control_addr, node.incarnation));
     let pages = &node.pages;
     lines.push(format!(

@@ -145,6 +145,17 @@ pub enum AdminKind {
         /// Its name.
         id: String,
     },
+    /// A node gets new work of these roles alone, and finishes what it has of others.
+    Role {
+        /// Its name.
+        id: String,
+        /// prefill, decode, or both.
+        #[arg(required = true)]
+        roles: Vec<Role>,
+        /// Also when it is the last node of its model with a role that it loses.
+        #[arg(long)]
+        force: bool,
+    },
     /// Requests in flight.
     Requests,
     /// Ends a request.

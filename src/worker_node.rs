@@ -1,5 +1,9 @@
 //! One prefill or decode node (or both in one): an engine, its gRPC services,
 //! its entry in the registry.
+//!
+//! - `work`: which new work it takes, and who it says it is
+
+mod work;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -12,14 +16,14 @@ use baton_protocol::{
     HeadShare, Incarnation, NodeId, NodeInfo, NodeState, Role,
     wire::{LoadReport, prefill_server::PrefillServer},
 };
-use baton_registry::{NodeService, Registration, Registry, node_service::Words};
+use baton_registry::{NodeService, Registry, node_service::Words};
 use baton_trust::Trust;
-use parking_lot::Mutex;
 use prometheus_client::registry::Registry as Metrics;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::{service::interceptor::InterceptedService, transport::server::TcpIncoming};
 
+use self::work::Work;
 use crate::{
     compute::Compute,
     config::{BackendKind, ClusterConfig, NodeConfig},
@@ -29,29 +33,12 @@ use crate::{
 /// A running node. `shutdown` ends it in order.
 pub struct WorkerNode {
     info: NodeInfo,
-    registration: Registration,
     work: Arc<Work>,
     stop: CancellationToken,
     server: JoinHandle<Result<(), tonic::transport::Error>>,
     prefill_service: PrefillService,
     sessions: Arc<Sessions>,
     engine: EngineWorker,
-}
-
-/// What a node does for others, and whether it takes more of it.
-struct Work {
-    prefill: Arc<PrefillNode>,
-    decode: DecodeNode,
-    state: Mutex<WorkState>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum WorkState {
-    Open,
-    /// Told to finish what it has.
-    Drained,
-    /// The same, and there is no way back.
-    Leaving,
 }
 
 /// Time to take the entry out of the registry before leaving anyway.
@@ -92,8 +79,8 @@ impl WorkerNode {
         register_metrics(metrics, &engine, (&prefill, &decode), (&prefill_service, &sessions));
 
         let stop = CancellationToken::new();
-        let work = Arc::new(Work { prefill, decode, state: Mutex::new(WorkState::Open) });
-        let words = words(&info, (&engine, &sessions), &work);
+        let work = Arc::new(Work::new(info.clone(), (prefill, decode), trust.clone()));
+        let words = words((&engine, &sessions), &work);
         let text = (info.text_digest.clone(), compute.text.to_bytes().into());
         let service = NodeService::new(words, [text], stop.clone());
         // Who may ask what is decided here, for every service of the node.
@@ -108,8 +95,8 @@ impl WorkerNode {
         let stopped = stop.clone().cancelled_owned();
         #[expect(clippy::disallowed_methods, reason = "owned by the node and joined at shutdown")]
         let server = tokio::spawn(router.serve_with_incoming_shutdown(incoming, stopped));
-        let registration = registry.register(info.clone());
-        Ok(Self { info, registration, work, stop, server, prefill_service, sessions, engine: worker })
+        work.announce(registry);
+        Ok(Self { info, work, stop, server, prefill_service, sessions, engine: worker })
     }
 
     /// Its name.
@@ -124,8 +111,7 @@ impl WorkerNode {
 
     /// Takes no new work, lets what runs end within `grace`, leaves, and joins everything.
     pub async fn shutdown(self, grace: Duration) {
-        self.work.leave();
-        self.registration.withdraw(WITHDRAW_LIMIT).await;
+        self.work.leave(WITHDRAW_LIMIT).await;
         let drained = tokio::time::timeout(grace, async {
             tokio::join!(self.work.prefill.drain(), self.work.decode.drain())
         });
@@ -141,42 +127,6 @@ impl WorkerNode {
         }
         let engine = self.engine;
         drop(tokio::task::spawn_blocking(move || engine.shutdown()).await);
-    }
-}
-
-// === impl Work ===
-
-impl Work {
-    fn is_open(&self) -> bool {
-        *self.state.lock() == WorkState::Open
-    }
-
-    /// Takes no more, or takes it again. False when it is leaving.
-    fn drain(&self, drain: bool) -> bool {
-        let mut state = self.state.lock();
-        if *state == WorkState::Leaving {
-            return false;
-        }
-        if drain {
-            *state = WorkState::Drained;
-            self.close();
-        } else {
-            *state = WorkState::Open;
-            self.prefill.reopen();
-            self.decode.reopen();
-        }
-        true
-    }
-
-    /// Takes no more, for good.
-    fn leave(&self) {
-        *self.state.lock() = WorkState::Leaving;
-        self.close();
-    }
-
-    fn close(&self) {
-        self.prefill.close();
-        self.decode.close();
     }
 }
 
@@ -208,13 +158,10 @@ fn describe(node: &NodeConfig, compute: &Compute, engine: &EngineHandle, addr: S
 }
 
 /// The node's answers about itself: state, load and cache as they are when asked.
-fn words(info: &NodeInfo, (engine, sessions): (&EngineHandle, &Arc<Sessions>), work: &Arc<Work>) -> Words {
+fn words((engine, sessions): (&EngineHandle, &Arc<Sessions>), work: &Arc<Work>) -> Words {
     let describe = {
-        let (info, work) = (info.clone(), Arc::clone(work));
-        move || {
-            let state = if work.is_open() { NodeState::Ready } else { NodeState::Draining };
-            NodeInfo { state, ..info.clone() }
-        }
+        let work = Arc::clone(work);
+        move || work.info()
     };
     let load = {
         let (engine, sessions, work) = (engine.clone(), Arc::clone(sessions), Arc::clone(work));
@@ -225,12 +172,13 @@ fn words(info: &NodeInfo, (engine, sessions): (&EngineHandle, &Arc<Sessions>), w
                 waiting_sequences: u32::try_from(load.waiting).unwrap_or(u32::MAX),
                 waiting_prefill_tokens: load.waiting_prefill_tokens as u64,
                 pages: Some(engine.pool().counts().into()),
-                draining: !work.is_open(),
+                draining: work.info().state == NodeState::Draining,
                 kv_paths: sessions.reports().into_iter().map(Into::into).collect(),
                 prefill_cost: steps.prefill.map(Into::into),
                 decode_cost: steps.decode.map(Into::into),
                 running_context_tokens: load.running_context_tokens as u64,
                 step_prompt_tokens: load.step_prompt_tokens as u64,
+                left_over_sequences: u32::try_from(work.left_over()).unwrap_or(u32::MAX),
             }
         }
     };
@@ -244,11 +192,16 @@ fn words(info: &NodeInfo, (engine, sessions): (&EngineHandle, &Arc<Sessions>), w
         let work = Arc::clone(work);
         move |drain| work.drain(drain)
     };
+    let set_roles = {
+        let work = Arc::clone(work);
+        move |epoch, roles| work.set_roles(epoch, roles)
+    };
     Words {
         describe: Arc::new(describe),
         load: Arc::new(load),
         prefixes: Arc::new(prefixes),
         drain: Arc::new(drain),
+        set_roles: Arc::new(set_roles),
     }
 }
 

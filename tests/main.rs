@@ -17,6 +17,7 @@ mod operators;
 mod overload;
 mod parity;
 mod paths;
+mod roles;
 mod routing;
 mod sandbox;
 mod sense;

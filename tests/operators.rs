@@ -1,12 +1,10 @@
 //! What an operator does to a cluster that answers requests: a prefill and two
 //! decode nodes as processes over a real etcd, mock backend, `baton admin`.
 
-use std::process::Command;
-
 use baton_protocol::Sampling;
 use serde_json::{Value, json};
 
-use crate::sandbox::{Cluster, Outcome, PATIENCE, Plan, complete, eventually, mock_expected};
+use crate::sandbox::{Cluster, Operator, Outcome, Plan, complete, eventually, mock_expected};
 
 const SETTINGS: &str = r#"
 cluster = "operators"
@@ -26,39 +24,6 @@ listen = "127.0.0.1:0"
 [admin]
 listen = "127.0.0.1:0"
 "#;
-
-/// The admin API through the command line.
-struct Operator {
-    url: String,
-}
-
-impl Operator {
-    fn of(cluster: &Cluster) -> Self {
-        let line = cluster.nodes["coordinator"].wait_for("admin at ", PATIENCE);
-        Self { url: line.split("admin at ").nth(1).unwrap().trim().to_owned() }
-    }
-
-    /// What comes of a command, or why it was refused.
-    async fn does(&self, words: &[&str]) -> Result<Value, String> {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_baton"));
-        command.args(["admin", "--json", "--url", &self.url]).args(words);
-        let done = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
-        if done.status.success() {
-            return Ok(serde_json::from_slice(&done.stdout).unwrap());
-        }
-        Err(String::from_utf8_lossy(&done.stderr).into_owned())
-    }
-
-    /// The requests in flight, once they are as wanted.
-    async fn sees(&self, what: &str, is_so: impl Fn(&[Value]) -> bool) -> Vec<Value> {
-        eventually(what, || async {
-            let requests = self.does(&["requests"]).await.unwrap();
-            let requests = requests.as_array().unwrap().clone();
-            is_so(&requests).then_some(requests)
-        })
-        .await
-    }
-}
 
 fn body(first: u32, tokens: u32) -> (Vec<u32>, Value) {
     let prompt: Vec<u32> = (0..100).map(|at| 32 + (first * 31 + at * 7) % 90).collect();
@@ -126,15 +91,7 @@ async fn a_drained_node_finishes_what_it_has_and_gets_nothing_new_until_it_is_un
         (node["load"]["running"] == 0 && node["in_flight"] == 0).then_some(node)
     });
     assert_eq!(node.await["health"], "draining");
-    let attempts = |node: &'static str| {
-        let url = cluster.nodes[node].metrics_url().unwrap();
-        let http = cluster.http.clone();
-        async move {
-            let text = http.get(url).send().await.unwrap().text().await.unwrap();
-            let lines = text.lines().filter(|line| line.starts_with("baton_decode_attempts_total{"));
-            lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap() as u64).sum::<u64>()
-        }
-    };
+    let attempts = async |node| cluster.count(node, "baton_decode_attempts_total{").await;
     let before = attempts("decode-1").await;
     for first in 20..24 {
         answered(&cluster, first, 5).await;

@@ -2,6 +2,7 @@
 //! and etcd, all on free loopback ports. Everything dies with its value.
 
 mod answer;
+mod operator;
 mod process;
 
 use std::{
@@ -16,6 +17,7 @@ use tempfile::TempDir;
 
 pub use self::{
     answer::{Outcome, StreamedAnswer, complete, complete_until, mock_expected},
+    operator::Operator,
     process::{Etcd, Process},
 };
 
@@ -150,6 +152,14 @@ impl Cluster {
         let mut reports = client.load(wire::LoadRequest { interval_ms: 1000 }).await.ok()?.into_inner();
         let report = tokio::time::timeout(Duration::from_secs(5), reports.message()).await.ok()?.ok()??;
         Some(report.pages?.into())
+    }
+
+    /// What the metrics of a worker node whose lines begin so come to in sum.
+    pub async fn count(&self, node: &str, line: &str) -> u64 {
+        let url = self.nodes[node].metrics_url().expect("a worker says where its metrics are");
+        let text = self.http.get(url).send().await.unwrap().text().await.unwrap();
+        let lines = text.lines().filter(|found| found.starts_with(line));
+        lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap() as u64).sum()
     }
 
     /// Pages by state and in all, as a node's `/metrics` has them in one scrape.

@@ -5,7 +5,7 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use baton_coordinator::{DrainError, LimitsError};
+use baton_coordinator::{LimitsError, SteerError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AdminError {
     #[error(transparent)]
-    Drain(#[from] DrainError),
+    Steer(#[from] SteerError),
     #[error(transparent)]
     Limits(#[from] LimitsError),
     #[error("no node {id:?}")]
@@ -38,15 +38,14 @@ pub struct Refusal {
 impl AdminError {
     fn status(&self) -> StatusCode {
         match self {
-            Self::Drain(DrainError::Unknown { .. })
+            Self::Steer(SteerError::Unknown { .. })
             | Self::NoNode { .. }
             | Self::NoRequest { .. }
             | Self::NoRoute => StatusCode::NOT_FOUND,
-            Self::Drain(DrainError::Last { .. }) | Self::Limits(LimitsError::Stale { .. }) => {
-                StatusCode::CONFLICT
-            }
+            Self::Steer(SteerError::Last { .. } | SteerError::Refused { .. })
+            | Self::Limits(LimitsError::Stale { .. }) => StatusCode::CONFLICT,
             Self::Stranger => StatusCode::FORBIDDEN,
-            Self::Drain(DrainError::Refused { .. }) => StatusCode::BAD_GATEWAY,
+            Self::Steer(SteerError::Unreached { .. }) => StatusCode::BAD_GATEWAY,
             Self::Limits(LimitsError::Range { .. }) | Self::Body { .. } => StatusCode::BAD_REQUEST,
         }
     }

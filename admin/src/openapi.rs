@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     error::Refusal,
-    views::{Cluster, Drain, LimitsView, Node, PrefixIndex, Queue, Request},
+    views::{Cluster, Drain, LimitsView, Node, PrefixIndex, Queue, Request, Roles},
 };
 
 /// One method of one path.
@@ -45,11 +45,15 @@ pub fn document() -> Value {
 }
 
 fn operations(schemas: &mut SchemaGenerator) -> Vec<Operation> {
-    let operation = |method, path, summary, answer| Operation { method, path, summary, body: None, answer };
-    let drain = Some(json!({ "required": false, "content": json_of(&of::<Drain>(schemas)) }));
-    let limits = Some(json!({ "required": true, "content": json_of(&of::<LimitsView>(schemas)) }));
-    let get = |path, summary, answer| operation("get", path, summary, answer);
-    let mut all = vec![
+    let mut all = looks(schemas);
+    all.extend(changes(schemas));
+    all
+}
+
+/// What only says how things are.
+fn looks(schemas: &mut SchemaGenerator) -> Vec<Operation> {
+    let get = |path, summary, answer| Operation { method: "get", path, summary, body: None, answer };
+    vec![
         get("/admin/v1/cluster", "The cluster in a few numbers", of::<Cluster>(schemas)),
         get("/admin/v1/nodes", "Every node", of::<Vec<Node>>(schemas)),
         get("/admin/v1/nodes/{id}", "One node", of::<Node>(schemas)),
@@ -58,40 +62,52 @@ fn operations(schemas: &mut SchemaGenerator) -> Vec<Operation> {
         get("/admin/v1/limits", "Limits in force", of::<LimitsView>(schemas)),
         get("/admin/v1/prefix-index", "What is known of prefix caches", of::<PrefixIndex>(schemas)),
         get("/openapi.json", "This document", json!({ "type": "object" })),
-    ];
-    all.extend([
+    ]
+}
+
+/// What changes something.
+fn changes(schemas: &mut SchemaGenerator) -> Vec<Operation> {
+    let body = |required, schema| Some(json!({ "required": required, "content": json_of(&schema) }));
+    let drain = body(false, of::<Drain>(schemas));
+    let roles = body(true, of::<Roles>(schemas));
+    let limits = body(true, of::<LimitsView>(schemas));
+    vec![
         Operation {
+            method: "post",
+            path: "/admin/v1/nodes/{id}/drain",
+            summary: "The node takes no new work and finishes what it has, until it is restarted or undrained",
             body: drain,
-            ..operation(
-                "post",
-                "/admin/v1/nodes/{id}/drain",
-                "The node takes no new work and finishes what it has, until it is restarted or undrained",
-                of::<Node>(schemas),
-            )
+            answer: of::<Node>(schemas),
         },
-        operation(
-            "post",
-            "/admin/v1/nodes/{id}/undrain",
-            "The node takes work again",
-            of::<Node>(schemas),
-        ),
-        operation(
-            "delete",
-            "/admin/v1/requests/{id}",
-            "Cancels a request; its reader is told. Answers with what it was",
-            of::<Vec<Request>>(schemas),
-        ),
         Operation {
-            body: limits,
-            ..operation(
-                "put",
-                "/admin/v1/limits",
-                "Changes the limits of this coordinator until it restarts; 409 unless `revision` is the one in force",
-                of::<LimitsView>(schemas),
-            )
+            method: "post",
+            path: "/admin/v1/nodes/{id}/undrain",
+            summary: "The node takes work again",
+            body: None,
+            answer: of::<Node>(schemas),
         },
-    ]);
-    all
+        Operation {
+            method: "put",
+            path: "/admin/v1/nodes/{id}/roles",
+            summary: "The node gets new work of these roles alone and finishes what it has of others, until it is restarted",
+            body: roles,
+            answer: of::<Node>(schemas),
+        },
+        Operation {
+            method: "delete",
+            path: "/admin/v1/requests/{id}",
+            summary: "Cancels a request; its reader is told. Answers with what it was",
+            body: None,
+            answer: of::<Vec<Request>>(schemas),
+        },
+        Operation {
+            method: "put",
+            path: "/admin/v1/limits",
+            summary: "Changes the limits of this coordinator until it restarts; 409 unless `revision` is the one in force",
+            body: limits,
+            answer: of::<LimitsView>(schemas),
+        },
+    ]
 }
 
 fn of<T: JsonSchema>(schemas: &mut SchemaGenerator) -> Value {

@@ -1,6 +1,6 @@
 //! Which path does what.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use axum::{
     Json, Router,
@@ -12,16 +12,16 @@ use axum::{
     },
     middleware::{Next, from_fn},
     response::{IntoResponse, Response},
-    routing::{delete, get, post},
+    routing::{delete, get, post, put},
 };
 use baton_coordinator::Coordinator;
-use baton_protocol::{NodeId, RequestId};
+use baton_protocol::{NodeId, RequestId, Role, node::UnknownRole};
 use serde::de::DeserializeOwned;
 
 use crate::{
     error::AdminError,
     openapi,
-    views::{Cluster, Drain, LimitsView, Node, PrefixIndex, Queue, Request},
+    views::{Cluster, Drain, LimitsView, Node, PrefixIndex, Queue, Request, Roles},
 };
 
 type Answer<T> = Result<Json<T>, AdminError>;
@@ -37,6 +37,7 @@ pub fn router(coordinator: Coordinator) -> Router {
         .route("/admin/v1/nodes/{id}", get(node))
         .route("/admin/v1/nodes/{id}/drain", post(drain))
         .route("/admin/v1/nodes/{id}/undrain", post(undrain))
+        .route("/admin/v1/nodes/{id}/roles", put(set_roles))
         .route("/admin/v1/requests", get(requests))
         .route("/admin/v1/requests/{id}", delete(cancel))
         .route("/admin/v1/queue", get(queue))
@@ -95,6 +96,18 @@ async fn drain(State(coordinator): State<Coordinator>, Path(id): Path<String>, b
 
 async fn undrain(State(coordinator): State<Coordinator>, Path(id): Path<String>) -> Answer<Node> {
     coordinator.undrain(&NodeId(id.clone())).await?;
+    find(&coordinator, id)
+}
+
+async fn set_roles(
+    State(coordinator): State<Coordinator>,
+    Path(id): Path<String>,
+    body: Bytes,
+) -> Answer<Node> {
+    let Roles { roles, force } = read(&body)?;
+    let roles = roles.iter().map(|role| role.parse::<Role>()).collect::<Result<BTreeSet<_>, _>>();
+    let roles = roles.map_err(|unknown: UnknownRole| AdminError::Body { reason: unknown.to_string() })?;
+    coordinator.set_roles(&NodeId(id.clone()), &roles, force).await?;
     find(&coordinator, id)
 }
 

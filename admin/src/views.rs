@@ -68,6 +68,8 @@ pub struct NodeLoad {
     pub running_context_tokens: u64,
     /// Prompt tokens that a step takes now; 0: unknown.
     pub step_prompt_tokens: u64,
+    /// Answers and prompts of a role that it no longer has.
+    pub left_over: u32,
 }
 
 /// Pages by state: the first six sum to the pool.
@@ -209,6 +211,17 @@ pub struct Drain {
     pub force: bool,
 }
 
+/// Which work a node gets.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Roles {
+    /// `prefill`, `decode`, or both.
+    pub roles: Vec<String>,
+    /// Also when it is the last node of its model with a role that it loses.
+    #[serde(default)]
+    pub force: bool,
+}
+
 fn ms(time: Duration) -> f64 {
     time.as_micros() as f64 / 1000.0
 }
@@ -230,7 +243,7 @@ impl From<&ClusterStatus> for Cluster {
 impl From<NodeStatus> for Node {
     fn from(node: NodeStatus) -> Self {
         let Load { running, waiting, waiting_prefill_tokens, running_context_tokens, .. } = node.load;
-        let Load { step_prompt_tokens, steps, pages, .. } = node.load;
+        let Load { step_prompt_tokens, left_over, steps, pages, .. } = node.load;
         Self {
             id: node.id.0,
             roles: node.roles.iter().map(ToString::to_string).collect(),
@@ -248,6 +261,7 @@ impl From<NodeStatus> for Node {
                 waiting_prefill_tokens,
                 running_context_tokens,
                 step_prompt_tokens,
+                left_over,
             },
             pages: pages.into(),
             step_model: StepModel {

@@ -311,7 +311,7 @@ impl Run {
         if unexplained {
             node.suspect();
             if self.progress == Progress::Taken {
-                self.victims.push(node);
+                self.victims.push(Arc::clone(&node));
             }
         }
         if self.victims.len() >= NODES
@@ -322,7 +322,12 @@ impl Run {
             let refusal = self.shared.quarantine.put(&self.request, Instant::now());
             return self.fail(refusal);
         }
-        let may_retry = || unexplained || self.shared.retries.take(Instant::now());
+        // Its roles were changed while the request was on its way: nothing failed, nothing ran.
+        let moved = failure.code == ErrorCode::Moved;
+        if moved {
+            node.check_soon();
+        }
+        let may_retry = || unexplained || moved || self.shared.retries.take(Instant::now());
         if !failure.code.is_retryable() || self.attempts >= self.shared.config.max_attempts || !may_retry() {
             return self.fail(failure);
         }

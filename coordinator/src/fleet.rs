@@ -16,7 +16,7 @@ mod prefixes;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use baton_protocol::{NodeId, NodeInfo, NodeState, Role};
+use baton_protocol::{NodeId, NodeInfo, Role};
 use baton_registry::Members;
 use baton_trust::{ReachError, Trust};
 use parking_lot::Mutex;
@@ -167,10 +167,22 @@ impl Fleet {
         self.changed.subscribe()
     }
 
-    /// A node said on its own whether it takes work.
-    pub(crate) fn heard_state(&self, node: &Node, state: NodeState) {
-        if node.health() != Health::Lost {
-            node.set_health(state.into());
+    /// A node said who it is now.
+    pub(crate) fn heard(&self, node: &Node, info: NodeInfo) {
+        let health = Health::from(info.state);
+        // Where it is, the registry says.
+        let info = NodeInfo { control_addr: node.info().control_addr.clone(), ..info };
+        let Some(before) = node.set_info(info.clone()) else { return };
+        let roles_changed = info.roles != before.roles;
+        if roles_changed {
+            tracing::info!(node = %info.id, roles = ?info.roles, epoch = info.epoch, "node roles");
+            // They must stand in its certificate too: the next check will see.
+            if let Ok(client) = self.dial(&info) {
+                node.set_client(client);
+            }
+        }
+        self.learn(&info);
+        if checks::set(node, health) || roles_changed {
             self.tell();
         }
     }

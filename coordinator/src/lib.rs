@@ -13,7 +13,7 @@
 //! - `fleet`: members from the registry, asked directly whether they are alive
 //! - `node_client`: connections to nodes
 //! - `model_text`: tokenizer and template, fetched from nodes by digest
-//! - `steering`: what a person may see and do: drain, cancel, [`Limits`], the `requests` in flight
+//! - `steering`: what a person may see and do: drain, roles, cancel, [`Limits`], the `requests` in flight
 //! - [`metrics`]: what all of this counts
 
 mod admission;
@@ -57,7 +57,7 @@ pub use limits::{Limits, LimitsError};
 pub use metrics::CoordinatorMetrics;
 pub use requests::{RequestStatus, Stage};
 pub use status::{ClusterStatus, NodeStatus, ServedModel};
-pub use steering::DrainError;
+pub use steering::SteerError;
 pub use wishes::Wishes;
 
 use admission::Admission;
@@ -91,6 +91,8 @@ struct Shared {
     admission: Arc<Admission>,
     limits: RwLock<Limits>,
     requests: Arc<Requests>,
+    /// One node is told something at a time, so that two that are each other's last both stay.
+    steering: tokio::sync::Mutex<()>,
     retries: Retries,
     quarantine: Quarantine,
     texts: Texts,
@@ -117,6 +119,7 @@ impl Coordinator {
             admission: Admission::new(&Limits::of(&config)),
             limits: RwLock::new(Limits::of(&config)),
             requests: Arc::default(),
+            steering: tokio::sync::Mutex::default(),
             retries: Retries::new(Instant::now()),
             quarantine: Quarantine::default(),
             texts: Texts::default(),

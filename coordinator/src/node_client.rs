@@ -6,14 +6,15 @@ use baton_protocol::{
     ErrorCode, Failure, Incarnation, NodeInfo, Role,
     wire::{
         DescribeRequest, DrainRequest, GenerateDown, GenerateUp, LoadReport, LoadRequest, ModelTextRequest,
-        PrefixChanges, PrefixesRequest, decode_client::DecodeClient, node_client::NodeClient as NodeStub,
+        NodeDescription, PrefixChanges, PrefixesRequest, RolesRequest, decode_client::DecodeClient,
+        node_client::NodeClient as NodeStub,
     },
 };
 use baton_trust::{ReachError, Trust};
 use futures::{StreamExt, stream};
 use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Status, Streaming, transport::Channel};
+use tonic::{Code, Response, Status, Streaming, transport::Channel};
 
 /// One HTTP/2 connection to a node, opened on first use and again after a
 /// break; requests share it.
@@ -31,8 +32,8 @@ pub(crate) enum DescribeError {
     Json(#[from] serde_json::Error),
 }
 
-/// How long a node may take to say that it drains.
-const DRAIN_LIMIT: Duration = Duration::from_secs(5);
+/// How long a node may take to do what it is told.
+const TOLD_LIMIT: Duration = Duration::from_secs(5);
 
 /// Longest `ModelText`: tokenizers of today are below 20 MiB.
 const MAX_TEXT_BYTES: usize = 64 << 20;
@@ -64,9 +65,7 @@ impl NodeClient {
 
     /// Who the node is now.
     pub(crate) async fn describe(&self) -> Result<NodeInfo, DescribeError> {
-        let answer = NodeStub::new(self.channel.clone()).describe(DescribeRequest {}).await;
-        let description = answer.map_err(Box::new)?.into_inner();
-        Ok(serde_json::from_str(&description.info_json)?)
+        told(NodeStub::new(self.channel.clone()).describe(DescribeRequest {}).await)
     }
 
     /// Takes no new work, or takes it again; who it is then.
@@ -76,9 +75,20 @@ impl NodeClient {
         drain: bool,
     ) -> Result<NodeInfo, DescribeError> {
         let ask = DrainRequest { incarnation: incarnation.0, drain };
-        let answer = timeout(DRAIN_LIMIT, NodeStub::new(self.channel.clone()).drain(ask)).await;
-        let answer = answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time")));
-        Ok(serde_json::from_str(&answer.map_err(Box::new)?.into_inner().info_json)?)
+        let answer = timeout(TOLD_LIMIT, NodeStub::new(self.channel.clone()).drain(ask)).await;
+        told(answer.map_err(|_| Status::deadline_exceeded("no answer in time")).flatten())
+    }
+
+    /// Takes new work of these roles alone, if those of now are of this epoch; who it is then.
+    pub(crate) async fn set_roles(
+        &self,
+        (incarnation, epoch): (Incarnation, u64),
+        roles: &BTreeSet<Role>,
+    ) -> Result<NodeInfo, DescribeError> {
+        let roles = roles.iter().map(ToString::to_string).collect();
+        let ask = RolesRequest { incarnation: incarnation.0, epoch, roles };
+        let answer = timeout(TOLD_LIMIT, NodeStub::new(self.channel.clone()).set_roles(ask)).await;
+        told(answer.map_err(|_| Status::deadline_exceeded("no answer in time")).flatten())
     }
 
     /// Load reports at an interval.
@@ -108,6 +118,11 @@ impl NodeClient {
         }
         Ok(bytes)
     }
+}
+
+/// Who a node says it is.
+fn told(answer: Result<Response<NodeDescription>, Status>) -> Result<NodeInfo, DescribeError> {
+    Ok(serde_json::from_str(&answer.map_err(Box::new)?.into_inner().info_json)?)
 }
 
 /// A gRPC status in our words. Its message may name addresses: it is logged, not passed on.

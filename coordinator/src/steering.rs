@@ -1,8 +1,9 @@
 //! What a person may do to a running cluster, and see of it.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
-use baton_protocol::{NodeId, RequestId, Role};
+use baton_protocol::{NodeId, NodeInfo, RequestId, Role};
+use tonic::Code;
 
 use crate::{
     Coordinator, Limits, LimitsError, QueueStatus, RequestStatus,
@@ -11,29 +12,39 @@ use crate::{
     prefix::PrefixStats,
 };
 
-/// Why a node was not drained, or does not take work again.
+/// Why a node was not told something, or did not do it.
 #[derive(Debug, thiserror::Error)]
-pub enum DrainError {
+pub enum SteerError {
     /// There is no such node.
     #[error("no node {node}")]
     Unknown {
         /// Who was meant.
         node: NodeId,
     },
-    /// Without it no request could be served.
-    #[error("{node} is the last decode node of {model} that takes work")]
+    /// Requests could not be served without it, or not as they are meant to be.
+    #[error("{node} is the last {role} node of {model} that takes work")]
     Last {
         /// Who was meant.
         node: NodeId,
+        /// What it would do no more.
+        role: Role,
         /// What it serves.
         model: String,
     },
-    /// It refused, or does not answer.
+    /// It refused.
     #[error("node {node} did not do it: {reason}")]
     Refused {
         /// Who was asked.
         node: NodeId,
         /// What it said.
+        reason: String,
+    },
+    /// It does not answer, or not in words that are known.
+    #[error("node {node} was not reached: {reason}")]
+    Unreached {
+        /// Who was asked.
+        node: NodeId,
+        /// What went wrong.
         reason: String,
     },
 }
@@ -45,22 +56,46 @@ impl Coordinator {
     ///
     /// # Errors
     /// When the node is unknown, is the last one, or does not do it.
-    pub async fn drain(&self, node: &NodeId, force: bool) -> Result<(), DrainError> {
+    pub async fn drain(&self, node: &NodeId, force: bool) -> Result<(), SteerError> {
+        let _turn = self.shared.steering.lock().await;
         let node = self.node(node)?;
-        let info = node.info();
-        let takes = self.shared.fleet.ready(&info.model, Role::Decode);
-        let is_last = takes.iter().all(|other| Arc::ptr_eq(other, &node)) && !takes.is_empty();
-        if is_last && !force {
-            return Err(DrainError::Last { node: node.id().clone(), model: info.model.clone() });
+        if !force {
+            self.check_spare(&node, Role::Decode)?;
         }
         self.set_drained(&node, true).await
+    }
+
+    /// Gives a node these roles and takes others away, without a gap: from now
+    /// on it gets new work of these alone, and what it has of others it
+    /// finishes. The last prefill or decode node of a model loses that role
+    /// only by `force`. A restarted node has the roles of its configuration again.
+    ///
+    /// # Errors
+    /// When the node is unknown, is the last one, or does not do it.
+    pub async fn set_roles(
+        &self,
+        node: &NodeId,
+        roles: &BTreeSet<Role>,
+        force: bool,
+    ) -> Result<(), SteerError> {
+        let _turn = self.shared.steering.lock().await;
+        let node = self.node(node)?;
+        let before = node.info();
+        for lost in before.roles.difference(roles).filter(|_| !force) {
+            self.check_spare(&node, *lost)?;
+        }
+        let told = node.client().set_roles((before.incarnation, before.epoch), roles).await;
+        self.heard(&node, told)?;
+        tracing::info!(node = %node.id(), before = ?before.roles, now = ?roles, "roles changed");
+        Ok(())
     }
 
     /// Tells a node to take work again.
     ///
     /// # Errors
     /// When the node is unknown, or does not do it.
-    pub async fn undrain(&self, node: &NodeId) -> Result<(), DrainError> {
+    pub async fn undrain(&self, node: &NodeId) -> Result<(), SteerError> {
+        let _turn = self.shared.steering.lock().await;
         let node = self.node(node)?;
         self.set_drained(&node, false).await
     }
@@ -107,23 +142,44 @@ impl Coordinator {
         self.shared.fleet.prefixes().stats()
     }
 
-    fn node(&self, id: &NodeId) -> Result<Arc<Node>, DrainError> {
+    fn node(&self, id: &NodeId) -> Result<Arc<Node>, SteerError> {
         let nodes = self.shared.fleet.nodes();
         let found = nodes.into_iter().find(|node| node.id() == id && node.health() != Health::Lost);
-        found.ok_or_else(|| DrainError::Unknown { node: id.clone() })
+        found.ok_or_else(|| SteerError::Unknown { node: id.clone() })
     }
 
-    async fn set_drained(&self, node: &Arc<Node>, drain: bool) -> Result<(), DrainError> {
+    /// Whether others take this work when the node does not.
+    fn check_spare(&self, node: &Arc<Node>, role: Role) -> Result<(), SteerError> {
+        let model = node.info().model.clone();
+        let takes = self.shared.fleet.ready(&model, role);
+        let is_last = takes.iter().all(|other| Arc::ptr_eq(other, node)) && !takes.is_empty();
+        if is_last { Err(SteerError::Last { node: node.id().clone(), role, model }) } else { Ok(()) }
+    }
+
+    async fn set_drained(&self, node: &Arc<Node>, drain: bool) -> Result<(), SteerError> {
         let told = node.client().drain(node.info().incarnation, drain).await;
-        let info = told.map_err(|error| {
-            let reason = match error {
-                DescribeError::Status(status) => status.message().to_owned(),
-                DescribeError::Json(_) => "its answer cannot be read".to_owned(),
-            };
-            DrainError::Refused { node: node.id().clone(), reason }
-        })?;
+        self.heard(node, told)?;
         tracing::info!(node = %node.id(), drain, "told by an operator");
-        self.shared.fleet.heard_state(node, info.state);
+        Ok(())
+    }
+
+    /// Takes in who a node is after it was told something.
+    fn heard(&self, node: &Arc<Node>, told: Result<NodeInfo, DescribeError>) -> Result<(), SteerError> {
+        let id = node.id().clone();
+        let info = told.map_err(|error| match error {
+            DescribeError::Status(status) if status.code() == Code::FailedPrecondition => {
+                SteerError::Refused { node: id, reason: status.message().to_owned() }
+            }
+            DescribeError::Status(status) => {
+                SteerError::Unreached { node: id, reason: status.message().to_owned() }
+            }
+            DescribeError::Json(_) => {
+                SteerError::Unreached { node: id, reason: "its answer cannot be read".to_owned() }
+            }
+        })?;
+        if node.health() != Health::Lost {
+            self.shared.fleet.heard(node, info);
+        }
         Ok(())
     }
 }

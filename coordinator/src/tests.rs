@@ -5,6 +5,7 @@ mod fake;
 mod losing;
 mod predicting;
 mod prefixes;
+mod roles;
 mod routing;
 mod serving;
 

@@ -19,14 +19,12 @@ mod open;
 mod room;
 mod service;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
-};
+use std::sync::Arc;
 
 use baton_engine::EngineHandle;
 use baton_kv_transfer::Sessions;
-use baton_protocol::wire::decode_server::DecodeServer;
+use baton_protocol::{Intake, wire::decode_server::DecodeServer};
+use parking_lot::Mutex;
 use tokio_util::task::TaskTracker;
 
 pub use config::DecodeConfig;
@@ -45,7 +43,7 @@ struct Node {
     sessions: Arc<Sessions>,
     config: DecodeConfig,
     metrics: DecodeMetrics,
-    draining: AtomicBool,
+    intake: Mutex<Intake>,
     /// Counts the open attempts, which run inside their streams.
     attempts: TaskTracker,
 }
@@ -60,7 +58,7 @@ impl DecodeNode {
             sessions,
             config,
             metrics: DecodeMetrics::default(),
-            draining: AtomicBool::new(false),
+            intake: Mutex::default(),
             attempts: TaskTracker::new(),
         };
         Self { node: Arc::new(node) }
@@ -71,28 +69,31 @@ impl DecodeNode {
         DecodeServer::new(DecodeService::new(Arc::clone(&self.node)))
     }
 
-    /// Refuses new attempts from now on. Can be called again.
-    pub fn close(&self) {
-        self.node.draining.store(true, Ordering::SeqCst);
-        self.node.attempts.close();
+    /// Takes new attempts from now on, or refuses them.
+    pub fn set_intake(&self, intake: Intake) {
+        *self.node.intake.lock() = intake;
+        if intake == Intake::Closed {
+            self.node.attempts.close();
+        } else {
+            self.node.attempts.reopen();
+        }
     }
 
     /// Refuses new attempts from now on and waits until the open ones have
     /// ended or were dropped by their callers. Can be called again.
     pub async fn drain(&self) {
-        self.close();
+        self.set_intake(Intake::Closed);
         self.node.attempts.wait().await;
     }
 
-    /// Takes attempts again.
-    pub fn reopen(&self) {
-        self.node.attempts.reopen();
-        self.node.draining.store(false, Ordering::SeqCst);
+    /// Whether it takes new attempts.
+    pub fn intake(&self) -> Intake {
+        *self.node.intake.lock()
     }
 
-    /// Whether new attempts are refused.
-    pub fn is_draining(&self) -> bool {
-        self.node.draining.load(Ordering::SeqCst)
+    /// Attempts that it has.
+    pub fn attempts(&self) -> usize {
+        self.node.attempts.len()
     }
 
     /// Metrics, to be registered once.

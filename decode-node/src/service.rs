@@ -3,7 +3,7 @@
 
 use std::{
     pin::{Pin, pin},
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     time::Duration,
 };
 
@@ -87,8 +87,9 @@ where
     S: Stream<Item = Result<GenerateUp, Status>> + Unpin,
 {
     let open = opening(&mut says).await?;
-    if node.draining.load(Ordering::SeqCst) {
-        return Err(Failure::new(ErrorCode::Unavailable, "the node is draining"));
+    let refusal = node.intake.lock().refusal();
+    if let Some(refusal) = refusal {
+        return Err(refusal);
     }
     let opened = Opened::check(open, node.page_tokens())?;
     Attempt::new(node, opened, says, events).run().await

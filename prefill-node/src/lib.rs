@@ -10,16 +10,14 @@ mod passage;
 mod returns;
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use baton_engine::{EngineHandle, Goal, SequenceSpec, StartFrom, SubmitError};
 use baton_kv_transfer::{BusyReason, PrefillGuard, PrefillJob, Prefiller, Progress, Queue, Returned};
-use baton_protocol::Request;
+use baton_protocol::{Intake, Request};
+use parking_lot::Mutex;
 use serde::Deserialize;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
@@ -42,7 +40,7 @@ pub struct PrefillConfig {
 pub struct PrefillNode {
     engine: EngineHandle,
     room: Arc<Semaphore>,
-    draining: AtomicBool,
+    intake: Mutex<Intake>,
     /// None: KV is neither handed back nor taken.
     returns: Option<Returns>,
     passages: TaskTracker,
@@ -68,36 +66,41 @@ impl PrefillNode {
         Arc::new(Self {
             engine,
             room: Arc::new(Semaphore::new(config.max_handoffs.clamp(1, Semaphore::MAX_PERMITS))),
-            draining: AtomicBool::new(false),
+            intake: Mutex::default(),
             returns,
             passages: TaskTracker::new(),
             metrics: PrefillMetrics::default(),
         })
     }
 
-    /// Refuses new prompts from now on, and gives up what it fetches. Can be called again.
-    pub fn close(&self) {
-        self.draining.store(true, Ordering::SeqCst);
-        self.returns.iter().for_each(Returns::stop);
-        self.passages.close();
+    /// Takes new prompts from now on, or refuses them. What it fetches is given up unless it takes them.
+    pub fn set_intake(&self, intake: Intake) {
+        *self.intake.lock() = intake;
+        if intake != Intake::Open {
+            self.returns.iter().for_each(Returns::stop);
+        }
+        if intake == Intake::Closed {
+            self.passages.close();
+        } else {
+            self.passages.reopen();
+        }
     }
 
     /// Refuses new prompts from now on and waits until the admitted ones have
     /// ended or were given up by their sessions. Can be called again.
     pub async fn drain(&self) {
-        self.close();
+        self.set_intake(Intake::Closed);
         self.passages.wait().await;
     }
 
-    /// Takes prompts again.
-    pub fn reopen(&self) {
-        self.passages.reopen();
-        self.draining.store(false, Ordering::SeqCst);
+    /// Whether it takes new prompts.
+    pub fn intake(&self) -> Intake {
+        *self.intake.lock()
     }
 
-    /// Whether new prompts are refused.
-    pub fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::SeqCst)
+    /// Prompts that it has.
+    pub fn prompts(&self) -> usize {
+        self.passages.len()
     }
 
     /// Metrics, to be registered once.
@@ -113,8 +116,11 @@ impl PrefillNode {
 
 impl Prefiller for PrefillNode {
     fn start(&self, job: PrefillJob, progress: mpsc::Sender<Progress>) -> Result<PrefillGuard, BusyReason> {
-        if self.is_draining() {
-            return Err(self.busy("draining", "the node is draining"));
+        let intake = self.intake();
+        // A cache can be asked whatever the roles.
+        if let Some(refusal) = intake.refusal().filter(|_| !job.from_cache || intake == Intake::Closed) {
+            let label = if intake == Intake::Moved { "moved" } else { "draining" };
+            return Err(self.busy(label, &refusal.message));
         }
         if job.from_cache {
             let Some(returns) = &self.returns else {
@@ -151,7 +157,7 @@ impl Prefiller for PrefillNode {
     }
 
     fn returned(&self, kv: Returned) {
-        if let Some(returns) = self.returns.as_ref().filter(|_| !self.is_draining()) {
+        if let Some(returns) = self.returns.as_ref().filter(|_| self.intake() == Intake::Open) {
             returns.fetch(kv, &self.metrics);
         }
     }

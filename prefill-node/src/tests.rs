@@ -146,7 +146,7 @@ async fn dropping_the_guard_cancels_and_drain_waits_for_that() {
     }
     until_idle(engine.pool()).await;
     assert!(all(progress).await.iter().all(|progress| !matches!(progress, Progress::Done)));
-    node.reopen();
+    node.set_intake(Intake::Open);
     let (sender, progress) = mpsc::channel(64);
     let _guard = node.start(job(5, &[0]), sender).unwrap();
     assert!(matches!(all(progress).await.last(), Some(Progress::Done)));
@@ -178,4 +178,20 @@ async fn what_can_never_run_fails_and_everything_is_counted() {
         assert!(text.contains(line), "{line} is not in\n{text}");
     }
     until_idle(engine.pool()).await;
+}
+
+#[tokio::test]
+async fn a_prompt_of_before_goes_on_when_the_role_is_gone() {
+    let (_worker, engine, node) = room(5_000, &PrefillConfig::default());
+    let (sender, mut progress) = mpsc::channel(64);
+    let guard = node.start(job(40, &[0]), sender).unwrap();
+    let Some(Progress::Started { source, .. }) = progress.recv().await else { panic!("not started") };
+    node.set_intake(Intake::Moved);
+    let refused = node.start(job(5, &[0]), mpsc::channel(64).0).err().unwrap();
+    assert_eq!((refused.reason.as_str(), node.prompts()), ("the node has another role", 1));
+    assert!(matches!(all(progress).await.last(), Some(Progress::Done)));
+    drop((guard, source));
+    until_idle(engine.pool()).await;
+    // What it computed stays in the cache for its next role.
+    assert!(engine.pool().counts().cached > 0);
 }

@@ -32,7 +32,7 @@ pub use ids::{HandoffId, Incarnation, NodeId, RequestId, SessionId};
 pub use kv::{
     DeviceSpan, HeadShare, HeadsError, KvDtype, KvShape, KvSink, KvSource, KvSpan, PageCounts, PageState,
 };
-pub use node::{NodeInfo, NodeState, Role};
+pub use node::{Intake, NodeInfo, NodeState, Role};
 pub use prefix::PrefixChanges;
 pub use request::{Budgets, Grammar, GrammarKind, LogitBias, Request, Sampling, Stop};
 pub use step_model::{StepCost, StepModel};

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Incarnation, KvShape, NodeId};
+use crate::{ErrorCode, Failure, Incarnation, KvShape, NodeId};
 
 /// What a node admits. Every node can do both kinds of work; a role is an admission policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -26,6 +26,18 @@ pub enum NodeState {
     Ready,
     /// Finishes what it has.
     Draining,
+}
+
+/// Whether a node takes new work of one kind. What it has it finishes in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Intake {
+    /// Takes it.
+    #[default]
+    Open,
+    /// It is another role's.
+    Moved,
+    /// Takes no work at all.
+    Closed,
 }
 
 /// A node's entry in the registry.
@@ -89,6 +101,17 @@ impl FromStr for Role {
 #[derive(Debug, thiserror::Error)]
 #[error("unknown role {0:?}, expected coordinator, prefill or decode")]
 pub struct UnknownRole(pub String);
+
+impl Intake {
+    /// Why new work is not taken, if it is not.
+    pub fn refusal(self) -> Option<Failure> {
+        match self {
+            Self::Open => None,
+            Self::Moved => Some(Failure::new(ErrorCode::Moved, "the node has another role")),
+            Self::Closed => Some(Failure::new(ErrorCode::Unavailable, "the node is draining")),
+        }
+    }
+}
 
 impl NodeInfo {
     /// Whether KV of one node can be used by the other.

@@ -4,13 +4,19 @@
 //! A node serves this once a process. The engine stays out of sight: all but
 //! the text comes through closures, so that this crate needs no engine.
 
-use std::{collections::BTreeMap, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use baton_protocol::{
-    NodeInfo, PrefixChanges,
+    NodeInfo, PrefixChanges, Role,
+    node::UnknownRole,
     wire::{
         self, DescribeRequest, DrainRequest, LoadReport, LoadRequest, ModelTextChunk, ModelTextRequest,
-        NodeDescription, PrefixesRequest,
+        NodeDescription, PrefixesRequest, RolesRequest,
         node_server::{Node, NodeServer},
     },
 };
@@ -40,6 +46,34 @@ pub type Prefixes = Arc<dyn Fn(Option<u64>) -> PrefixChanges + Send + Sync>;
 /// Takes no new work from now on, or takes it again. False when the node cannot: it is leaving.
 pub type Drain = Arc<dyn Fn(bool) -> bool + Send + Sync>;
 
+/// Takes new work of these roles alone from now on, unless the epoch is not that of its roles.
+pub type SetRoles = Arc<dyn Fn(u64, BTreeSet<Role>) -> Result<(), RolesError> + Send + Sync>;
+
+/// Why a node keeps its roles.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RolesError {
+    /// It ends soon.
+    #[error("the node is leaving")]
+    Leaving,
+    /// Somebody else changed them meanwhile.
+    #[error("the node's roles are of epoch {now}, not {based_on}")]
+    Stale {
+        /// The epoch that the change was made for.
+        based_on: u64,
+        /// That of its roles.
+        now: u64,
+    },
+    /// None, or one that is no work of such a node.
+    #[error("a node can be prefill, decode, or both")]
+    NoWork,
+    /// No peer would believe it.
+    #[error("the node's certificate is not for role {role}")]
+    Uncertified {
+        /// Which role.
+        role: Role,
+    },
+}
+
 /// What a node says and does when asked.
 #[derive(Clone)]
 pub struct Words {
@@ -51,6 +85,8 @@ pub struct Words {
     pub prefixes: Prefixes,
     /// Whether it takes work.
     pub drain: Drain,
+    /// Which work it takes.
+    pub set_roles: SetRoles,
 }
 
 /// Serves [`Node`].
@@ -126,6 +162,16 @@ impl Node for NodeService {
         if !(self.words.drain)(drain) {
             return Err(Status::failed_precondition("the node is leaving"));
         }
+        self.description()
+    }
+
+    async fn set_roles(&self, request: Request<RolesRequest>) -> Result<Response<NodeDescription>, Status> {
+        let RolesRequest { incarnation, epoch, roles } = request.into_inner();
+        self.check(incarnation)?;
+        let roles = roles.iter().map(|role| role.parse::<Role>()).collect::<Result<BTreeSet<_>, _>>();
+        let roles = roles.map_err(|unknown: UnknownRole| Status::invalid_argument(unknown.to_string()))?;
+        (self.words.set_roles)(epoch, roles)
+            .map_err(|error| Status::failed_precondition(error.to_string()))?;
         self.description()
     }
 

@@ -84,6 +84,9 @@ fn a_process_starts_with_certificates_that_peers_will_take() {
     assert!(trust.is_certified() && trust.gate() == Gate::Certificates);
     assert!(!format!("{trust:?}").contains("key"));
     load(&both, CLUSTER, &[Role::Decode, Role::Prefill]).unwrap();
+    let allowed = |trust: &Trust| Role::ALL.map(|role| trust.allows(role));
+    assert_eq!(allowed(&trust), [false, true, true]);
+    assert_eq!(allowed(&Trust::none()), [true; 3]);
 
     for (cluster, role) in [(CLUSTER, Role::Coordinator), ("other", Role::Decode)] {
         let error = load(&both, cluster, &[role]).unwrap_err();

@@ -82,6 +82,14 @@ impl Trust {
         self.0.is_some()
     }
 
+    /// Whether peers would let a node of this process have `role`: whoever has no certificates
+    /// is asked for none.
+    pub fn allows(&self, role: Role) -> bool {
+        let Some(certified) = &self.0 else { return true };
+        let own = certified.loaded.chain.first();
+        own.is_some_and(|certificate| roles::of(certificate, &certified.cluster).contains(&role))
+    }
+
     /// What may be listened on and dialled with them.
     pub fn gate(&self) -> Gate {
         if self.is_certified() { Gate::Certificates } else { Gate::NoCertificates }

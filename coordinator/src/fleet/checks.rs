@@ -2,7 +2,6 @@
 
 use std::{convert::Infallible, error::Error, sync::Arc};
 
-use baton_protocol::NodeInfo;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::{Fleet, Health, Node, prefixes};
@@ -30,20 +29,7 @@ async fn check(fleet: &Fleet, node: &Node) {
         match timeout(interval, node.client().describe()).await {
             Ok(Ok(info)) if info.incarnation == node.info().incarnation => {
                 missed = 0;
-                let health = Health::from(info.state);
-                let before = node.info();
-                let roles_changed = info.roles != before.roles;
-                // Where it is, the registry says.
-                let info = NodeInfo { control_addr: before.control_addr.clone(), ..info };
-                // New roles must stand in its certificate too: the next check will see.
-                if roles_changed && let Ok(client) = fleet.dial(&info) {
-                    node.set_client(client);
-                }
-                fleet.learn(&info);
-                node.set_info(info);
-                if set(node, health) || roles_changed {
-                    fleet.tell();
-                }
+                fleet.heard(node, info);
             }
             // Slow to answer, as on a machine with too much to do, but not silent.
             Err(_) if node.heard() != heard => missed = 0,
@@ -75,7 +61,7 @@ async fn check(fleet: &Fleet, node: &Node) {
 }
 
 /// Whether that was a change, which is logged.
-fn set(node: &Node, health: Health) -> bool {
+pub(super) fn set(node: &Node, health: Health) -> bool {
     let before = node.set_health(health);
     if before != health {
         tracing::info!(node = %node.id(), before = before.as_str(), now = health.as_str(), "node health");

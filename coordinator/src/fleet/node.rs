@@ -43,6 +43,8 @@ pub struct Load {
     pub step_prompt_tokens: u64,
     /// How long its steps take.
     pub steps: StepModel,
+    /// Sequences of a role that it no longer has.
+    pub left_over: u32,
     /// Pages of its pool by state.
     pub pages: PageCounts,
 }
@@ -199,6 +201,11 @@ impl Node {
             }
             ready
         });
+        self.check_soon();
+    }
+
+    /// It is asked soon who it is.
+    pub(crate) fn check_soon(&self) {
         self.ask.notify_one();
     }
 
@@ -224,7 +231,7 @@ impl Node {
     /// Whether the registry lists it; a change asks the node itself.
     pub(super) fn set_announced(&self, announced: bool) {
         self.announced.store(announced, Ordering::Relaxed);
-        self.ask.notify_one();
+        self.check_soon();
     }
 
     /// Another incarnation has its name: whatever runs here is lost.
@@ -249,8 +256,11 @@ impl Node {
         *self.client.lock() = client;
     }
 
-    pub(super) fn set_info(&self, info: NodeInfo) {
-        *self.info.lock() = Arc::new(info);
+    /// Takes its own description, and gives the one before. None when it was
+    /// said before its roles were changed, and came late.
+    pub(super) fn set_info(&self, info: NodeInfo) -> Option<Arc<NodeInfo>> {
+        let mut known = self.info.lock();
+        (info.epoch >= known.epoch).then(|| std::mem::replace(&mut *known, Arc::new(info)))
     }
 
     /// Sets its health and returns the one before.
@@ -267,6 +277,7 @@ impl Node {
             running_context_tokens: report.running_context_tokens,
             step_prompt_tokens: report.step_prompt_tokens,
             steps: report.step_model(),
+            left_over: report.left_over_sequences,
             pages: report.pages.unwrap_or_default().into(),
         };
         *self.kv_paths.lock() = report.kv_paths.into();

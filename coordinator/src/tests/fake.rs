@@ -5,16 +5,16 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
 use baton_protocol::{
-    Event, NodeInfo, NodeState,
+    Event, NodeInfo, NodeState, Role,
     wire::{
         DescribeRequest, DrainRequest, GenerateDown, GenerateUp, LoadReport, LoadRequest, ModelTextChunk,
-        ModelTextRequest, NodeDescription, Open, PrefixChanges, PrefixesRequest,
+        ModelTextRequest, NodeDescription, Open, PrefixChanges, PrefixesRequest, RolesRequest,
         decode_server::{Decode, DecodeServer},
         generate_up::Message,
         node_server::{Node, NodeServer},
@@ -66,6 +66,8 @@ struct State {
     cut: Notify,
     /// Whether Describe hangs, as in a stopped process.
     silent: AtomicBool,
+    /// How often it was asked who it is.
+    described: AtomicUsize,
     go: watch::Sender<bool>,
     /// What it says of its load, first and again and again once told to.
     load: Mutex<LoadReport>,
@@ -101,6 +103,7 @@ impl FakeNode {
             asked_after: Mutex::default(),
             cut: Notify::new(),
             silent: AtomicBool::new(false),
+            described: AtomicUsize::new(0),
             go: watch::Sender::new(false),
             load: Mutex::new(LoadReport { running_sequences: 3, ..LoadReport::default() }),
             reports: watch::Sender::new(false),
@@ -150,6 +153,10 @@ impl FakeNode {
 
     pub(super) fn set_silent(&self, silent: bool) {
         self.state.silent.store(silent, Ordering::SeqCst);
+    }
+
+    pub(super) fn described(&self) -> usize {
+        self.state.described.load(Ordering::SeqCst)
     }
 
     /// Says so of its load from now on.
@@ -236,6 +243,7 @@ impl Node for Service {
         if self.0.is_silent() {
             future::pending::<()>().await;
         }
+        self.0.described.fetch_add(1, Ordering::SeqCst);
         let info_json = serde_json::to_string(&*self.0.info.lock()).unwrap();
         Ok(Response::new(NodeDescription { info_json }))
     }
@@ -243,6 +251,19 @@ impl Node for Service {
     async fn drain(&self, request: Request<DrainRequest>) -> Result<Response<NodeDescription>, Status> {
         let state = if request.into_inner().drain { NodeState::Draining } else { NodeState::Ready };
         self.0.info.lock().state = state;
+        self.describe(Request::new(DescribeRequest {})).await
+    }
+
+    async fn set_roles(&self, request: Request<RolesRequest>) -> Result<Response<NodeDescription>, Status> {
+        let RolesRequest { epoch, roles, .. } = request.into_inner();
+        {
+            let mut info = self.0.info.lock();
+            if info.epoch != epoch {
+                return Err(Status::failed_precondition("another epoch"));
+            }
+            info.roles = roles.iter().map(|role| role.parse::<Role>().unwrap()).collect();
+            info.epoch += 1;
+        }
         self.describe(Request::new(DescribeRequest {})).await
     }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use baton_engine::backend::mock::MockConfig;
-use baton_protocol::{ErrorCode, wire::ChoiceJournal};
+use baton_protocol::{ErrorCode, Intake, wire::ChoiceJournal};
 use futures::future::join_all;
 use prometheus_client::{encoding::text::encode, registry::Registry};
 
@@ -65,7 +65,7 @@ async fn when_all_prefill_nodes_are_busy_the_decode_node_prefills_or_says_so() {
         cluster.settles().await;
         // Once they take work again, they get it.
         for prefill in &cluster.prefills {
-            prefill.node.reopen();
+            prefill.node.set_intake(Intake::Open);
         }
         let split = answer(&cluster.decode, open(&request, cluster.candidates())).await;
         assert_eq!(split.bill().prefill_node.as_ref(), Some(&cluster.prefills[0].id));
@@ -159,7 +159,7 @@ async fn a_draining_node_ends_what_it_has_and_takes_no_more() {
     let mut call = Call::open(&cluster.decode, open(&request, cluster.candidates())).await;
     call.until(|answer| !answer.choices[0].tokens.is_empty()).await;
     let late = async {
-        while !cluster.decode.node.is_draining() {
+        while cluster.decode.node.intake() == Intake::Open {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         answer(&cluster.decode, open(&request, cluster.candidates())).await
@@ -168,7 +168,22 @@ async fn a_draining_node_ends_what_it_has_and_takes_no_more() {
     assert_eq!(old.choices, cluster.local(&request).await.choices);
     assert_eq!(late.failure.unwrap().code, ErrorCode::Unavailable);
     cluster.settles().await;
-    cluster.decode.node.reopen();
+    cluster.decode.node.set_intake(Intake::Open);
     let again = answer(&cluster.decode, open(&request, cluster.candidates())).await;
     assert_eq!(again.choices, old.choices);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_of_before_goes_on_when_the_role_is_gone() {
+    let mock = MockConfig { decode_us_per_sequence: 2_000, ..MockConfig::default() };
+    let cluster = Sandbox::start(Settings { mock, ..Settings::default() }).await;
+    let request = request(prompt(46, 50), 46, 1, 20);
+    let mut call = Call::open(&cluster.decode, open(&request, cluster.candidates())).await;
+    call.until(|answer| !answer.choices[0].tokens.is_empty()).await;
+    cluster.decode.node.set_intake(Intake::Moved);
+    assert_eq!(cluster.decode.node.attempts(), 1);
+    let late = answer(&cluster.decode, open(&request, cluster.candidates())).await;
+    assert_eq!(late.failure.unwrap().code, ErrorCode::Moved);
+    assert_eq!(call.finish().await.choices, cluster.local(&request).await.choices);
+    cluster.settles().await;
 }

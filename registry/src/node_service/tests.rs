@@ -1,11 +1,12 @@
 use std::{
     collections::BTreeSet,
-    sync::atomic::{AtomicBool, AtomicU32, Ordering},
+    sync::atomic::{AtomicU32, Ordering},
 };
 
 use baton_protocol::{
     BlockHash, Incarnation, KvDtype, KvShape, NodeId, NodeState, Role, wire::node_client::NodeClient,
 };
+use parking_lot::Mutex;
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Code, transport::Server};
@@ -44,23 +45,33 @@ async fn served(text: Bytes) -> (NodeClient<tonic::transport::Channel>, Cancella
         ..LoadReport::default()
     };
     let shutdown = CancellationToken::new();
-    let draining = Arc::new(AtomicBool::new(false));
+    let standing = Arc::new(Mutex::new(info()));
     let describe = {
-        let draining = Arc::clone(&draining);
-        move || {
-            let is_draining = draining.load(Ordering::SeqCst);
-            NodeInfo { state: if is_draining { NodeState::Draining } else { NodeState::Ready }, ..info() }
+        let standing = Arc::clone(&standing);
+        move || standing.lock().clone()
+    };
+    let drain = {
+        let standing = Arc::clone(&standing);
+        move |drain| {
+            standing.lock().state = if drain { NodeState::Draining } else { NodeState::Ready };
+            true
         }
     };
-    let drain = move |drain| {
-        draining.store(drain, Ordering::SeqCst);
-        true
+    let set_roles = move |based_on, roles| {
+        let mut standing = standing.lock();
+        let now = standing.epoch;
+        if now != based_on {
+            return Err(RolesError::Stale { based_on, now });
+        }
+        *standing = NodeInfo { roles, epoch: now + 1, ..standing.clone() };
+        Ok(())
     };
     let words = Words {
         describe: Arc::new(describe),
         load: Arc::new(load),
         prefixes: Arc::new(prefixes),
         drain: Arc::new(drain),
+        set_roles: Arc::new(set_roles),
     };
     let node = NodeService::new(
         words,
@@ -166,4 +177,19 @@ async fn a_node_drains_and_takes_work_again_if_it_is_the_one_that_is_meant() {
     }
     let other = client.drain(DrainRequest { incarnation: 8, drain: true }).await.unwrap_err();
     assert_eq!(other.code(), Code::FailedPrecondition);
+}
+
+#[tokio::test]
+async fn roles_are_changed_from_the_epoch_that_is_known() {
+    let (mut client, _shutdown, _server) = served(Bytes::new()).await;
+    let ask = |epoch, role: &str| RolesRequest { incarnation: 7, epoch, roles: vec![role.to_owned()] };
+    let description = client.set_roles(ask(3, "prefill")).await.unwrap().into_inner();
+    let now = serde_json::from_str::<NodeInfo>(&description.info_json).unwrap();
+    assert_eq!((now.roles, now.epoch), (BTreeSet::from([Role::Prefill]), 4));
+    let stale = client.set_roles(ask(3, "decode")).await.unwrap_err();
+    assert_eq!(stale.code(), Code::FailedPrecondition);
+    assert!(stale.message().contains("of epoch 4, not 3"), "{stale}");
+    let other = client.set_roles(RolesRequest { incarnation: 8, ..ask(4, "decode") }).await.unwrap_err();
+    assert_eq!(other.code(), Code::FailedPrecondition);
+    assert_eq!(client.set_roles(ask(4, "router")).await.unwrap_err().code(), Code::InvalidArgument);
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, net::SocketAddr};
 
 use baton_protocol::wire::{
     DescribeRequest, DrainRequest, LoadReport, LoadRequest, ModelTextChunk, ModelTextRequest,
-    NodeDescription, PrefixChanges, PrefixesRequest,
+    NodeDescription, PrefixChanges, PrefixesRequest, RolesRequest,
     node_client::NodeClient,
     node_server::{Node, NodeServer},
 };
@@ -35,6 +35,10 @@ impl Node for Described {
     }
 
     async fn drain(&self, _: Request<DrainRequest>) -> Result<Response<NodeDescription>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn set_roles(&self, _: Request<RolesRequest>) -> Result<Response<NodeDescription>, Status> {
         Err(Status::unimplemented(""))
     }
 

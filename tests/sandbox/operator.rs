@@ -1,0 +1,41 @@
+//! What an operator does, through the command line.
+
+use std::process::Command;
+
+use serde_json::Value;
+
+use super::{Cluster, PATIENCE, eventually};
+
+/// The admin API through the command line.
+pub struct Operator {
+    url: String,
+}
+
+impl Operator {
+    /// Of the cluster's coordinator.
+    pub fn of(cluster: &Cluster) -> Self {
+        let line = cluster.nodes["coordinator"].wait_for("admin at ", PATIENCE);
+        Self { url: line.split("admin at ").nth(1).unwrap().trim().to_owned() }
+    }
+
+    /// What comes of a command, or why it was refused.
+    pub async fn does(&self, words: &[&str]) -> Result<Value, String> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_baton"));
+        command.args(["admin", "--json", "--url", &self.url]).args(words);
+        let done = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+        if done.status.success() {
+            return Ok(serde_json::from_slice(&done.stdout).unwrap());
+        }
+        Err(String::from_utf8_lossy(&done.stderr).into_owned())
+    }
+
+    /// The requests in flight, once they are as wanted.
+    pub async fn sees(&self, what: &str, is_so: impl Fn(&[Value]) -> bool) -> Vec<Value> {
+        eventually(what, || async {
+            let requests = self.does(&["requests"]).await.unwrap();
+            let requests = requests.as_array().unwrap().clone();
+            is_so(&requests).then_some(requests)
+        })
+        .await
+    }
+}
