@@ -1,7 +1,7 @@
 //! `baton admin`: the admin API for people.
 
 use anyhow::{Context, Result, bail, ensure};
-use baton_admin::views::{LimitsView, Node, PrefixIndex, Queue, Request};
+use baton_admin::views::{Advice, LimitsView, Node, PrefixIndex, Queue, Request};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -34,6 +34,7 @@ async fn ask(url: &str, what: &AdminKind) -> Result<Value> {
         AdminKind::Requests => get("requests").await,
         AdminKind::Queue => get("queue").await,
         AdminKind::PrefixIndex => get("prefix-index").await,
+        AdminKind::Advice => get("advice").await,
         AdminKind::Drain { id, force } => {
             call(url, Method::POST, format!("nodes/{id}/drain"), json!({ "force": force })).await
         }
@@ -98,6 +99,7 @@ fn lines(what: &AdminKind, answer: Value) -> Result<Vec<String>> {
         AdminKind::Queue => queue(&serde_json::from_value(answer)?),
         AdminKind::Limits { .. } => limits(&serde_json::from_value(answer)?),
         AdminKind::PrefixIndex => prefix_index(&serde_json::from_value(answer)?),
+        AdminKind::Advice => advice(&serde_json::from_value::<Vec<Advice>>(answer)?),
     })
 }
 
@@ -213,6 +215,36 @@ fn prefix_index(index: &PrefixIndex) -> Vec<String> {
     let head = format!("{} pages, {} sets of nodes", index.pages, index.sets);
     let nodes = index.by_node.iter().map(|(node, pages)| format!("  {node}: {pages}"));
     std::iter::once(head).chain(nodes).collect()
+}
+
+fn advice(advice: &[Advice]) -> Vec<String> {
+    if advice.is_empty() {
+        return vec!["none: the balancer is off, or too few requests were answered yet".to_owned()];
+    }
+    let of = |advice: &Advice| {
+        let gains =
+            advice.gains.as_ref().map_or(String::new(), |role| format!("; {role} should gain a node"));
+        [
+            format!(
+                "{}: {:.1} requests/s of {:.0} prompt tokens ({:.0} computed) and {:.0} answer tokens",
+                advice.model,
+                advice.requests_per_second,
+                advice.prompt_tokens,
+                advice.computed_tokens,
+                advice.answer_tokens
+            ),
+            format!(
+                "  {} prefill + {} decode nodes: {:.0} % of first tokens and {:.0} % of next ones in time, {:.0} % busy{gains}",
+                advice.prefill,
+                advice.decode,
+                1e2 * advice.ttft_attained,
+                1e2 * advice.itl_attained,
+                1e2 * advice.pressure
+            ),
+            format!("  wanted: {} prefill, {} decode", advice.wanted_prefill, advice.wanted_decode),
+        ]
+    };
+    advice.iter().flat_map(of).collect()
 }
 
 #[cfg(test)]

@@ -173,6 +173,8 @@ pub enum AdminKind {
     },
     /// What is known of prefix caches.
     PrefixIndex,
+    /// What the balancer foretells, and how many nodes of each role are wanted.
+    Advice,
 }
 
 /// `baton doctor`.

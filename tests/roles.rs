@@ -112,6 +112,11 @@ impl Change<'_> {
     }
 }
 
+/// The coordinator's.
+async fn metrics(cluster: &Cluster) -> String {
+    cluster.http.get(format!("{}/metrics", cluster.url)).send().await.unwrap().text().await.unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn roles_change_under_load_and_no_answer_notices() {
     let cluster = Cluster::start(&Plan { settings: SETTINGS.to_owned(), prefill: 2, decode: 2 }).await;
@@ -132,12 +137,58 @@ async fn roles_change_under_load_and_no_answer_notices() {
             change.refused(&["role", "decode-1", "coordinator"]).await.contains("prefill, decode, or both")
         );
         assert!(change.refused(&["role", "decode-9", "prefill"]).await.contains("no node decode-9"));
+        // The balancer advises, and by default does no more.
+        let advice = eventually("advice", || async {
+            let advice = change.operator.does(&["advice"]).await.unwrap();
+            let advice = advice.get(0)?.clone();
+            ((&advice["prefill"], &advice["decode"]) == (&json!(1), &json!(3))).then_some(advice)
+        });
+        let advice = advice.await;
+        assert!(advice["wanted_prefill"].as_u64() >= Some(1) && advice["wanted_decode"].as_u64() >= Some(1));
         stop.store(true, Ordering::SeqCst);
     };
     tokio::join!(calling, changing);
     // Nothing was begun again: what ran on a node went on there.
-    let metrics =
-        cluster.http.get(format!("{}/metrics", cluster.url)).send().await.unwrap().text().await.unwrap();
+    let metrics = metrics(&cluster).await;
     assert!(metrics.contains("baton_resumed_requests_total 0"), "{metrics}");
+    cluster.wait_until_idle(Duration::from_secs(30)).await;
+}
+
+/// Prompts take a prefill node 0.1 s each, which is more than one can do in time.
+const BALANCED: &str = r#"
+[coordinator]
+balancer = "on"
+balancing = { interval_ms = 200, looks = 3, cool_down_ms = 2000 }
+budgets = { ttft_ms = 300 }
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_balancer_gives_prompts_another_node() {
+    let settings = SETTINGS.replace("prefill_us_per_token = 100", "prefill_us_per_token = 1000") + BALANCED;
+    let cluster = Cluster::start(&Plan { settings, prefill: 1, decode: 3 }).await;
+    let operator = Operator::of(&cluster);
+    let (stop, answered) = (AtomicBool::new(false), AtomicU64::new(0));
+    let calling = join_all((0..CALLERS).map(|caller| call(&cluster, caller, (&stop, &answered))));
+    let watching = async {
+        eventually("a second prefill node", || async {
+            let nodes = operator.does(&["nodes"]).await.unwrap();
+            let moved = nodes.as_array().unwrap().iter().filter(|node| node["epoch"].as_u64() > Some(0));
+            let roles: Vec<_> = moved.map(|node| node["roles"].clone()).collect();
+            roles.contains(&json!(["prefill"])).then_some(())
+        })
+        .await;
+        let before = answered.load(Ordering::SeqCst);
+        eventually("more answers", || async {
+            (answered.load(Ordering::SeqCst) > before + CALLERS).then_some(())
+        })
+        .await;
+        // How many changes there were by now is a matter of how fast the machine is.
+        let changes = "baton_balancer_changes_total{role=\"prefill\"} ";
+        for line in [changes, "baton_wanted_nodes{model=\"mock\",role=\"decode\"} "] {
+            eventually(line, || async { metrics(&cluster).await.contains(line).then_some(()) }).await;
+        }
+        stop.store(true, Ordering::SeqCst);
+    };
+    tokio::join!(calling, watching);
     cluster.wait_until_idle(Duration::from_secs(30)).await;
 }

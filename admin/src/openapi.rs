@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     error::Refusal,
-    views::{Cluster, Drain, LimitsView, Node, PrefixIndex, Queue, Request, Roles},
+    views::{Advice, Cluster, Drain, LimitsView, Node, PrefixIndex, Queue, Request, Roles},
 };
 
 /// One method of one path.
@@ -61,6 +61,11 @@ fn looks(schemas: &mut SchemaGenerator) -> Vec<Operation> {
         get("/admin/v1/queue", "Who runs and who waits", of::<Queue>(schemas)),
         get("/admin/v1/limits", "Limits in force", of::<LimitsView>(schemas)),
         get("/admin/v1/prefix-index", "What is known of prefix caches", of::<PrefixIndex>(schemas)),
+        get(
+            "/admin/v1/advice",
+            "What the balancer foretells and how many nodes of each role are wanted, by model; nothing while it is off or knows too little",
+            of::<Vec<Advice>>(schemas),
+        ),
         get("/openapi.json", "This document", json!({ "type": "object" })),
     ]
 }

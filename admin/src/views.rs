@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use baton_coordinator::{
-    BudgetConfig, ClusterStatus, Limits, Load, NodeStatus, QueueStatus, RequestStatus, Stage,
+    BudgetConfig, ClusterStatus, Limits, Load, NodeStatus, QueueStatus, RequestStatus, Stage, balancer,
 };
 use baton_protocol::{NodeId, PageCounts, StepCost, wire};
 use schemars::JsonSchema;
@@ -203,6 +203,37 @@ pub struct PrefixIndex {
     pub by_node: BTreeMap<String, u64>,
 }
 
+/// What the balancer foretells of a model, and advises.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Advice {
+    /// Which model.
+    pub model: String,
+    /// Requests a second, refused ones included.
+    pub requests_per_second: f64,
+    /// Tokens of a prompt.
+    pub prompt_tokens: f64,
+    /// Those of them that prefill nodes compute.
+    pub computed_tokens: f64,
+    /// Tokens of the answers to a request.
+    pub answer_tokens: f64,
+    /// Nodes that run prompts now.
+    pub prefill: usize,
+    /// Nodes that generate tokens now.
+    pub decode: usize,
+    /// Share of requests whose first token is foretold to come in time with these nodes.
+    pub ttft_attained: f64,
+    /// Share of requests whose tokens are foretold to follow each other in time.
+    pub itl_attained: f64,
+    /// Work over what the busier role can do; beyond 1 requests pile up.
+    pub pressure: f64,
+    /// Nodes that would keep the budgets: for autoscalers.
+    pub wanted_prefill: usize,
+    /// The same for decode.
+    pub wanted_decode: usize,
+    /// The role that a node of the other one should get; null: neither.
+    pub gains: Option<String>,
+}
+
 /// How a node is drained.
 #[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -322,6 +353,27 @@ impl From<RequestStatus> for Request {
             attempts: request.attempts,
             decode: request.decode.map(name),
             prefill: request.prefill.map(name),
+        }
+    }
+}
+
+impl From<(String, balancer::Advice)> for Advice {
+    fn from((model, advice): (String, balancer::Advice)) -> Self {
+        let balancer::Advice { demand, now, outlook, wanted, gains } = advice;
+        Self {
+            model,
+            requests_per_second: demand.requests,
+            prompt_tokens: demand.prompt,
+            computed_tokens: demand.computed,
+            answer_tokens: demand.answers,
+            prefill: now.prefill,
+            decode: now.decode,
+            ttft_attained: outlook.ttft,
+            itl_attained: outlook.itl,
+            pressure: outlook.pressure,
+            wanted_prefill: wanted.prefill,
+            wanted_decode: wanted.decode,
+            gains: gains.map(|role| role.to_string()),
         }
     }
 }

@@ -41,6 +41,34 @@ pub struct CoordinatorConfig {
     pub max_indexed_pages_of_node: u64,
     /// What readers should wait at most.
     pub budgets: BudgetConfig,
+    /// What is done about nodes whose roles do not fit what is asked for.
+    pub balancer: BalancerMode,
+    /// How patiently.
+    pub balancing: BalancingConfig,
+}
+
+/// What the balancer does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BalancerMode {
+    /// Nothing.
+    Off,
+    /// Says which roles would be better.
+    Advise,
+    /// Gives nodes these roles.
+    On,
+}
+
+/// When the balancer makes a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BalancingConfig {
+    /// Between two looks.
+    pub interval_ms: u64,
+    /// Looks in a row that must find the same.
+    pub looks: u32,
+    /// Between two changes for one model.
+    pub cool_down_ms: u64,
 }
 
 /// Budgets of requests that bring none.
@@ -87,6 +115,8 @@ impl Default for CoordinatorConfig {
             max_indexed_pages: 10_000_000,
             max_indexed_pages_of_node: 1_000_000,
             budgets: BudgetConfig::default(),
+            balancer: BalancerMode::Advise,
+            balancing: BalancingConfig::default(),
         }
     }
 }
@@ -94,6 +124,22 @@ impl Default for CoordinatorConfig {
 impl Default for BudgetConfig {
     fn default() -> Self {
         Self { ttft_ms: 1_000, itl_ms: 50, kept_by_nodes: false }
+    }
+}
+
+impl Default for BalancingConfig {
+    fn default() -> Self {
+        Self { interval_ms: 5_000, looks: 6, cool_down_ms: 60_000 }
+    }
+}
+
+impl BalancingConfig {
+    pub(crate) fn interval(&self) -> Duration {
+        Duration::from_millis(self.interval_ms.max(1))
+    }
+
+    pub(crate) fn cool_down(&self) -> Duration {
+        Duration::from_millis(self.cool_down_ms)
     }
 }
 

@@ -15,6 +15,7 @@ use crate::{
     Answer, Shared, Wishes,
     admission::{Permit, overloaded},
     attempt::{Attempt, Loss},
+    balancer::Ended,
     fleet::Node,
     journal::{Journal, News},
     metrics::Meter,
@@ -85,6 +86,9 @@ pub(crate) async fn dispatch(
     let mut meter = Meter::start(shared.metrics.clone(), request.choices);
     let usual = shared.limits.read().budgets;
     let budgets = wishes.budgets(&usual);
+    if shared.fleet.knows(&request.model) {
+        shared.demands.arrived(&request.model, &budgets, Instant::now());
+    }
     let tracked = shared.requests.enter(&request, (wishes.priority, budgets), deadline);
     let cancelled = tracked.cancelled();
     let claim = Claim {
@@ -294,6 +298,8 @@ impl Run {
         if self.journal.is_finished() {
             if let Some(bill) = &mut self.bill {
                 bill.queue += self.meter.waited();
+                let (prompt_tokens, answer_tokens) = (self.request.tokens.len(), self.journal.tokens());
+                self.shared.demands.ended(&self.request.model, Ended { prompt_tokens, answer_tokens, bill });
             }
             self.meter.finished(self.bill.as_ref());
             self.ready.extend(self.bill.take().map(Event::Bill));

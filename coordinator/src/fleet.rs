@@ -109,6 +109,11 @@ impl Fleet {
         self.models.lock().values().cloned().collect()
     }
 
+    /// Whether a model was ever announced.
+    pub(crate) fn knows(&self, model: &str) -> bool {
+        self.models.lock().contains_key(model)
+    }
+
     /// A model ever announced.
     pub(crate) fn model(&self, name: &str) -> Option<ServedModel> {
         self.models.lock().get(name).cloned()

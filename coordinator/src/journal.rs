@@ -88,6 +88,11 @@ impl Journal {
         self.choices.iter().all(|choice| choice.tokens.is_empty() && !choice.finished)
     }
 
+    /// Tokens of all choices.
+    pub(crate) fn tokens(&self) -> usize {
+        self.choices.iter().map(|choice| choice.tokens.len()).sum()
+    }
+
     /// For the next attempt, one entry a choice, in order.
     pub(crate) fn to_wire(&self) -> Vec<ChoiceJournal> {
         let wire =

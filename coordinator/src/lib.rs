@@ -14,11 +14,13 @@
 //! - `node_client`: connections to nodes
 //! - `model_text`: tokenizer and template, fetched from nodes by digest
 //! - `steering`: what a person may see and do: drain, roles, cancel, [`Limits`], the `requests` in flight
+//! - [`balancer`]: which roles nodes should have, and when that is worth a change
 //! - [`metrics`]: what all of this counts
 
 mod admission;
 mod answer;
 mod attempt;
+pub mod balancer;
 mod config;
 mod dispatch;
 mod fleet;
@@ -41,7 +43,10 @@ mod wishes;
 #[cfg(test)]
 mod tests;
 
-use std::sync::{Arc, atomic::AtomicU64};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::AtomicU64},
+};
 
 use baton_protocol::{Failure, Request};
 use baton_registry::Registry;
@@ -51,7 +56,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use admission::QueueStatus;
 pub use answer::Answer;
-pub use config::{BudgetConfig, CoordinatorConfig, PolicyName};
+pub use config::{BalancerMode, BalancingConfig, BudgetConfig, CoordinatorConfig, PolicyName};
 pub use fleet::{Health, Load};
 pub use limits::{Limits, LimitsError};
 pub use metrics::CoordinatorMetrics;
@@ -61,6 +66,7 @@ pub use steering::SteerError;
 pub use wishes::Wishes;
 
 use admission::Admission;
+use balancer::{Advice, Advised, Demands};
 use fleet::Fleet;
 use model_text::Texts;
 use parking_lot::RwLock;
@@ -91,8 +97,10 @@ struct Shared {
     admission: Arc<Admission>,
     limits: RwLock<Limits>,
     requests: Arc<Requests>,
-    /// One node is told something at a time, so that two that are each other's last both stay.
+    /// This coordinator tells one node something at a time, so that two that are each other's last do not both go.
     steering: tokio::sync::Mutex<()>,
+    demands: Demands,
+    advised: Advised,
     retries: Retries,
     quarantine: Quarantine,
     texts: Texts,
@@ -120,6 +128,8 @@ impl Coordinator {
             limits: RwLock::new(Limits::of(&config)),
             requests: Arc::default(),
             steering: tokio::sync::Mutex::default(),
+            demands: Demands::default(),
+            advised: Advised::default(),
             retries: Retries::new(Instant::now()),
             quarantine: Quarantine::default(),
             texts: Texts::default(),
@@ -128,7 +138,9 @@ impl Coordinator {
             fleet,
             metrics,
         };
-        (Self { shared: Arc::new(shared) }, tasks)
+        let coordinator = Self { shared: Arc::new(shared) };
+        tasks.tasks.spawn(balancer::run(coordinator.clone(), tasks.stop.clone()));
+        (coordinator, tasks)
     }
 
     /// Admits the request, finds nodes for it and waits until one of them has
@@ -157,6 +169,11 @@ impl Coordinator {
     /// The nodes as this coordinator sees them.
     pub fn status(&self) -> ClusterStatus {
         status::of(&self.shared.fleet, self.shared.registry.health())
+    }
+
+    /// What the balancer advises, by model. Nothing while it is off, or knows too little.
+    pub fn advice(&self) -> BTreeMap<String, Advice> {
+        self.shared.advised.lock().clone()
     }
 
     /// Metrics, to be registered once.

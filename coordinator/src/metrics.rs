@@ -14,7 +14,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::{Health, policy::Prediction, prefix::PrefixStats};
+use crate::{Health, balancer::BalancerMetrics, policy::Prediction, prefix::PrefixStats};
 
 /// Handles to the coordinator's metrics; clones count into the same ones.
 #[derive(Clone, Debug)]
@@ -35,6 +35,7 @@ pub struct CoordinatorMetrics {
     prefix_gaps: Counter,
     ttft_ratio: Histogram,
     itl_ratio: Histogram,
+    balancer: BalancerMetrics,
 }
 
 /// Measured over predicted: dense around 1, since 0.8 to 1.25 is what is hoped for.
@@ -97,6 +98,7 @@ impl Default for CoordinatorMetrics {
             prefix_gaps: Counter::default(),
             ttft_ratio: Histogram::new(RATIOS),
             itl_ratio: Histogram::new(RATIOS),
+            balancer: BalancerMetrics::default(),
         }
     }
 }
@@ -157,6 +159,11 @@ impl CoordinatorMetrics {
             "Measured mean time between an answer's tokens over the predicted one",
             m.itl_ratio,
         );
+        m.balancer.register(registry);
+    }
+
+    pub(crate) fn balancer(&self) -> &BalancerMetrics {
+        &self.balancer
     }
 
     pub(crate) fn set_nodes(&self, healths: impl Iterator<Item = Health>) {

@@ -1,0 +1,174 @@
+//! What each model is asked for of late. Pure: the clock is passed in.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use baton_protocol::{Bill, Budgets};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::outlook::Demand;
+
+/// By model. Only models that nodes have served are entered, so that there are few.
+#[derive(Debug, Default)]
+pub(crate) struct Demands(Mutex<BTreeMap<String, Record>>);
+
+#[derive(Debug)]
+struct Record {
+    since: Instant,
+    at: Instant,
+    /// Requests that came, each counting less the longer ago.
+    arrived: f64,
+    ttft: Mean,
+    itl: Mean,
+    prompt: Mean,
+    computed: Mean,
+    answers: Mean,
+}
+
+/// A mean of what came last.
+#[derive(Clone, Copy, Debug, Default)]
+struct Mean {
+    count: u32,
+    value: f64,
+}
+
+/// What a request was when it had ended.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ended<'a> {
+    pub(crate) prompt_tokens: usize,
+    /// Of all its answers.
+    pub(crate) answer_tokens: usize,
+    pub(crate) bill: &'a Bill,
+}
+
+/// A request counts for a third after so long.
+const MEMORY: Duration = Duration::from_secs(30);
+/// Means are of about so many of the last requests.
+const MOST: u32 = 200;
+/// From so many on they are believed.
+const ENOUGH: u32 = 10;
+
+// === impl Demands ===
+
+impl Demands {
+    /// A request came, whatever becomes of it.
+    pub(crate) fn arrived(&self, model: &str, budgets: &Budgets, now: Instant) {
+        let mut records = self.0.lock();
+        let record = match records.get_mut(model) {
+            Some(record) => record,
+            None => records.entry(model.to_owned()).or_insert_with(|| Record::new(now)),
+        };
+        record.fade(now);
+        record.arrived += 1.0;
+        record.ttft.take(budgets.ttft.as_secs_f64());
+        record.itl.take(budgets.itl.as_secs_f64());
+    }
+
+    /// A request was answered.
+    pub(crate) fn ended(&self, model: &str, ended: Ended<'_>) {
+        let Ended { prompt_tokens, answer_tokens, bill } = ended;
+        let mut records = self.0.lock();
+        let Some(record) = records.get_mut(model) else { return };
+        let computed = match bill.prefill_node {
+            Some(_) => prompt_tokens.saturating_sub(bill.cached_tokens as usize),
+            None => 0,
+        };
+        record.prompt.take(prompt_tokens as f64);
+        record.computed.take(computed as f64);
+        record.answers.take(answer_tokens as f64);
+    }
+
+    /// What a model is asked for now; none until enough of its requests were answered.
+    pub(crate) fn of(&self, model: &str, now: Instant) -> Option<Demand> {
+        let mut records = self.0.lock();
+        let record = records.get_mut(model)?;
+        record.fade(now);
+        let memory = MEMORY.as_secs_f64();
+        let known =
+            memory * (1.0 - (-now.saturating_duration_since(record.since).as_secs_f64() / memory).exp());
+        let budget = |mean: Mean| Duration::try_from_secs_f64(mean.value).unwrap_or(Duration::MAX);
+        (record.prompt.count >= ENOUGH && known > 0.0).then(|| Demand {
+            requests: record.arrived / known,
+            prompt: record.prompt.value,
+            computed: record.computed.value,
+            answers: record.answers.value,
+            budgets: Budgets { ttft: budget(record.ttft), itl: budget(record.itl) },
+        })
+    }
+}
+
+// === impl Record ===
+
+impl Record {
+    fn new(now: Instant) -> Self {
+        let mean = Mean::default();
+        Self {
+            since: now,
+            at: now,
+            arrived: 0.0,
+            ttft: mean,
+            itl: mean,
+            prompt: mean,
+            computed: mean,
+            answers: mean,
+        }
+    }
+
+    fn fade(&mut self, now: Instant) {
+        let passed = now.saturating_duration_since(self.at);
+        self.at = self.at.max(now);
+        self.arrived *= (-passed.as_secs_f64() / MEMORY.as_secs_f64()).exp();
+    }
+}
+
+// === impl Mean ===
+
+impl Mean {
+    fn take(&mut self, value: f64) {
+        self.count = (self.count + 1).min(MOST);
+        self.value += (value - self.value) / f64::from(self.count);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use baton_protocol::NodeId;
+
+    use super::*;
+
+    const BUDGETS: Budgets = Budgets { ttft: Duration::from_millis(500), itl: Duration::from_millis(50) };
+
+    #[test]
+    fn arrivals_are_a_rate_and_fade() {
+        let (demands, start) = (Demands::default(), Instant::now());
+        let bill = Bill { prefill_node: Some(NodeId::from("p")), cached_tokens: 60, ..Bill::default() };
+        let ended = Ended { prompt_tokens: 100, answer_tokens: 7, bill: &bill };
+        demands.ended("m", ended);
+        for at in 0..200 {
+            let now = start + Duration::from_millis(100 * at);
+            demands.arrived("m", &BUDGETS, now);
+            assert_eq!(demands.of("m", now).is_some(), at >= u64::from(ENOUGH));
+            demands.ended("m", ended);
+        }
+        let now = start + Duration::from_secs(20);
+        let demand = demands.of("m", now).unwrap();
+        assert!((9.0..11.0).contains(&demand.requests), "{demand:?}");
+        assert_eq!((demand.prompt, demand.computed, demand.answers), (100.0, 40.0, 7.0));
+        assert!(demand.budgets.itl.abs_diff(BUDGETS.itl) < Duration::from_micros(1), "{demand:?}");
+        let later = demands.of("m", now + 10 * MEMORY).unwrap();
+        assert!(later.requests < 0.01 && later.prompt == 100.0, "{later:?}");
+        assert!(demands.of("other", now).is_none());
+    }
+
+    #[test]
+    fn a_prompt_that_ran_where_it_is_decoded_is_no_work_of_prefill_nodes() {
+        let (demands, now) = (Demands::default(), Instant::now());
+        demands.arrived("m", &BUDGETS, now);
+        let bill = Bill::default();
+        (0..ENOUGH).for_each(|_| {
+            demands.ended("m", Ended { prompt_tokens: 100, answer_tokens: 7, bill: &bill });
+        });
+        let demand = demands.of("m", now + Duration::from_secs(1)).unwrap();
+        assert_eq!((demand.prompt, demand.computed), (100.0, 0.0));
+    }
+}
