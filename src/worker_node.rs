@@ -178,6 +178,7 @@ fn words((engine, sessions): (&EngineHandle, &Arc<Sessions>), work: &Arc<Work>) 
                 decode_cost: steps.decode.map(Into::into),
                 running_context_tokens: load.running_context_tokens as u64,
                 step_prompt_tokens: load.step_prompt_tokens as u64,
+                attempts_begun: work.decode.begun(),
                 left_over_sequences: u32::try_from(work.left_over()).unwrap_or(u32::MAX),
             }
         }

@@ -5,6 +5,7 @@ mod arrows;
 mod certs;
 mod chaos;
 mod configs;
+mod coordinators;
 mod counts;
 mod golden;
 mod hub;

@@ -93,8 +93,7 @@ impl Cluster {
             cluster.start_node(&node);
         }
         cluster.start_node("coordinator");
-        let line = cluster.nodes["coordinator"].wait_for("ready at ", PATIENCE);
-        cluster.url = line.split("ready at ").nth(1).unwrap().trim().to_owned();
+        cluster.url = cluster.url_of("coordinator");
         cluster.wait_for_members(plan.prefill + plan.decode).await;
         cluster
     }
@@ -128,6 +127,12 @@ impl Cluster {
         let process = Process::start(node, env!("CARGO_BIN_EXE_baton"), &args);
         process.wait_for(&format!("node {node} "), PATIENCE);
         self.nodes.insert(node.to_owned(), process);
+    }
+
+    /// Where a coordinator serves the API.
+    pub fn url_of(&self, node: &str) -> String {
+        let line = self.nodes[node].wait_for("ready at ", PATIENCE);
+        line.split("ready at ").nth(1).unwrap().trim().to_owned()
     }
 
     /// Sends SIGKILL to a node and forgets it.
@@ -176,7 +181,7 @@ impl Cluster {
     /// Waits until every living worker holds nothing but cache; sums must hold in every look.
     pub async fn wait_until_idle(&self, within: Duration) {
         let deadline = tokio::time::Instant::now() + within;
-        for node in self.nodes.keys().filter(|node| *node != "coordinator") {
+        for node in self.nodes.keys().filter(|node| !node.starts_with("coordinator")) {
             loop {
                 let counts = self.pages(node).await;
                 if let Some(counts) = counts {

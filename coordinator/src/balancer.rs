@@ -3,12 +3,14 @@
 //! - [`Demand`], [`Machine`], [`Split`], [`Outlook`]: what share of requests so many nodes keep within budgets
 //! - [`Advice`]: what one node of the other role would change; and when it is time for that
 //! - `demand`: what each model is asked for of late
+//! - `share`: what of the nodes' work comes from other coordinators
 //! - `metrics`: the advice, for autoscalers
 
 mod advice;
 mod demand;
 mod metrics;
 mod outlook;
+mod share;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -17,10 +19,13 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use self::advice::Patience;
 pub use self::{
     advice::Advice,
     outlook::{Demand, Machine, Outlook, Split},
+};
+use self::{
+    advice::Patience,
+    share::{Attempts, Share},
 };
 pub(crate) use self::{
     demand::{Demands, Ended},
@@ -31,27 +36,47 @@ use crate::{BalancerMode, Coordinator, Shared, fleet::Node};
 /// What is advised, by model.
 pub(crate) type Advised = Mutex<BTreeMap<String, Advice>>;
 
-/// Looks at every model again and again until `stop`.
+/// What is remembered of a model between looks.
+#[derive(Default)]
+struct Watched {
+    patience: Patience,
+    share: Share,
+}
+
+/// Looks at every model again and again until `stop`. Of several coordinators
+/// each advises, and one makes changes.
 pub(crate) async fn run(coordinator: Coordinator, stop: CancellationToken) {
     let config = &coordinator.shared.config;
     if config.balancer == BalancerMode::Off {
         return;
     }
-    let mut patience: BTreeMap<String, Patience> = BTreeMap::new();
+    let office = match config.balancer {
+        BalancerMode::On => Some(coordinator.shared.registry.stand()),
+        BalancerMode::Off | BalancerMode::Advise => None,
+    };
+    let mut changes = false;
+    let mut watched: BTreeMap<String, Watched> = BTreeMap::new();
     let mut looks = interval(config.balancing.interval());
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while stop.run_until_cancelled(looks.tick()).await.is_some() {
+        let before = std::mem::replace(&mut changes, office.as_ref().is_some_and(|held| *held.borrow()));
+        coordinator.shared.metrics.balancer().office(changes);
         for model in coordinator.models() {
-            let patience = patience.entry(model.name.clone()).or_default();
-            look(&coordinator, &model.name, patience).await;
+            let watched = watched.entry(model.name.clone()).or_default();
+            if changes && !before {
+                // Who did this before may have made a change just now.
+                watched.patience.rest(config.balancing.cool_down(), Instant::now());
+            }
+            look(&coordinator, &model.name, watched, changes).await;
         }
     }
 }
 
-/// Advises on one model, and does it when it is time.
-async fn look(coordinator: &Coordinator, model: &str, patience: &mut Patience) {
+/// Advises on one model, and does it when it is time, if that is ours to do.
+async fn look(coordinator: &Coordinator, model: &str, watched: &mut Watched, changes: bool) {
     let (shared, now) = (&coordinator.shared, Instant::now());
-    let advice = advise(shared, model, now);
+    let times = watched.share.times(attempts(shared, model));
+    let advice = advise(shared, model, (times, now));
     if let Some(advice) = &advice {
         shared.metrics.balancer().advised(model, advice);
         shared.advised.lock().insert(model.to_owned(), *advice);
@@ -59,10 +84,10 @@ async fn look(coordinator: &Coordinator, model: &str, patience: &mut Patience) {
         shared.metrics.balancer().withdrawn(model);
     }
     let balancing = &shared.config.balancing;
-    let due = patience.hear(advice.and_then(|advice| advice.gains), balancing.looks, now);
-    let Some(role) = due.filter(|_| shared.config.balancer == BalancerMode::On) else { return };
+    let due = watched.patience.hear(advice.and_then(|advice| advice.gains), balancing.looks, now);
+    let Some(role) = due.filter(|_| changes) else { return };
     let Some(node) = donor(shared, model, role) else { return };
-    patience.rest(balancing.cool_down(), now);
+    watched.patience.rest(balancing.cool_down(), now);
     match coordinator.set_roles(&node, &[role].into(), false).await {
         Ok(()) => {
             tracing::info!(%node, model, %role, advice = ?advice, "role changed by the balancer");
@@ -73,12 +98,25 @@ async fn look(coordinator: &Coordinator, model: &str, patience: &mut Patience) {
 }
 
 /// None while there is no node of a role, or too little is known.
-fn advise(shared: &Shared, model: &str, now: Instant) -> Option<Advice> {
+fn advise(shared: &Shared, model: &str, (times, now): (f64, Instant)) -> Option<Advice> {
     let demand = shared.demands.of(model, now)?;
+    let demand = Demand { requests: demand.requests * times, ..demand };
     let [prefill, decode] = [Role::Prefill, Role::Decode].map(|role| shared.fleet.ready(model, role));
     let machine = machine(&prefill, &decode)?;
     let split = Split { prefill: prefill.len(), decode: decode.len() };
     Some(Advice::of(demand, &machine, split))
+}
+
+/// Of every node of the model.
+fn attempts(shared: &Shared, model: &str) -> Vec<(NodeId, Attempts)> {
+    let nodes = shared.fleet.nodes().into_iter().filter(|node| node.info().model == model);
+    // Without a report yet, all that it ever began would count as new.
+    let nodes = nodes.filter(|node| node.load().pages.total > 0);
+    let attempts = |node: Arc<Node>| {
+        let (begun, sent) = (node.load().attempts_begun, node.sent_attempts());
+        (node.id().clone(), Attempts { begun, sent })
+    };
+    nodes.map(attempts).collect()
 }
 
 /// The mean of a model's nodes, each in its role; none while that is not known of any.

@@ -19,7 +19,10 @@ mod open;
 mod room;
 mod service;
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use baton_engine::EngineHandle;
 use baton_kv_transfer::Sessions;
@@ -46,6 +49,8 @@ struct Node {
     intake: Mutex<Intake>,
     /// Counts the open attempts, which run inside their streams.
     attempts: TaskTracker,
+    /// Those ever opened.
+    begun: AtomicU64,
 }
 
 // === impl DecodeNode ===
@@ -60,6 +65,7 @@ impl DecodeNode {
             metrics: DecodeMetrics::default(),
             intake: Mutex::default(),
             attempts: TaskTracker::new(),
+            begun: AtomicU64::new(0),
         };
         Self { node: Arc::new(node) }
     }
@@ -89,6 +95,11 @@ impl DecodeNode {
     /// Whether it takes new attempts.
     pub fn intake(&self) -> Intake {
         *self.node.intake.lock()
+    }
+
+    /// Attempts that it ever had.
+    pub fn begun(&self) -> u64 {
+        self.node.begun.load(Ordering::Relaxed)
     }
 
     /// Attempts that it has.

@@ -3,7 +3,7 @@
 
 use std::{
     pin::{Pin, pin},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -57,6 +57,7 @@ where
 {
     stream! {
         let _open = node.attempts.token();
+        node.begun.fetch_add(1, Ordering::Relaxed);
         let mut running = node.metrics.begin();
         let (sender, mut receiver) = mpsc::channel(EVENTS);
         let mut run = pin!(attempt(node, says, sender));

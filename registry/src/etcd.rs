@@ -2,6 +2,7 @@
 //!
 //! - `lease`: keeps this process's entries under one lease
 //! - `follow`: lists and watches everyone's entries
+//! - `office`: what one process does alone
 //! - `view`: what is known from lists and events, without I/O
 //!
 //! Both loops run on an OS thread of their own, so that a starved runtime
@@ -9,6 +10,7 @@
 
 mod follow;
 mod lease;
+mod office;
 mod view;
 
 #[cfg(test)]
@@ -102,12 +104,14 @@ pub enum RegistryError {
     Thread(#[source] io::Error),
 }
 
-/// A registry in etcd: keys `/{cluster}/v1/nodes/{id}`, values `NodeInfo` as JSON.
+/// A registry in etcd: keys `/{cluster}/v1/nodes/{id}`, values `NodeInfo` as JSON, and `/{cluster}/v1/office`.
 #[derive(Debug)]
 pub struct EtcdRegistry {
     wanted: Arc<watch::Sender<Members>>,
     published: watch::Receiver<Members>,
     members: watch::Receiver<Members>,
+    standing: watch::Sender<bool>,
+    office: watch::Receiver<bool>,
     counters: Arc<Counters>,
     stop: CancellationToken,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -120,6 +124,8 @@ struct Store {
     tls: Option<TlsOptions>,
     /// `/{cluster}/v1/nodes/`
     prefix: String,
+    /// `/{cluster}/v1/office`
+    office: String,
     counters: Arc<Counters>,
     stop: CancellationToken,
 }
@@ -232,13 +238,19 @@ impl EtcdRegistry {
         }
         let (counters, stop) = (Arc::new(Counters::default()), CancellationToken::new());
         let prefix = format!("/{cluster}/v1/nodes/");
-        let store = Store { config, tls, prefix, counters: Arc::clone(&counters), stop: stop.clone() };
+        let office = format!("/{cluster}/v1/office");
+        let store =
+            Store { config, tls, prefix, office, counters: Arc::clone(&counters), stop: stop.clone() };
 
         let wanted = Arc::new(watch::Sender::new(Members::new()));
         let (publish, published) = watch::channel(Members::new());
         let (tell, members) = watch::channel(Members::new());
-        let mut registry = Self { wanted, published, members, counters, stop, threads: Mutex::default() };
-        let lease = lease::Lease::new(store.clone(), registry.wanted.subscribe(), publish);
+        let (standing, stands) = watch::channel(false);
+        let (held, office) = watch::channel(false);
+        let threads = Mutex::default();
+        let mut registry = Self { wanted, published, members, standing, office, counters, stop, threads };
+        let office = office::Office { wanted: stands, held };
+        let lease = lease::Lease::new(store.clone(), (registry.wanted.subscribe(), publish), office);
         registry.spawn("registry-lease", move |runtime| runtime.block_on(lease.run()))?;
         let follow = follow::Follow::new(store, tell);
         registry.spawn("registry-watch", move |runtime| runtime.block_on(follow.run()))?;
@@ -291,6 +303,11 @@ impl Registry for EtcdRegistry {
 
     fn watch(&self) -> watch::Receiver<Members> {
         self.members.clone()
+    }
+
+    fn stand(&self) -> watch::Receiver<bool> {
+        self.standing.send_replace(true);
+        self.office.clone()
     }
 
     fn health(&self) -> RegistryHealth {

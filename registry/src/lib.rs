@@ -41,6 +41,10 @@ pub trait Registry: Send + Sync + 'static {
     /// registry's store is away.
     fn watch(&self) -> watch::Receiver<Members>;
 
+    /// Stands for what one process of the cluster does alone. True while it
+    /// is this one; while the store is away, nobody is.
+    fn stand(&self) -> watch::Receiver<bool>;
+
     /// How the registry itself is.
     fn health(&self) -> RegistryHealth;
 }

@@ -35,6 +35,10 @@ impl Registry for MemoryRegistry {
         self.members.subscribe()
     }
 
+    fn stand(&self) -> watch::Receiver<bool> {
+        watch::channel(true).1
+    }
+
     fn health(&self) -> RegistryHealth {
         RegistryHealth { connected: true, ..RegistryHealth::default() }
     }

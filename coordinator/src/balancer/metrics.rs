@@ -34,6 +34,7 @@ pub(crate) struct BalancerMetrics {
     wanted: Family<RoleOf, Gauge>,
     attained: Family<BudgetOf, Gauge<f64, AtomicU64>>,
     changes: Family<Gained, Counter>,
+    office: Gauge,
 }
 
 // === impl BalancerMetrics ===
@@ -45,6 +46,11 @@ impl BalancerMetrics {
             "predicted_attainment_ratio",
             "Share of requests that the nodes of now are foretold to keep within a budget",
             self.attained,
+        );
+        registry.register(
+            "balancer_office",
+            "Whether this coordinator is the one that changes roles",
+            self.office,
         );
         registry.register("balancer_changes", "Roles that the balancer has changed", self.changes);
     }
@@ -67,6 +73,11 @@ impl BalancerMetrics {
         for budget in ["ttft", "itl"] {
             self.attained.remove(&BudgetOf { model: model.to_owned(), budget });
         }
+    }
+
+    /// Whether this is the coordinator that makes changes.
+    pub(crate) fn office(&self, held: bool) {
+        self.office.set(held.into());
     }
 
     /// A node gained this role.

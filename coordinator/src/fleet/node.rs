@@ -45,6 +45,8 @@ pub struct Load {
     pub steps: StepModel,
     /// Sequences of a role that it no longer has.
     pub left_over: u32,
+    /// Requests that it has begun to decode, of all coordinators.
+    pub attempts_begun: u64,
     /// Pages of its pool by state.
     pub pages: PageCounts,
 }
@@ -66,6 +68,7 @@ pub(crate) struct Node {
     /// Another incarnation has taken its name.
     replaced: CancellationToken,
     in_flight: AtomicUsize,
+    sent_attempts: AtomicU64,
     sent_prefill_tokens: AtomicU64,
     /// What it holds, as far as that is known.
     prefixes: Holder,
@@ -124,6 +127,7 @@ impl Node {
             ask: Notify::new(),
             replaced: CancellationToken::new(),
             in_flight: AtomicUsize::new(0),
+            sent_attempts: AtomicU64::new(0),
             sent_prefill_tokens: AtomicU64::new(0),
             prefixes,
         }
@@ -162,6 +166,11 @@ impl Node {
 
     pub(crate) fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Requests ever sent to it to decode.
+    pub(crate) fn sent_attempts(&self) -> u64 {
+        self.sent_attempts.load(Ordering::Relaxed)
     }
 
     pub(crate) fn sent_prefill_tokens(&self) -> u64 {
@@ -212,6 +221,7 @@ impl Node {
     /// Counts a request on it.
     pub(crate) fn occupy(self: &Arc<Self>) -> InFlight {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
+        self.sent_attempts.fetch_add(1, Ordering::Relaxed);
         InFlight(Arc::clone(self))
     }
 
@@ -278,6 +288,7 @@ impl Node {
             step_prompt_tokens: report.step_prompt_tokens,
             steps: report.step_model(),
             left_over: report.left_over_sequences,
+            attempts_begun: report.attempts_begun,
             pages: report.pages.unwrap_or_default().into(),
         };
         *self.kv_paths.lock() = report.kv_paths.into();

@@ -6,7 +6,7 @@ use baton_protocol::{NodeId, NodeInfo};
 use etcd_client::{Client, Compare, CompareOp, Error, PutOptions, Txn, TxnOp};
 use tokio::{sync::watch, time::timeout};
 
-use super::{ANSWER, LEAVE, Store, Trouble, backoff};
+use super::{ANSWER, LEAVE, Store, Trouble, backoff, office::Office};
 use crate::{Backoff, Members};
 
 /// Brings what others see to what this process wants seen.
@@ -14,6 +14,7 @@ pub(super) struct Lease {
     store: Store,
     wanted: watch::Receiver<Members>,
     publish: watch::Sender<Members>,
+    office: Office,
     /// The lease we hold, as far as we know.
     id: Option<i64>,
     /// What was written under that lease.
@@ -23,10 +24,10 @@ pub(super) struct Lease {
 impl Lease {
     pub(super) fn new(
         store: Store,
-        wanted: watch::Receiver<Members>,
-        publish: watch::Sender<Members>,
+        (wanted, publish): (watch::Receiver<Members>, watch::Sender<Members>),
+        office: Office,
     ) -> Self {
-        Self { store, wanted, publish, id: None, written: Members::new() }
+        Self { store, wanted, publish, office, id: None, written: Members::new() }
     }
 
     /// Until the registry stops; then leaves cleanly if etcd answers.
@@ -38,11 +39,13 @@ impl Lease {
                 () = stop.cancelled() => break,
                 trouble = self.hold(&mut backoff) => trouble,
             };
+            self.office.lose();
             tracing::warn!(error = %held, "registry lease in trouble, trying again");
             if self.store.wait(&mut backoff).await {
                 break;
             }
         }
+        self.office.lose();
         if let Some(id) = self.id
             && timeout(LEAVE, self.revoke(id)).await.is_err()
         {
@@ -63,7 +66,7 @@ impl Lease {
             }
             let soon = tokio::time::Instant::now() + interval;
             loop {
-                if let Err(trouble) = self.write(&mut client).await {
+                if let Err(trouble) = self.put_all(&mut client).await {
                     return trouble;
                 }
                 backoff.reset();
@@ -71,9 +74,17 @@ impl Lease {
                 tokio::select! {
                     () = tokio::time::sleep_until(soon) => break,
                     Ok(()) = self.wanted.changed() => {}
+                    Ok(()) = self.office.wanted.changed() => {}
                 }
             }
         }
+    }
+
+    /// Puts under the lease what goes with it.
+    async fn put_all(&mut self, client: &mut Client) -> Result<(), Trouble> {
+        let Some(lease) = self.id else { return Ok(()) };
+        self.office.stand(client, (&self.store, lease)).await?;
+        self.write(client, lease).await
     }
 
     /// Keeps the lease, or takes a new one if it is gone.
@@ -97,8 +108,7 @@ impl Lease {
     }
 
     /// Writes what differs, and what someone else deleted.
-    async fn write(&mut self, client: &mut Client) -> Result<(), Trouble> {
-        let Some(lease) = self.id else { return Ok(()) };
+    async fn write(&mut self, client: &mut Client, lease: i64) -> Result<(), Trouble> {
         let wanted = self.wanted.borrow_and_update().clone();
         let gone: Vec<NodeId> = self.written.keys().filter(|id| !wanted.contains_key(id)).cloned().collect();
         for id in gone {

@@ -87,6 +87,32 @@ async fn shutdown_revokes_the_lease() {
 }
 
 #[tokio::test]
+async fn one_process_has_the_office_and_the_next_gets_it() {
+    let etcd = Etcd::start();
+    let (one, other) = (start(&etcd.endpoint()), start(&etcd.endpoint()));
+    let (mut first, mut second) = (one.stand(), other.stand());
+    let either = async {
+        tokio::select! {
+            held = first.wait_for(|held| *held) => held.map(drop),
+            held = second.wait_for(|held| *held) => held.map(drop),
+        }
+    };
+    timeout(LONG, either).await.unwrap().unwrap();
+    // Several looks of both; what is written later is written after them.
+    for name in ["a", "b", "c"] {
+        for registry in [&one, &other] {
+            timeout(LONG, registry.register(node(name, 1)).published()).await.unwrap();
+            assert!(*first.borrow() != *second.borrow(), "one of them has it");
+        }
+    }
+    let (holder, mut lost, mut next) =
+        if *first.borrow() { (one, first, second) } else { (other, second, first) };
+    holder.shutdown().await;
+    timeout(LONG, lost.wait_for(|held| !*held)).await.unwrap().unwrap();
+    timeout(LONG, next.wait_for(|held| *held)).await.unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn members_are_kept_while_etcd_is_stopped() {
     let etcd = Etcd::start();
     let registry = start(&etcd.endpoint());
@@ -202,6 +228,7 @@ async fn a_compacted_watch_ends_for_a_new_list() {
         config: EtcdConfig::new(vec![etcd.endpoint()]),
         tls: None,
         prefix: "/test/v1/nodes/".into(),
+        office: "/test/v1/office".into(),
         counters: Arc::default(),
         stop: CancellationToken::new(),
     };
