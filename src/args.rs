@@ -214,6 +214,8 @@ pub enum BenchKind {
     PrefixIndex(BenchPrefixIndex),
     /// An answer with a budget between tokens among many without.
     Budgets(BenchBudgets),
+    /// Nodes whose roles change under load, and the same load without, taking turns.
+    Flip(BenchFlip),
     /// More calls than a cluster can answer: what is answered and what is refused.
     Overload(BenchOverload),
     /// Conversations that share beginnings, under policies of routing, taking turns.
@@ -371,6 +373,23 @@ pub struct BenchBudgets {
     #[arg(long, default_value_t = 25)]
     pub itl_ms: u64,
     /// Runs with it and without, taking turns.
+    #[arg(long, default_value_t = 3)]
+    pub runs: usize,
+}
+
+/// `baton bench flip`.
+#[derive(Debug, Args)]
+pub struct BenchFlip {
+    /// Callers at once, each with one request after the other.
+    #[arg(long, default_value_t = 16)]
+    pub callers: usize,
+    /// Milliseconds between two changes of a node's role.
+    #[arg(long, default_value_t = 1000)]
+    pub every_ms: u64,
+    /// Seconds of each run.
+    #[arg(long, default_value_t = 20)]
+    pub seconds: u64,
+    /// Runs with changes and without, taking turns.
     #[arg(long, default_value_t = 3)]
     pub runs: usize,
 }

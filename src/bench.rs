@@ -6,6 +6,7 @@ mod call;
 #[cfg(feature = "cuda")]
 pub mod card;
 pub mod engine;
+pub mod flip;
 pub mod handoff;
 pub mod http;
 pub mod load;

@@ -42,6 +42,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             BenchKind::Server(args) => baton::bench::server::run(&args),
             BenchKind::PrefixIndex(args) => baton::bench::prefix_index::run(&args),
             BenchKind::Budgets(args) => baton::bench::budgets::run(&args),
+            BenchKind::Flip(args) => baton::bench::flip::run(&args),
             BenchKind::Overload(args) => baton::bench::overload::run(&args),
             BenchKind::Routing(args) => baton::bench::routing::run(&args),
             BenchKind::Row(args) => baton::bench::row::run(&args),

@@ -15,6 +15,8 @@ pub(super) struct ServerProcess {
     /// Open, so that the server may go on to write.
     _output: BufReader<ChildStdout>,
     addr: String,
+    /// Where its admin API is, if it has one.
+    admin: Option<String>,
 }
 
 /// Units of the times in `/proc`: a second has 100 on every Linux that Rust runs on.
@@ -34,17 +36,23 @@ impl ServerProcess {
         command.args(settings.model.iter().flat_map(|model| ["--model", model]));
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
         let mut output = BufReader::new(child.stdout.take().context("no output")?);
-        let addr = ready_addr(&mut output);
-        if addr.is_err() {
+        let addrs = addrs(&mut output);
+        if addrs.is_err() {
             drop(child.kill());
             drop(child.wait());
         }
-        Ok(Self { child, _output: output, addr: addr? })
+        let (addr, admin) = addrs?;
+        Ok(Self { child, _output: output, addr, admin })
     }
 
     /// Where it listens.
     pub(super) fn addr(&self) -> &str {
         &self.addr
+    }
+
+    /// Where its admin API listens, with `admin.listen` among its settings.
+    pub(super) fn admin(&self) -> Option<&str> {
+        self.admin.as_deref()
     }
 
     /// Seconds of processor time that it has used.
@@ -60,11 +68,16 @@ impl Drop for ServerProcess {
     }
 }
 
-/// Reads up to the line that says where the server listens.
-fn ready_addr(output: &mut impl BufRead) -> Result<String> {
+/// Reads up to the line that says where the server listens, and finds its admin API before that.
+fn addrs(output: &mut impl BufRead) -> Result<(String, Option<String>)> {
+    let mut admin = None;
     for line in output.lines() {
-        if let Some((_, addr)) = line?.split_once("ready at http://") {
-            return Ok(addr.trim().to_owned());
+        let line = line?;
+        if let Some((_, addr)) = line.split_once("admin at http://") {
+            admin = Some(addr.trim().to_owned());
+        }
+        if let Some((_, addr)) = line.split_once("ready at http://") {
+            return Ok((addr.trim().to_owned(), admin));
         }
     }
     anyhow::bail!("the server ended before it was ready")
