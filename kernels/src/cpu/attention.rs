@@ -1,14 +1,15 @@
 //! Paged causal attention with grouped queries.
 //!
-//! Keys are visited in tiles of 64 at absolute positions 0, 64, …, with a
-//! running softmax in each range of 256; ranges are then merged in order. A
-//! query row takes part exactly in the tiles that hold keys it sees (those up
-//! to its position, or only the last `window` of them), each in one fixed order
-//! of sums, so its result is the same bits in a prompt of any chunking and as a
-//! single new token. Tiles before the window cost nothing.
+//! Keys are visited in ranges of 256 at absolute positions 0, 256, …, each with a
+//! softmax of its own: all scores of some rows, their weights, all products with
+//! values. Ranges are then merged in order. What a row does not see (it sees the
+//! keys up to its position, or only the last `window` of them) adds zeros to its
+//! sums, which have one fixed order, so its result is the same bits in a prompt of
+//! any chunking and as a single new token. Panels of 32 keys that no row of some
+//! sees cost these nothing.
 //!
 //! - `block`: some heads and query positions of one sequence: what a thread works on
-//! - `state`: the running softmax of a block's rows
+//! - `state`: the softmax of a block's rows
 //! - `run`: all keys of a block, or one range of them
 //! - `buffers`: the memory that a thread works in
 
@@ -24,16 +25,14 @@ use super::{
     disjoint::Disjoint,
     element::Element,
     pool::ComputePool,
+    tile::PANEL,
 };
 use block::Block;
 use buffers::with_scratch;
 use run::{Merge, Run};
 
-/// Key positions of a tile.
-const TILE_KEYS: usize = 64;
-
-/// Key positions that have a running softmax of their own: whole tiles.
-const RANGE_KEYS: usize = 4 * TILE_KEYS;
+/// Key positions that have a softmax of their own.
+const RANGE_KEYS: usize = 8 * PANEL;
 
 /// A block with more than this part of a thread's share of all work is done range by range.
 const PARTS_PER_THREAD: usize = 4;

@@ -7,7 +7,7 @@ use half::bf16;
 
 use super::{
     amx::{BLOCK, Line},
-    simd::{Isa, LANES, Simd, Work},
+    simd::{Isa, LANES, Simd, Work, exp2, exp2_coarse},
     tile::{PANEL, Product},
 };
 
@@ -35,6 +35,12 @@ pub trait Element: Pod + Default + PartialEq + Debug + Send + Sync + Product<bf1
     /// A vector as sixteen elements, rounded to the nearest, ties to even.
     #[doc(hidden)]
     fn store<S: Simd>(simd: S, v: S::V, to: &mut [Self; LANES]);
+    /// Two vectors as 32 elements.
+    #[doc(hidden)]
+    fn store_two<S: Simd>(simd: S, v: [S::V; 2], to: &mut [Self; 2 * LANES]);
+    /// Two to the power of `x`, at most 127, to well within what an element holds; zero below -126.5.
+    #[doc(hidden)]
+    fn exp2<S: Simd>(simd: S, x: S::V) -> S::V;
     /// Two rows of a panel in the order in which the tile kernel reads them.
     #[doc(hidden)]
     fn pair_up(even: &[Self; PANEL], odd: &[Self; PANEL], to: &mut [Self; 2 * PANEL]);
@@ -102,6 +108,16 @@ impl Element for bf16 {
     }
 
     #[inline(always)]
+    fn store_two<S: Simd>(simd: S, v: [S::V; 2], to: &mut [Self; 2 * LANES]) {
+        simd.store_two_bf16(v, to);
+    }
+
+    #[inline(always)]
+    fn exp2<S: Simd>(simd: S, x: S::V) -> S::V {
+        exp2_coarse(simd, x)
+    }
+
+    #[inline(always)]
     fn pair_up(even: &[Self; PANEL], odd: &[Self; PANEL], to: &mut [Self; 2 * PANEL]) {
         for i in 0..PANEL {
             to[2 * i] = even[i];
@@ -144,6 +160,18 @@ impl Element for f32 {
     #[inline(always)]
     fn store<S: Simd>(simd: S, v: S::V, to: &mut [Self; LANES]) {
         simd.store(v, to);
+    }
+
+    #[inline(always)]
+    fn store_two<S: Simd>(simd: S, v: [S::V; 2], to: &mut [Self; 2 * LANES]) {
+        let [low, high] = to.as_chunks_mut().0 else { return };
+        simd.store(v[0], low);
+        simd.store(v[1], high);
+    }
+
+    #[inline(always)]
+    fn exp2<S: Simd>(simd: S, x: S::V) -> S::V {
+        exp2(simd, x)
     }
 
     #[inline(always)]

@@ -78,6 +78,14 @@ pub trait Simd: Copy {
     /// Rounds to the nearest bf16, ties to even.
     fn store_bf16(self, v: Self::V, to: &mut [bf16; LANES]);
 
+    /// Rounds two vectors to the nearest bf16, ties to even.
+    #[inline(always)]
+    fn store_two_bf16(self, v: [Self::V; 2], to: &mut [bf16; 2 * LANES]) {
+        let [low, high] = to.as_chunks_mut().0 else { return };
+        self.store_bf16(v[0], low);
+        self.store_bf16(v[1], high);
+    }
+
     fn load_pairs(self, from: &[bf16; 2 * LANES]) -> Self::Pairs;
     /// `(acc + a[1] * b[1]) + a[0] * b[0]` in every lane.
     fn dot(self, acc: Self::V, a: [bf16; 2], b: Self::Pairs) -> Self::V;
@@ -154,6 +162,19 @@ pub(crate) fn exp2<S: Simd>(s: S, x: S::V) -> S::V {
     s.mul(s.fma(quotient, r, s.splat(1.0)), scale)
 }
 
+/// Two to the power of `x`, at most 127, to about 3e-6: enough for what is rounded to bf16.
+#[inline(always)]
+pub(crate) fn exp2_coarse<S: Simd>(s: S, x: S::V) -> S::V {
+    /// Minimax polynomial of 2^r on [-1/2, 1/2], highest power first, that is 1 at 0.
+    const COEFFICIENTS: [f32; 4] = [5.590_643_4e-2, 2.402_41e-1, 6.931_242e-1, 1.0];
+    let [r, scale] = nearest(s, s.max(s.splat(-127.0), x));
+    let mut power = s.splat(9.582_855e-3);
+    for coefficient in COEFFICIENTS {
+        power = s.fma(power, r, s.splat(coefficient));
+    }
+    s.mul(power, scale)
+}
+
 /// Hyperbolic tangent to about 3e-7 of its value, also next to zero.
 #[inline(always)]
 pub(crate) fn tanh<S: Simd>(s: S, x: S::V) -> S::V {
@@ -166,19 +187,25 @@ pub(crate) fn tanh<S: Simd>(s: S, x: S::V) -> S::V {
     s.div(less_one, s.add(less_one, s.splat(2.0)))
 }
 
+/// `[r, 2^n]` for `x = n + r` with the nearest integer `n`, for -127 to 127.
+#[inline(always)]
+fn nearest<S: Simd>(s: S, x: S::V) -> [S::V; 2] {
+    /// Adding it leaves the nearest integer in the low bits of the sum.
+    const ROUND: f32 = 12_582_912.0;
+    let shifted = s.add(x, s.splat(ROUND));
+    [s.sub(x, s.sub(shifted, s.splat(ROUND))), s.exponent(shifted)]
+}
+
 /// `[(2^r - 1) / r, r, 2^n]` for `x = n + r` with the nearest integer `n`, for -127 to 127.
 #[inline(always)]
 fn exp2_parts<S: Simd>(s: S, x: S::V) -> [S::V; 3] {
-    /// Adding it leaves the nearest integer in the low bits of the sum.
-    const ROUND: f32 = 12_582_912.0;
     /// Minimax polynomial of (2^r - 1) / r on [-1/2, 1/2], highest power first (Cephes).
     const COEFFICIENTS: [f32; 5] =
         [1.339_887_4e-3, 9.618_437e-3, 5.550_332_5e-2, 2.402_264_8e-1, std::f32::consts::LN_2];
-    let shifted = s.add(x, s.splat(ROUND));
-    let r = s.sub(x, s.sub(shifted, s.splat(ROUND)));
+    let [r, scale] = nearest(s, x);
     let mut quotient = s.splat(1.535_336_2e-4);
     for coefficient in COEFFICIENTS {
         quotient = s.fma(quotient, r, s.splat(coefficient));
     }
-    [quotient, r, s.exponent(shifted)]
+    [quotient, r, scale]
 }

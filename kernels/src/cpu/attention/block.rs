@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{AttentionSequence, AttentionShape, Call, RANGE_KEYS, TILE_KEYS};
+use super::{AttentionSequence, AttentionShape, Call, RANGE_KEYS};
 use crate::cpu::{
     amx::Amx,
     element::Element,
@@ -14,7 +14,7 @@ use crate::cpu::{
 const LINE_BYTES: usize = 64;
 
 /// Query positions of a block.
-const BLOCK_POSITIONS: usize = 32;
+const BLOCK_POSITIONS: usize = 64;
 
 /// With fewer positions a block has all heads: they lie side by side in memory, and
 /// reading is most of its work. With more it has one head, so that its keys stay in the cache.
@@ -30,8 +30,12 @@ pub(super) struct Block<'a, E> {
     positions: Range<usize>,
 }
 
-/// Key and value rows of a tile.
-pub(super) type Keys<'a, E> = [&'a [E]; TILE_KEYS];
+/// Key and value rows of a range, zeros at positions that no row sees.
+pub(super) struct Keys<'a, E> {
+    pub rows: [&'a [E]; RANGE_KEYS],
+    /// Panels of positions that some row sees.
+    pub panels: Range<usize>,
+}
 
 // === impl Block ===
 
@@ -108,37 +112,59 @@ impl<'a, E: Element> Block<'a, E> {
         seen.start / RANGE_KEYS..seen.end.div_ceil(RANGE_KEYS)
     }
 
-    /// Rows of a key/value head that see a key of the tile at `base`, which some row sees.
-    pub fn seers(&self, kv_head: usize, base: usize) -> Range<usize> {
-        let (first, group) = (self.first(), self.shape().group());
-        let end = self.shape().window.map_or(usize::MAX, |window| base + TILE_KEYS - 1 + window);
+    /// Rows of a key/value head.
+    #[inline]
+    pub fn rows_of(&self, kv_head: usize) -> Range<usize> {
+        let first = (kv_head - self.kv_heads.start) * self.head_rows();
+        first..first + self.head_rows()
+    }
+
+    /// Rows of a key/value head that see a key of a range, which some row sees.
+    pub fn seers(&self, kv_head: usize, range: usize) -> Range<usize> {
+        let (first, group, base) = (self.first(), self.shape().group(), range * RANGE_KEYS);
+        let end = self.shape().window.map_or(usize::MAX, |window| base + RANGE_KEYS - 1 + window);
         let positions = base.max(first) - first..end.min(first + self.positions.len()) - first;
-        let rows = (kv_head - self.kv_heads.start) * self.head_rows();
+        let rows = self.rows_of(kv_head).start;
         rows + positions.start * group..rows + positions.end * group
     }
 
-    /// Key and value rows of the tile at `base`, zeros at positions that no row sees.
-    pub fn keys(&self, base: usize) -> Keys<'a, E> {
+    /// Keys of a range that a row sees of it.
+    #[inline]
+    pub fn seen_of(&self, row: usize, range: usize) -> Range<usize> {
+        let (position, base) = (self.position(row), range * RANGE_KEYS);
+        let within = |at: usize| at.saturating_sub(base).min(RANGE_KEYS);
+        within(self.shape().first_seen(position))..within(position + 1)
+    }
+
+    /// Panels of a range that some of these rows of a head see.
+    #[inline]
+    pub fn panels(&self, rows: Range<usize>, range: usize) -> Range<usize> {
+        let (first, last) = (self.seen_of(rows.start, range), self.seen_of(rows.end - 1, range));
+        first.start / PANEL..last.end.div_ceil(PANEL)
+    }
+
+    /// The keys of a range.
+    pub fn keys(&self, range: usize) -> Keys<'a, E> {
         let (tokens, len) = (self.shape().page_tokens, self.shape().kv_row());
-        let seen = self.seen();
-        let from = seen.start.max(base);
+        let (seen, base) = (self.seen(), range * RANGE_KEYS);
+        let (from, end) = (seen.start.max(base), seen.end.min(base + RANGE_KEYS));
         let (mut page, mut token) = (from / tokens - self.sequence.first_page, from % tokens);
-        let mut rows = [self.call.no_key; TILE_KEYS];
-        for row in rows.iter_mut().take(seen.end.saturating_sub(base)).skip(from - base) {
+        let mut rows = [self.call.no_key; RANGE_KEYS];
+        for row in &mut rows[from - base..end - base] {
             *row = &self.sequence.pages[page][token * len..][..len];
             token += 1;
             if token == tokens {
                 (page, token) = (page + 1, 0);
             }
         }
-        rows
+        Keys { rows, panels: (from - base) / PANEL..(end - base).div_ceil(PANEL) }
     }
 
     /// Rows of a page lie apart too far for the processor to foresee the next one.
     #[inline(always)]
-    pub fn prefetch<S: Simd>(&self, s: S, keys: &Keys<'a, E>, kv_head: usize) {
+    pub fn prefetch<S: Simd>(&self, s: S, rows: &[&'a [E]; PANEL], kv_head: usize) {
         let dim = self.shape().head_dim;
-        for row in keys {
+        for row in rows {
             for head in [kv_head, self.shape().kv_heads + kv_head] {
                 for line in row[head * dim..][..dim].chunks(LINE_BYTES / size_of::<E>()) {
                     s.prefetch(line.as_ptr());

@@ -3,9 +3,9 @@
 use std::{f32::consts::LOG2_E, ops::Range};
 
 use super::{
-    RANGE_KEYS, TILE_KEYS,
+    RANGE_KEYS,
     block::{Block, Keys},
-    buffers::Buffers,
+    buffers::{Buffers, SCORES, WEIGHTS},
     state::State,
 };
 use crate::cpu::{
@@ -81,77 +81,82 @@ impl<E: Element> Block<'_, E> {
     /// Visits the keys of a range: afterwards `buffers.part` is its state.
     #[inline(always)]
     fn visit<S: Simd>(&self, s: S, range: usize, buffers: &mut Buffers<'_, E>) {
-        buffers.part.clear();
-        let seen = self.seen();
-        let start = (range * RANGE_KEYS).max(seen.start / TILE_KEYS * TILE_KEYS);
-        let end = seen.end.min((range + 1) * RANGE_KEYS);
-        let mut next = self.keys(start);
-        for base in (start..end).step_by(TILE_KEYS) {
-            let keys = next;
-            next = self.keys(base + TILE_KEYS);
-            for kv_head in self.kv_heads.clone() {
-                match kv_head + 1 < self.kv_heads.end {
-                    true => self.prefetch(s, &keys, kv_head + 1),
-                    false => self.prefetch(s, &next, self.kv_heads.start),
-                }
-                self.lay_out_keys(s, &keys, kv_head, buffers.keys);
-                self.lay_out_values(&keys, kv_head, buffers.values);
-                let Range { start: mut row, end } = self.seers(kv_head, base);
-                while row < end {
-                    // Tiles of about equal height.
-                    let left = end - row;
-                    let most = if self.amx().is_some() { MAX_ROWS } else { S::TILE_ROWS };
-                    let rows = left.div_ceil(left.div_ceil(most));
-                    self.attend(s, row..row + rows, base, buffers);
-                    row += rows;
-                }
+        let keys = self.keys(range);
+        for kv_head in self.kv_heads.clone() {
+            self.lay_out(s, &keys, kv_head, buffers);
+            let seers = self.seers(kv_head, range);
+            buffers.part.clear(self.rows_of(kv_head).start..seers.start);
+            buffers.part.clear(seers.end..self.rows_of(kv_head).end);
+            let Range { start: mut row, end } = seers;
+            while row < end {
+                // Tiles of about equal height.
+                let left = end - row;
+                let most = if self.amx().is_some() { MAX_ROWS } else { S::TILE_ROWS };
+                let rows = left.div_ceil(left.div_ceil(most));
+                self.attend(s, row..row + rows, range, buffers);
+                row += rows;
             }
         }
     }
 
-    /// Keys as two panels of 32 positions. A word is what a panel holds
+    /// Lays out the keys and values of a head, a panel of positions after the other.
+    #[inline(always)]
+    fn lay_out<S: Simd>(&self, s: S, keys: &Keys<'_, E>, kv_head: usize, buffers: &mut Buffers<'_, E>) {
+        let len = PANEL * self.shape().head_dim;
+        let tiles = keys.rows.as_chunks::<PANEL>().0;
+        for panel in keys.panels.clone() {
+            let is_last = panel + 1 == keys.panels.end;
+            match (is_last, kv_head + 1 == self.kv_heads.end) {
+                (false, _) => self.prefetch(s, &tiles[panel + 1], kv_head),
+                (true, false) => self.prefetch(s, &tiles[keys.panels.start], kv_head + 1),
+                (true, true) => (),
+            }
+            self.lay_out_keys(s, &tiles[panel], kv_head, &mut buffers.keys[panel * len..][..len]);
+            self.lay_out_values(&tiles[panel], kv_head, panel, buffers.values);
+        }
+    }
+
+    /// Keys of 32 positions as a panel. A word is what a panel holds
     /// together: one f32, or a pair of bf16.
     #[inline(always)]
-    fn lay_out_keys<S: Simd>(&self, s: S, keys: &Keys<'_, E>, kv_head: usize, to: &mut [E]) {
+    fn lay_out_keys<S: Simd>(&self, s: S, keys: &[&[E]; PANEL], kv_head: usize, to: &mut [E]) {
         let dim = self.shape().head_dim;
         let key = kv_head * dim..(kv_head + 1) * dim;
-        let to: &mut [u32] = bytemuck::cast_slice_mut(to);
-        let (words, _) = to.as_chunks_mut::<PANEL>();
-        let len = words.len() / 2;
-        for (i, keys) in keys.as_chunks::<LANES>().0.iter().enumerate() {
-            let panel = &mut words[i / 2 * len..][..len];
+        let (words, _) = bytemuck::cast_slice_mut::<_, u32>(to).as_chunks_mut::<PANEL>();
+        let len = words.len();
+        for (half, keys) in keys.as_chunks::<LANES>().0.iter().enumerate() {
             let from: [&[u32]; LANES] = std::array::from_fn(|i| bytemuck::cast_slice(&keys[i][key.clone()]));
             let blocks = from.map(|words| words.as_chunks::<LANES>().0);
-            let (whole, _) = panel.as_chunks_mut::<LANES>();
+            let (whole, _) = words.as_chunks_mut::<LANES>();
             for (block, to) in whole.iter_mut().enumerate() {
-                s.transpose(std::array::from_fn(|i| &blocks[i][block]), to, i % 2);
+                s.transpose(std::array::from_fn(|i| &blocks[i][block]), to, half);
             }
             let done = whole.len() * LANES;
             if done < len
-                && let Some(last) = panel.last_chunk_mut::<LANES>()
+                && let Some(last) = words.last_chunk_mut::<LANES>()
             {
                 // Some of them once more.
                 let rows = from.map(|words| words.last_chunk().unwrap_or(&[0; LANES]));
-                s.transpose(rows, last, i % 2);
+                s.transpose(rows, last, half);
                 continue;
             }
-            for (word, to) in panel.iter_mut().enumerate().skip(done) {
+            for (word, to) in words.iter_mut().enumerate().skip(done) {
                 for lane in 0..LANES {
-                    to[i % 2 * LANES + lane] = from[lane][word];
+                    to[half * LANES + lane] = from[lane][word];
                 }
             }
         }
     }
 
-    /// Values as panels of 32 elements, two positions at a time.
+    /// Values as panels of 32 elements, two positions at a time: those of the `at`-th 32 positions.
     #[inline(always)]
-    fn lay_out_values(&self, keys: &Keys<'_, E>, kv_head: usize, to: &mut [E]) {
+    fn lay_out_values(&self, keys: &[&[E]; PANEL], kv_head: usize, at: usize, to: &mut [E]) {
         let dim = self.shape().head_dim;
-        let at = (self.shape().kv_heads + kv_head) * dim;
-        let (pairs, _) = to.as_chunks_mut::<{ 2 * PANEL }>();
-        for (panel, pairs) in pairs.chunks_exact_mut(TILE_KEYS / 2).enumerate() {
-            let from = at + panel * PANEL;
-            let width = PANEL.min(at + dim - from);
+        let first = (self.shape().kv_heads + kv_head) * dim;
+        for (panel, to) in to.chunks_exact_mut(RANGE_KEYS * PANEL).enumerate() {
+            let from = first + panel * PANEL;
+            let width = PANEL.min(first + dim - from);
+            let (pairs, _) = to[at * PANEL * PANEL..][..PANEL * PANEL].as_chunks_mut::<{ 2 * PANEL }>();
             for (two, to) in keys.as_chunks::<2>().0.iter().zip(pairs) {
                 if let (Some(even), Some(odd), PANEL) =
                     (two[0][from..].first_chunk(), two[1][from..].first_chunk(), width)
@@ -168,46 +173,50 @@ impl<E: Element> Block<'_, E> {
         }
     }
 
-    /// Some query rows against the tile at `base`.
+    /// Some query rows against what they see of a range.
     #[inline(always)]
-    fn attend<S: Simd>(&self, s: S, rows: Range<usize>, base: usize, buffers: &mut Buffers<'_, E>) {
-        let shape = self.shape();
-        let (dim, padded) = (shape.head_dim, self.padded_dim());
+    fn attend<S: Simd>(&self, s: S, rows: Range<usize>, range: usize, buffers: &mut Buffers<'_, E>) {
+        let (dim, padded) = (self.shape().head_dim, self.padded_dim());
         let tiles = self.amx().map(|amx| amx.tiles(rows.len()));
+        let panels = self.panels(rows.clone(), range);
         let queries = &buffers.queries[rows.start * dim..];
-        for (panel, keys) in buffers.keys.chunks_exact(dim * PANEL).enumerate() {
+        for panel in panels.clone() {
             let q = Rows { values: queries, stride: dim, rows: rows.len() };
-            let scores = &mut buffers.scores.as_flattened_mut()[panel * PANEL..];
-            let c = Tile { values: scores, stride: TILE_KEYS, accumulate: false };
-            multiply(s, tiles.as_ref(), q, keys, c);
+            let scores = &mut buffers.scores[panel * PANEL..];
+            let c = Tile { values: scores, stride: SCORES, accumulate: false };
+            multiply(s, tiles.as_ref(), q, &buffers.keys[panel * PANEL * dim..][..PANEL * dim], c);
         }
+        let span = panels.start * PANEL..panels.end * PANEL;
         for (i, row) in rows.clone().enumerate() {
-            let scores = &mut buffers.scores[i];
-            self.score(s, scores);
-            let position = self.position(row);
-            scores[TILE_KEYS.min(position + 1 - base)..].fill(f32::NEG_INFINITY);
-            scores[..shape.first_seen(position).saturating_sub(base)].fill(f32::NEG_INFINITY);
-            buffers.part.soften(s, row, scores, &mut buffers.weights[i]);
+            let products = &mut buffers.scores[i * SCORES..][..RANGE_KEYS];
+            if let Some(cap) = self.shape().soft_cap {
+                self.cap(s, &mut products[span.clone()], cap);
+            }
+            let seen = self.seen_of(row, range);
+            products[span.start..seen.start.max(span.start)].fill(f32::NEG_INFINITY);
+            products[seen.end.min(span.end)..span.end].fill(f32::NEG_INFINITY);
+            let weights = &mut buffers.weights[i * WEIGHTS..][span.clone()];
+            buffers.part.soften(s, row, (&products[span.clone()], self.unit()), weights);
         }
         let output = &mut buffers.part.outputs[rows.start * padded..];
-        for (panel, values) in buffers.values.chunks_exact(TILE_KEYS * PANEL).enumerate() {
-            let weights = buffers.weights.as_flattened();
-            let p = Rows { values: weights, stride: TILE_KEYS, rows: rows.len() };
-            let c = Tile { values: &mut output[panel * PANEL..], stride: padded, accumulate: true };
-            multiply(s, tiles.as_ref(), p, values, c);
+        for (panel, values) in buffers.values.chunks_exact(RANGE_KEYS * PANEL).enumerate() {
+            let p = Rows { values: &buffers.weights[span.start..], stride: WEIGHTS, rows: rows.len() };
+            let c = Tile { values: &mut output[panel * PANEL..], stride: padded, accumulate: false };
+            multiply(s, tiles.as_ref(), p, &values[span.start * PANEL..span.end * PANEL], c);
         }
     }
 
-    /// Products to scores in units of log2.
+    /// What makes products scores in units of log2: the rest of it, if they are capped before.
     #[inline(always)]
-    fn score<S: Simd>(&self, s: S, products: &mut [f32; TILE_KEYS]) {
+    fn unit(&self) -> f32 {
         let shape = self.shape();
+        LOG2_E * if shape.soft_cap.is_some() { 1.0 } else { shape.scale }
+    }
+
+    #[inline(always)]
+    fn cap<S: Simd>(&self, s: S, products: &mut [f32], cap: f32) {
         for lanes in products.as_chunks_mut::<LANES>().0 {
-            let scores = match shape.soft_cap {
-                Some(cap) => s.mul(capped(s, s.load(lanes), shape.scale, cap), s.splat(LOG2_E)),
-                None => s.mul(s.load(lanes), s.splat(shape.scale * LOG2_E)),
-            };
-            s.store(scores, lanes);
+            s.store(capped(s, s.load(lanes), self.shape().scale, cap), lanes);
         }
     }
 }

@@ -1,6 +1,7 @@
-//! The running softmax of some rows.
+//! The softmax of some rows, range by range.
 
-use super::TILE_KEYS;
+use std::ops::Range;
+
 use crate::cpu::{
     element::Element,
     simd::{LANES, Simd, exp2},
@@ -19,9 +20,9 @@ pub(super) struct State<'a> {
 // === impl State ===
 
 impl<'a> State<'a> {
-    /// Floats of a state of `rows` rows.
+    /// Floats of a state of `rows` rows: whole lines.
     pub fn floats(rows: usize, padded_dim: usize) -> usize {
-        rows * (padded_dim + LANES + 1)
+        (rows * (padded_dim + LANES + 1)).next_multiple_of(LANES)
     }
 
     /// A state within `floats`.
@@ -31,11 +32,12 @@ impl<'a> State<'a> {
         Self { outputs, sums: sums.as_chunks_mut().0, greatest: &mut rest[..rows] }
     }
 
-    /// No keys seen.
-    pub fn clear(&mut self) {
-        self.greatest.fill(f32::NEG_INFINITY);
-        self.sums.fill([0.0; LANES]);
-        self.outputs.fill(0.0);
+    /// These rows have seen no keys.
+    pub fn clear(&mut self, rows: Range<usize>) {
+        let padded = self.outputs.len() / self.greatest.len();
+        self.greatest[rows.clone()].fill(f32::NEG_INFINITY);
+        self.sums[rows.clone()].fill([0.0; LANES]);
+        self.outputs[rows.start * padded..rows.end * padded].fill(0.0);
     }
 
     #[inline(always)]
@@ -44,38 +46,33 @@ impl<'a> State<'a> {
         self.outputs[row * padded..][..padded].as_chunks_mut().0
     }
 
-    /// Takes a tile's scores of `row` in: turns them into weights, and scales
-    /// sum and output to the new greatest score. The output lacks the tile still.
+    /// Turns all products of `row`, which times `unit` are scores in units of log2, into weights.
+    /// The output lacks them still.
     #[inline(always)]
     pub fn soften<S: Simd, E: Element>(
         &mut self,
         s: S,
         row: usize,
-        scaled: &[f32; TILE_KEYS],
-        weights: &mut [E; TILE_KEYS],
+        (products, unit): (&[f32], f32),
+        weights: &mut [E],
     ) {
-        let scores = scaled.as_chunks::<LANES>().0;
-        let mut numerators = [s.splat(0.0); TILE_KEYS / LANES];
-        for (numerators, scores) in numerators.iter_mut().zip(scores) {
-            *numerators = s.load(scores);
+        let (products, _) = products.as_chunks::<LANES>();
+        let (products, _) = products.as_chunks::<2>();
+        let mut greatest = [s.splat(f32::NEG_INFINITY); 2];
+        for two in products {
+            greatest = [s.max(greatest[0], s.load(&two[0])), s.max(greatest[1], s.load(&two[1]))];
         }
-        let before = self.greatest[row];
-        let tile = s.max(s.max(numerators[0], numerators[1]), s.max(numerators[2], numerators[3]));
-        let greatest = before.max(s.greatest(tile));
+        let greatest = s.greatest(s.max(greatest[0], greatest[1])) * unit;
         self.greatest[row] = greatest;
-        for (numerators, weights) in numerators.iter_mut().zip(weights.as_chunks_mut::<LANES>().0) {
-            *numerators = exp2(s, s.sub(*numerators, s.splat(greatest)));
-            E::store(s, *numerators, weights);
+        let (unit, less) = (s.splat(unit), s.splat(-greatest));
+        let mut sums = [s.splat(0.0); 2];
+        for (two, weights) in products.iter().zip(weights.as_chunks_mut::<{ 2 * LANES }>().0) {
+            let even = E::exp2(s, s.fma(s.load(&two[0]), unit, less));
+            let odd = E::exp2(s, s.fma(s.load(&two[1]), unit, less));
+            E::store_two(s, [even, odd], weights);
+            sums = [s.add(sums[0], even), s.add(sums[1], odd)];
         }
-        let sum = s.add(s.add(numerators[0], numerators[1]), s.add(numerators[2], numerators[3]));
-        let factor = exp2(s, s.sub(s.splat(before), s.splat(greatest)));
-        let sums = &mut self.sums[row];
-        s.store(s.fma(s.load(sums), factor, sum), sums);
-        if greatest > before {
-            for output in self.output(row) {
-                s.store(s.mul(s.load(output), factor), output);
-            }
-        }
+        s.store(s.add(sums[0], sums[1]), &mut self.sums[row]);
     }
 
     /// Takes in what later keys gave.

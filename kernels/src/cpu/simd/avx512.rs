@@ -118,6 +118,20 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     }
 
     #[inline(always)]
+    fn store_two_bf16(self, v: [__m512; 2], to: &mut [bf16; 2 * LANES]) {
+        if BF16 {
+            unsafe {
+                let narrow = transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(v[1], v[0]));
+                _mm512_storeu_si512(to.as_mut_ptr().cast(), narrow);
+            }
+            return;
+        }
+        let [low, high] = to.as_chunks_mut().0 else { return };
+        self.store_bf16(v[0], low);
+        self.store_bf16(v[1], high);
+    }
+
+    #[inline(always)]
     fn load_pairs(self, from: &[bf16; 2 * LANES]) -> __m512i {
         unsafe { _mm512_loadu_si512(from.as_ptr().cast()) }
     }
