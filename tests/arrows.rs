@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fs, path::Path};
 
 /// Room and what it may use, without features or with the one in brackets.
-const ARROWS: [(&str, &[&str]); 12] = [
+const ARROWS: [(&str, &[&str]); 13] = [
     ("protocol", &[]),
     ("kernels", &[]),
     ("model", &["protocol"]),
@@ -14,6 +14,7 @@ const ARROWS: [(&str, &[&str]); 12] = [
     ("coordinator", &["registry", "trust", "protocol"]),
     ("frontend", &["coordinator", "model", "trust", "protocol"]),
     ("admin", &["coordinator", "protocol"]),
+    ("lab", &["coordinator", "registry", "protocol"]),
     ("prefill-node", &["engine", "kv-transfer", "registry", "protocol"]),
     ("decode-node", &["engine", "kv-transfer", "registry", "protocol"]),
 ];
