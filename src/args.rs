@@ -1,10 +1,15 @@
 //! What the user typed.
+//!
+//! - `load`: load on servers, and searches with it
+
+mod load;
 
 use std::path::PathBuf;
 
 use baton_protocol::Role;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use self::load::{BenchServe, BenchSlo, MannerArgs, Output, Questions};
 use crate::config::{Dtype, KvDtype, Weights};
 
 /// Disaggregated prefill/decode LLM serving.
@@ -210,6 +215,11 @@ pub enum BenchKind {
     Check,
     /// Servers of the OpenAI API under the same load, taking turns.
     Http(BenchHttp),
+    /// Requests at times of their own on any server of the OpenAI API: times, throughput, goodput.
+    Serve(Box<BenchServe>),
+    /// The highest rate at which requests keep their budgets: of servers, or of a split cluster
+    /// beside one that is not.
+    Slo(Box<BenchSlo>),
     /// Look-ups in the coordinator's index of all prefix caches.
     PrefixIndex(BenchPrefixIndex),
     /// An answer with a budget between tokens among many without.

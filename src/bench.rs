@@ -2,20 +2,22 @@
 //! run, pairs interleaved, medians shown with every run beside them.
 
 pub mod budgets;
-mod call;
 #[cfg(feature = "cuda")]
 pub mod card;
+mod cluster;
 pub mod engine;
 pub mod flip;
 pub mod handoff;
 pub mod http;
-pub mod load;
+mod load;
 pub mod overload;
 pub mod prefix_index;
 mod process;
 pub mod routing;
 pub mod row;
+pub mod serve;
 pub mod server;
+pub mod slo;
 pub mod start;
 pub mod transfer;
 

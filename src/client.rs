@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use baton_frontend::Readiness;
+use baton_lab::measure::Events;
 use futures::StreamExt;
 use reqwest::{
     RequestBuilder, Response,
@@ -165,7 +166,8 @@ impl Client {
         let mut events = Events::default();
         let mut bytes = response.bytes_stream();
         while let Some(part) = bytes.next().await {
-            for event in events.push(&part?) {
+            events.push(&part?);
+            while let Some(event) = events.next_data() {
                 if event == "[DONE]" {
                     timed.total = sent.elapsed();
                     return Ok(timed);
@@ -202,68 +204,4 @@ fn take(
         on_text(text);
     }
     Ok(())
-}
-
-/// Splits an SSE byte stream into `data:` payloads.
-#[derive(Default)]
-pub(crate) struct Events {
-    buffer: Vec<u8>,
-}
-
-impl Events {
-    /// Takes the next bytes; returns the events that they complete.
-    pub(crate) fn push(&mut self, bytes: &[u8]) -> Vec<String> {
-        self.buffer.extend_from_slice(bytes);
-        let mut found = Vec::new();
-        while let Some(end) = self.buffer.windows(2).position(|pair| pair == b"\n\n") {
-            let event: Vec<u8> = self.buffer.drain(..end + 2).collect();
-            for line in String::from_utf8_lossy(&event).lines() {
-                if let Some(data) = line.strip_prefix("data:") {
-                    found.push(data.trim_start().to_owned());
-                }
-            }
-        }
-        found
-    }
-}
-
-/// The value below which `share` of the durations lie (nearest rank); zero when there are none.
-pub fn quantile(durations: &[Duration], share: f64) -> Duration {
-    let mut sorted = durations.to_vec();
-    sorted.sort_unstable();
-    let rank = (share * sorted.len() as f64).ceil() as usize;
-    sorted.get(rank.saturating_sub(1)).copied().unwrap_or_default()
-}
-
-/// Arithmetic mean; zero when there are none.
-pub fn mean(durations: &[Duration]) -> Duration {
-    if durations.is_empty() {
-        Duration::ZERO
-    } else {
-        durations.iter().sum::<Duration>() / durations.len() as u32
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn events_may_be_cut_anywhere() {
-        let stream = b"data: {\"a\":1}\n\n: note\n\ndata: [DONE]\n\n";
-        for cut in 0..stream.len() {
-            let mut events = Events::default();
-            let mut found = events.push(&stream[..cut]);
-            found.extend(events.push(&stream[cut..]));
-            assert_eq!(found, ["{\"a\":1}", "[DONE]"]);
-        }
-    }
-
-    #[test]
-    fn quantiles_by_nearest_rank() {
-        let durations: Vec<_> = (1..=100).map(Duration::from_millis).collect();
-        assert_eq!(quantile(&durations, 0.5), Duration::from_millis(50));
-        assert_eq!(quantile(&durations, 0.99), Duration::from_millis(99));
-        assert_eq!(quantile(&[], 0.5), Duration::ZERO);
-    }
 }

@@ -1,13 +1,17 @@
 //! `baton demo`: a split cluster in one process, real requests, the bill of each.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::Result;
+use baton_lab::measure::Spread;
 use serde_json::{Value, json};
 
 use crate::{
     args,
-    client::{Client, Timed, mean, quantile},
+    client::{Client, Timed},
     config::ClusterConfig,
     serve::{Cluster, shutdown_signal},
     terminal::{say, show},
@@ -96,6 +100,7 @@ fn bill(answer: &Timed) -> String {
     let ms = |name: &str| bill[name].as_f64().unwrap_or(0.0);
     let bytes = ms("transfer_bytes");
     let rate = if ms("transfer_ms") > 0.0 { bytes / 1e6 / (ms("transfer_ms") / 1e3) } else { 0.0 };
+    let itl = Spread::of(answer.gaps.iter().map(Duration::as_secs_f64));
     let tokens = |name: &str| answer.usage[name].as_u64().unwrap_or(0);
     let prefill_node = match &bill["prefill_node"] {
         Value::String(node) if !node.is_empty() => node.as_str(),
@@ -110,8 +115,8 @@ fn bill(answer: &Timed) -> String {
         bytes / 1e6,
         ms("exposed_ms"),
         answer.first.as_secs_f64() * 1e3,
-        mean(&answer.gaps).as_secs_f64() * 1e3,
-        quantile(&answer.gaps, 0.99).as_secs_f64() * 1e3,
+        itl.mean * 1e3,
+        itl.p99 * 1e3,
         tokens("prompt_tokens"),
         answer.usage["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap_or(0),
         tokens("completion_tokens"),

@@ -39,6 +39,8 @@ fn run(command: Command) -> anyhow::Result<()> {
             BenchKind::Handoff(args) => runtime.block_on(baton::bench::handoff::run(&args)),
             BenchKind::Start(args) => baton::bench::start::run(&args),
             BenchKind::Http(args) => baton::bench::http::run(&args),
+            BenchKind::Serve(args) => baton::bench::serve::run(&args),
+            BenchKind::Slo(args) => baton::bench::slo::run(&args),
             BenchKind::Server(args) => baton::bench::server::run(&args),
             BenchKind::PrefixIndex(args) => baton::bench::prefix_index::run(&args),
             BenchKind::Budgets(args) => baton::bench::budgets::run(&args),

@@ -4,7 +4,10 @@
 use std::{
     fmt::Display,
     io::Write,
-    sync::Once,
+    sync::{
+        Once,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -17,6 +20,12 @@ pub struct LoadingBar {
     bar: ProgressBar,
     total: Once,
     started: Instant,
+}
+
+/// Requests on their way: a bar on a terminal, otherwise nothing.
+pub struct CountBar {
+    bar: ProgressBar,
+    failed: AtomicUsize,
 }
 
 /// A line on stdout.
@@ -67,6 +76,34 @@ impl LoadingBar {
         if self.bar.is_hidden() {
             note(format_args!("loaded {}: {} of weights in {took:?}", self.name, HumanBytes(bytes as u64)));
         }
+        self.bar.finish_and_clear();
+    }
+}
+
+// === impl CountBar ===
+
+impl CountBar {
+    /// None of `total` is done.
+    pub fn start(name: &str, total: usize) -> Self {
+        let style =
+            ProgressStyle::with_template("{prefix} {wide_bar} {pos}/{len} {msg} {elapsed} of {duration}");
+        let bar = ProgressBar::with_draw_target(Some(total as u64), ProgressDrawTarget::stderr())
+            .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+            .with_prefix(name.to_owned());
+        Self { bar, failed: AtomicUsize::new(0) }
+    }
+
+    /// So many more are done, some of which came to nothing.
+    pub fn advance(&self, done: usize, failed: usize) {
+        let failed = self.failed.fetch_add(failed, Ordering::Relaxed) + failed;
+        if failed > 0 {
+            self.bar.set_message(format!("{failed} without answer"));
+        }
+        self.bar.inc(done as u64);
+    }
+
+    /// All are done.
+    pub fn finish(self) {
         self.bar.finish_and_clear();
     }
 }

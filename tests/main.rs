@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, missing_docs, reason = "tests")]
 
 mod arrows;
+mod bench_serve;
 mod certs;
 mod chaos;
 mod configs;
@@ -16,6 +17,7 @@ mod matrix;
 mod openapi;
 mod operators;
 mod overload;
+mod page;
 mod parity;
 mod paths;
 mod roles;

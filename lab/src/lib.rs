@@ -1,6 +1,9 @@
 //! The lab: load on servers of the OpenAI API, and what came of it.
 //!
 //! - [`budgets`]: what requests should keep
+//! - [`measure`]: asks a server and notes what comes
+//! - [`report`]: tables and files of runs
+//! - [`slo`]: searches for the highest rate that keeps budgets
 //! - [`traffic`]: what is asked when, drawn from a seed or read from a trace
 //!
 //! Words are those of the field: time to first token (TTFT), time between
@@ -8,4 +11,7 @@
 //! goodput and attainment.
 
 pub mod budgets;
+pub mod measure;
+pub mod report;
+pub mod slo;
 pub mod traffic;

@@ -5,14 +5,14 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Result, ensure};
-use futures::future::join_all;
-use tokio::time::sleep;
-
-use super::{
-    call::{Called, Caller},
-    process::ServerProcess,
+use baton_lab::{
+    budgets::Budgets,
+    measure::{self, Endpoint, Record, Spread},
+    traffic::{Class, Piece, Session, Traffic},
 };
-use crate::{args, client::quantile, terminal::say};
+
+use super::{load, process::ServerProcess};
+use crate::{args, terminal::say};
 
 const SETTINGS: [&str; 3] =
     ["model=mock", "engine.backend=mock", "engine.mock={step_us_base=5000,decode_us_per_sequence=2000}"];
@@ -29,46 +29,54 @@ const HEAD_START: Duration = Duration::from_secs(1);
 pub fn run(args: &args::BenchBudgets) -> Result<()> {
     let set = SETTINGS.map(str::to_owned).into();
     let server = ServerProcess::start(&args::Settings { set, ..args::Settings::default() })?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(measure(args, Arc::new(Caller::new(server.addr())?)))
+    load::runtime()?.block_on(measure(args, &server.url()))
 }
 
-async fn measure(args: &args::BenchBudgets, caller: Arc<Caller>) -> Result<()> {
+async fn measure(args: &args::BenchBudgets, url: &str) -> Result<()> {
+    let endpoint = load::completions(url, load::BYTES).await?;
     say("| budget | its time between tokens, p50/p90/p99 ms | that of the others |");
     say("|---|---|---|");
     let (mut with, mut without) = ((Vec::new(), Vec::new()), (Vec::new(), Vec::new()));
     // What the node learns of its steps it learns before.
-    among(&caller, args.others, None).await?;
+    among(&endpoint, args.others, None).await?;
     for _ in 0..args.runs.max(1) {
         for (itl_ms, (own, others)) in [(None, &mut without), (Some(args.itl_ms), &mut with)] {
-            let (one, rest) = among(&caller, args.others, itl_ms).await?;
-            own.extend(one.gaps);
-            others.extend(rest.into_iter().flat_map(|called| called.gaps));
+            let (one, rest) = among(&endpoint, args.others, itl_ms).await?;
+            own.extend(gaps(&one));
+            others.extend(gaps(&rest));
         }
     }
     for (name, (own, others)) in [("none".to_owned(), without), (format!("{} ms", args.itl_ms), with)] {
-        say(format_args!("| {name} | {} | {} |", words(&own), words(&others)));
+        say(format_args!("| {name} | {} | {} |", words(own), words(others)));
     }
     Ok(())
 }
 
 /// One answer with this budget, and the others.
-async fn among(caller: &Caller, others: usize, itl_ms: Option<u64>) -> Result<(Called, Vec<Called>)> {
-    let prompt = || -> Vec<u32> { (0..PROMPT).map(|_| fastrand::u32(32..127)).collect() };
-    let rest = join_all((0..others).map(|_| {
-        let prompt = prompt();
-        async move { caller.complete(&prompt, OTHERS_OUTPUT).await }
-    }));
-    let one = async {
-        sleep(HEAD_START).await;
-        caller.complete_within(&prompt(), OUTPUT, itl_ms).await
+async fn among(
+    endpoint: &Arc<Endpoint>,
+    others: usize,
+    itl_ms: Option<u64>,
+) -> Result<(Vec<Record>, Vec<Record>)> {
+    let asked = |at, class, tokens| {
+        let said = Piece::Drawn { seed: fastrand::u64(..), tokens: PROMPT };
+        Session::single(at, class, said, tokens)
     };
-    let (one, rest) = tokio::join!(one, rest);
-    ensure!(one.is_whole && rest.iter().all(|called| called.is_whole), "an answer did not come");
-    Ok((one, rest))
+    let mut sessions: Vec<_> = (0..others).map(|_| asked(Duration::ZERO, 0, OTHERS_OUTPUT)).collect();
+    sessions.push(asked(HEAD_START, 1, OUTPUT));
+    let budgets = Budgets { itl_ms: itl_ms.map(|ms| ms as f64), ..Budgets::default() };
+    let classes = [Class::default(), Class { budgets, ..Class::default() }];
+    let run = measure::run(endpoint, Traffic { sessions, ..Traffic::default() }, &classes, |_| {}).await?;
+    ensure!(run.records.iter().all(Record::is_answered), "an answer did not come");
+    Ok(run.records.into_iter().partition(|record| record.class == 1))
 }
 
-fn words(gaps: &[Duration]) -> String {
-    let ms = |share| format!("{:.1}", quantile(gaps, share).as_secs_f64() * 1e3);
-    [0.5, 0.9, 0.99].map(ms).join(" / ")
+/// Milliseconds.
+fn gaps(records: &[Record]) -> impl Iterator<Item = f64> {
+    records.iter().flat_map(|record| record.gaps.iter().map(|&gap| f64::from(gap) * 1e3))
+}
+
+fn words(gaps: Vec<f64>) -> String {
+    let spread = Spread::of(gaps);
+    [spread.p50, spread.p90, spread.p99].map(|ms| format!("{ms:.1}")).join(" / ")
 }

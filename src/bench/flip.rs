@@ -2,20 +2,18 @@
 //! taking turns. Two prefill and two decode nodes in one process, mock backend:
 //! a step takes 50 ms, so that most answers live through several changes.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use futures::future::join_all;
+use baton_lab::{
+    measure::{self, Endpoint, Run, Spread},
+    traffic::{Class, Piece, Session, Traffic},
+};
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
-use super::{
-    call::{Called, Caller},
-    median,
-    process::ServerProcess,
-    shown,
-};
-use crate::{args, client::quantile, terminal::say};
+use super::{load, median, process::ServerProcess, shown};
+use crate::{args, terminal::say};
 
 const SETTINGS: [&str; 6] = [
     "cluster=flip",
@@ -42,9 +40,9 @@ struct Operator {
 #[derive(Default)]
 struct Runs {
     p99_ms: Vec<f64>,
-    gaps: Vec<Duration>,
-    /// Between one answer's first token and the next one's, the longest.
-    longest: Duration,
+    gaps_ms: Vec<f64>,
+    /// Seconds between one answer's first token and the next one's, at most.
+    longest: f64,
     answers: usize,
     failed: usize,
     changes: usize,
@@ -59,24 +57,21 @@ pub fn run(args: &args::BenchFlip) -> Result<()> {
     let server = ServerProcess::start(&args::Settings { set, ..args::Settings::default() })?;
     let http = reqwest::Client::builder().no_proxy().build()?;
     let operator = Operator { http, url: format!("http://{}", server.admin().context("no admin API")?) };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(measure(args, &Caller::new(server.addr())?, &operator))
+    load::runtime()?.block_on(measure(args, &server.url(), &operator))
 }
 
-async fn measure(args: &args::BenchFlip, caller: &Caller, operator: &Operator) -> Result<()> {
+async fn measure(args: &args::BenchFlip, url: &str, operator: &Operator) -> Result<()> {
+    let endpoint = load::completions(url, load::BYTES).await?;
     let (mut still, mut changing) = (Runs::default(), Runs::default());
-    let every = Duration::from_millis(args.every_ms);
+    let (time, every) = (Duration::from_secs(args.seconds), Duration::from_millis(args.every_ms));
     // What nodes learn of their steps they learn before.
-    load(caller, args.callers, Instant::now() + Duration::from_secs(3)).await;
+    ask(&endpoint, args.callers, Duration::from_secs(3)).await?;
     for _ in 0..args.runs.max(1) {
-        let end = || Instant::now() + Duration::from_secs(args.seconds);
-        let until = end();
-        still.take(&load(caller, args.callers, until).await, until);
-        let until = end();
-        let (answers, changes) =
-            tokio::join!(load(caller, args.callers, until), operator.change_until(until, every));
+        still.take(&ask(&endpoint, args.callers, time).await?, time);
+        let changes = operator.change_until(Instant::now() + time, every);
+        let (run, changes) = tokio::join!(ask(&endpoint, args.callers, time), changes);
         changing.changes += changes?;
-        changing.take(&answers, until);
+        changing.take(&run?, time);
     }
     say(
         "| roles | changes | answers | failed | time between tokens, p50/p99/most ms | p99 of each run, ms | longest without a first token, ms |",
@@ -91,18 +86,16 @@ async fn measure(args: &args::BenchFlip, caller: &Caller, operator: &Operator) -
     Ok(())
 }
 
-/// Callers who ask again when they have their answers; each answer with the time at which it was asked for.
-async fn load(caller: &Caller, callers: usize, until: Instant) -> Vec<(Instant, Called)> {
-    let one = async || {
-        let mut calls = Vec::new();
-        while Instant::now() < until {
-            let prompt: Vec<u32> = (0..PROMPT).map(|_| fastrand::u32(32..127)).collect();
-            let sent = Instant::now();
-            calls.push((sent, caller.complete(&prompt, fastrand::usize(OUTPUT)).await));
-        }
-        calls
+/// Callers who ask again when they have their answers, for so long.
+async fn ask(endpoint: &Arc<Endpoint>, callers: usize, time: Duration) -> Result<Run> {
+    let session = |_| {
+        let said = Piece::Drawn { seed: fastrand::u64(..), tokens: PROMPT };
+        Session::single(Duration::ZERO, 0, said, fastrand::usize(OUTPUT))
     };
-    join_all((0..callers).map(|_| one())).await.concat()
+    // No answer takes less than a second.
+    let sessions = (0..callers * (time.as_secs() as usize + 1)).map(session).collect();
+    let traffic = Traffic { sessions, clients: Some(callers), until: Some(time), ..Traffic::default() };
+    Ok(measure::run(endpoint, traffic, &[Class::default()], |_| {}).await?)
 }
 
 // === impl Operator ===
@@ -127,32 +120,29 @@ impl Operator {
 // === impl Runs ===
 
 impl Runs {
-    /// Takes in a run in which calls were begun until then.
-    fn take(&mut self, calls: &[(Instant, Called)], until: Instant) {
-        let gaps: Vec<_> = calls.iter().flat_map(|(_, called)| called.gaps.iter().copied()).collect();
-        self.p99_ms.push(ms(quantile(&gaps, 0.99)));
-        self.gaps.extend(gaps);
-        self.answers += calls.len();
-        self.failed += calls.iter().filter(|(_, called)| !called.is_whole).count();
-        let mut firsts: Vec<_> =
-            calls.iter().filter_map(|(sent, called)| Some(*sent + called.first?)).collect();
-        firsts.sort_unstable();
+    /// Takes in a run in which requests began for so long.
+    fn take(&mut self, run: &Run, time: Duration) {
+        let gaps = run.records.iter().flat_map(|record| &record.gaps).map(|&gap| f64::from(gap) * 1e3);
+        let gaps: Vec<f64> = gaps.collect();
+        self.p99_ms.push(Spread::of(gaps.iter().copied()).p99);
+        self.gaps_ms.extend(gaps);
+        self.answers += run.records.len();
+        self.failed += run.records.iter().filter(|record| !record.is_answered()).count();
+        let mut firsts: Vec<f64> =
+            run.records.iter().filter_map(|record| Some(record.intended + record.ttft?)).collect();
+        firsts.sort_by(f64::total_cmp);
         // Afterwards nobody asks any more.
-        let silences = firsts.windows(2).filter(|pair| pair[0] < until).map(|pair| pair[1] - pair[0]);
-        self.longest = silences.fold(self.longest, Duration::max);
+        let silences = firsts.windows(2).filter(|pair| pair[0] < time.as_secs_f64());
+        self.longest = silences.map(|pair| pair[1] - pair[0]).fold(self.longest, f64::max);
     }
 
     fn report(&self, name: &str) {
-        let Self { p99_ms, gaps, longest, answers, failed, changes } = self;
-        let [half, most, all] = [0.5, 0.99, 1.0].map(|share| ms(quantile(gaps, share)));
+        let Self { p99_ms, gaps_ms, longest, answers, failed, changes } = self;
+        let Spread { p50, p99, max, .. } = Spread::of(gaps_ms.iter().copied());
         say(format_args!(
-            "| {name} | {changes} | {answers} | {failed} | {half:.1} / {most:.1} / {all:.1} | {} | {:.0} |",
+            "| {name} | {changes} | {answers} | {failed} | {p50:.1} / {p99:.1} / {max:.1} | {} | {:.0} |",
             shown(p99_ms),
-            ms(*longest),
+            longest * 1e3,
         ));
     }
-}
-
-fn ms(time: Duration) -> f64 {
-    time.as_secs_f64() * 1e3
 }

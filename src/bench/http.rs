@@ -1,20 +1,18 @@
 //! Servers under the same closed-loop load, taking turns run by run.
 
-use std::time::Duration;
+use std::sync::Arc;
 
 use anyhow::{Result, ensure};
+use baton_lab::measure::{Endpoint, Run, Spread, Summary};
 use serde_json::json;
 
-use super::{
-    load::{Shape, Tally, Target},
-    median, shown,
-};
-use crate::{args, client::quantile, terminal::say};
+use super::{load, median, shown};
+use crate::{args, terminal::say};
 
 /// A server under its name in the table.
 struct Server {
     name: String,
-    target: Target,
+    endpoint: Arc<Endpoint>,
 }
 
 /// Prints the table.
@@ -22,15 +20,15 @@ struct Server {
 /// # Errors
 /// When a server does not answer, or a request fails.
 pub fn run(args: &args::BenchHttp) -> Result<()> {
-    // One thread: the servers need the others.
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(measure(args))
+    load::runtime()?.block_on(measure(args))
 }
 
 async fn measure(args: &args::BenchHttp) -> Result<()> {
     let mut servers = Vec::new();
     for url in &args.urls {
         let (name, url) = url.split_once('=').unwrap_or((url, url));
-        servers.push(Server { name: name.to_owned(), target: Target::new(url).await? });
+        let endpoint = load::completions(url, load::COMMON).await?;
+        servers.push(Server { name: name.to_owned(), endpoint });
     }
     if !args.json {
         say(
@@ -41,26 +39,28 @@ async fn measure(args: &args::BenchHttp) -> Result<()> {
     let mut failed = 0;
     for &clients in &args.concurrency {
         let requests = (clients * args.requests).max(args.least);
-        let shape =
-            Shape { clients, requests, prompt_tokens: args.prompt_tokens, output_tokens: args.output_tokens };
-        let mut tallies = vec![Tally::default(); servers.len()];
         for server in &servers {
             // What a server does only once is not what is measured here.
-            server
-                .target
-                .run(Shape { requests: clients, output_tokens: 2, ..shape }, &mut Tally::default())
-                .await;
+            load::run(&server.endpoint, &load::closed(clients, clients, (args.prompt_tokens, 2))).await?;
         }
+        let mut runs = vec![Vec::new(); servers.len()];
         for _ in 0..args.runs.max(1) {
-            for (server, tally) in servers.iter().zip(&mut tallies) {
-                server.target.run(shape, tally).await;
+            for (server, runs) in servers.iter().zip(&mut runs) {
+                let workload = load::closed(clients, requests, (args.prompt_tokens, args.output_tokens));
+                runs.push(load::run(&server.endpoint, &workload).await?);
             }
         }
-        for (server, tally) in servers.iter().zip(&tallies) {
-            report(args, clients, &server.name, tally, &tallies[0]);
-            failed += tally.errors.len();
-            if let Some(error) = tally.errors.first() {
-                say(format_args!("{}: {error}", server.name));
+        for (server, of_server) in servers.iter().zip(&runs) {
+            let faults: Vec<_> = of_server
+                .iter()
+                .flat_map(|run| {
+                    run.records.iter().filter_map(|record| load::fault(record, args.prompt_tokens))
+                })
+                .collect();
+            report(args, (clients, &server.name, faults.len()), of_server, &runs[0]);
+            failed += faults.len();
+            if let Some(fault) = faults.first() {
+                say(format_args!("{}: {fault}", server.name));
             }
         }
     }
@@ -68,21 +68,27 @@ async fn measure(args: &args::BenchHttp) -> Result<()> {
     Ok(())
 }
 
-fn report(args: &args::BenchHttp, clients: usize, name: &str, tally: &Tally, first: &Tally) {
-    let pairs: Vec<f64> = first.rates.iter().zip(&tally.rates).map(|(first, rate)| first / rate).collect();
-    let ms = |times: &[Duration], share| quantile(times, share).as_secs_f64() * 1e3;
-    let both = |times: &[Duration]| [ms(times, 0.5), ms(times, 0.99)];
-    let (ttft, itl, per_token) = (both(&tally.first), both(&tally.gaps), both(&tally.per_token));
+fn rates(runs: &[Run]) -> Vec<f64> {
+    runs.iter().map(|run| Summary::of(run, &[]).all.output_per_second).collect()
+}
+
+fn report(args: &args::BenchHttp, row: (usize, &str, usize), runs: &[Run], first: &[Run]) {
+    let (clients, name, failed) = row;
+    let (rates, first) = (rates(runs), rates(first));
+    let pairs: Vec<f64> = first.iter().zip(&rates).map(|(first, rate)| first / rate).collect();
+    let all = Summary::of(&load::together(runs), &[]).all;
+    let both = |spread: Spread| [spread.p50 * 1e3, spread.p99 * 1e3];
+    let (ttft, itl, per_token) = (both(all.ttft), both(all.itl), both(all.tpot));
     if args.json {
         say(json!({
-            "clients": clients, "server": name, "tokens_per_second": tally.rates, "first_over_it": pairs,
-            "ttft_ms": ttft, "itl_ms": itl, "time_per_token_ms": per_token, "failed": tally.errors.len(),
+            "clients": clients, "server": name, "tokens_per_second": rates, "first_over_it": pairs,
+            "ttft_ms": ttft, "itl_ms": itl, "time_per_token_ms": per_token, "failed": failed,
         }));
         return;
     }
     say(format_args!(
-        "| {clients} | {name} | {} | {:.2} | {:.0} / {:.0} | {:.1} / {:.1} | {:.1} / {:.1} | {} |",
-        shown(&tally.rates),
+        "| {clients} | {name} | {} | {:.2} | {:.0} / {:.0} | {:.1} / {:.1} | {:.1} / {:.1} | {failed} |",
+        shown(&rates),
         median(&pairs),
         ttft[0],
         ttft[1],
@@ -90,6 +96,5 @@ fn report(args: &args::BenchHttp, clients: usize, name: &str, tally: &Tally, fir
         itl[1],
         per_token[0],
         per_token[1],
-        tally.errors.len(),
     ));
 }

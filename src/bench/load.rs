@@ -1,193 +1,75 @@
-//! A closed loop of streaming completions: each client asks, reads its answer
-//! to the end, and asks again. Talks to any server of the OpenAI API.
+//! The lab's load on the servers of benches.
 
-use std::{
-    sync::atomic::{AtomicUsize, Ordering},
-    time::{Duration, Instant},
+use std::sync::Arc;
+
+use anyhow::Result;
+use baton_lab::{
+    measure::{self, Api, Endpoint, Manner, Outcome, Record, Run},
+    traffic::{Arrivals, Class, Length, Shape, Vocabulary, Workload},
 };
+use tokio::runtime::Runtime;
 
-use anyhow::{Context, Result, bail};
-use futures::{StreamExt, future::join_all};
-use serde::Deserialize;
-use serde_json::json;
+/// Tokens that every vocabulary of some size has, control tokens left out.
+pub(super) const COMMON: Vocabulary = Vocabulary::Ids { low: 100, high: 30_000 };
+/// Tokens of the mock backend, which are bytes.
+pub(super) const BYTES: Vocabulary = Vocabulary::Ids { low: 32, high: 127 };
+/// The same as text: five bytes a word.
+pub(super) const WORDS_OF_BYTES: Vocabulary = Vocabulary::Words { tokens_of_word: 5.0, tokens_around: 0.0 };
 
-use crate::client::{Client, Events};
-
-/// A server and how it is asked.
-pub struct Target {
-    http: reqwest::Client,
-    url: String,
-    model: String,
+/// One thread: the servers need the others.
+pub(super) fn runtime() -> Result<Runtime> {
+    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
 }
 
-/// What a run asks for.
-#[derive(Clone, Copy, Debug)]
-pub struct Shape {
-    /// Clients at a time.
-    pub clients: usize,
-    /// Requests in all.
-    pub requests: usize,
-    /// Tokens of each prompt.
-    pub prompt_tokens: usize,
-    /// Tokens of each answer.
-    pub output_tokens: usize,
+/// A server asked for streamed completions, of its first model; it is told of budgets.
+pub(super) async fn completions(url: &str, vocabulary: Vocabulary) -> Result<Arc<Endpoint>> {
+    let manner = Manner {
+        api: Api::Completions,
+        vocabulary: Some(vocabulary),
+        tells_budgets: true,
+        ..Manner::default()
+    };
+    Ok(Arc::new(Endpoint::connect(url, manner).await?))
 }
 
-/// What came of the requests of some runs.
-#[derive(Clone, Debug, Default)]
-pub struct Tally {
-    /// From sending a request to its first text.
-    pub first: Vec<Duration>,
-    /// Between two events with text of one answer.
-    pub gaps: Vec<Duration>,
-    /// Of each answer: from its first to its last text, over the tokens between them.
-    pub per_token: Vec<Duration>,
-    /// Output tokens a second of each run, from the first request to the last answer.
-    pub rates: Vec<f64>,
-    /// Why requests failed.
-    pub errors: Vec<String>,
-}
-
-/// One answer.
-struct Answered {
-    first: Duration,
-    gaps: Vec<Duration>,
-    /// As the server counts them.
-    tokens: usize,
-}
-
-#[derive(Deserialize)]
-struct Chunk {
-    #[serde(default)]
-    choices: Vec<ChunkChoice>,
-    #[serde(default)]
-    usage: Option<Usage>,
-}
-
-#[derive(Deserialize)]
-struct ChunkChoice {
-    #[serde(default)]
-    text: String,
-}
-
-#[derive(Deserialize)]
-struct Usage {
-    prompt_tokens: usize,
-    completion_tokens: usize,
-}
-
-/// A pause of the server after which a request counts as failed.
-const SILENCE: Duration = Duration::from_secs(120);
-/// Prompts are of tokens that every vocabulary of some size has, control tokens left out.
-const PROMPT_TOKENS: std::ops::Range<u32> = 100..30_000;
-
-// === impl Target ===
-
-impl Target {
-    /// The server at `url`, asked for the first model that it lists.
-    ///
-    /// # Errors
-    /// When it does not answer.
-    pub async fn new(url: &str) -> Result<Self> {
-        // A connection for each request: some servers close idle ones without a word.
-        let http = reqwest::Client::builder().no_proxy().tcp_nodelay(true).pool_max_idle_per_host(0);
-        let http = http.read_timeout(SILENCE).build()?;
-        let model = Client::new(url)?.model().await?;
-        Ok(Self { http, url: format!("{}/v1/completions", url.trim_end_matches('/')), model })
-    }
-
-    /// One run, noted in `tally`.
-    pub async fn run(&self, shape: Shape, tally: &mut Tally) {
-        let next = AtomicUsize::new(0);
-        let client = async || {
-            let mut answers = Vec::new();
-            while next.fetch_add(1, Ordering::Relaxed) < shape.requests {
-                answers.push(self.ask(shape).await);
-            }
-            answers
-        };
-        let began = Instant::now();
-        let answers = join_all((0..shape.clients).map(|_| client())).await;
-        let seconds = began.elapsed().as_secs_f64();
-        let mut tokens = 0;
-        for answer in answers.into_iter().flatten() {
-            match answer {
-                Ok(answer) => {
-                    tokens += answer.tokens;
-                    tally.note(answer);
-                }
-                Err(error) => tally.errors.push(format!("{error:#}")),
-            }
-        }
-        tally.rates.push(tokens as f64 / seconds);
-    }
-
-    /// One request with a prompt that nobody sent before.
-    async fn ask(&self, shape: Shape) -> Result<Answered> {
-        let prompt: Vec<u32> = (0..shape.prompt_tokens).map(|_| fastrand::u32(PROMPT_TOKENS)).collect();
-        let body = json!({
-            "model": self.model, "prompt": prompt, "max_tokens": shape.output_tokens, "temperature": 0,
-            "ignore_eos": true, "stream": true, "stream_options": {"include_usage": true},
-        });
-        let sent = Instant::now();
-        let response = self.http.post(&self.url).json(&body).send().await?;
-        if !response.status().is_success() {
-            bail!("{}: {}", response.status(), response.text().await.unwrap_or_default());
-        }
-        let mut answer = Answered { first: Duration::ZERO, gaps: Vec::new(), tokens: 0 };
-        let (mut last, mut events, mut bytes) = (None, Events::default(), response.bytes_stream());
-        while let Some(part) = bytes.next().await {
-            for event in events.push(&part?) {
-                if event == "[DONE]" {
-                    return answer.check(shape);
-                }
-                let chunk: Chunk =
-                    serde_json::from_str(&event).with_context(|| format!("unexpected event {event}"))?;
-                answer.note(&chunk, sent, &mut last, shape)?;
-            }
-        }
-        bail!("the stream ended without [DONE]")
+/// So many clients that ask, read, and ask again, each time what nobody asked before.
+pub(super) fn closed(clients: usize, requests: usize, tokens: (usize, usize)) -> Workload {
+    let shape = Shape { input: Length::fixed(tokens.0), output: Length::fixed(tokens.1), ..Shape::default() };
+    Workload {
+        seed: fastrand::u64(..),
+        sessions: requests,
+        arrivals: Arrivals::Closed { clients },
+        classes: vec![Class { shape, ..Class::default() }],
+        ..Workload::default()
     }
 }
 
-// === impl Answered ===
+/// Measures a workload.
+pub(super) async fn run(endpoint: &Arc<Endpoint>, workload: &Workload) -> Result<Run> {
+    Ok(measure::run(endpoint, workload.traffic()?, &workload.classes, |_| {}).await?)
+}
 
-impl Answered {
-    fn note(&mut self, chunk: &Chunk, sent: Instant, last: &mut Option<Instant>, shape: Shape) -> Result<()> {
-        if let Some(usage) = &chunk.usage {
-            if usage.prompt_tokens != shape.prompt_tokens {
-                bail!("{} prompt tokens counted, {} sent", usage.prompt_tokens, shape.prompt_tokens);
-            }
-            self.tokens = usage.completion_tokens;
-        }
-        if chunk.choices.iter().all(|choice| choice.text.is_empty()) {
-            return Ok(());
-        }
-        let now = Instant::now();
-        match last.replace(now) {
-            None => self.first = now - sent,
-            Some(before) => self.gaps.push(now - before),
-        }
-        Ok(())
-    }
-
-    /// An answer of another length would make the figures those of other work.
-    fn check(self, shape: Shape) -> Result<Self> {
-        if self.tokens != shape.output_tokens {
-            bail!("{} tokens came, {} were asked for", self.tokens, shape.output_tokens);
-        }
-        Ok(self)
+/// Several runs as one, the seconds of each added up.
+pub(super) fn together(runs: &[Run]) -> Run {
+    Run {
+        records: runs.iter().flat_map(|run| run.records.iter().cloned()).collect(),
+        seconds: runs.iter().map(|run| run.seconds).sum(),
+        ..Run::default()
     }
 }
 
-// === impl Tally ===
-
-impl Tally {
-    fn note(&mut self, answer: Answered) {
-        self.first.push(answer.first);
-        if answer.tokens > 1 {
-            self.per_token.push(answer.gaps.iter().sum::<Duration>() / (answer.tokens as u32 - 1));
-        }
-        self.gaps.extend(answer.gaps);
+/// Why a request is not the work that was asked for: its figures would be those of other work.
+pub(super) fn fault(record: &Record, prompt_tokens: usize) -> Option<String> {
+    match &record.outcome {
+        Outcome::Refused { status, body, .. } => return Some(format!("{status}: {body}")),
+        Outcome::Failed { why } => return Some(why.clone()),
+        Outcome::Answered => {}
     }
+    let counted = record.prompt_tokens.unwrap_or(prompt_tokens);
+    if counted != prompt_tokens {
+        return Some(format!("{counted} prompt tokens counted, {prompt_tokens} sent"));
+    }
+    record
+        .has_other_length()
+        .then(|| format!("{} tokens came, {} were asked for", record.output_tokens, record.wanted_tokens))
 }

@@ -2,19 +2,17 @@
 //! it: what is answered, what is refused and how fast. Two prefill and two decode
 //! nodes in one process, mock backend: steps take their time and no processor.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use anyhow::{Result, ensure};
-use tokio::{
-    task::JoinSet,
-    time::{Instant, interval, sleep_until},
+use anyhow::{Context, Result, ensure};
+use baton_lab::{
+    measure::{Endpoint, Outcome, Record, Run, Spread},
+    traffic::{Arrivals, Workload},
 };
+use tokio::time::{Instant, interval};
 
-use super::{
-    call::{Called, Caller},
-    process::ServerProcess,
-};
-use crate::{args, client::quantile, terminal::say};
+use super::{load, process::ServerProcess};
+use crate::{args, terminal::say};
 
 /// A prompt takes 50 ms of a prefill node, and an answer some 100 ms of a decode node's steps.
 const SETTINGS: [&str; 10] = [
@@ -35,15 +33,11 @@ const OUTPUT: usize = 16;
 /// As many as the cluster runs at once.
 const CLIENTS: usize = 16;
 /// Readers who wait longer for a first token have gone.
-const BUDGET: Duration = Duration::from_secs(1);
+const BUDGET_SECONDS: f64 = 1.0;
 const PROBE_INTERVAL: Duration = Duration::from_millis(20);
 
-/// What came of a run.
-struct Run {
-    calls: Vec<Called>,
-    health: Vec<Duration>,
-    seconds: f64,
-}
+/// Of a call, at least.
+const CALL_SECONDS: f64 = 0.05;
 
 /// Prints the table.
 ///
@@ -53,107 +47,92 @@ pub fn run(args: &args::BenchOverload) -> Result<()> {
     let mut set: Vec<String> = SETTINGS.map(str::to_owned).into();
     set.extend(args.set.iter().cloned());
     let server = ServerProcess::start(&args::Settings { set, ..args::Settings::default() })?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(measure(args, Arc::new(Caller::new(server.addr())?)))
+    load::runtime()?.block_on(measure(args, &server.url()))
 }
 
-async fn measure(args: &args::BenchOverload, caller: Arc<Caller>) -> Result<()> {
-    let seconds = Duration::from_secs(args.seconds);
+async fn measure(args: &args::BenchOverload, url: &str) -> Result<()> {
+    let endpoint = load::completions(url, load::BYTES).await?;
+    let seconds = args.seconds as f64;
     // What a node learns of its steps it learns before.
-    closed(&caller, Duration::from_secs(3)).await;
-    let alone = closed(&caller, seconds).await;
-    let capacity = alone.good() / alone.seconds;
+    load::run(&endpoint, &workload(Arrivals::Closed { clients: CLIENTS }, 3.0)).await?;
+    let alone = load::run(&endpoint, &workload(Arrivals::Closed { clients: CLIENTS }, seconds)).await?;
+    let capacity = good(&alone) / alone.seconds;
     say(format_args!("{CLIENTS} clients that wait for their answers: {capacity:.1} answers/s\n"));
     say(
         "| load | calls/s | answered in time/s | of capacity | refused/s | failed | TTFT p50/p99 ms | refusal p50/p99 ms | health p99 ms |",
     );
     say("|---|---|---|---|---|---|---|---|---|");
-    let mut random = fastrand::Rng::with_seed(args.seed);
-    for &load in &args.load {
-        let run = open(&caller, load * capacity, seconds, &mut random).await?;
-        run.report(load, capacity);
-        let broken = run.calls.iter().filter(|call| call.is_broken()).count();
+    for (number, &load) in (args.seed..).zip(&args.load) {
+        let open =
+            Workload { seed: number, ..workload(Arrivals::Poisson { rate: load * capacity }, seconds) };
+        let mut health = Vec::new();
+        let run = tokio::select! {
+            run = load::run(&endpoint, &open) => run?,
+            stopped = probe(&endpoint, &mut health) => return stopped,
+        };
+        report(&run, (load, capacity, seconds), Spread::of(health));
+        let broken = run.records.iter().filter(|record| is_broken(record)).count();
         ensure!(broken == 0, "{broken} calls broke off");
     }
     Ok(())
 }
 
-fn prompt(random: &mut fastrand::Rng) -> Vec<u32> {
-    (0..PROMPT).map(|_| random.u32(32..127)).collect()
-}
-
-/// Clients who ask again when they have their answers.
-async fn closed(caller: &Arc<Caller>, time: Duration) -> Run {
-    let began = Instant::now();
-    let client = async || {
-        let (mut random, mut calls) = (fastrand::Rng::new(), Vec::new());
-        while began.elapsed() < time {
-            calls.push(caller.complete(&prompt(&mut random), OUTPUT).await);
-        }
-        calls
+fn workload(arrivals: Arrivals, seconds: f64) -> Workload {
+    let sessions = match arrivals {
+        Arrivals::Poisson { rate } => (2.0 * rate * seconds) as usize + CLIENTS,
+        _ => (CLIENTS as f64 * seconds / CALL_SECONDS) as usize,
     };
-    let calls = futures::future::join_all((0..CLIENTS).map(|_| client())).await;
-    Run { calls: calls.concat(), health: Vec::new(), seconds: began.elapsed().as_secs_f64() }
-}
-
-/// So many calls a second, each at a random time of its own.
-async fn open(caller: &Arc<Caller>, rate: f64, time: Duration, random: &mut fastrand::Rng) -> Result<Run> {
-    let (began, mut at, mut calls) = (Instant::now(), 0.0, JoinSet::new());
-    let mut probes = interval(PROBE_INTERVAL);
-    let mut health = Vec::new();
-    while at < time.as_secs_f64() {
-        tokio::select! {
-            () = sleep_until(began + Duration::from_secs_f64(at)) => {
-                let (caller, prompt) = (Arc::clone(caller), prompt(random));
-                calls.spawn(async move { caller.complete(&prompt, OUTPUT).await });
-                at -= (1.0 - random.f64()).ln() / rate;
-            }
-            _ = probes.tick() => health.push(caller.health().await?),
-        }
-    }
-    let seconds = began.elapsed().as_secs_f64();
-    Ok(Run { calls: calls.join_all().await, health, seconds })
-}
-
-// === impl Run ===
-
-impl Run {
-    /// Answers that their readers were there for.
-    fn good(&self) -> f64 {
-        let in_time = |call: &&Called| call.is_whole && call.first.is_some_and(|first| first <= BUDGET);
-        self.calls.iter().filter(in_time).count() as f64
-    }
-
-    fn report(&self, load: f64, capacity: f64) {
-        let ms = |times: &[Duration], share| quantile(times, share).as_secs_f64() * 1e3;
-        let first: Vec<_> = self.calls.iter().filter_map(|call| call.first).collect();
-        let refused: Vec<_> =
-            self.calls.iter().filter(|call| call.is_refused()).map(|call| call.total).collect();
-        let good = self.good() / self.seconds;
-        let failed = self.calls.len() - first.len() - refused.len();
-        say(format_args!(
-            "| {load}× | {:.0} | {good:.1} | {:.0} % | {:.0} | {failed} | {:.0} / {:.0} | {:.1} / {:.1} | {:.1} |",
-            self.calls.len() as f64 / self.seconds,
-            1e2 * good / capacity,
-            refused.len() as f64 / self.seconds,
-            ms(&first, 0.5),
-            ms(&first, 0.99),
-            ms(&refused, 0.5),
-            ms(&refused, 0.99),
-            ms(&self.health, 0.99),
-        ));
+    Workload {
+        arrivals,
+        sessions,
+        seconds: Some(seconds),
+        ..load::closed(CLIENTS, sessions, (PROMPT, OUTPUT))
     }
 }
 
-// === impl Called ===
-
-impl Called {
-    fn is_refused(&self) -> bool {
-        self.status == 429 && self.says_when
+/// Asks how the server is for as long as it is polled; ends when it does not answer.
+async fn probe(endpoint: &Endpoint, health: &mut Vec<f64>) -> Result<()> {
+    let (mut probes, url) = (interval(PROBE_INTERVAL), format!("{}/health", endpoint.base()));
+    loop {
+        probes.tick().await;
+        let sent = Instant::now();
+        endpoint.page(&url).await.context("the server does not say that it is alive")?;
+        health.push(sent.elapsed().as_secs_f64());
     }
+}
 
-    /// Neither answered nor refused in words.
-    fn is_broken(&self) -> bool {
-        self.status == 0 || (self.status == 200 && !self.is_whole)
-    }
+/// Answers that their readers were there for.
+fn good(run: &Run) -> f64 {
+    let in_time =
+        |call: &&Record| call.is_answered() && call.ttft.is_some_and(|first| first <= BUDGET_SECONDS);
+    run.records.iter().filter(in_time).count() as f64
+}
+
+/// Told that there is no room, and when to come back.
+fn is_refused(record: &Record) -> bool {
+    matches!(record.outcome, Outcome::Refused { status: 429, says_when: true, .. })
+}
+
+/// Neither answered nor refused in words.
+fn is_broken(record: &Record) -> bool {
+    !record.is_answered() && !record.is_refused()
+}
+
+fn report(run: &Run, (load, capacity, seconds): (f64, f64, f64), health: Spread) {
+    let first = Spread::of(run.records.iter().filter_map(|record| record.ttft));
+    let refused = Spread::of(run.records.iter().filter(|record| is_refused(record)).map(Record::e2e));
+    let good = good(run) / seconds;
+    let failed = run.records.len() - first.count - refused.count;
+    let ms = |seconds: f64| seconds * 1e3;
+    say(format_args!(
+        "| {load}× | {:.0} | {good:.1} | {:.0} % | {:.0} | {failed} | {:.0} / {:.0} | {:.1} / {:.1} | {:.1} |",
+        run.records.len() as f64 / seconds,
+        1e2 * good / capacity,
+        refused.count as f64 / seconds,
+        ms(first.p50),
+        ms(first.p99),
+        ms(refused.p50),
+        ms(refused.p99),
+        ms(health.p99),
+    ));
 }

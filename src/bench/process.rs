@@ -28,7 +28,24 @@ impl ServerProcess {
     /// Starts it and waits until it says that it is ready.
     pub(super) fn start(settings: &Settings) -> Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
-        command.arg("serve").args(["--set", "frontend.listen=127.0.0.1:0"]);
+        command.arg("serve");
+        Self::start_as(command, settings, "ready at http://")
+    }
+
+    /// One node of a cluster, by a command that names the program, and waits for
+    /// the line on which `announces` stands before an address.
+    pub(super) fn start_node(
+        mut command: Command,
+        settings: &Settings,
+        id: &str,
+        announces: &str,
+    ) -> Result<Self> {
+        command.args(["serve", "--node", id]);
+        Self::start_as(command, settings, announces)
+    }
+
+    fn start_as(mut command: Command, settings: &Settings, announces: &str) -> Result<Self> {
+        command.args(["--set", "frontend.listen=127.0.0.1:0"]);
         if let Some(config) = &settings.config {
             command.arg("--config").arg(config);
         }
@@ -36,13 +53,18 @@ impl ServerProcess {
         command.args(settings.model.iter().flat_map(|model| ["--model", model]));
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
         let mut output = BufReader::new(child.stdout.take().context("no output")?);
-        let addrs = addrs(&mut output);
+        let addrs = announced_addrs(&mut output, announces);
         if addrs.is_err() {
             drop(child.kill());
             drop(child.wait());
         }
         let (addr, admin) = addrs?;
         Ok(Self { child, _output: output, addr, admin })
+    }
+
+    /// Its base URL.
+    pub(super) fn url(&self) -> String {
+        format!("http://{}", self.addr)
     }
 
     /// Where it listens.
@@ -69,15 +91,16 @@ impl Drop for ServerProcess {
 }
 
 /// Reads up to the line that says where the server listens, and finds its admin API before that.
-fn addrs(output: &mut impl BufRead) -> Result<(String, Option<String>)> {
+fn announced_addrs(output: &mut impl BufRead, announces: &str) -> Result<(String, Option<String>)> {
     let mut admin = None;
     for line in output.lines() {
         let line = line?;
         if let Some((_, addr)) = line.split_once("admin at http://") {
             admin = Some(addr.trim().to_owned());
         }
-        if let Some((_, addr)) = line.split_once("ready at http://") {
-            return Ok((addr.trim().to_owned(), admin));
+        if let Some((_, addr)) = line.split_once(announces) {
+            let addr = addr.split('/').next().unwrap_or(addr).trim().to_owned();
+            return Ok((addr, admin));
         }
     }
     anyhow::bail!("the server ended before it was ready")

@@ -1,15 +1,15 @@
 //! What the way from the engine to the client costs: our server over HTTP
 //! beside its engine's steps alone, for the same work, taking turns.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use anyhow::{Result, ensure};
 use baton_engine::backend::Backend;
+use baton_lab::measure::{Endpoint, Summary};
 
 use super::{
     engine::Load,
-    load::{Shape, Tally, Target},
-    median,
+    load, median,
     process::{ServerProcess, cpu_seconds},
     shown,
 };
@@ -53,8 +53,8 @@ pub fn measure(args: &args::BenchServer) -> Result<Measured> {
     config.make_model_available()?;
     let mut backend = Compute::load(&config)?.backend(&config.engine)?;
     let server = ServerProcess::start(&args.settings)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let target = runtime.block_on(Target::new(&format!("http://{}", server.addr())))?;
+    let runtime = load::runtime()?;
+    let endpoint = runtime.block_on(load::completions(&server.url(), load::COMMON))?;
     say(
         "| clients | server, tokens/s | engine alone, tokens/s | ratio of pairs | processor ms a token: server | engine |",
     );
@@ -62,9 +62,9 @@ pub fn measure(args: &args::BenchServer) -> Result<Measured> {
     let mut over_engine = Vec::new();
     for &clients in &args.concurrency {
         let (mut served, mut alone) = (Runs::default(), Runs::default());
-        runtime.block_on(serve(&target, clients, &server, &mut Runs::default()))?;
+        runtime.block_on(serve(&endpoint, clients, &server, &mut Runs::default()))?;
         for _ in 0..args.runs.max(1) {
-            runtime.block_on(serve(&target, clients, &server, &mut served))?;
+            runtime.block_on(serve(&endpoint, clients, &server, &mut served))?;
             compute(&mut *backend, clients, &mut alone)?;
         }
         let pairs: Vec<f64> = served.rates.iter().zip(&alone.rates).map(|(a, b)| a / b).collect();
@@ -81,13 +81,19 @@ pub fn measure(args: &args::BenchServer) -> Result<Measured> {
     Ok(Measured { over_engine })
 }
 
-async fn serve(target: &Target, clients: usize, server: &ServerProcess, runs: &mut Runs) -> Result<()> {
-    let shape = Shape { clients, requests: clients * BATCHES, prompt_tokens: PROMPT, output_tokens: OUTPUT };
-    let (mut tally, before) = (Tally::default(), server.cpu_seconds()?);
-    target.run(shape, &mut tally).await;
-    ensure!(tally.errors.is_empty(), "a request failed: {}", tally.errors[0]);
-    runs.rates.extend(tally.rates);
-    runs.costs.push((server.cpu_seconds()? - before) * 1e3 / (shape.requests * OUTPUT) as f64);
+async fn serve(
+    endpoint: &Arc<Endpoint>,
+    clients: usize,
+    server: &ServerProcess,
+    runs: &mut Runs,
+) -> Result<()> {
+    let workload = load::closed(clients, clients * BATCHES, (PROMPT, OUTPUT));
+    let before = server.cpu_seconds()?;
+    let run = load::run(endpoint, &workload).await?;
+    let fault = run.records.iter().find_map(|record| load::fault(record, PROMPT));
+    ensure!(fault.is_none(), "a request failed: {}", fault.unwrap_or_default());
+    runs.rates.push(Summary::of(&run, &workload.classes).all.output_per_second);
+    runs.costs.push((server.cpu_seconds()? - before) * 1e3 / (workload.sessions * OUTPUT) as f64);
     Ok(())
 }
 

@@ -47,9 +47,14 @@ fn once() -> Result<f64> {
 }
 
 fn answers_ready(addr: &str) -> Result<bool> {
+    Ok(get(addr, "/ready")?.starts_with("HTTP/1.1 200"))
+}
+
+/// A server's whole answer.
+pub(super) fn get(addr: &str, path: &str) -> Result<String> {
     let mut stream = TcpStream::connect(addr)?;
-    write!(stream, "GET /ready HTTP/1.1\r\nhost: {addr}\r\nconnection: close\r\n\r\n")?;
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: {addr}\r\nconnection: close\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
-    Ok(answer.starts_with("HTTP/1.1 200"))
+    Ok(answer)
 }

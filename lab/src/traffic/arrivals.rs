@@ -92,7 +92,8 @@ impl Arrivals {
     ) -> Result<(), TrafficError> {
         match *self {
             Self::Poisson { rate } => {
-                space(sessions, || <Exp1 as Distribution<f64>>::sample(&Exp1, random) / rate)
+                let mut gap = || -> f64 { Exp1.sample(random) };
+                space(sessions, || gap() / rate);
             }
             Self::Gamma { rate, burstiness } => {
                 let unusable =
