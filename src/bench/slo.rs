@@ -198,7 +198,7 @@ impl<'a> Slo<'a> {
         for pair in 0..self.args.pairs {
             for ((contender, side), trial) in best.iter().zip(&mut trials) {
                 let running = self.start(contender)?;
-                // Questions that no trial of the searches had.
+                // Questions that no search had.
                 let repeat = self.args.repeats + pair;
                 trial.runs.push(self.once(&side.name, &running, (rate, repeat))?);
             }
@@ -216,7 +216,8 @@ impl<'a> Slo<'a> {
             arrivals: self.workload.arrivals.with_rate(rate),
             sessions: ((rate * seconds).ceil() as usize).max(LEAST),
             seconds: None,
-            seed: self.workload.seed.wrapping_add(repeat as u64),
+            // Questions of an earlier trial would be answered from caches; sides are asked the same.
+            seed: self.workload.seed.wrapping_add(rate.to_bits()).wrapping_add(repeat as u64),
             ..self.workload.clone()
         };
         let name = format!("{name} at {rate:.3}/s");

@@ -56,8 +56,6 @@ pub struct Endpoint {
 
 /// A pause of the server after which a request has failed.
 const SILENCE: Duration = Duration::from_secs(120);
-/// Shorter than servers keep connections that nobody uses, some of which close without a word.
-const IDLE: Duration = Duration::from_secs(2);
 /// Words of the two prompts that are sent to see how many tokens a word has.
 const PROBES: [usize; 2] = [32, 160];
 
@@ -88,7 +86,9 @@ impl Endpoint {
     /// When it does not answer as such servers do.
     pub async fn connect(base: &str, manner: Manner) -> Result<Self, MeasureError> {
         let base = base.trim_end_matches('/').to_owned();
-        let http = reqwest::Client::builder().no_proxy().tcp_nodelay(true).pool_idle_timeout(IDLE);
+        // A connection for each request: servers close those that idle, or had so many requests
+        // (llama.cpp), just when the next one is sent, and it looks as if they had lost it.
+        let http = reqwest::Client::builder().no_proxy().tcp_nodelay(true).pool_max_idle_per_host(0);
         let http = http.read_timeout(SILENCE).build();
         let http = http.map_err(|source| MeasureError::Http { url: base.clone(), source })?;
         let url = match manner.api {
