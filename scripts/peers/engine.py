@@ -79,8 +79,12 @@ def main() -> None:
     parser.add_argument("--bf16", required=True, help="the same model in bf16")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--row", action="append", help="one of the rows alone, for example decode:32 (repeat for several)")
     parser.add_argument("--set", action="append", default=[], help="a setting of ours")
     args = parser.parse_args()
+    rows = [(kind, size) for kind, size in ROWS if not args.row or f"{kind}:{size}" in args.row]
+    if not rows:
+        parser.error(f"no such row; there are {', '.join(f'{kind}:{size}' for kind, size in ROWS)}")
 
     ours = Ours(args.baton, args.q4, args.threads, args.set)
     forms = {name: LlamaCpp(args.llama_bin, file, args.threads)
@@ -88,7 +92,7 @@ def main() -> None:
     python = Transformers(args.python, args.q4, args.threads) if args.python else None
     print("| tokens/s | Baton | llama.cpp, better form | ratio | Transformers bf16 | ratio |")
     print("|---|---|---|---|---|---|", flush=True)
-    for kind, size in ROWS:
+    for kind, size in rows:
         probes = {name: form.row(kind, size) for name, form in forms.items()}
         form = max(probes, key=probes.get)
         runs = {"ours": [], "llama": [], "python": []}
