@@ -97,7 +97,7 @@ impl Default for SchedulerConfig {
         Self {
             max_batch_tokens: 0,
             mixed_step_ms: 45,
-            least_itl_ms: 20,
+            least_itl_ms: 10,
             max_sequences: 256,
             max_waiting: 1024,
             promised_share: 0.8,

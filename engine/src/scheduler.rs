@@ -10,6 +10,7 @@
 //! When pages run out the youngest goes back to waiting without its pages and
 //! is computed again later. The oldest always goes on, so all end.
 
+mod budget;
 mod fit;
 mod keeper;
 mod pace;
@@ -32,6 +33,7 @@ use crate::{
     metrics::EngineMetrics,
     sequence::{Sequence, SequenceKey},
 };
+use budget::Budget;
 use keeper::{Going, Keeper};
 use pace::Pace;
 use steps::Steps;
@@ -216,16 +218,15 @@ impl Scheduler {
         }
     }
 
-    /// Prompt tokens of a step in which these answers go on.
-    fn prompt_budget(&self, answers: &[Going]) -> usize {
-        let most = self.prompt_share(answers.len());
+    /// What prompts may add to a step in which these answers go on.
+    fn prompt_budget(&self, answers: &[Going]) -> Budget {
+        let most = Budget::of(self.prompt_share(answers.len()));
         let Some(keeper) = self.keeper() else { return most };
         let (Some(limit), Some(cost)) = (keeper.limit(answers), self.steps.model().prefill) else {
             return most;
         };
-        let left = limit - keeper.step(answers);
-        let fitting = if left > 0.0 { (left / cost.unit.max(1e-9)) as usize } else { 0 };
-        most.min(fitting.max(self.pool.shape().page_tokens as usize))
+        let left = limit / self.steps.late() - cost.base - keeper.beside(answers);
+        most.within(left, cost, self.pool.shape().page_tokens as usize)
     }
 
     /// Prompt tokens of a step in which so many answers go on, whatever they were promised:
@@ -259,7 +260,7 @@ impl Scheduler {
         self.metrics.waiting.set(self.waiting.len() as i64);
         self.metrics.waiting_prefill_tokens.set(remaining as i64);
         self.metrics.running_context_tokens.set(context as i64);
-        self.metrics.step_prompt_tokens.set(self.prompt_budget(&generating) as i64);
+        self.metrics.step_prompt_tokens.set(self.prompt_budget(&generating).fits(0) as i64);
     }
 
     fn plan_decodes(&mut self, plan: &mut Plan) {
@@ -286,12 +287,19 @@ impl Scheduler {
         keeper.has_room(&answers, Going::of(sequence))
     }
 
-    fn plan_prefills(&mut self, plan: &mut Plan, budget: &mut usize) {
+    fn plan_prefills(&mut self, plan: &mut Plan, budget: &mut Budget) {
         let may_go_on = |sequence: &&Sequence| sequence.remaining() > 1 && sequence.may_go_on();
         let prompts = self.running.values().filter(may_go_on);
         for key in prompts.map(|sequence| sequence.key).collect::<Vec<_>>() {
-            *budget -= self.plan_chunk(plan, key, *budget);
+            self.plan_prompt(plan, key, budget);
         }
+    }
+
+    /// Gives a running prompt what the budget has for it.
+    fn plan_prompt(&mut self, plan: &mut Plan, key: SequenceKey, budget: &mut Budget) {
+        let Some(start) = self.running.get(&key).map(|sequence| sequence.computed) else { return };
+        let used = self.plan_chunk(plan, key, budget.fits(start));
+        budget.spend(&(start..start + used));
     }
 
     /// Gives a running sequence up to `budget` tokens. Returns how many it got.
@@ -370,14 +378,14 @@ impl Scheduler {
 
     /// Lets waiting sequences in, oldest first. Once one has to wait for pages,
     /// only those that have theirs already pass it.
-    fn admit(&mut self, plan: &mut Plan, budget: &mut usize) {
+    fn admit(&mut self, plan: &mut Plan, budget: &mut Budget) {
         let (mut is_short, mut is_prefill_full, mut is_decode_full) = (false, false, false);
         let mut running: usize = self.running.values().map(|sequence| sequence.choices.len().max(1)).sum();
         let keys: Vec<_> = self.waiting.keys().copied().collect();
         for key in keys {
             let Some(sequence) = self.waiting.get(&key) else { continue };
             let places = sequence.choices.len().max(1);
-            if *budget == 0 || (running > 0 && running + places > self.config.max_sequences) {
+            if budget.fits(0) == 0 || (running > 0 && running + places > self.config.max_sequences) {
                 return;
             }
             if !sequence.origin.has_room() {
@@ -408,8 +416,11 @@ impl Scheduler {
                 continue;
             }
             self.running.insert(key, sequence);
-            let used = self.plan_chunk(plan, key, *budget);
-            *budget -= if is_decode { 0 } else { used };
+            if is_decode {
+                self.plan_chunk(plan, key, 1);
+            } else {
+                self.plan_prompt(plan, key, budget);
+            }
         }
     }
 

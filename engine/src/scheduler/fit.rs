@@ -26,12 +26,16 @@ const USUAL: f64 = 3.0;
 const NEWEST: f64 = 0.1;
 /// Relative errors that are always usual: timers are no better.
 const LEAST_USUAL: f64 = 0.02;
-/// Pull towards what was believed before, where steps do not tell parts apart.
+/// Pull towards what was believed before, where steps do not tell parts apart; of a
+/// part that is less likely to have the time it is stronger.
 const PULL: f64 = 1e-3;
 
 /// See the module's description.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Fit {
+    /// How little of a step's time its base, units and context are believed to take, relative
+    /// to each other, before steps have told.
+    doubts: Vector,
     /// Weighted sums of the products of parts, and of parts and seconds.
     products: [Vector; PARTS],
     sums: Vector,
@@ -44,6 +48,11 @@ pub(crate) struct Fit {
 // === impl Fit ===
 
 impl Fit {
+    pub fn new(doubts: Vector) -> Self {
+        let none = [0.0; PARTS];
+        Self { doubts, products: [none; PARTS], sums: none, believed: none, usual_error: 0.0, steps: 0 }
+    }
+
     /// A step with so many units and this sum of their contexts took `seconds`.
     pub fn learn(&mut self, units: f64, contexts: f64, seconds: f64) {
         if !(seconds > 0.0 && seconds.is_finite()) {
@@ -83,7 +92,7 @@ impl Fit {
     fn solve(&self) -> Vector {
         let (mut products, mut sums) = (self.products, self.sums);
         for part in 0..PARTS {
-            let pull = PULL * products[part][part];
+            let pull = PULL * self.doubts[part] * products[part][part];
             products[part][part] += pull;
             sums[part] += pull * self.believed[part];
         }

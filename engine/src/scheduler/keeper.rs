@@ -97,7 +97,12 @@ impl Keeper {
 
     /// Seconds of a step in which all of them go on.
     pub(super) fn step(&self, answers: &[Going]) -> f64 {
-        self.cost.base + answers.iter().map(|answer| self.tokens(answer)).sum::<f64>()
+        self.cost.base + self.beside(answers)
+    }
+
+    /// Seconds that they all add to a step of prompts.
+    pub(super) fn beside(&self, answers: &[Going]) -> f64 {
+        answers.iter().map(|answer| self.tokens(answer)).sum()
     }
 
     /// Seconds of its budget, if an answer alone could keep it.

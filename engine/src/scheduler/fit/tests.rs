@@ -37,7 +37,7 @@ fn truths() -> impl Strategy<Value = StepCost> {
 proptest! {
     #[test]
     fn what_follows_a_line_is_found(truth in truths(), seed: u64) {
-        let (mut fit, mut numbers) = (Fit::default(), Numbers(seed));
+        let (mut fit, mut numbers) = (Fit::new([1.0; 3]), Numbers(seed));
         for _ in 0..200 {
             let (units, contexts) = numbers.step();
             fit.learn(units, contexts, truth.seconds(1.0, units, contexts));
@@ -47,7 +47,7 @@ proptest! {
 
     #[test]
     fn noise_and_outliers_move_it_little(truth in truths(), seed: u64) {
-        let (mut fit, mut numbers) = (Fit::default(), Numbers(seed));
+        let (mut fit, mut numbers) = (Fit::new([1.0; 3]), Numbers(seed));
         for _ in 0..400 {
             let (units, contexts) = numbers.step();
             let noise = 0.95 + 0.1 * numbers.next();
@@ -61,7 +61,7 @@ proptest! {
     fn coefficients_are_never_negative_whatever_comes(
         steps in prop::collection::vec((0.0..1e4f64, 0.0..1e8f64, prop_oneof![0.0..10.0f64, Just(f64::NAN)]), 1..60),
     ) {
-        let mut fit = Fit::default();
+        let mut fit = Fit::new([1.0; 3]);
         for (units, contexts, seconds) in steps {
             fit.learn(units, contexts, seconds);
             prop_assert!(fit.cost().is_none_or(|cost| cost.is_sane()), "{fit:?}");
@@ -70,7 +70,7 @@ proptest! {
 
     #[test]
     fn a_new_pace_is_learnt(truth in truths(), seed: u64) {
-        let (mut fit, mut numbers) = (Fit::default(), Numbers(seed));
+        let (mut fit, mut numbers) = (Fit::new([1.0; 3]), Numbers(seed));
         for pace in [1.0, 3.0] {
             for _ in 0..2000 {
                 let (units, contexts) = numbers.step();
@@ -85,7 +85,7 @@ proptest! {
 
 #[test]
 fn steps_that_are_all_alike_are_foretold_too() {
-    let mut fit = Fit::default();
+    let mut fit = Fit::new([1.0; 3]);
     assert_eq!(fit.cost(), None);
     (0..50).for_each(|_| fit.learn(8.0, 800.0, 0.02));
     let seconds = fit.cost().unwrap().seconds(1.0, 8.0, 800.0);
