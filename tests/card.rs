@@ -272,6 +272,7 @@ fn spec(case: &Case, goal: Goal, start: StartFrom) -> SequenceSpec {
         },
         logprobs: false,
         top_logprobs: 0,
+        prompt_logprobs: None,
         goal,
         start,
         deadline: None,
@@ -304,7 +305,7 @@ fn answer(
             }
             SequenceEvent::Token(token) => tokens.push(token.id),
             SequenceEvent::Failed(failure) => panic!("{failure}"),
-            SequenceEvent::Finished { .. } | SequenceEvent::Prefilled => {}
+            SequenceEvent::Prompt(_) | SequenceEvent::Finished { .. } | SequenceEvent::Prefilled => {}
         }
     }
     (tokens, shown, computed)

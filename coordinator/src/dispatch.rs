@@ -17,7 +17,7 @@ use crate::{
     attempt::{Attempt, Loss},
     balancer::Ended,
     fleet::Node,
-    journal::{Journal, News},
+    journal::{Journal, JournalError, News, record_prompt},
     metrics::Meter,
     quarantine::NODES,
     queue::Claim,
@@ -255,6 +255,13 @@ impl Run {
                 if !std::mem::replace(&mut self.accepted, true) {
                     self.ready.push_back(event);
                 }
+            }
+            Event::Prompt(part) => {
+                record_prompt(&mut self.request, &part).map_err(|error| attempt.wrong(&error))?;
+                self.ready.push_back(Event::Prompt(part));
+            }
+            Event::Token(_) if self.request.prompt_logprobs.is_some() => {
+                return Err(attempt.wrong(&JournalError::Untold));
             }
             Event::Token(token) => {
                 self.progress = Progress::Generating;

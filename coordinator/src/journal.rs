@@ -1,6 +1,6 @@
 //! What the client has received, by choice and position.
 
-use baton_protocol::{Token, wire::ChoiceJournal};
+use baton_protocol::{PromptPart, Request, Token, wire::ChoiceJournal};
 
 /// Tokens received so far. Every new attempt starts from it, so that the
 /// client sees no token twice and misses none.
@@ -33,6 +33,26 @@ pub(crate) enum JournalError {
     /// The request has no such choice.
     #[error("the request has no choice {choice}")]
     UnknownChoice { choice: u32 },
+    /// Tokens of the prompt in between are missing, or told of twice, or by nobody asked for.
+    #[error("tokens of the prompt from {first} on were told of in place of {next:?}")]
+    Prompt { first: u32, next: Option<u32> },
+    /// The answer began before all was told of the prompt.
+    #[error("a token of the answer came before what was asked of the prompt")]
+    Untold,
+}
+
+/// Enters what was told of the prompt: the next attempt of the request is asked for the rest.
+pub(crate) fn record_prompt(request: &mut Request, part: &PromptPart) -> Result<(), JournalError> {
+    let next = request.prompt_logprobs.map(|asked| asked.from);
+    let end = part.first as usize + part.tokens.len();
+    if next != Some(part.first) || end > request.tokens.len() {
+        return Err(JournalError::Prompt { first: part.first, next });
+    }
+    match &mut request.prompt_logprobs {
+        Some(asked) if end < request.tokens.len() => asked.from = end as u32,
+        done => *done = None,
+    }
+    Ok(())
 }
 
 impl Journal {
@@ -165,6 +185,7 @@ mod tests {
                         prop_assert!(position as usize > passed[choice as usize].len());
                     }
                     Err(JournalError::UnknownChoice { .. }) => prop_assert!(choice >= 3),
+                    Err(error) => prop_assert!(false, "{error}"),
                 }
             }
             for (choice, (wire, passed)) in journal.to_wire().iter().zip(&passed).enumerate() {

@@ -54,6 +54,7 @@ pub(crate) fn request(choices: u32) -> Request {
         choices,
         logprobs: false,
         top_logprobs: 0,
+        prompt_logprobs: None,
         deadline: LONG,
     }
 }

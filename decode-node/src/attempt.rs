@@ -77,7 +77,11 @@ impl<S: Stream<Item = Result<GenerateUp, Status>> + Unpin> Attempt<S> {
     /// means that this node prefills. Complete pages of a broken leg are in the
     /// prefix cache, so the next leg or the local prefill begins behind them.
     async fn prefill(&mut self) -> Result<Option<Vec<PageRef>>, End> {
-        let candidates = std::mem::take(&mut self.opened.candidates);
+        let mut candidates = std::mem::take(&mut self.opened.candidates);
+        if self.opened.request.prompt_logprobs.is_some() {
+            // They come from the rows of a prompt, which only who computes it has.
+            candidates.clear();
+        }
         let mut refusals = Refusals::default();
         for (leg, peer) in (0u32..).zip(&candidates) {
             match self.handoff(leg, peer).await? {
@@ -140,6 +144,7 @@ impl<S: Stream<Item = Result<GenerateUp, Status>> + Unpin> Attempt<S> {
                         self.caller.bill_local(&event, submitted.elapsed());
                     }
                     match event {
+                        SequenceEvent::Prompt(part) => self.caller.prompt(&part).await?,
                         SequenceEvent::Token(token) => {
                             self.drawn.push(token.id);
                             self.caller.token(token).await?;
@@ -168,6 +173,7 @@ impl<S: Stream<Item = Result<GenerateUp, Status>> + Unpin> Attempt<S> {
             stop: opened.request.stop.clone(),
             logprobs: opened.request.logprobs,
             top_logprobs: opened.request.top_logprobs,
+            prompt_logprobs: opened.request.prompt_logprobs,
             goal: Goal::Generate { choices },
             start,
             deadline: Some(opened.deadline.into_std()),

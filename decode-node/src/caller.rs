@@ -4,7 +4,7 @@ use std::{future::Future, pin::pin, time::Duration};
 
 use baton_engine::SequenceEvent;
 use baton_protocol::{
-    Bill, ErrorCode, Event, Failure, FinishReason, Token,
+    Bill, ErrorCode, Event, Failure, FinishReason, PromptPart, Token,
     wire::{GenerateUp, StopChoice, generate_up::Message},
 };
 use futures::{Stream, StreamExt};
@@ -42,6 +42,9 @@ struct Told {
     next: u32,
     finished: bool,
 }
+
+/// Tokens of a prompt that one message tells of.
+const PROMPT_TOKENS: usize = 512;
 
 // === impl Caller ===
 
@@ -84,6 +87,14 @@ impl<S: Stream<Item = Result<GenerateUp, Status>> + Unpin> Caller<S> {
     /// Tells how much of the prompt was cached here.
     pub(crate) async fn accept(&mut self, cached_tokens: u32) -> Result<(), End> {
         self.tell(Event::Accepted { cached_tokens }).await
+    }
+
+    /// Tells how likely tokens of the prompt are, in messages of bounded size.
+    pub(crate) async fn prompt(&self, part: &PromptPart) -> Result<(), End> {
+        for (first, tokens) in (part.first..).step_by(PROMPT_TOKENS).zip(part.tokens.chunks(PROMPT_TOKENS)) {
+            self.tell(Event::Prompt(PromptPart { first, tokens: tokens.to_vec() })).await?;
+        }
+        Ok(())
     }
 
     /// Tells a token, unless its choice has ended.

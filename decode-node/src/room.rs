@@ -30,9 +30,10 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(5);
 
 impl Node {
     /// Pins what is cached of the tokens, but never all of it: the logits after
-    /// the last token have to come from somewhere.
+    /// the last token have to come from somewhere, and so have those that are told of the prompt.
     pub(crate) fn cached(&self, opened: &Opened) -> Vec<PageRef> {
-        let pages = (opened.tokens.len() - 1) / self.page_tokens();
+        let unread = opened.request.prompt_logprobs.map_or(usize::MAX, |asked| asked.from as usize - 1);
+        let pages = (opened.tokens.len() - 1).min(unread) / self.page_tokens();
         self.engine.pool().match_prefix(&opened.hashes[..pages])
     }
 

@@ -1,9 +1,9 @@
 //! Input and output of one step, plain data.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 pub use baton_kernels::Draw;
-use baton_protocol::{KvShape, Sampling};
+use baton_protocol::{KvShape, PromptToken, Sampling};
 
 use crate::{backend::BackendError, kv::PageId};
 
@@ -17,7 +17,21 @@ pub struct Batch<'a> {
     pub draws: Vec<Option<Draw>>,
     /// What the backend does to each of these rows of logits before it draws. Empty: nothing.
     pub shapes: Vec<Option<Shape<'a>>>,
+    /// What is read of each sequence's rows besides what it draws from. Empty: nothing.
+    pub reads: Vec<Option<Read>>,
 }
+
+/// Rows of a sequence of which it is read how likely the tokens behind them are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Read {
+    /// Positions among the new tokens; the token behind each is known.
+    pub rows: Range<usize>,
+    /// How many alternatives are told of each.
+    pub top: u32,
+}
+
+/// Rows of which logits are there at a time while they are read.
+pub(crate) const READ_ROWS: usize = 64;
 
 /// What is done to a row of logits before a token is drawn from it.
 #[derive(Clone, Debug)]
@@ -68,6 +82,8 @@ pub struct Logits {
     pub values: Vec<f32>,
     /// Length of a row.
     pub vocab_tokens: usize,
+    /// What was read of each sequence that had rows read, in batch order.
+    pub read: Vec<Vec<PromptToken>>,
 }
 
 /// What a step gives for each sequence that wants logits, in batch order.
@@ -100,7 +116,7 @@ pub enum Row<'a> {
 impl Rows {
     /// One for each sequence that wants something.
     pub fn iter(&self) -> impl Iterator<Item = Row<'_>> {
-        let Logits { values, vocab_tokens } = &self.logits;
+        let Logits { values, vocab_tokens, .. } = &self.logits;
         self.sources.iter().map(move |source| match *source {
             Source::Token(token) => Row::Token(token),
             Source::Row(row) => Row::Logits(&values[row * vocab_tokens..][..*vocab_tokens]),
@@ -111,12 +127,22 @@ impl Rows {
 impl<'a> Batch<'a> {
     /// A batch of which the likeliest tokens are wanted, or logits.
     pub fn new(sequences: Vec<BatchSequence<'a>>) -> Self {
-        Self { sequences, draws: Vec::new(), shapes: Vec::new() }
+        Self { sequences, ..Self::default() }
     }
 
     /// What is done to the logits of the `index`-th sequence that wants some.
     pub fn shape(&self, index: usize) -> Option<&Shape<'a>> {
         self.shapes.get(index)?.as_ref()
+    }
+
+    /// The sequences that have rows read, in order.
+    pub fn reading(&self) -> impl Iterator<Item = (&BatchSequence<'a>, &Read)> {
+        self.sequences.iter().zip(&self.reads).filter_map(|(sequence, read)| Some((sequence, read.as_ref()?)))
+    }
+
+    /// What is read of the `index`-th sequence.
+    pub fn read(&self, index: usize) -> Option<&Read> {
+        self.reads.get(index)?.as_ref()
     }
 
     /// The sequences that want logits, in order.
@@ -164,6 +190,13 @@ impl Batch<'_> {
                     own.len()
                 )));
             }
+            let is_outside = |read: &&Read| {
+                read.rows.start < start || read.rows.end > end || read.rows.end >= tokens.len()
+            };
+            if let Some(Read { rows, .. }) = self.read(index).filter(is_outside) {
+                let message = format!("sequence {index}: cannot read {rows:?} in {start}..{end}");
+                return Err(BackendError::Device(message));
+            }
             let is_known =
                 |token: u32| (token as usize) < vocab || pending_row(token, pending_rows).is_some();
             if let Some(&token) = tokens[start..end].iter().find(|token| !is_known(**token)) {
@@ -176,6 +209,13 @@ impl Batch<'_> {
     /// New tokens in all.
     pub fn num_tokens(&self) -> usize {
         self.sequences.iter().map(|sequence| sequence.end - sequence.start).sum()
+    }
+}
+
+impl Read {
+    /// The tokens behind its rows, among all of its sequence.
+    pub(crate) fn behind<'a>(&self, tokens: &'a [u32]) -> &'a [u32] {
+        &tokens[self.rows.start + 1..=self.rows.end]
     }
 }
 

@@ -148,7 +148,7 @@ impl Engine {
         match self.forward(&plan) {
             Ok(rows) => {
                 self.learn(&plan, began.elapsed());
-                self.commit(plan, &rows);
+                self.commit(plan, rows);
             }
             Err(error) => self.blame(&plan, error)?,
         }
@@ -182,12 +182,16 @@ impl Engine {
     }
 
     /// Books what was computed, draws tokens, and lets sequences part or end.
-    fn commit(&mut self, plan: Plan, rows: &Rows) {
+    fn commit(&mut self, plan: Plan, mut rows: Rows) {
+        let mut read = std::mem::take(&mut rows.logits.read).into_iter();
         let mut rows = rows.iter();
         for chunk in plan.chunks {
             let row = if chunk.wants_logits { rows.next() } else { None };
             let Some(mut sequence) = self.scheduler.take(chunk.key) else { continue };
             count_prompt_tokens(&self.shared.metrics, &chunk, &sequence);
+            if let Some(asked) = sequence.read(&chunk.tokens) {
+                sequence.tell(&asked, read.next().unwrap_or_default());
+            }
             sequence.computed_to(chunk.tokens.end, &self.pool);
             match sequence.remaining() {
                 0 if sequence.origin.is_prefill => self.finish_prefill(&sequence, row),

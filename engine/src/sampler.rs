@@ -7,7 +7,8 @@ mod shape;
 
 use std::cmp::Ordering;
 
-use baton_protocol::{Sampling, TopLogprob};
+use baton_protocol::{PromptToken, Sampling, TopLogprob};
+use rayon::prelude::*;
 
 use crate::batch;
 pub(crate) use shape::{History, is_shaping};
@@ -85,6 +86,19 @@ pub fn logprobs(logits: &[f32], token: u32, top: usize) -> (f32, Vec<TopLogprob>
     ids.truncate(top);
     ids.sort_unstable_by(by_rank);
     (logprob(token), ids.into_iter().map(|id| TopLogprob { id, logprob: logprob(id) }).collect())
+}
+
+/// How likely `tokens` are under the rows of `vocab` logits before them, one each.
+pub(crate) fn prompt_tokens(logits: &[f32], vocab: usize, tokens: &[u32], top: u32) -> Vec<PromptToken> {
+    let rows = logits.par_chunks_exact(vocab.max(1)).zip(tokens);
+    rows.map(|(row, token)| prompt_token(row, *token, top as usize)).collect()
+}
+
+fn prompt_token(logits: &[f32], token: u32, top: usize) -> PromptToken {
+    let own = usable(logits[token as usize]);
+    let likelier = logits.iter().filter(|logit| usable(**logit) > own).count();
+    let (logprob, top) = logprobs(logits, token, top);
+    PromptToken { logprob, rank: likelier as u32 + 1, top }
 }
 
 /// NaN is never drawn; infinities would make others NaN.

@@ -122,7 +122,8 @@ impl Scheduler {
             let Range { start, end } = chunk.tokens;
             BatchSequence { tokens: &sequence.tokens, start, end, pages, wants_logits: chunk.wants_logits }
         };
-        Batch::new(self.planned(plan).map(part).collect())
+        let reads = self.planned(plan).map(|(chunk, sequence)| sequence.read(&chunk.tokens)).collect();
+        Batch { reads, ..Batch::new(self.planned(plan).map(part).collect()) }
     }
 
     /// Takes a running sequence out.

@@ -9,6 +9,7 @@ pub(crate) mod spec;
 
 use std::{
     collections::VecDeque,
+    ops::Range,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -16,11 +17,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use baton_protocol::{BlockHash, Failure, FinishReason, KvShape, RequestId, Sampling, Stop, block_hash};
+use baton_protocol::{
+    BlockHash, Failure, FinishReason, KvShape, PromptLogprobs, PromptPart, PromptToken, RequestId, Sampling,
+    Stop, block_hash,
+};
 use events::{Outbox, SequenceEvent};
 use spec::{ChoiceSpec, SequenceSpec, StartFrom};
 
 use crate::{
+    batch::Read,
     guide::{Guide, Guides, Ready},
     kv::{Hold, KvPool, PageRef},
 };
@@ -62,6 +67,8 @@ pub(crate) struct Sequence {
     pub(crate) is_started: bool,
     /// When the step began in which it last went on; at first, when it came.
     pub(crate) went_on: Instant,
+    /// What is still to be told of the prompt's tokens.
+    untold: Option<PromptLogprobs>,
     /// Where it stands in the request's grammar; none before that was looked at.
     guide: Option<Guide>,
     /// Hashes of the full pages of `tokens`, as far as they were needed.
@@ -140,6 +147,7 @@ impl Sequence {
             pages,
             is_started: false,
             went_on: Instant::now(),
+            untold: spec.prompt_logprobs.filter(|asked| (asked.from as usize) < spec.prompt_tokens),
             guide: None,
             hashes: Vec::new(),
             offered_pages: 0,
@@ -168,6 +176,21 @@ impl Sequence {
     /// Tokens after the prompt.
     pub(crate) fn output_tokens(&self) -> usize {
         self.tokens.len() - self.origin.prompt_tokens
+    }
+
+    /// What is read of a chunk: the rows before tokens of the prompt that are to be told of.
+    pub(crate) fn read(&self, chunk: &Range<usize>) -> Option<Read> {
+        let PromptLogprobs { from, top } = self.untold?;
+        let rows = chunk.start.max(from as usize - 1)..chunk.end.min(self.origin.prompt_tokens - 1);
+        (!rows.is_empty()).then_some(Read { rows, top })
+    }
+
+    /// Tells what was read, once: computed again, it is not read again.
+    pub(crate) fn tell(&mut self, read: &Read, tokens: Vec<PromptToken>) {
+        let next = read.rows.end + 1;
+        let untold = PromptLogprobs { from: next as u32, top: read.top };
+        self.untold = (next < self.origin.prompt_tokens).then_some(untold);
+        self.origin.emit(SequenceEvent::Prompt(PromptPart { first: read.rows.start as u32 + 1, tokens }));
     }
 
     /// Has the next mask found, if the request has a grammar and a token is to be drawn.
@@ -250,10 +273,11 @@ impl Sequence {
     }
 
     /// Takes what the prefix cache has of the known tokens; the last one is
-    /// always computed. Returns how many tokens were looked for.
+    /// always computed, and so are the rows that are to be read. Returns how many tokens were looked for.
     pub(crate) fn match_prefix(&mut self, pool: &Arc<KvPool>) -> usize {
         let page_tokens = pool.shape().page_tokens as usize;
-        let full = (self.tokens.len() - 1) / page_tokens;
+        let unread = self.untold.map_or(usize::MAX, |untold| untold.from as usize - 1);
+        let full = (self.tokens.len() - 1).min(unread) / page_tokens;
         self.hash_pages(full, page_tokens);
         self.pages = pool.match_prefix(&self.hashes[..full]);
         self.computed = self.pages.len() * page_tokens;
@@ -317,6 +341,7 @@ impl Sequence {
                 pages,
                 is_started: self.is_started,
                 went_on: self.went_on,
+                untold: self.untold,
                 guide: self.ready().cloned().map(Guide::Ready),
                 hashes: self.hashes.clone(),
                 offered_pages: self.offered_pages,

@@ -143,8 +143,9 @@ impl EngineHandle {
     pub fn submit(&self, spec: SequenceSpec) -> Result<SequenceEvents, SubmitError> {
         spec.check(&self.shared.limits, self.shared.pool.shape())?;
         // Started, the cached part, every layer group, a token and an end for
-        // each choice in each step under way, the terminal event, and one place for a failure.
-        let room = 4 + self.shared.layer_groups + 2 * self.shared.steps * spec.goal.choices().count();
+        // each choice in each step under way, what one reads of the prompt, the terminal event,
+        // and one place for a failure.
+        let room = 5 + self.shared.layer_groups + 2 * self.shared.steps * spec.goal.choices().count();
         let (outbox, events) = events::channel(room, self.shared.event_buffer);
         let origin = Arc::new(Origin::new(&spec, self.shared.limits.context_tokens, outbox));
         self.shared.submit(spec, origin)?;

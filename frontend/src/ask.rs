@@ -113,9 +113,32 @@ pub struct Parameters {
     pub best: Option<u32>,
     /// How many alternatives tokens carry; none: no log-probabilities at all.
     pub logprobs: Option<u32>,
+    /// What is told of each prompt's tokens.
+    pub told: Option<Named<Told>>,
+    /// Whether the answer, of one token, is not shown, as to a call for none.
+    pub hides_answer: bool,
     pub stream: bool,
     /// Until the end of the answer; no later than the server's own limit.
     pub deadline: Option<Duration>,
+}
+
+/// How likely the tokens of a prompt are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// From which one on; none: of none.
+    pub start: Option<u32>,
+    /// How many alternatives each carries.
+    pub top: u32,
+}
+
+// === impl Told ===
+
+impl Told {
+    /// The first of a prompt's tokens that is told of. Nothing is before token 0 that it could
+    /// follow from.
+    pub fn from(&self, prompt_tokens: usize) -> usize {
+        self.start.map_or(prompt_tokens, |start| start.max(1) as usize).min(prompt_tokens)
+    }
 }
 
 // === impl Ask ===
@@ -155,6 +178,8 @@ impl Default for Parameters {
             choices: 1,
             best: None,
             logprobs: None,
+            told: None,
+            hides_answer: false,
             stream: false,
             deadline: None,
         }

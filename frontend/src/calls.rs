@@ -108,8 +108,9 @@ impl Desk {
         let facts = Facts::of(&ask, &requests, &text)
             .ok_or_else(|| ApiError::internal("the call asks for nothing"))?;
         debug!(%id, model = facts.model, prompts = facts.prompts, choices = facts.choices, "call");
+        let told = ask.parameters.told.map(|told| told.value);
         let prompts: Vec<_> =
-            requests.iter().map(|request| PromptTerms::of(request, text.eos_tokens())).collect();
+            requests.iter().map(|request| PromptTerms::of(request, text.eos_tokens(), told)).collect();
         let showing = Showing::of(ask, &requests, text);
         let answers = self.dispatch(requests, wishes).await?;
         let mut generation = Generation::new(answers, &prompts, showing, Arc::clone(&tally));

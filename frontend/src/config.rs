@@ -68,6 +68,8 @@ pub struct Config {
     pub max_total_tokens: u32,
     /// Most alternatives with log-probabilities for each token, at most 20.
     pub max_logprobs: u32,
+    /// Most log-probabilities of prompts' tokens in one call, those of alternatives included.
+    pub max_prompt_logprobs: usize,
     /// Most stop strings of one call.
     pub max_stop_strings: usize,
     /// Longest stop string.
@@ -132,6 +134,7 @@ impl Default for Config {
             max_input_tokens: 0,
             max_total_tokens: 0,
             max_logprobs: 20,
+            max_prompt_logprobs: 1 << 18,
             max_stop_strings: 4,
             max_stop_bytes: 256,
             max_stop_token_ids: 64,

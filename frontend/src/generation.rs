@@ -10,13 +10,13 @@ use std::{
 };
 
 use baton_model::{Detokenizer, ModelText};
-use baton_protocol::{Bill, ErrorCode, Event, Failure, FinishReason, Request, Token};
+use baton_protocol::{Bill, ErrorCode, Event, Failure, FinishReason, PromptPart, Request, Token};
 use futures::future::join_all;
 use tokio::time::Instant;
 
 use crate::{
     Answer,
-    ask::{Ask, Content},
+    ask::{Ask, Content, Told},
     choice_text::ChoiceText,
     metrics::Tally,
     parts::{self, CallForm, CallPart, Form, PartReader, Parts},
@@ -47,6 +47,8 @@ pub struct Showing {
     pub ends: &'static [&'static str],
     /// Whether control tokens are spelled out.
     pub spells_control: bool,
+    /// Whether nothing of an answer is shown but its end.
+    pub hides_answer: bool,
     /// How the parts of an answer are told apart.
     pub parts: PartReader,
 }
@@ -93,12 +95,35 @@ pub struct TokenWords {
     pub top: Vec<TokenWords>,
 }
 
+/// A token of a prompt.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PromptWord {
+    pub id: u32,
+    pub bytes: Vec<u8>,
+    /// Whether it steers the model, and is no text.
+    pub is_control: bool,
+    pub told: Option<Likelihood>,
+}
+
+/// How likely a token of a prompt is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Likelihood {
+    pub logprob: f32,
+    /// 1 for the likeliest at its place.
+    pub rank: u32,
+    /// Likeliest tokens at its place, best first.
+    pub top: Vec<TokenWords>,
+}
+
 /// What a prompt and its answers used.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Used {
     pub prompt_tokens: u32,
     pub completion_tokens: u32,
     pub cached_tokens: u32,
+    /// What was told of the prompt's tokens, with the one before them, of which nothing is;
+    /// complete before the first step.
+    pub prompt: Arc<Vec<PromptWord>>,
     /// Known at the end.
     pub bill: Option<Bill>,
 }
@@ -109,6 +134,9 @@ struct PromptAnswer {
     choices: Vec<Choice>,
     prompt_tokens: u32,
     cached_tokens: u32,
+    /// Tokens of the prompt that are told of, with the one before them.
+    shown: Arc<[u32]>,
+    prompt: Arc<Vec<PromptWord>>,
     bill: Option<Bill>,
 }
 
@@ -149,6 +177,10 @@ impl Generation {
                 choices: (0..terms.choices).map(choice).collect(),
                 prompt_tokens: terms.prompt_tokens,
                 cached_tokens: 0,
+                prompt: Arc::new(
+                    terms.shown.first().map(|id| showing.prompt_word(*id, None)).into_iter().collect(),
+                ),
+                shown: Arc::clone(&terms.shown),
                 bill: None,
             }
         };
@@ -222,7 +254,11 @@ impl Generation {
         match event {
             Some(Event::Token(token)) => {
                 self.tally.saw_token();
-                self.token(prompt, &token)
+                if self.showing.hides_answer { Ok(()) } else { self.token(prompt, &token) }
+            }
+            Some(Event::Prompt(part)) => {
+                answer.tell(&self.showing, part);
+                Ok(())
             }
             Some(Event::Finished { choice, reason }) => self.finished(prompt, choice, reason),
             Some(Event::Failed(failure)) => Err(failure),
@@ -273,6 +309,7 @@ impl Generation {
         let Parts { thoughts, text, calls } = choice.parts.push(&text, true);
         let end = match (stopped, reason) {
             (Some(stop), _) => self.showing.end(stop),
+            (None, _) if self.showing.hides_answer => End::Length,
             (None, FinishReason::Stop) if choice.parts.has_called() => End::Calls,
             (None, FinishReason::Stop) => End::Model,
             (None, FinishReason::Length) => End::Length,
@@ -302,6 +339,7 @@ impl Showing {
             stop_strings: parameters.stop_strings,
             shows_stop: parameters.shows_stop,
             spells_control: parameters.spells_control,
+            hides_answer: parameters.hides_answer,
             parts,
         }
     }
@@ -313,6 +351,10 @@ impl Showing {
         } else {
             detokenizer.spelling(self.parts.marks())
         }
+    }
+
+    fn prompt_word(&self, id: u32, told: Option<Likelihood>) -> PromptWord {
+        PromptWord { id, bytes: self.text.token_bytes(id), is_control: self.text.is_control(id), told }
     }
 
     fn words(&self, id: u32, logprob: f32) -> TokenWords {
@@ -352,14 +394,35 @@ impl TokenWords {
     }
 }
 
+// === impl PromptWord ===
+
+impl PromptWord {
+    /// Its text, with marks for what is no character by itself.
+    pub fn text(&self) -> Cow<'_, str> {
+        String::from_utf8_lossy(&self.bytes)
+    }
+}
+
 // === impl PromptAnswer ===
 
 impl PromptAnswer {
+    /// Takes what is told of the prompt's next tokens.
+    fn tell(&mut self, showing: &Showing, part: PromptPart) {
+        let words = Arc::make_mut(&mut self.prompt);
+        let ids = self.shown[words.len().min(self.shown.len())..].iter();
+        words.extend(ids.zip(part.tokens).map(|(id, token)| {
+            let top = token.top.iter().map(|top| showing.words(top.id, top.logprob)).collect();
+            let told = Likelihood { logprob: token.logprob, rank: token.rank, top };
+            showing.prompt_word(*id, Some(told))
+        }));
+    }
+
     fn used(&self) -> Used {
         Used {
             prompt_tokens: self.prompt_tokens,
             completion_tokens: self.choices.iter().map(|choice| choice.tokens).sum(),
             cached_tokens: self.cached_tokens,
+            prompt: Arc::clone(&self.prompt),
             bill: self.bill.clone(),
         }
     }
@@ -381,7 +444,7 @@ impl PromptAnswer {
                 self.cached_tokens = bill.cached_tokens;
                 self.bill = Some(bill);
             }
-            Event::Token(_) | Event::Finished { .. } | Event::Failed(_) => {}
+            Event::Prompt(_) | Event::Token(_) | Event::Finished { .. } | Event::Failed(_) => {}
         }
     }
 
@@ -402,13 +465,16 @@ pub struct PromptTerms {
     choices: u32,
     deadline: Duration,
     silent: Arc<HashSet<u32>>,
+    shown: Arc<[u32]>,
 }
 
 // === impl PromptTerms ===
 
 impl PromptTerms {
-    /// Of a request to a model with these end-of-sequence tokens.
-    pub fn of(request: &Request, eos_tokens: &[u32]) -> Self {
+    /// Of a request to a model with these end-of-sequence tokens, of whose prompt this is told.
+    pub fn of(request: &Request, eos_tokens: &[u32], told: Option<Told>) -> Self {
+        let tokens = &request.tokens;
+        let shown = told.map_or(&[][..], |told| &tokens[told.from(tokens.len()).saturating_sub(1)..]);
         let mut silent: HashSet<u32> = request.stop.token_ids.iter().copied().collect();
         if !request.stop.ignore_eos {
             silent.extend(eos_tokens);
@@ -418,6 +484,7 @@ impl PromptTerms {
             choices: request.choices,
             deadline: request.deadline,
             silent: Arc::new(silent),
+            shown: shown.into(),
         }
     }
 }

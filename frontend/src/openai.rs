@@ -34,7 +34,7 @@ pub use completions::read as read_completion;
 pub use described::{OneOrMore, Turn, operations};
 pub use logprobs::finite;
 pub use messages::{read_conversation, read_text};
-pub use parameters::{sampling, seed, stop_strings, stop_token_ids, token_ids};
+pub use parameters::{at_least_one, sampling, seed, stop_strings, stop_token_ids, token_ids};
 
 use crate::{calls::Ticket, error::ApiError, routes::Room};
 

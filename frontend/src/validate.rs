@@ -4,13 +4,13 @@ use std::{sync::Arc, time::Duration};
 
 use baton_coordinator::ServedModel;
 use baton_model::{GrammarError, ModelText, TextError};
-use baton_protocol::{Grammar, Request, RequestId, Sampling, Stop};
+use baton_protocol::{Grammar, PromptLogprobs, Request, RequestId, Sampling, Stop};
 use serde_json::{Map, Value};
 use tracing::warn;
 
 use crate::{
     Config,
-    ask::{Ask, Content, Conversation, Ending, Parameters, Prompt, Truncate},
+    ask::{Ask, Content, Conversation, Ending, Named, Parameters, Prompt, Truncate},
     config::PROMPT_BYTES_PER_TOKEN,
     error::{ApiError, TokenLimit},
     grammars,
@@ -33,9 +33,11 @@ pub struct Terms<'a> {
 /// When the model cannot take one of them.
 pub fn requests(ask: &Ask, id: RequestId, terms: &Terms<'_>) -> Result<Vec<Request>, ApiError> {
     let grammar = terms.grammar(ask)?;
+    let mut told = 0;
     let requests = ask.prompts.iter().enumerate().map(|(i, prompt)| {
         let id = if i == 0 { id } else { random_id()? };
         let tokens = terms.tokens(prompt, &ask.parameters)?;
+        told += terms.told(&ask.parameters, tokens.len(), told)?;
         let mut request = terms.request(id, &ask.parameters, &prompt.param, tokens)?;
         request.sampling.grammar.clone_from(&grammar);
         Ok(request)
@@ -167,6 +169,21 @@ impl Terms<'_> {
         Ok(grammar.map(|grammar| grammar.value))
     }
 
+    /// Log-probabilities of a prompt of so many tokens that a call wants, beside those of others.
+    fn told(&self, parameters: &Parameters, tokens: usize, others: usize) -> Result<usize, ApiError> {
+        let Some(Named { value: told, param }) = parameters.told else { return Ok(0) };
+        if told.start.is_some_and(|start| start as usize >= tokens) {
+            return Err(ApiError::invalid(param, format!("is not within the prompt of {tokens} tokens")));
+        }
+        let wanted = (tokens - told.from(tokens)) * (told.top as usize + 1);
+        let limit = self.config.max_prompt_logprobs;
+        if wanted + others > limit {
+            let message = format!("asks for more than {limit} values in all (frontend.max_prompt_logprobs)");
+            return Err(ApiError::invalid(param, message));
+        }
+        Ok(wanted)
+    }
+
     fn request(
         &self,
         id: RequestId,
@@ -187,6 +204,10 @@ impl Terms<'_> {
                 format!("only {max_tokens} tokens are left for the answer"),
             ));
         }
+        let prompt_logprobs = parameters.told.and_then(|Named { value: told, .. }| {
+            let from = told.from(tokens.len());
+            (from < tokens.len()).then_some(PromptLogprobs { from: from as u32, top: told.top })
+        });
         let seed = if parameters.seeded { parameters.sampling.seed } else { random_seed()? };
         Ok(Request {
             id,
@@ -204,6 +225,7 @@ impl Terms<'_> {
             // Whoever is to choose the best has to see how likely they are.
             logprobs: parameters.logprobs.is_some() || parameters.best.is_some(),
             top_logprobs: parameters.logprobs.unwrap_or(0),
+            prompt_logprobs,
             deadline: self.deadline(parameters),
         })
     }

@@ -204,6 +204,7 @@ pub fn ask(leg: u32, tokens: u32, have: u32) -> HandoffAsk {
         choices: 1,
         logprobs: false,
         top_logprobs: 0,
+        prompt_logprobs: None,
         deadline: Duration::from_secs(60),
     };
     HandoffAsk {

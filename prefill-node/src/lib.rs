@@ -179,6 +179,8 @@ fn sequence(job: PrefillJob) -> SequenceSpec {
         stop,
         logprobs,
         top_logprobs,
+        // Decode nodes compute a prompt themselves if they are to tell of its tokens.
+        prompt_logprobs: None,
         goal: Goal::Prefill { sample: job.sample },
         start: StartFrom::Cold,
         deadline: Instant::now().checked_add(job.deadline),

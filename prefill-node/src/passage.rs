@@ -70,6 +70,8 @@ impl Passage {
                     Progress::Started { cached_tokens: cached_tokens as u32, queue, source: Arc::new(source) }
                 }
                 SequenceEvent::Computed { layers, tokens } => Progress::Computed { layers, tokens },
+                // Nobody asks for it here.
+                SequenceEvent::Prompt(_) => continue,
                 SequenceEvent::Token(token) => {
                     self.first.drawn(token);
                     self.tell_sampled().await?;

@@ -12,6 +12,8 @@ pub enum Event {
         /// Prompt tokens in the decode node's own prefix cache.
         cached_tokens: u32,
     },
+    /// How likely tokens of the prompt are, if that was asked for; before the first `Token`.
+    Prompt(PromptPart),
     /// A token of one choice. Positions of a choice are contiguous from 0.
     Token(Token),
     /// A choice ended; no token of it follows.
@@ -39,6 +41,26 @@ pub struct Token {
     /// Natural log-probability under the model (before temperature), if asked for.
     pub logprob: Option<f32>,
     /// Likeliest tokens at this place, best first, if asked for.
+    pub top: Vec<TopLogprob>,
+}
+
+/// How likely some tokens of the prompt are, one after another. Parts of a prompt are contiguous.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PromptPart {
+    /// Place of the first of them in the prompt.
+    pub first: u32,
+    /// Never empty.
+    pub tokens: Vec<PromptToken>,
+}
+
+/// How likely a token of the prompt is behind those before it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PromptToken {
+    /// Natural log-probability under the model.
+    pub logprob: f32,
+    /// 1 for the likeliest at its place.
+    pub rank: u32,
+    /// Likeliest tokens at its place, best first, if asked for.
     pub top: Vec<TopLogprob>,
 }
 

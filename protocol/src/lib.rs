@@ -26,7 +26,7 @@ pub mod wire;
 
 pub use block_hash::{BlockHash, chain};
 pub use error::{ErrorCode, Failure};
-pub use event::{Bill, Event, FinishReason, Token, TopLogprob};
+pub use event::{Bill, Event, FinishReason, PromptPart, PromptToken, Token, TopLogprob};
 pub use frame::{Digest, FrameHeader};
 pub use ids::{HandoffId, Incarnation, NodeId, RequestId, SessionId};
 pub use kv::{
@@ -34,7 +34,7 @@ pub use kv::{
 };
 pub use node::{Intake, NodeInfo, NodeState, Role};
 pub use prefix::PrefixChanges;
-pub use request::{Budgets, Grammar, GrammarKind, LogitBias, Request, Sampling, Stop};
+pub use request::{Budgets, Grammar, GrammarKind, LogitBias, PromptLogprobs, Request, Sampling, Stop};
 pub use step_model::{StepCost, StepModel};
 
 /// Protocol versions this build speaks: the newest, and the one before it once that was released.

@@ -25,8 +25,20 @@ pub struct Request {
     pub logprobs: bool,
     /// How many alternatives tokens carry, 0 to 20.
     pub top_logprobs: u32,
+    /// What is told of the prompt's own tokens, if anything is.
+    pub prompt_logprobs: Option<PromptLogprobs>,
     /// Time left until the answer must have ended.
     pub deadline: Duration,
+}
+
+/// Log-probabilities of the tokens of a prompt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PromptLogprobs {
+    /// The first token that is told of, and all behind it are; at least 1, since nothing
+    /// comes before token 0 that it could follow from.
+    pub from: u32,
+    /// How many alternatives each carries, 0 to 20.
+    pub top: u32,
 }
 
 /// What a reader should wait at most.

@@ -219,6 +219,9 @@ impl From<&own::Request> for Request {
             choices: request.choices,
             logprobs: request.logprobs,
             top_logprobs: request.top_logprobs,
+            prompt_logprobs: request
+                .prompt_logprobs
+                .map(|own::PromptLogprobs { from, top }| PromptLogprobs { from, top }),
             deadline_ms: millis(request.deadline),
         }
     }
@@ -235,6 +238,9 @@ impl TryFrom<Request> for own::Request {
         }
         if request.choices == 0 || stop.max_tokens == 0 {
             return Err(missing("choices or max_tokens"));
+        }
+        if request.prompt_logprobs.is_some_and(|asked| asked.from == 0) {
+            return Err(missing("first token of prompt log-probabilities"));
         }
         let bias = |b: LogitBias| own::LogitBias { token: b.token, bias: b.bias };
         Ok(Self {
@@ -263,6 +269,9 @@ impl TryFrom<Request> for own::Request {
             choices: request.choices,
             logprobs: request.logprobs,
             top_logprobs: request.top_logprobs,
+            prompt_logprobs: request
+                .prompt_logprobs
+                .map(|PromptLogprobs { from, top }| own::PromptLogprobs { from, top }),
             deadline: Duration::from_millis(request.deadline_ms),
         })
     }
@@ -302,27 +311,68 @@ impl TryFrom<Grammar> for own::Grammar {
 
 impl From<own::Token> for Token {
     fn from(token: own::Token) -> Self {
-        let top = |t: own::TopLogprob| TopLogprob { id: t.id, logprob: t.logprob };
         Self {
             choice: token.choice,
             position: token.position,
             id: token.id,
             logprob: token.logprob,
-            top: token.top.into_iter().map(top).collect(),
+            top: token.top.into_iter().map(Into::into).collect(),
         }
     }
 }
 
 impl From<Token> for own::Token {
     fn from(token: Token) -> Self {
-        let top = |t: TopLogprob| own::TopLogprob { id: t.id, logprob: t.logprob };
         Self {
             choice: token.choice,
             position: token.position,
             id: token.id,
             logprob: token.logprob,
-            top: token.top.into_iter().map(top).collect(),
+            top: token.top.into_iter().map(Into::into).collect(),
         }
+    }
+}
+
+// === TopLogprob ===
+
+impl From<own::TopLogprob> for TopLogprob {
+    fn from(own::TopLogprob { id, logprob }: own::TopLogprob) -> Self {
+        Self { id, logprob }
+    }
+}
+
+impl From<TopLogprob> for own::TopLogprob {
+    fn from(TopLogprob { id, logprob }: TopLogprob) -> Self {
+        Self { id, logprob }
+    }
+}
+
+// === PromptPart ===
+
+impl From<own::PromptPart> for PromptPart {
+    fn from(part: own::PromptPart) -> Self {
+        let token = |own::PromptToken { logprob, rank, top }| PromptToken {
+            logprob,
+            rank,
+            top: top.into_iter().map(Into::into).collect(),
+        };
+        Self { first: part.first, tokens: part.tokens.into_iter().map(token).collect() }
+    }
+}
+
+impl TryFrom<PromptPart> for own::PromptPart {
+    type Error = Malformed;
+
+    fn try_from(part: PromptPart) -> Result<Self, Malformed> {
+        if part.tokens.is_empty() {
+            return Err(missing("tokens of a prompt"));
+        }
+        let token = |PromptToken { logprob, rank, top }| own::PromptToken {
+            logprob,
+            rank,
+            top: top.into_iter().map(Into::into).collect(),
+        };
+        Ok(Self { first: part.first, tokens: part.tokens.into_iter().map(token).collect() })
     }
 }
 
@@ -391,6 +441,7 @@ impl From<own::Event> for GenerateDown {
         use generate_down::Message;
         let message = match event {
             own::Event::Accepted { cached_tokens } => Message::Accepted(Accepted { cached_tokens }),
+            own::Event::Prompt(part) => Message::Prompt(part.into()),
             own::Event::Token(token) => Message::Token(token.into()),
             own::Event::Finished { choice, reason } => {
                 let reason = match reason {
@@ -413,6 +464,7 @@ impl TryFrom<GenerateDown> for own::Event {
         use generate_down::Message;
         Ok(match down.message.ok_or(missing("event"))? {
             Message::Accepted(accepted) => Self::Accepted { cached_tokens: accepted.cached_tokens },
+            Message::Prompt(part) => Self::Prompt(part.try_into()?),
             Message::Token(token) => Self::Token(token.into()),
             Message::Finished(finished) => {
                 let reason = match finished.reason() {

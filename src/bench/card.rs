@@ -281,6 +281,7 @@ fn offline_request(tokens: Vec<u32>, outputs: u32) -> SequenceSpec {
         stop: Stop { max_tokens: outputs, min_tokens: 0, ignore_eos: true, token_ids: Vec::new() },
         logprobs: false,
         top_logprobs: 0,
+        prompt_logprobs: None,
         goal: Goal::Generate { choices: vec![ChoiceSpec { choice: 0, generated: Vec::new() }] },
         start: StartFrom::Cold,
         deadline: None,

@@ -220,6 +220,54 @@ def test_echo(complete):
     assert "".join(choice.text for chunk in streamed for choice in chunk.choices) == expected[0]
 
 
+def test_logprobs_of_an_echo(complete):
+    """Those of a text are the same whoever wrote it: the model before, or the prompt now."""
+    prompt = "One two three"
+    plain = complete(prompt=prompt, max_tokens=6, logprobs=2)
+    written = plain.choices[0]
+    echoed = complete(prompt=prompt, max_tokens=6, logprobs=2, echo=True)
+    told = echoed.choices[0].logprobs
+    count = plain.usage.prompt_tokens
+    assert echoed.choices[0].text == prompt + written.text
+    assert told.token_logprobs[0] is None and told.top_logprobs[0] is None
+    assert all(value <= 0 for value in told.token_logprobs[1:])
+    assert told.tokens[count:] == written.logprobs.tokens
+    assert told.token_logprobs[count:] == pytest.approx(written.logprobs.token_logprobs, abs=1e-4)
+    # What it wrote, given as prompt: no token is written behind it.
+    tokens = post("/tokenize", {"model": echoed.model, "prompt": prompt})["tokens"]
+    answer = post("/tokenize", {"model": echoed.model, "prompt": written.text, "add_special_tokens": False})["tokens"]
+    if len(answer) == len(written.logprobs.tokens):
+        again = complete(prompt=tokens + answer, max_tokens=0, logprobs=2, echo=True)
+        assert again.usage.completion_tokens == 0
+        assert again.choices[0].logprobs.token_logprobs[count:] == pytest.approx(
+            written.logprobs.token_logprobs, abs=0.05
+        )
+        for told, here in zip(again.choices[0].logprobs.top_logprobs[count:], written.logprobs.top_logprobs):
+            assert max(told, key=told.get) == max(here, key=here.get)
+    streamed = complete(prompt=prompt, max_tokens=2, logprobs=2, echo=True, stream=True)
+    first = next(iter(streamed)).choices[0]
+    assert first.text == prompt and first.logprobs.token_logprobs[0] is None
+
+
+def test_prompt_logprobs(client, model, complete):
+    choice = complete(prompt="One two three", max_tokens=1, extra_body={"prompt_logprobs": 2}).choices[0]
+    first, *rest = choice.model_extra["prompt_logprobs"]
+    assert first is None and rest
+    for told in rest:
+        assert 2 <= len(told) <= 3
+        by_rank = sorted(told.values(), key=lambda token: token["rank"])
+        assert [token["rank"] for token in by_rank[:2]] == [1, 2]
+        logprobs = [token["logprob"] for token in by_rank]
+        assert logprobs == sorted(logprobs, reverse=True) and all(value <= 0 for value in logprobs)
+    messages = [{"role": "user", "content": "Hi"}]
+    chat = client.chat.completions.create(
+        model=model, messages=messages, max_tokens=1, extra_body={"prompt_logprobs": 0}
+    )
+    assert len(chat.model_extra["prompt_logprobs"]) == chat.usage.prompt_tokens
+    with pytest.raises(openai.BadRequestError, match="prompt_logprobs"):
+        complete(stream=True, extra_body={"prompt_logprobs": 0})
+
+
 def test_the_best_of_several(complete):
     settings = {"temperature": 1, "seed": 5, "max_tokens": 6, "logprobs": 0}
     every = complete(n=4, **settings).choices

@@ -83,6 +83,64 @@ def test_logprobs():
     assert [top[0] for top in meta["output_top_logprobs"]] == tokens
 
 
+def likelihood(prompt, more):
+    """Mean log-probability of what is `more` than the prompt."""
+    start = generate(text=prompt, sampling_params={"max_new_tokens": 0})["meta_info"]["prompt_tokens"]
+    meta = generate(
+        text=prompt + more,
+        sampling_params={"max_new_tokens": 0},
+        return_logprob=True,
+        return_text_in_logprobs=True,
+        logprob_start_len=start,
+    )["meta_info"]
+    tokens = meta["input_token_logprobs"]
+    assert len(tokens) == meta["prompt_tokens"] - start
+    assert "".join(text for _, _, text in tokens) == more
+    return sum(value for value, _, _ in tokens) / len(tokens)
+
+
+def test_logprobs_of_a_prompt():
+    meta = generate(
+        text=PROMPT,
+        sampling_params={"max_new_tokens": 2, "temperature": 0},
+        return_logprob=True,
+        logprob_start_len=0,
+        top_logprobs_num=2,
+    )["meta_info"]
+    (first, _, _), *rest = meta["input_token_logprobs"]
+    assert first is None and all(value <= 0 for value, _, _ in rest)
+    assert len(rest) + 1 == meta["prompt_tokens"] == len(meta["input_top_logprobs"])
+    assert all(len(top) == 2 for top in meta["input_top_logprobs"][1:])
+    # The answer's own tokens are as likely as when they stand in a prompt.
+    whole = generate(text=PROMPT, sampling_params={"max_new_tokens": 4, "temperature": 0}, return_logprob=True)
+    values = [value for value, _, _ in whole["meta_info"]["output_token_logprobs"]]
+    assert likelihood(PROMPT, whole["text"]) == pytest.approx(sum(values) / len(values), abs=0.05)
+
+
+@sglang.function
+def choose(s, question, options):
+    s += question
+    s += sglang.select("answer", choices=options)
+
+
+def test_select():
+    state = choose.run(question="The capital of France is", options=[" Paris", " banana", " 17"])
+    assert state["answer"] == " Paris"
+    decision = state.get_meta_info("answer")
+    scores = dict(zip([" Paris", " banana", " 17"], decision["normalized_prompt_logprobs"]))
+    assert max(scores, key=scores.get) == " Paris"
+    greedy = sglang.greedy_token_selection
+    unconditional = sglang.unconditional_likelihood_normalized
+    for method in (greedy, unconditional):
+
+        @sglang.function
+        def program(s, method=method):
+            s += "One, two, three, four,"
+            s += sglang.select("next", choices=[" five", " purple"], choices_method=method)
+
+        assert program.run()["next"] == " five"
+
+
 def test_programs_with_turns_and_forks():
     state = talk.run()
     assert state["colours"] and state["more"]

@@ -98,6 +98,12 @@ fn openai() -> Vec<Row> {
         ("chat", CHAT, chat(json!({}))),
         ("chat, streamed", CHAT, chat(json!({"stream": true, "stream_options": {"include_usage": true}}))),
         ("choices", CHAT, chat(json!({"n": 3, "temperature": 1, "seed": 3}))),
+        ("log-probabilities of a prompt", CHAT, chat(json!({"prompt_logprobs": 3}))),
+        (
+            "log-probabilities of echoes",
+            COMPLETIONS,
+            complete(json!({"echo": true, "logprobs": 2, "stream": true})),
+        ),
         ("log-probabilities", CHAT, chat(json!({"logprobs": true, "top_logprobs": 3, "stream": true}))),
         ("stop strings", CHAT, chat(json!({"stop": [" the", "."], "stream": true}))),
         ("seeded drawing", CHAT, chat(json!({"temperature": 1.2, "top_p": 0.9, "seed": 11, "stream": true}))),
@@ -159,7 +165,9 @@ fn others() -> Vec<Row> {
     let params = json!({"temperature": 0, "max_new_tokens": 40});
     let sglang =
         json!({"text": walk, "sampling_params": params, "return_logprob": true, "top_logprobs_num": 2});
+    let input = json!({"return_logprob": true, "top_logprobs_num": 2, "logprob_start_len": 4});
     vec![
+        ("SGLang, of prompts", "/generate", with(sglang.clone(), input)),
         ("Anthropic", MESSAGES, message(json!({"system": "Be brief.", "stop_sequences": [" the"]}))),
         ("Anthropic, streamed", MESSAGES, message(json!({"stream": true}))),
         ("Anthropic's tools", MESSAGES, message(with(tools, json!({"stream": true})))),

@@ -1,6 +1,6 @@
 //! Nodes that die, stop, lie or refuse.
 
-use baton_protocol::{ErrorCode, Failure};
+use baton_protocol::{ErrorCode, Failure, PromptLogprobs, PromptPart, PromptToken};
 
 use super::{fake::Act, *};
 
@@ -222,4 +222,49 @@ async fn what_nodes_refuse_is_retried_within_a_budget() {
     let opens: usize = cluster.nodes.iter().map(|node| node.opens().len()).sum();
     // Three attempts each would be 180. What came back with time depends on the machine.
     assert!((60 + 30..180).contains(&opens), "{opens}");
+}
+
+/// What a node says of some tokens of the prompt.
+fn told(first: u32, tokens: usize) -> Event {
+    let token = PromptToken { logprob: -1.0, rank: 2, top: Vec::new() };
+    Event::Prompt(PromptPart { first, tokens: vec![token; tokens] })
+}
+
+fn telling(from: u32) -> Request {
+    let prompt_logprobs = Some(PromptLogprobs { from, top: 4 });
+    Request { tokens: (0..9).collect(), prompt_logprobs, ..request(1) }
+}
+
+#[tokio::test]
+async fn another_node_is_asked_for_what_was_not_told_of_the_prompt() {
+    let first = then([accepted(), told(1, 3), told(4, 1)], Act::Break);
+    let second = [accepted(), told(5, 4), token(0, 0), finished(0)].map(Act::Send).to_vec();
+    let cluster = two(first, second).await;
+    let expected = [accepted(), told(1, 3), told(4, 1), told(5, 4), token(0, 0), finished(0)];
+    assert_eq!(cluster.events(telling(1)).await, expected);
+    let asked = |node: usize| cluster.nodes[node].opens().remove(0).request.unwrap().prompt_logprobs;
+    assert_eq!(asked(0).map(|asked| (asked.from, asked.top)), Some((1, 4)));
+    assert_eq!(asked(1).map(|asked| (asked.from, asked.top)), Some((5, 4)));
+}
+
+#[tokio::test]
+async fn what_was_told_of_a_prompt_is_not_asked_for_again() {
+    let first = then([accepted(), told(6, 3), token(0, 0)], Act::Break);
+    let second = [accepted(), token(0, 1), finished(0)].map(Act::Send).to_vec();
+    let cluster = two(first, second).await;
+    let expected = [accepted(), told(6, 3), token(0, 0), token(0, 1), finished(0)];
+    assert_eq!(cluster.events(telling(6)).await, expected);
+    assert_eq!(cluster.nodes[1].opens().remove(0).request.unwrap().prompt_logprobs, None);
+}
+
+#[tokio::test]
+async fn a_prompt_told_of_wrongly_is_an_error_of_the_attempt() {
+    let right = || [accepted(), told(1, 8), token(0, 0), finished(0)].map(Act::Send).to_vec();
+    for wrong in [told(2, 7), told(1, 9), token(0, 0)] {
+        let cluster = two(vec![Act::Send(accepted()), Act::Send(wrong)], right()).await;
+        let expected = [accepted(), told(1, 8), token(0, 0), finished(0)];
+        assert_eq!(cluster.events(telling(1)).await, expected);
+    }
+    let unasked = two(vec![Act::Send(accepted()), Act::Send(told(1, 1))], right()[2..].to_vec()).await;
+    assert_eq!(unasked.events(request(1)).await, [accepted(), token(0, 0), finished(0)]);
 }

@@ -158,3 +158,19 @@ async fn a_node_that_is_slow_beside_the_others_gets_nothing() {
     let opens: Vec<_> = cluster.nodes.iter().map(|node| node.opens().len()).collect();
     assert_eq!((opens.iter().sum::<usize>(), opens[2]), (8, 0), "{opens:?}");
 }
+
+/// Rows of a prompt are only where it is computed.
+#[tokio::test]
+async fn a_prompt_that_is_to_be_told_of_is_computed_where_it_is_answered() {
+    let infos = vec![node_info("d", &[Role::Decode]), node_info("p", &[Role::Prefill])];
+    let cluster = Cluster::start(config(), infos).await;
+    let asked = Some(baton_protocol::PromptLogprobs { from: 2, top: 0 });
+    let told = baton_protocol::PromptToken { logprob: -1.0, rank: 1, top: Vec::new() };
+    let told = Event::Prompt(baton_protocol::PromptPart { first: 2, tokens: vec![told] });
+    cluster.nodes[0].script([told, token(0, 0), finished(0)].map(Act::Send).to_vec());
+    cluster.events(Request { prompt_logprobs: asked, ..request(1) }).await;
+    assert!(cluster.nodes[0].opens()[0].candidates.is_empty());
+    cluster.nodes[0].script([token(0, 0), finished(0)].map(Act::Send).to_vec());
+    cluster.events(request(1)).await;
+    assert_eq!(cluster.nodes[0].opens()[1].candidates[0].node, "p");
+}

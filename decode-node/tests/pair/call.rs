@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use baton_protocol::{
-    Bill, Event, Failure, FinishReason, Request, RequestId, Sampling, Stop, Token, TopLogprob,
+    Bill, Event, Failure, FinishReason, PromptToken, Request, RequestId, Sampling, Stop, Token, TopLogprob,
     wire::{
         ChoiceJournal, GenerateDown, GenerateUp, Open, PrefillCandidate, StopChoice, generate_up::Message,
     },
@@ -28,6 +28,7 @@ pub struct Call {
 #[derive(Clone, Debug, Default)]
 pub struct Answer {
     pub cached_tokens: Option<u32>,
+    pub prompt: Vec<PromptToken>,
     pub choices: Vec<Choice>,
     pub bill: Option<Bill>,
     pub failure: Option<Failure>,
@@ -53,6 +54,7 @@ pub fn request(prompt: Vec<u32>, seed: u64, choices: u32, max_tokens: u32) -> Re
         choices,
         logprobs: true,
         top_logprobs: 2,
+        prompt_logprobs: None,
         deadline: PATIENCE,
     }
 }
@@ -167,6 +169,13 @@ impl Answer {
         match event {
             Event::Accepted { cached_tokens } => {
                 assert_eq!(self.cached_tokens.replace(cached_tokens), None, "accepted twice");
+            }
+            Event::Prompt(part) => {
+                assert!(
+                    self.choices.iter().all(|choice| choice.logprobs.is_empty()),
+                    "{part:?} after a token"
+                );
+                self.prompt.extend(part.tokens);
             }
             Event::Token(token) => {
                 assert!(self.bill.is_none(), "a token after the bill");

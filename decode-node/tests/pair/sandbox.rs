@@ -166,6 +166,7 @@ impl Sandbox {
             stop: request.stop.clone(),
             logprobs: request.logprobs,
             top_logprobs: request.top_logprobs,
+            prompt_logprobs: request.prompt_logprobs,
             goal: Goal::Generate { choices },
             start: StartFrom::Cold,
             deadline: None,
@@ -176,6 +177,7 @@ impl Sandbox {
             Answer { choices: vec![Choice::default(); request.choices as usize], ..Answer::default() };
         while let Some(event) = events.recv().await {
             match event {
+                SequenceEvent::Prompt(part) => answer.prompt.extend(part.tokens),
                 SequenceEvent::Token(token) => answer.choices[token.choice as usize].push(token),
                 SequenceEvent::Finished { choice, reason } => {
                     answer.choices[choice as usize].end = Some(reason);

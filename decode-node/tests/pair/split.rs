@@ -1,7 +1,10 @@
 //! An answer is the same wherever its prompt was computed.
 
-use baton_engine::backend::mock::{MockConfig, expected};
-use baton_protocol::FinishReason::{Length, Stop};
+use baton_engine::backend::mock::{MockConfig, expected, expected_prompt};
+use baton_protocol::{
+    FinishReason::{Length, Stop},
+    PromptLogprobs,
+};
 
 use crate::{
     call::{Call, answer, open, request},
@@ -147,4 +150,23 @@ async fn a_choice_that_the_reader_stops_ends_and_the_others_go_on() {
         }
         cluster.settles().await;
     }
+}
+
+/// Also of a prompt whose pages are here already, and of one that fills many messages.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_decode_node_computes_what_it_is_to_tell_of() {
+    let cluster = Sandbox::start(Settings::default()).await;
+    for (seed, length, from) in [(1, 100, 1), (1, 100, 1), (1, 100, 50), (2, 1300, 1)] {
+        let mut request = request(prompt(seed, length), seed, 2, 8);
+        answer(&cluster.decode, open(&request, cluster.candidates())).await;
+        request.prompt_logprobs = Some(PromptLogprobs { from, top: 3 });
+        let told = answer(&cluster.decode, open(&request, cluster.candidates())).await;
+        assert_eq!(told.failure, None);
+        assert_eq!(told.prompt, expected_prompt(&request.tokens, from as usize, 3));
+        assert_eq!(told.choices, cluster.local(&request).await.choices);
+        let cached = (from - 1) / 16 * 16;
+        assert_eq!((told.cached_tokens, told.bill().cached_tokens), (Some(cached), cached));
+        assert_eq!(told.bill().prefill_node, None);
+    }
+    cluster.settles().await;
 }

@@ -120,13 +120,13 @@ impl Backend for CpuBackend {
         // Waking the caller for each layer would take its time from one token; a chunk of a prompt,
         // which may be on its way to another node, has time for that.
         let is_short = batch.sequences.iter().all(|sequence| sequence.end - sequence.start == 1);
-        let values = match is_short {
+        let logits = match is_short {
             true => pool.run(|| compute(&mut |_| ())),
             false => pool.drive(compute, layer_done),
         };
         if is_short {
             (0..model.config().layers).for_each(layer_done);
         }
-        Ok(Logits { values, vocab_tokens: self.vocab_tokens() })
+        Ok(logits)
     }
 }

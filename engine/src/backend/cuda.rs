@@ -34,7 +34,7 @@ use std::{
 };
 
 use baton_kernels::cuda::{Gpu, GpuError, Graph, Pinned, cudarc::driver::CudaEvent};
-use baton_protocol::KvShape;
+use baton_protocol::{KvShape, PromptToken};
 
 pub use baton_kernels::cuda::rope::KvForm;
 pub use matrix::WeightForm;
@@ -43,8 +43,9 @@ pub use workspace::CudaLimits;
 
 use super::{Backend, BackendError};
 use crate::{
-    batch::{Batch, Draw, Logits, Rows, Shape, Source},
+    batch::{Batch, Draw, Logits, READ_ROWS, Rows, Shape, Source},
     kv::KvStore,
+    sampler,
 };
 use histories::MAX_BIASES;
 use memory::DevicePages;
@@ -234,6 +235,30 @@ impl CudaBackend {
         }
         Ok(self.logits.get()?[..len].to_vec())
     }
+
+    /// What is read of rows of the step enqueued last, a few at a time, once its logits are taken.
+    fn read(&mut self, batch: &Batch<'_>, step: &Step<'_>) -> Result<Vec<Vec<PromptToken>>, GpuError> {
+        let vocab = self.model.config().vocab;
+        let most = READ_ROWS.min(self.limits.sequences);
+        let mut all = Vec::new();
+        for (sequence, read) in batch.reading() {
+            let Some(first) = step.row(sequence, read.rows.start) else { continue };
+            let mut told = Vec::with_capacity(read.rows.len());
+            for (band, tokens) in read.behind(sequence.tokens).chunks(most).enumerate() {
+                let start = first + band * most;
+                let Self { gpu, model, work, pass, logits, .. } = self;
+                pass.read(gpu, (model, work), &(start..start + tokens.len()))?;
+                let len = tokens.len() * vocab;
+                if logits.len() < len {
+                    *logits = Pinned::zeros(gpu, len)?;
+                }
+                logits.copy_from(gpu, 0, &work.logits.slice(..len))?;
+                told.extend(sampler::prompt_tokens(&logits.get()?[..len], vocab, tokens, read.top));
+            }
+            all.push(told);
+        }
+        Ok(all)
+    }
 }
 
 impl Backend for CudaBackend {
@@ -280,8 +305,9 @@ impl Backend for CudaBackend {
         self.launch(batch, &step).map_err(failed)?;
         self.report(layer_done)?;
         let values = self.take_logits(&step.outputs).map_err(failed)?;
+        let read = self.read(batch, &step).map_err(failed)?;
         self.collect()?;
-        Ok(Logits { values, vocab_tokens: self.vocab_tokens() })
+        Ok(Logits { values, vocab_tokens: self.vocab_tokens(), read })
     }
 
     fn draw(&mut self, batch: &Batch<'_>, layer_done: &mut dyn FnMut(usize)) -> Result<Rows, BackendError> {
@@ -292,13 +318,14 @@ impl Backend for CudaBackend {
         let wanted: Vec<usize> =
             outputs.filter(|(index, _)| batch.draw(*index).is_none()).map(|(_, output)| *output).collect();
         let values = self.take_logits(&wanted).map_err(failed)?;
+        let read = self.read(batch, &step).map_err(failed)?;
         let mut rows = 0..wanted.len();
         let source = |(index, token)| match batch.draw(index) {
             Some(_) => Source::Token(token),
             None => Source::Row(rows.next().unwrap_or_default()),
         };
         let sources = self.collect()?.into_iter().enumerate().map(source).collect();
-        Ok(Rows { sources, logits: Logits { values, vocab_tokens: self.vocab_tokens() } })
+        Ok(Rows { sources, logits: Logits { values, vocab_tokens: self.vocab_tokens(), read } })
     }
 
     fn runs_ahead(&self) -> bool {

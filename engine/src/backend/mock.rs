@@ -7,12 +7,12 @@ mod stream;
 
 use std::{sync::Arc, thread, time::Duration};
 
-use baton_protocol::{KvDtype, KvShape, Sampling};
+use baton_protocol::{KvDtype, KvShape, PromptToken, Sampling};
 use serde::Deserialize;
 
 use super::{Backend, BackendError};
 use crate::{
-    batch::{Batch, BatchSequence, Logits, Row},
+    batch::{Batch, BatchSequence, Logits, Read, Row},
     kv::{KvMemory, KvStore},
     sampler::{self, Draw},
 };
@@ -125,6 +125,18 @@ impl MockBackend {
         Ok(())
     }
 
+    /// What is wanted of rows besides those drawn from.
+    fn read(&self, batch: &Batch<'_>, chains: &[Vec<u64>]) -> Vec<Vec<PromptToken>> {
+        let of = |((sequence, read), chain): ((&BatchSequence<'_>, &Option<Read>), &Vec<u64>)| {
+            let read = read.as_ref()?;
+            let rows = &chain[read.rows.clone()];
+            let logits: Vec<f32> =
+                rows.iter().flat_map(|chain| logits(*chain, self.config.eos_probability)).collect();
+            Some(sampler::prompt_tokens(&logits, VOCAB_TOKENS, read.behind(sequence.tokens), read.top))
+        };
+        batch.sequences.iter().zip(&batch.reads).zip(chains).filter_map(of).collect()
+    }
+
     fn write(&self, layer: usize, sequence: &BatchSequence<'_>, chain: &[u64]) {
         let (page_tokens, row_bytes) = (self.shape.page_tokens as usize, self.shape.row_bytes());
         let mut position = sequence.start;
@@ -184,7 +196,7 @@ impl Backend for MockBackend {
         let values = wanted
             .flat_map(|(_, chain)| logits(chain[chain.len() - 1], self.config.eos_probability))
             .collect();
-        Ok(Logits { values, vocab_tokens: VOCAB_TOKENS })
+        Ok(Logits { values, vocab_tokens: VOCAB_TOKENS, read: self.read(batch, &chains) })
     }
 
     fn runs_ahead(&self) -> bool {
@@ -227,6 +239,13 @@ pub fn expected(prompt: &[u32], sampling: &Sampling, choice: u32, tokens: usize)
         last = next(last, token);
     }
     known.split_off(prompt.len())
+}
+
+/// How likely the mock finds the tokens of a prompt from `from` on, each with its `top` likeliest.
+pub fn expected_prompt(prompt: &[u32], from: usize, top: u32) -> Vec<PromptToken> {
+    let chain = chain(prompt);
+    let rows: Vec<f32> = chain[from - 1..prompt.len() - 1].iter().flat_map(|row| logits(*row, 0.0)).collect();
+    sampler::prompt_tokens(&rows, VOCAB_TOKENS, &prompt[from..], top)
 }
 
 /// The hash after each token.

@@ -63,13 +63,14 @@ impl Ahead {
 impl Engine {
     /// Whether the plan's step can be enqueued now: everybody who draws is a
     /// choice of its own, for which the backend draws, and nobody waits for its
-    /// layers, or needs its token to know what may follow.
+    /// layers, has rows read, or needs its token to know what may follow.
     pub(super) fn can_enqueue(&self, plan: &Plan) -> bool {
         let is_plain = |chunk: &Chunk| {
             self.scheduler.get(chunk.key).is_some_and(|sequence| {
                 let goes_on = chunk.tokens.end < sequence.tokens.len();
                 let draws = chunk.wants_logits && sequence.has_parted() && !sequence.is_guided();
-                !sequence.origin.is_prefill && (goes_on || draws)
+                let is_read = sequence.read(&chunk.tokens).is_some();
+                !sequence.origin.is_prefill && !is_read && (goes_on || draws)
             })
         };
         self.backend.runs_ahead()

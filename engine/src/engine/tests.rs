@@ -6,6 +6,7 @@ mod faults;
 mod fixture;
 mod grammars;
 mod handoff;
+mod prompts;
 mod sharing;
 mod worker;
 

@@ -212,3 +212,14 @@ proptest! {
         prop_assert!(token.is_none_or(|token| is_usable(&logits[token as usize])));
     }
 }
+
+#[test]
+fn tokens_of_a_prompt_are_told_of_as_drawn_ones_are() {
+    let rows = [0.5, 2.0, f32::NAN, 2.0, -1.0, 3.0, 0.0, 0.0, 0.0, f32::NEG_INFINITY];
+    let told = prompt_tokens(&rows, 5, &[3, 4], 2);
+    for (token, (row, id)) in told.iter().zip([(&rows[..5], 3), (&rows[5..], 4)]) {
+        let (logprob, top) = logprobs(row, id, 2);
+        assert_eq!((token.logprob, &token.top), (logprob, &top));
+    }
+    assert_eq!([told[0].rank, told[1].rank], [1, 5], "equal ones share a rank");
+}

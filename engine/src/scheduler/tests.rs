@@ -53,6 +53,7 @@ impl Fixture {
             stop: Stop { max_tokens: 1000, min_tokens: 0, ignore_eos: true, token_ids: Vec::new() },
             logprobs: false,
             top_logprobs: 0,
+            prompt_logprobs: None,
             goal,
             start: StartFrom::Cold,
             deadline: None,

@@ -2,7 +2,7 @@
 
 use std::{ops::Range, sync::Arc};
 
-use baton_protocol::{Failure, FinishReason, Token};
+use baton_protocol::{Failure, FinishReason, PromptPart, Token};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 pub use tokio::sync::mpsc::error::TryRecvError;
@@ -28,6 +28,8 @@ pub enum SequenceEvent {
         /// Which token positions.
         tokens: Range<u32>,
     },
+    /// How likely the next tokens of the prompt are, if that was asked for; all parts come before the first token.
+    Prompt(PromptPart),
     /// A token was drawn. Positions count from the first token after the prompt, replayed ones included.
     Token(Token),
     /// A choice ended, after its last token. A stop token that ends it is not emitted.

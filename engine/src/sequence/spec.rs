@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use baton_protocol::{KvShape, RequestId, Sampling, Stop};
+use baton_protocol::{KvShape, PromptLogprobs, RequestId, Sampling, Stop};
 
 use crate::{SubmitError, kv::PageRef};
 
@@ -29,6 +29,9 @@ pub struct SequenceSpec {
     pub logprobs: bool,
     /// How many alternatives tokens carry.
     pub top_logprobs: u32,
+    /// What is told of the prompt's tokens. What comes from the prefix cache cannot be told of,
+    /// and so is computed again.
+    pub prompt_logprobs: Option<PromptLogprobs>,
     /// What to do with it.
     pub goal: Goal,
     /// Where its KV is.
@@ -115,6 +118,12 @@ impl SequenceSpec {
         }
         if matches!(self.goal, Goal::Generate { .. }) && numbers.is_empty() {
             return invalid("no choices to generate".to_owned());
+        }
+        let starts_cold = matches!(self.start, StartFrom::Cold) && !self.goal.is_prefill();
+        if self.prompt_logprobs.is_some_and(|asked| asked.from == 0 || !starts_cold) {
+            return invalid(
+                "a prompt's log-probabilities come from where it is computed and answered".to_owned(),
+            );
         }
         match &self.start {
             StartFrom::Adopted { .. } if self.goal.is_prefill() => {

@@ -22,8 +22,9 @@ pub fn read(object: Map<String, Value>, config: &Config) -> Result<Call, ApiErro
     let mut body = Fields::of_body(object);
     let model = Some(parameters::model(&mut body)?);
     let Streaming { stream, include_usage } = parameters::streaming(&mut body)?;
-    let mut shared = parameters::read(&mut body, config)?;
+    let mut shared = parameters::read(&mut body, config, false)?;
     shared.stream = stream;
+    let prompt_logprobs = parameters::told_whole(&shared)?;
     shared.logprobs = logprobs(&mut body, config)?;
     let truncate = parameters::truncate(&mut body)?;
     let mut conversation = read_conversation(&mut body, config)?;
@@ -37,7 +38,7 @@ pub fn read(object: Map<String, Value>, config: &Config) -> Result<Call, ApiErro
         Prompt { param: "messages".to_owned(), content: Content::Chat(Box::new(conversation)), truncate };
     Ok(Call {
         ask: Ask { model, prompts: vec![prompt], parameters: shared },
-        reply: Box::new(ChatReply { include_usage }),
+        reply: Box::new(ChatReply { include_usage, prompt_logprobs }),
     })
 }
 

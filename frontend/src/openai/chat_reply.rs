@@ -1,7 +1,7 @@
 //! The answer to a chat call.
 
 use super::{
-    logprobs::ChatLogprobs,
+    logprobs::{ChatLogprobs, PromptLogprobs},
     shapes::{
         ChatChoice, ChatChunkChoice, ChatDelta, ChatMessage, Envelope, FunctionCall, ToolCall, finish_word,
         stop_reason,
@@ -19,6 +19,8 @@ use crate::{
 pub struct ChatReply {
     /// Whether a stream ends with the usage.
     pub include_usage: bool,
+    /// Alternatives that are told of each token of the prompt; none: nothing is told of it.
+    pub prompt_logprobs: Option<u32>,
 }
 
 // === impl ChatReply ===
@@ -41,7 +43,9 @@ impl Reply for ChatReply {
             answer.choices.iter().zip(0..).map(|(whole, index)| choice(facts, whole, index)).collect();
         let usage = Usage::of(&answer.used);
         let envelope = Envelope::new("chat.completion", "chatcmpl", facts);
-        serde_json::to_vec(&envelope.with(&choices, Some(Some(&usage))))
+        let mut object = envelope.with(&choices, Some(Some(&usage)));
+        object.prompt_logprobs = PromptLogprobs::of(answer.used.first(), self.prompt_logprobs);
+        serde_json::to_vec(&object)
     }
 
     /// Says who speaks.

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     Config,
-    ask::{Ask, Call, Content, Prompt},
+    ask::{Ask, Call, Content, Named, Prompt, Told},
     error::ApiError,
     fields::Fields,
 };
@@ -21,8 +21,10 @@ pub fn read(object: Map<String, Value>, config: &Config) -> Result<Call, ApiErro
     let mut body = Fields::of_body(object);
     let model = Some(parameters::model(&mut body)?);
     let Streaming { stream, include_usage } = parameters::streaming(&mut body)?;
-    let mut shared = parameters::read(&mut body, config)?;
+    let echo = body.boolean("echo")?;
+    let mut shared = parameters::read(&mut body, config, echo)?;
     shared.stream = stream;
+    let prompt_logprobs = parameters::told_whole(&shared)?;
     shared.logprobs = body.limited("logprobs", 0..=config.max_logprobs, "max_logprobs")?;
     if let Some(best_of) = body.limited("best_of", 1..=config.max_choices, "max_choices")? {
         let shown = shared.choices;
@@ -38,11 +40,11 @@ pub fn read(object: Map<String, Value>, config: &Config) -> Result<Call, ApiErro
     let begins = body.boolean_or("add_special_tokens", true)?;
     let contents = read_contents(body.require("prompt")?, begins)?;
     body.check_entries("prompt", contents.len(), ("max_prompts", config.max_prompts))?;
-    let echo = body.boolean("echo")?;
-    if echo && shared.logprobs.is_some() {
-        return Err(
-            body.invalid("echo", "log-probabilities of prompts are not supported: leave out `logprobs`")
-        );
+    let logprobs = shared.logprobs;
+    if let Some(top) = logprobs.filter(|_| echo) {
+        let param = if prompt_logprobs > logprobs { "prompt_logprobs" } else { "logprobs" };
+        let top = top.max(prompt_logprobs.unwrap_or(0));
+        shared.told = Some(Named { value: Told { start: Some(0), top }, param });
     }
     let truncate = parameters::truncate(&mut body)?;
     if echo && truncate.is_some() {
@@ -51,7 +53,8 @@ pub fn read(object: Map<String, Value>, config: &Config) -> Result<Call, ApiErro
     body.finish()?;
     let choices = shared.best.unwrap_or(shared.choices);
     let echoed = if echo { contents.clone() } else { Vec::new() };
-    let reply = CompletionsReply::new(include_usage, shared.logprobs.is_some(), echoed, choices);
+    let reply =
+        CompletionsReply { include_usage, logprobs, prompt_logprobs, echoed, choices, offsets: Vec::new() };
     let one = contents.len() == 1;
     let prompts = contents.into_iter().enumerate().map(|(i, content)| {
         let param = if one { "prompt".to_owned() } else { format!("prompt[{i}]") };

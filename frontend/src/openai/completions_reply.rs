@@ -1,7 +1,7 @@
 //! The answer to a completions call.
 
 use super::{
-    logprobs::CompletionLogprobs,
+    logprobs::{CompletionLogprobs, PromptLogprobs},
     shapes::{CompletionChoice, Envelope, finish_word, stop_reason},
     usage::Usage,
 };
@@ -15,25 +15,23 @@ use crate::{
 /// Writes it.
 pub struct CompletionsReply {
     /// Whether a stream ends with the usage.
-    include_usage: bool,
-    /// Whether tokens are told; they are known too where the best choices are looked for.
-    logprobs: bool,
+    pub include_usage: bool,
+    /// Alternatives that are told of tokens, if anything is; tokens are known too where the best
+    /// choices are looked for.
+    pub logprobs: Option<u32>,
+    /// The same of the prompt's, in vLLM's words.
+    pub prompt_logprobs: Option<u32>,
     /// The prompts that come before their answers; none: none do.
-    echoed: Vec<Content>,
+    pub echoed: Vec<Content>,
     /// Shown of each prompt.
-    choices: u32,
-    /// Characters of token text so far, by choice.
-    offsets: Vec<usize>,
+    pub choices: u32,
+    /// Characters of token text so far, by choice of a stream.
+    pub offsets: Vec<usize>,
 }
 
 // === impl CompletionsReply ===
 
 impl CompletionsReply {
-    /// Shows `echoed` before `choices` answers each.
-    pub fn new(include_usage: bool, logprobs: bool, echoed: Vec<Content>, choices: u32) -> Self {
-        Self { include_usage, logprobs, echoed, choices, offsets: Vec::new() }
-    }
-
     /// The prompt before a choice, as text.
     fn echo(&self, facts: &Facts, index: u32) -> String {
         match self.echoed.get((index / self.choices) as usize) {
@@ -43,17 +41,44 @@ impl CompletionsReply {
         }
     }
 
-    fn choice<'a>(&self, choice: &'a Choice, text: &'a str, index: u32) -> CompletionChoice<'a> {
-        let tokens = &choice.tokens;
-        let logprobs =
-            (self.logprobs && !tokens.is_empty()).then_some(CompletionLogprobs { tokens, offset: 0 });
+    /// What is told of tokens that stand behind `offset` characters, and of the prompt before
+    /// them if it is shown there.
+    fn told<'a>(
+        &self,
+        prompt: Option<&'a Used>,
+        tokens: &'a [TokenWords],
+        offset: usize,
+    ) -> Option<CompletionLogprobs<'a>> {
+        let top = self.logprobs? as usize;
+        let prompt =
+            prompt.filter(|_| !self.echoed.is_empty()).map_or(&[][..], |used| used.prompt.as_slice());
+        (!tokens.is_empty() || !prompt.is_empty()).then_some(CompletionLogprobs {
+            prompt,
+            tokens,
+            offset,
+            top,
+        })
+    }
+
+    /// A choice of a prompt, with the prompt's text before its own.
+    fn choice<'a>(
+        &self,
+        (used, echo): (Option<&'a Used>, &str),
+        choice: &'a Choice,
+        (index, text): (u32, &'a str),
+    ) -> CompletionChoice<'a> {
         CompletionChoice {
             index,
             text,
-            logprobs,
+            logprobs: self.told(used, &choice.tokens, echo.chars().count()),
+            prompt_logprobs: PromptLogprobs::of(used, self.prompt_logprobs),
             finish_reason: choice.end.as_ref().map(finish_word),
             stop_reason: choice.end.as_ref().and_then(stop_reason),
         }
+    }
+
+    fn used<'a>(&self, used: &'a [Used], index: u32) -> Option<&'a Used> {
+        used.get((index / self.choices) as usize)
     }
 
     fn write(
@@ -69,24 +94,31 @@ impl CompletionsReply {
 
 impl Reply for CompletionsReply {
     fn whole(&self, facts: &Facts, answer: &Whole) -> serde_json::Result<Vec<u8>> {
-        let echoes = (0..).map(|index| self.echo(facts, index));
+        let echoes: Vec<_> = (0..).zip(&answer.choices).map(|(index, _)| self.echo(facts, index)).collect();
         let texts: Vec<_> =
-            answer.choices.iter().zip(echoes).map(|(choice, echo)| echo + &choice.text).collect();
-        let choices = answer.choices.iter().zip(&texts).zip(0..);
-        let choices: Vec<_> =
-            choices.map(|((choice, text), index)| self.choice(choice, text, index)).collect();
+            answer.choices.iter().zip(&echoes).map(|(choice, echo)| echo.clone() + &choice.text).collect();
+        let choices: Vec<_> = (0..)
+            .zip(&answer.choices)
+            .zip(echoes.iter().zip(&texts))
+            .map(|((index, choice), (echo, text))| {
+                self.choice((self.used(&answer.used, index), echo), choice, (index, text))
+            })
+            .collect();
         let usage = Usage::of(&answer.used);
         serde_json::to_vec(&envelope(facts).with(&choices, Some(Some(&usage))))
     }
 
-    fn begin(&mut self, facts: &Facts, _: &[Used], events: &mut Events) -> serde_json::Result<()> {
+    fn begin(&mut self, facts: &Facts, used: &[Used], events: &mut Events) -> serde_json::Result<()> {
         self.offsets = vec![0; facts.choices as usize];
         if self.echoed.is_empty() {
             return Ok(());
         }
         for index in 0..facts.choices {
             let text = &self.echo(facts, index);
-            self.write(facts, &CompletionChoice { index, text, ..CompletionChoice::default() }, events)?;
+            self.offsets[index as usize] = text.chars().count();
+            let logprobs = self.told(self.used(used, index), &[], 0);
+            let choice = CompletionChoice { index, text, logprobs, ..CompletionChoice::default() };
+            self.write(facts, &choice, events)?;
         }
         Ok(())
     }
@@ -96,7 +128,7 @@ impl Reply for CompletionsReply {
         if !delta.text.is_empty() || delta.token.is_some() {
             let tokens = delta.token.as_slice();
             let offset = self.offsets[index as usize];
-            let logprobs = (!tokens.is_empty()).then_some(CompletionLogprobs { tokens, offset });
+            let logprobs = self.told(None, tokens, offset);
             self.offsets[index as usize] += tokens.iter().map(TokenWords::chars).sum::<usize>();
             let text = &delta.text;
             self.write(

@@ -79,9 +79,9 @@ pub struct Shared {
     stream: Option<bool>,
     /// Only with `stream`.
     stream_options: Option<StreamOptions>,
-    #[schemars(range(min = 1))]
+    /// 0 only in completions with `echo`.
     max_completion_tokens: Option<u32>,
-    #[schemars(range(min = 1))]
+    /// 0 only in completions with `echo`.
     max_tokens: Option<u32>,
     min_tokens: Option<u32>,
     #[schemars(range(min = 1, max = 128))]
@@ -102,6 +102,9 @@ pub struct Shared {
     presence_penalty: Option<f32>,
     #[schemars(range(min = -2, max = 2))]
     frequency_penalty: Option<f32>,
+    /// Not with `stream`.
+    #[schemars(range(max = 20))]
+    prompt_logprobs: Option<u32>,
     /// By token id, -100 to 100.
     logit_bias: Option<BTreeMap<String, f32>>,
     response_format: Option<BTreeMap<String, Value>>,

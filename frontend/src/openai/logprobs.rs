@@ -8,7 +8,7 @@ use serde::{
     ser::{SerializeMap, SerializeSeq},
 };
 
-use crate::generation::TokenWords;
+use crate::generation::{Likelihood, PromptWord, TokenWords, Used};
 
 /// JSON has no infinity; this is what stands for impossible, as in OpenAI's answers.
 const IMPOSSIBLE: f32 = -9999.0;
@@ -19,12 +19,32 @@ const IMPOSSIBLE: f32 = -9999.0;
 pub struct ChatLogprobs<'a>(pub &'a [TokenWords]);
 
 /// `choices[].logprobs` of a completions answer: parallel arrays.
-#[derive(JsonSchema)]
+#[derive(Clone, Copy, JsonSchema)]
 #[schemars(with = "CompletionLogprobsWords")]
 pub struct CompletionLogprobs<'a> {
+    /// The prompt, if it is shown before the answer.
+    pub prompt: &'a [PromptWord],
     pub tokens: &'a [TokenWords],
-    /// Characters of the choice's text before the first of them.
+    /// Characters of the choice's text before the first of the answer's tokens.
     pub offset: usize,
+    /// Alternatives that are shown.
+    pub top: usize,
+}
+
+/// What vLLM tells of a prompt: for each token none, or what is known by token id, its own and
+/// so many likelier ones.
+#[derive(Clone, Copy, JsonSchema)]
+#[schemars(with = "Vec<Option<BTreeMap<String, PromptToken<'a>>>>")]
+pub struct PromptLogprobs<'a> {
+    words: &'a [PromptWord],
+    top: usize,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct PromptToken<'a> {
+    logprob: f32,
+    rank: u32,
+    decoded_token: Cow<'a, str>,
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -55,8 +75,10 @@ struct ChatLogprobsWords<'a> {
 #[expect(dead_code, reason = "for its schema")]
 struct CompletionLogprobsWords {
     tokens: Vec<String>,
-    token_logprobs: Vec<f32>,
-    top_logprobs: Vec<BTreeMap<String, f32>>,
+    /// Null for the first token of a prompt.
+    token_logprobs: Vec<Option<f32>>,
+    /// The same.
+    top_logprobs: Vec<Option<BTreeMap<String, f32>>>,
     text_offset: Vec<usize>,
 }
 
@@ -98,23 +120,64 @@ fn chat_top(top: &TokenWords) -> ChatTop<'_> {
 
 impl Serialize for CompletionLogprobs<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let texts: Vec<_> = self.tokens.iter().map(TokenWords::text).collect();
-        let offsets = texts.iter().scan(self.offset, |next, text| {
-            let offset = *next;
-            *next += text.chars().count();
-            Some(offset)
-        });
+        let &Self { prompt, tokens, offset, top } = self;
+        let told = || prompt.iter().map(|word| word.told.as_ref());
+        let values = told().map(|told| told.map(|told| finite(told.logprob)));
+        let values = values.chain(tokens.iter().map(|token| Some(finite(token.logprob))));
+        let tops = told().map(|told| told.map(|told| TopMap(shown(&told.top, top))));
+        let tops = tops.chain(tokens.iter().map(|token| Some(TopMap(shown(&token.top, top)))));
+        let texts = prompt.iter().map(PromptWord::text).chain(tokens.iter().map(TokenWords::text));
         let mut object = serializer.serialize_map(Some(4))?;
-        object.serialize_entry("tokens", &texts)?;
-        object.serialize_entry(
-            "token_logprobs",
-            &Items(|| self.tokens.iter().map(|token| finite(token.logprob))),
-        )?;
-        object
-            .serialize_entry("top_logprobs", &Items(|| self.tokens.iter().map(|token| TopMap(&token.top))))?;
-        object.serialize_entry("text_offset", &Items(|| offsets.clone()))?;
+        object.serialize_entry("tokens", &Items(|| texts.clone()))?;
+        object.serialize_entry("token_logprobs", &Items(|| values.clone()))?;
+        object.serialize_entry("top_logprobs", &Items(|| tops.clone()))?;
+        object.serialize_entry("text_offset", &Items(|| offsets(prompt, tokens, offset)))?;
         object.end()
     }
+}
+
+fn shown(top: &[TokenWords], most: usize) -> &[TokenWords] {
+    &top[..top.len().min(most)]
+}
+
+/// Where tokens begin, in characters: those of the prompt from 0 on, those of the answer from `answer` on.
+fn offsets<'a>(
+    prompt: &'a [PromptWord],
+    tokens: &'a [TokenWords],
+    answer: usize,
+) -> impl Iterator<Item = usize> + 'a {
+    // The text of a prompt has no control tokens in it.
+    let prompt = prompt.iter().map(|word| if word.is_control { 0 } else { word.text().chars().count() });
+    let from = |start: usize| {
+        move |next: &mut usize, chars: usize| Some(start + std::mem::replace(next, *next + chars))
+    };
+    prompt.scan(0, from(0)).chain(tokens.iter().map(TokenWords::chars).scan(0, from(answer)))
+}
+
+// === impl PromptLogprobs ===
+
+impl<'a> PromptLogprobs<'a> {
+    /// With so many alternatives, if it is told.
+    pub fn of(used: Option<&'a Used>, top: Option<u32>) -> Option<Self> {
+        Some(Self { words: &used?.prompt, top: top? as usize })
+    }
+}
+
+impl Serialize for PromptLogprobs<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let tokens = || self.words.iter().map(|word| Some(by_id(word, word.told.as_ref()?, self.top)));
+        Items(tokens).serialize(serializer)
+    }
+}
+
+/// What is told of a token, by id.
+fn by_id<'a>(word: &'a PromptWord, told: &'a Likelihood, top: usize) -> BTreeMap<u32, PromptToken<'a>> {
+    let likely = (1..).zip(shown(&told.top, top)).map(|(rank, other)| {
+        let logprob = finite(other.logprob);
+        (other.id, PromptToken { logprob, rank, decoded_token: other.text() })
+    });
+    let own = PromptToken { logprob: finite(told.logprob), rank: told.rank, decoded_token: word.text() };
+    likely.chain([(word.id, own)]).collect()
 }
 
 /// `{"text": logprob, …}`. Of alternatives with equal text the likelier one counts.

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::{
     Config,
-    ask::{Named, Parameters, Truncate},
+    ask::{Named, Parameters, Told, Truncate},
     error::ApiError,
     fields::Fields,
     grammars,
@@ -18,19 +18,20 @@ pub struct Streaming {
     pub include_usage: bool,
 }
 
-/// Takes the shared fields out of a body.
+/// Takes the shared fields out of a body; the answer may be shorter than one token if it `may_be_empty`.
 ///
 /// # Errors
 /// The first field that is wrong or unsupported.
-pub fn read(body: &mut Fields, config: &Config) -> Result<Parameters, ApiError> {
+pub fn read(body: &mut Fields, config: &Config, may_be_empty: bool) -> Result<Parameters, ApiError> {
     bookkeeping(body)?;
     harmless(body)?;
     let seed = seed(body, "seed")?;
-    let max_tokens = max_tokens(body)?;
+    let max_tokens = max_tokens(body, u32::from(!may_be_empty))?;
     let min_tokens = body.integer("min_tokens", 0..=u32::MAX)?.unwrap_or(0);
     if max_tokens.is_some_and(|max| max.value < min_tokens) {
         return Err(ApiError::invalid("min_tokens", "must not exceed the maximum of tokens"));
     }
+    let (max_tokens, hides_answer) = at_least_one(max_tokens);
     Ok(Parameters {
         sampling: Sampling {
             seed: seed.unwrap_or(0),
@@ -40,6 +41,8 @@ pub fn read(body: &mut Fields, config: &Config) -> Result<Parameters, ApiError> 
         seeded: seed.is_some(),
         grammar: grammars::of_openai(body, config)?,
         max_tokens,
+        hides_answer,
+        told: prompt_logprobs(body, config)?,
         min_tokens: Named { value: min_tokens, param: "min_tokens" },
         ignore_eos: body.boolean("ignore_eos")?,
         stop_token_ids: stop_token_ids(body, "stop_token_ids", config)?,
@@ -171,15 +174,41 @@ pub fn seed(body: &mut Fields, field: &str) -> Result<Option<u64>, ApiError> {
 }
 
 /// OpenAI renamed this one; both names hold, together only if they agree.
-fn max_tokens(body: &mut Fields) -> Result<Option<Named<u32>>, ApiError> {
+fn max_tokens(body: &mut Fields, least: u32) -> Result<Option<Named<u32>>, ApiError> {
     let mut read = |param: &'static str| -> Result<Option<Named<u32>>, ApiError> {
-        Ok(body.integer(param, 1..=u32::MAX)?.map(|value| Named { value, param }))
+        Ok(body.integer(param, least..=u32::MAX)?.map(|value| Named { value, param }))
     };
     match (read("max_completion_tokens")?, read("max_tokens")?) {
         (Some(new), Some(old)) if new.value != old.value => {
             Err(ApiError::invalid("max_tokens", "differs from `max_completion_tokens`"))
         }
         (new, old) => Ok(new.or(old)),
+    }
+}
+
+/// A prompt is only computed with a token behind it: if none is wanted, it is not shown.
+pub fn at_least_one(max_tokens: Option<Named<u32>>) -> (Option<Named<u32>>, bool) {
+    let hides_answer = max_tokens.is_some_and(|max| max.value == 0);
+    (max_tokens.map(|max| Named { value: max.value.max(1), ..max }), hides_answer)
+}
+
+/// What vLLM tells of a prompt's tokens.
+fn prompt_logprobs(body: &mut Fields, config: &Config) -> Result<Option<Named<Told>>, ApiError> {
+    let param = "prompt_logprobs";
+    let top = body.limited(param, 0..=config.max_logprobs, "max_logprobs")?;
+    Ok(top.map(|top| Named { value: Told { start: Some(0), top }, param }))
+}
+
+/// How many alternatives are to be told of a prompt's tokens, if anything is.
+///
+/// # Errors
+/// When the answer is a stream, which has no place for it.
+pub fn told_whole(parameters: &Parameters) -> Result<Option<u32>, ApiError> {
+    match parameters.told {
+        Some(Named { param, .. }) if parameters.stream => {
+            Err(ApiError::invalid(param, "cannot be told in a stream"))
+        }
+        told => Ok(told.map(|told| told.value.top)),
     }
 }
 

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{
-    logprobs::{ChatLogprobs, CompletionLogprobs},
+    logprobs::{ChatLogprobs, CompletionLogprobs, PromptLogprobs},
     usage::Usage,
 };
 use crate::{generation::End, reply::Facts};
@@ -30,6 +30,9 @@ pub struct Object<'a, C> {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<Usage<'a>>")]
     usage: Option<Option<&'a Usage<'a>>>,
+    /// vLLM's addition; in chats here, in completions at each choice.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_logprobs: Option<PromptLogprobs<'a>>,
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -102,6 +105,8 @@ pub struct CompletionChoice<'a> {
     pub index: u32,
     pub text: &'a str,
     pub logprobs: Option<CompletionLogprobs<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_logprobs: Option<PromptLogprobs<'a>>,
     pub finish_reason: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stop_reason: Option<&'a str>,
@@ -134,6 +139,14 @@ impl<'a> Envelope<'a> {
 
     /// With these choices.
     pub fn with<C>(&'a self, choices: &'a [C], usage: Option<Option<&'a Usage<'a>>>) -> Object<'a, C> {
-        Object { id: &self.id, object: self.object, created: self.created, model: self.model, choices, usage }
+        Object {
+            id: &self.id,
+            object: self.object,
+            created: self.created,
+            model: self.model,
+            choices,
+            usage,
+            prompt_logprobs: None,
+        }
     }
 }

@@ -34,8 +34,9 @@ pub struct SglangBody {
     return_logprob: Option<bool>,
     #[schemars(range(max = 20))]
     top_logprobs_num: Option<u32>,
-    /// Log-probabilities of prompts are not supported.
-    #[schemars(range(min = -1, max = -1))]
+    /// From which of the prompt's tokens on log-probabilities are told; -1: of the answer alone.
+    /// Only with `return_logprob`, and not with `stream`.
+    #[schemars(range(min = -1))]
     logprob_start_len: Option<i64>,
     return_text_in_logprobs: Option<bool>,
     stream: Option<bool>,

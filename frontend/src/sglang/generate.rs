@@ -3,14 +3,14 @@
 use baton_protocol::Sampling;
 use serde_json::{Map, Value, json};
 
-use super::reply::GenerateReply;
+use super::reply::{GenerateReply, Logs};
 use crate::{
     Config,
-    ask::{Ask, Call, Content, Named, Parameters, Prompt},
+    ask::{Ask, Call, Content, Named, Parameters, Prompt, Told},
     error::ApiError,
     fields::Fields,
     grammars,
-    openai::{sampling, seed, stop_strings, stop_token_ids, token_ids},
+    openai::{at_least_one, sampling, seed, stop_strings, stop_token_ids, token_ids},
 };
 
 /// Where the client gives no maximum.
@@ -27,18 +27,25 @@ pub fn read(object: Map<String, Value>, config: &Config) -> Result<Call, ApiErro
     body.check_entries(param, contents.len(), ("max_prompts", config.max_prompts))?;
     let logprobs = body.boolean("return_logprob")?;
     let top = body.limited("top_logprobs_num", 0..=config.max_logprobs, "max_logprobs")?.unwrap_or(0);
-    // Of the answer only: those of prompts are not supported.
-    body.only("logprob_start_len", &[json!(-1)])?;
+    let start = prompt_start(&mut body)?;
     let spells = body.boolean("return_text_in_logprobs")?;
     let stream = body.boolean("stream")?;
     let rid = body.string("rid")?;
     let mut asked = body.object("sampling_params")?;
     body.finish()?;
-    let parameters =
-        Parameters { logprobs: logprobs.then_some(top), stream, ..read_parameters(&mut asked, config)? };
+    if start.is_some() && (stream || !logprobs) {
+        return Err(ApiError::invalid(START, "needs `return_logprob` to be true, and no stream"));
+    }
+    let told = Named { value: Told { start, top }, param: START };
+    let parameters = Parameters {
+        logprobs: logprobs.then_some(top),
+        told: logprobs.then_some(told),
+        stream,
+        ..read_parameters(&mut asked, config)?
+    };
     asked.finish()?;
     let many = batched || parameters.choices > 1;
-    let reply = GenerateReply::new(rid, many, logprobs.then_some(spells));
+    let reply = GenerateReply::new(rid, many, logprobs.then_some(Logs { spells, start }));
     let prompts = contents.into_iter().enumerate().map(|(i, content)| {
         let param = if batched { format!("{param}[{i}]") } else { param.to_owned() };
         Prompt { param, content, truncate: None }
@@ -59,6 +66,19 @@ pub fn one_token(model: Option<String>) -> Call {
     };
     let reply = Box::new(GenerateReply::new(None, false, None));
     Call { ask: Ask { model, prompts: vec![prompt], parameters }, reply }
+}
+
+/// From where on the prompt's log-probabilities are told.
+const START: &str = "logprob_start_len";
+
+/// None, as -1 says too: of the answer alone.
+fn prompt_start(body: &mut Fields) -> Result<Option<u32>, ApiError> {
+    let Some(value) = body.take(START) else { return Ok(None) };
+    match value.as_i64() {
+        Some(-1) => Ok(None),
+        Some(start) if (0..=i64::from(u32::MAX)).contains(&start) => Ok(Some(start as u32)),
+        _ => Err(body.invalid(START, "must be a place in the prompt, or -1 for none of it")),
+    }
 }
 
 struct Contents {
@@ -104,15 +124,21 @@ fn read_contents(body: &mut Fields) -> Result<Contents, ApiError> {
 
 fn read_parameters(asked: &mut Fields, config: &Config) -> Result<Parameters, ApiError> {
     let seed = seed(asked, "sampling_seed")?;
-    let max_tokens = asked.integer("max_new_tokens", 1..=u32::MAX)?;
+    let max_tokens = asked.integer("max_new_tokens", 0..=u32::MAX)?;
+    let max_tokens = max_tokens.map(|value| Named { value, param: "sampling_params.max_new_tokens" });
     let min_tokens = asked.integer("min_new_tokens", 0..=u32::MAX)?.unwrap_or(0);
+    if max_tokens.is_some_and(|max| max.value < min_tokens) {
+        return Err(asked.invalid("min_new_tokens", "must not exceed the maximum of tokens"));
+    }
+    let (max_tokens, hides_answer) = at_least_one(max_tokens);
     asked.only("spaces_between_special_tokens", &[json!(true)])?;
     asked.only("stop_regex", &[json!([]), json!("")])?;
     Ok(Parameters {
         sampling: Sampling { seed: seed.unwrap_or(0), ..sampling(asked)? },
         seeded: seed.is_some(),
         grammar: grammars::of_sglang(asked, config)?,
-        max_tokens: max_tokens.map(|value| Named { value, param: "sampling_params.max_new_tokens" }),
+        max_tokens,
+        hides_answer,
         usual_tokens: USUAL_TOKENS,
         min_tokens: Named { value: min_tokens, param: "sampling_params.min_new_tokens" },
         ignore_eos: asked.boolean("ignore_eos")?,

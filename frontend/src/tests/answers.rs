@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use baton_protocol::{Bill, Event, FinishReason, Token, TopLogprob};
+use baton_protocol::{Bill, Event, FinishReason, PromptLogprobs, PromptPart, PromptToken, Token, TopLogprob};
 use serde_json::{Value, json};
 
 use super::script::{CONTEXT, Script, TestServer, bytes, says, token};
@@ -336,4 +336,71 @@ async fn metrics_count_calls_by_route_and_status() {
     ] {
         assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
     }
+}
+
+/// Two tokens of a prompt of three, and then `with_logprobs`.
+fn with_prompt() -> Vec<Event> {
+    let top = |id, logprob| TopLogprob { id, logprob };
+    let likely = PromptToken { logprob: -0.5, rank: 1, top: vec![top(98, -0.5), top(122, -1.5)] };
+    let unlikely = PromptToken { logprob: -7.0, rank: 9, top: vec![top(122, -0.25), top(121, -2.0)] };
+    let part = |first, token| Event::Prompt(PromptPart { first, tokens: vec![token] });
+    [vec![Event::Accepted { cached_tokens: 0 }, part(1, likely), part(2, unlikely)], with_logprobs()].concat()
+}
+
+#[tokio::test]
+async fn an_echo_tells_of_the_prompt_too() {
+    let server = TestServer::start(Script::saying(with_prompt())).await;
+    let mut body = json!({"model": "mock", "prompt": "abc", "logprobs": 1, "echo": true});
+    let answer = server.answered("/v1/completions", &body).await;
+    let choice = &answer["choices"][0];
+    assert!(choice["text"].as_str().unwrap().starts_with("abc"), "{choice}");
+    let told = &choice["logprobs"];
+    assert_eq!(told["tokens"].as_array().unwrap()[..3], ["a", "b", "c"].map(Value::from));
+    assert_eq!(told["token_logprobs"].as_array().unwrap()[..3], [Value::Null, json!(-0.5), json!(-7.0)]);
+    assert_eq!(
+        told["top_logprobs"].as_array().unwrap()[..3],
+        [Value::Null, json!({"b": -0.5}), json!({"z": -0.25})]
+    );
+    assert_eq!(told["text_offset"].as_array().unwrap()[..4], [0, 1, 2, 3].map(Value::from));
+    let asked = server.script.asked.lock()[0].prompt_logprobs;
+    assert_eq!(asked, Some(PromptLogprobs { from: 1, top: 1 }));
+    // A stream says the same in its first event.
+    body["stream"] = json!(true);
+    let events = server.events("/v1/completions", &body).await;
+    let first: Value = serde_json::from_str(&events[0]).unwrap();
+    assert_eq!(first["choices"][0]["text"], "abc");
+    assert_eq!(first["choices"][0]["logprobs"]["token_logprobs"], json!([null, -0.5, -7.0]));
+    let second: Value = serde_json::from_str(&events[1]).unwrap();
+    assert_eq!(second["choices"][0]["logprobs"]["text_offset"], json!([3]));
+    // Nothing behind it.
+    let nothing = json!({"model": "mock", "prompt": "abc", "logprobs": 0, "echo": true, "max_tokens": 0});
+    let answer = server.answered("/v1/completions", &nothing).await;
+    assert_eq!(
+        (&answer["choices"][0]["text"], &answer["usage"]["completion_tokens"]),
+        (&json!("abc"), &json!(0))
+    );
+    assert_eq!(answer["choices"][0]["logprobs"]["tokens"], json!(["a", "b", "c"]));
+    assert_eq!(answer["choices"][0]["logprobs"]["top_logprobs"], json!([null, {}, {}]));
+}
+
+#[tokio::test]
+async fn a_prompt_is_told_of_in_vllms_words() {
+    let server = TestServer::start(Script::saying(with_prompt())).await;
+    let told = json!([
+        null,
+        {"98": {"logprob": -0.5, "rank": 1, "decoded_token": "b"}},
+        {
+            "99": {"logprob": -7.0, "rank": 9, "decoded_token": "c"},
+            "122": {"logprob": -0.25, "rank": 1, "decoded_token": "z"},
+        },
+    ]);
+    let body = json!({"model": "mock", "prompt": "abc", "prompt_logprobs": 1});
+    let answer = server.answered("/v1/completions", &body).await;
+    assert_eq!(answer["choices"][0]["prompt_logprobs"], told);
+    assert_eq!(answer["choices"][0]["logprobs"], Value::Null);
+    let body = json!({"model": "mock", "messages": messages("abc"), "prompt_logprobs": 0});
+    let answer = server.answered("/v1/chat/completions", &body).await;
+    let told = answer["prompt_logprobs"].as_array().unwrap();
+    assert_eq!((told.len(), &told[0]), (3, &Value::Null));
+    assert_eq!(told[1].as_object().unwrap().len(), 1, "the token alone");
 }

@@ -1,6 +1,6 @@
 //! SGLang's routes.
 
-use baton_protocol::{Event, FinishReason, Token, TopLogprob};
+use baton_protocol::{Event, FinishReason, PromptPart, PromptToken, Token, TopLogprob};
 use serde_json::{Value, json};
 
 use super::script::{CONTEXT, Script, TestServer, says};
@@ -35,6 +35,50 @@ async fn an_answer_has_text_tokens_and_meta_info() {
     let asked = server.script.asked.lock();
     assert_eq!(asked[0].tokens, asked[1].tokens);
     assert_eq!(asked[1].stop.max_tokens, CONTEXT - 2, "the usual 128, as far as there is room");
+}
+
+/// Tokens of a prompt from `first` on, the k-th with log-probability `-k` and the alternative "z".
+fn told(first: u32, tokens: u32) -> Event {
+    let token = |place: u32| PromptToken {
+        logprob: -(place as f32),
+        rank: place + 1,
+        top: vec![TopLogprob { id: 122, logprob: -0.25 }],
+    };
+    Event::Prompt(PromptPart { first, tokens: (first..first + tokens).map(token).collect() })
+}
+
+#[tokio::test]
+async fn a_prompt_is_told_of_from_where_that_is_asked() {
+    let script = Script::new(|request| {
+        let Some(asked) = request.prompt_logprobs else { return Ok(said()) };
+        // In parts, as they are computed.
+        let parts = (asked.from..request.tokens.len() as u32).map(|place| told(place, 1));
+        Ok(parts.chain(said()).collect())
+    });
+    let server = TestServer::start(script).await;
+    let input = async |more: Value| {
+        let mut body = json!({"text": "hijk", "return_logprob": true, "top_logprobs_num": 1,
+            "return_text_in_logprobs": true, "sampling_params": {"max_new_tokens": 0}});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let answer = server.answered("/generate", &body).await;
+        assert_eq!((&answer["text"], &answer["output_ids"]), (&json!(""), &json!([])));
+        let meta = answer["meta_info"].clone();
+        assert_eq!(meta["finish_reason"], json!({"type": "length", "length": 0}));
+        assert_eq!((&meta["completion_tokens"], &meta["output_token_logprobs"]), (&json!(0), &json!([])));
+        (meta["input_token_logprobs"].clone(), meta["input_top_logprobs"].clone())
+    };
+    let (tokens, tops) = input(json!({"logprob_start_len": 0})).await;
+    assert_eq!(tokens, json!([[null, 104, "h"], [-1.0, 105, "i"], [-2.0, 106, "j"], [-3.0, 107, "k"]]));
+    assert_eq!((&tops[0], &tops[1]), (&Value::Null, &json!([[-0.25, 122, "z"]])));
+    assert_eq!(
+        input(json!({"logprob_start_len": 1})).await.0,
+        json!([[-1.0, 105, "i"], [-2.0, 106, "j"], [-3.0, 107, "k"]])
+    );
+    assert_eq!(input(json!({"logprob_start_len": 3})).await.0, json!([[-3.0, 107, "k"]]));
+    assert_eq!(input(json!({})).await.0, json!([[null, 107, "k"]]), "of the answer alone");
+    let from = |asked: &baton_protocol::Request| asked.prompt_logprobs.map(|asked| asked.from);
+    let asked: Vec<_> = server.script.asked.lock().iter().map(from).collect();
+    assert_eq!(asked, [Some(1), Some(1), Some(3), None]);
 }
 
 #[tokio::test]
@@ -72,9 +116,19 @@ async fn refusals_name_the_field() {
         (json!({"text": "a", "input_ids": [1]}), "input_ids"),
         (json!({"input_ids": [[1], [1_000_000]]}), "input_ids[1]"),
         (json!({"text": "a", "logprob_start_len": 0}), "logprob_start_len"),
+        (json!({"text": "a", "return_logprob": true, "logprob_start_len": 1}), "logprob_start_len"),
+        (json!({"text": "a", "return_logprob": true, "logprob_start_len": -2}), "logprob_start_len"),
+        (
+            json!({"text": "a", "return_logprob": true, "logprob_start_len": 0, "stream": true}),
+            "logprob_start_len",
+        ),
+        (
+            json!({"text": "a", "sampling_params": {"max_new_tokens": 0, "min_new_tokens": 1}}),
+            "sampling_params.min_new_tokens",
+        ),
         (json!({"text": "a", "lora_path": "x"}), "lora_path"),
         (json!({"text": "a", "sampling_params": {"regex": "("}}), "sampling_params.regex"),
-        (json!({"text": "a", "sampling_params": {"max_new_tokens": 0}}), "sampling_params.max_new_tokens"),
+        (json!({"text": "a", "sampling_params": {"max_new_tokens": -1}}), "sampling_params.max_new_tokens"),
         (
             json!({"text": "a", "sampling_params": {"min_new_tokens": CONTEXT}}),
             "sampling_params.min_new_tokens",

@@ -55,6 +55,7 @@ impl Returned {
             choices: 1,
             logprobs: false,
             top_logprobs: 0,
+            prompt_logprobs: None,
             deadline,
         };
         let prompt_tokens = request.tokens.len() as u32;

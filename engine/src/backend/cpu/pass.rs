@@ -6,12 +6,16 @@
 mod attention;
 mod residual;
 
+use std::ops::Range;
+
 use baton_kernels::cpu::{Activation, ComputePool, Rotation, gemm, gemm_gated, soft_cap};
+use baton_protocol::PromptToken;
 
 use super::{CpuModel, cached::Cached, weights::Layer};
 use crate::{
-    batch::Batch,
+    batch::{Batch, Logits, READ_ROWS},
     kv::{KvMemory, PageId},
+    sampler,
 };
 use residual::{Residual, keep_rows};
 
@@ -23,7 +27,10 @@ pub(super) struct Pass<'a, E> {
     model: &'a CpuModel,
     pool: &'a ComputePool,
     memory: &'a KvMemory,
+    batch: &'a Batch<'a>,
+    /// One for each sequence; from the last layer's attention on, one for each of `outcomes`.
     spans: Vec<Span<'a>>,
+    outcomes: Vec<Outcome<'a>>,
     /// One for each of the model's rotary embeddings.
     rotations: Vec<Rotation>,
     residual: Residual,
@@ -44,14 +51,27 @@ struct Span<'a> {
     /// Position of the first row.
     start: usize,
     pages: &'a [PageId],
-    wants_logits: bool,
+}
+
+/// What comes of the rows of a span that is kept to the end.
+#[derive(Clone, Copy)]
+enum Outcome<'a> {
+    /// Logits to draw from.
+    Draw,
+    /// How likely these tokens are, one behind each row, with so many others.
+    Read(&'a [u32], u32),
 }
 
 // === impl Pass ===
 
 impl<'a, E: Cached> Pass<'a, E> {
     /// Looks up the embeddings of a batch that was checked.
-    pub fn new(model: &'a CpuModel, pool: &'a ComputePool, memory: &'a KvMemory, batch: &Batch<'a>) -> Self {
+    pub fn new(
+        model: &'a CpuModel,
+        pool: &'a ComputePool,
+        memory: &'a KvMemory,
+        batch: &'a Batch<'a>,
+    ) -> Self {
         let config = model.config();
         let rows = batch.num_tokens();
         let mut spans: Vec<Span<'a>> = Vec::new();
@@ -61,7 +81,6 @@ impl<'a, E: Cached> Pass<'a, E> {
                 rows: sequence.end - sequence.start,
                 start: sequence.start,
                 pages: sequence.pages,
-                wants_logits: sequence.wants_logits,
             });
         }
         let positions = || spans.iter().flat_map(|span| span.start..span.start + span.rows);
@@ -80,38 +99,52 @@ impl<'a, E: Cached> Pass<'a, E> {
             model,
             pool,
             memory,
+            batch,
             spans,
+            outcomes: Vec::new(),
             rotations,
         }
     }
 
-    /// Runs all layers; returns the wanted rows of logits, one after another.
-    pub fn run(mut self, layer_done: &mut dyn FnMut(usize)) -> Vec<f32> {
+    /// Runs all layers; returns what is wanted of the rows.
+    pub fn run(mut self, layer_done: &mut dyn FnMut(usize)) -> Logits {
         for (index, layer) in self.model.layers.iter().enumerate() {
             self.write_kv(index, layer);
             layer_done(index);
             if index + 1 == self.model.layers.len() {
-                self.keep_last_rows();
+                self.keep_wanted_rows();
             }
             self.attend(index, layer);
             self.feed_forward(layer);
         }
-        self.logits()
+        self.finish()
     }
 
     /// Once the last layer's keys and values are written, only the rows that
     /// logits come from matter.
-    fn keep_last_rows(&mut self) {
+    fn keep_wanted_rows(&mut self) {
         let config = self.model.config();
-        self.spans.retain(|span| span.wants_logits);
-        let last: Vec<usize> = self.spans.iter().map(|span| span.first_row + span.rows - 1).collect();
-        for (kept, span) in self.spans.iter_mut().enumerate() {
-            *span = Span { first_row: kept, rows: 1, start: span.start + span.rows - 1, ..*span };
+        let (mut spans, mut rows) = (Vec::new(), Vec::new());
+        let mut keep = |span: Span<'a>, outcome| {
+            let first_row = rows.len();
+            rows.extend(span.first_row..span.first_row + span.rows);
+            spans.push(Span { first_row, ..span });
+            self.outcomes.push(outcome);
+        };
+        for (index, (span, sequence)) in self.spans.iter().zip(&self.batch.sequences).enumerate() {
+            if let Some(read) = self.batch.read(index) {
+                let outcome = Outcome::Read(read.behind(sequence.tokens), read.top);
+                keep(span.part(read.rows.clone()), outcome);
+            }
+            if sequence.wants_logits {
+                keep(span.part(sequence.end - 1..sequence.end), Outcome::Draw);
+            }
         }
-        self.residual.keep(&last);
-        keep_rows(&mut self.q, config.heads * config.head_dim, &last);
+        self.spans = spans;
+        self.residual.keep(&rows);
+        keep_rows(&mut self.q, config.heads * config.head_dim, &rows);
         self.attended.truncate(self.q.len());
-        self.gated.truncate(last.len() * config.intermediate);
+        self.gated.truncate(rows.len() * config.intermediate);
     }
 
     fn feed_forward(&mut self, layer: &Layer) {
@@ -124,15 +157,59 @@ impl<'a, E: Cached> Pass<'a, E> {
         self.residual.add(self.pool, &self.gated, &layer.down, &layer.mlp_norms);
     }
 
-    fn logits(mut self) -> Vec<f32> {
-        let config = self.model.config();
-        let mut logits = vec![0.0; self.spans.len() * config.vocab];
-        gemm(self.pool, self.residual.read(self.pool, &self.model.norms), self.model.output(), &mut logits);
-        if let Some(cap) = config.logit_softcap {
-            soft_cap(self.pool, &mut logits, cap);
+    /// What comes of the rows that were kept.
+    fn finish(self) -> Logits {
+        let Self { model, pool, mut residual, spans, outcomes, .. } = self;
+        let width = model.config().hidden;
+        let rows = residual.read(pool, &model.norms);
+        let (mut drawn, mut read) = (Vec::new(), Vec::new());
+        for (span, outcome) in spans.iter().zip(outcomes) {
+            let rows = &rows[span.first_row * width..][..span.rows * width];
+            match outcome {
+                Outcome::Draw => drawn.extend_from_slice(rows),
+                Outcome::Read(tokens, top) => read.push(likelihoods(model, pool, rows, (tokens, top))),
+            }
         }
-        logits
+        Logits { values: logits(model, pool, &drawn), vocab_tokens: model.config().vocab, read }
     }
+}
+
+// === impl Span ===
+
+impl Span<'_> {
+    /// Its rows at these positions.
+    fn part(&self, positions: Range<usize>) -> Self {
+        Self {
+            first_row: self.first_row + positions.start - self.start,
+            rows: positions.len(),
+            start: positions.start,
+            pages: self.pages,
+        }
+    }
+}
+
+/// Of rows behind the last norm: `[row][vocab]`.
+fn logits(model: &CpuModel, pool: &ComputePool, rows: &[f32]) -> Vec<f32> {
+    let config = model.config();
+    let mut logits = vec![0.0; rows.len() / config.hidden * config.vocab];
+    gemm(pool, rows, model.output(), &mut logits);
+    if let Some(cap) = config.logit_softcap {
+        soft_cap(pool, &mut logits, cap);
+    }
+    logits
+}
+
+/// How likely the tokens behind these rows are; a few rows' logits are there at a time.
+fn likelihoods(
+    model: &CpuModel,
+    pool: &ComputePool,
+    rows: &[f32],
+    (tokens, top): (&[u32], u32),
+) -> Vec<PromptToken> {
+    let &baton_model::ModelConfig { hidden, vocab, .. } = model.config();
+    let bands = rows.chunks(READ_ROWS * hidden).zip(tokens.chunks(READ_ROWS));
+    let read = |(rows, tokens)| sampler::prompt_tokens(&logits(model, pool, rows), vocab, tokens, top);
+    bands.flat_map(read).collect()
 }
 
 /// Rows that enter the first layer: `[row][hidden]`.

@@ -6,7 +6,11 @@ use std::ops::Range;
 use baton_model::ModelConfig;
 
 use super::*;
-use crate::{batch::BatchSequence, kv::PageId};
+use crate::{
+    batch::{BatchSequence, Read},
+    kv::PageId,
+    sampler,
+};
 
 const PAGE_TOKENS: u32 = 4;
 
@@ -167,5 +171,48 @@ fn weights_of_another_shape_are_refused() {
         *shape.last_mut().unwrap() -= 2;
         let error = CpuModel::pack(&config, &plain::weights(shapes), Precision::Fast).err().unwrap();
         assert_eq!(error.to_string(), format!("{tensor} {problem}"));
+    }
+}
+
+/// Rows that are read are those that would have been drawn from, whatever the chunks are.
+#[test]
+fn rows_that_are_read_are_those_of_the_tokens_before() {
+    for (kind, config) in plain::kinds() {
+        let model = model(&config, Precision::Fast);
+        let (tokens, pages) = (some_tokens(70, 1), pages(0..18));
+        let mut one_by_one = Harness::new(&model, 2);
+        let row = |harness: &mut Harness, at: usize| {
+            harness.forward(vec![part(&tokens, &pages, at..at + 1)]).unwrap().values
+        };
+        let rows: Vec<_> = (0..69).flat_map(|at| row(&mut one_by_one, at)).collect();
+        let expected = sampler::prompt_tokens(&rows, config.vocab, &tokens[1..], 3);
+        for (from, chunk) in [(0, 70), (0, 7), (33, 64), (66, 10)] {
+            let mut harness = Harness::new(&model, 2);
+            let mut told = Vec::new();
+            for start in (0..70).step_by(chunk) {
+                let rows = start..70.min(start + chunk);
+                let read = rows.start.max(from)..rows.end.min(69);
+                let read = (!read.is_empty()).then_some(Read { rows: read, top: 3 });
+                let sequence = BatchSequence { wants_logits: rows.end == 70, ..part(&tokens, &pages, rows) };
+                let batch = Batch { reads: vec![read], ..Batch::new(vec![sequence]) };
+                let logits = harness.backend.forward(&batch, &mut |_| ()).unwrap();
+                assert_eq!(logits.values.is_empty(), !batch.sequences[0].wants_logits);
+                told.extend(logits.read.into_iter().flatten());
+            }
+            assert_eq!(told, expected[from..], "{kind}, from {from} in chunks of {chunk}");
+        }
+    }
+}
+
+#[test]
+fn rows_outside_of_a_step_cannot_be_read() {
+    let (kind, config) = &plain::kinds()[0];
+    let mut harness = Harness::new(&model(config, Precision::Fast), 1);
+    let (tokens, pages) = (some_tokens(8, 1), pages(0..2));
+    for rows in [0..3, 3..7, 5..8] {
+        let sequence = part(&tokens, &pages, if rows.start == 5 { 4..8 } else { 2..6 });
+        let batch = Batch { reads: vec![Some(Read { rows, top: 0 })], ..Batch::new(vec![sequence]) };
+        let refused = harness.backend.forward(&batch, &mut |_| ());
+        assert!(matches!(refused, Err(BackendError::Device(_))), "{kind}");
     }
 }

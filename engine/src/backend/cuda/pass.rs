@@ -131,6 +131,30 @@ impl Pass {
         }
         run.logits()
     }
+
+    /// Enqueues logits of some rows of the step before, whichever it drew from, in place of those
+    /// that it drew from.
+    pub fn read(
+        &self,
+        gpu: &Gpu,
+        (model, work): (&CudaModel, &mut Workspace),
+        rows: &Range<usize>,
+    ) -> Result<(), GpuError> {
+        let gpu = &self.products.divided(gpu, rows.len());
+        let &ModelConfig { hidden, vocab, logit_softcap, .. } = model.config();
+        let x = work.x.slice(rows.start * hidden..rows.end * hidden);
+        let mut logits = work.logits.slice_mut(..rows.len() * vocab);
+        for Range { start, end } in self.rows.attention(rows.len()) {
+            let input = Normed {
+                norm: Some(&model.norm),
+                x: x.slice(start * hidden..end * hidden),
+                normed: work.normed.slice_mut(start * hidden..end * hidden),
+            };
+            let mut logits = logits.slice_mut(start * vocab..end * vocab);
+            self.products.run_f32(gpu, model.output(), input, &mut logits)?;
+        }
+        logit_softcap.map_or(Ok(()), |cap| softcap(gpu, cap, &mut logits))
+    }
 }
 
 // === impl Bands ===

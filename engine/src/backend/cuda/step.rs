@@ -212,6 +212,12 @@ impl<'a> Step<'a> {
         }
     }
 
+    /// The row of a sequence's token at `position`, which is new.
+    pub fn row(&self, sequence: &BatchSequence<'_>, position: usize) -> Option<usize> {
+        let ordered = self.sequences.iter().find(|ordered| std::ptr::eq(ordered.sequence, sequence))?;
+        Some(ordered.first_row + position - sequence.start)
+    }
+
     /// Last rows of the wanted sequences, in the order of their outputs; all rows of a padded step.
     pub fn wanted_rows(&self) -> Box<dyn Iterator<Item = usize> + '_> {
         if self.form.is_decode() {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use baton_protocol::{Failure, FinishReason, RequestId, Sampling, Stop};
+use baton_protocol::{Failure, FinishReason, PromptToken, RequestId, Sampling, Stop};
 
 use crate::{
     ChoiceSpec, Engine, EngineConfig, EngineHandle, Goal, SequenceEvent, SequenceEvents, SequenceSpec,
@@ -25,6 +25,9 @@ pub struct Fixture {
 pub struct Answer {
     pub is_started: bool,
     pub cached_tokens: usize,
+    /// What was told of the prompt, and the place of the first token told of.
+    pub prompt: Vec<PromptToken>,
+    pub prompt_from: u32,
     pub tokens: BTreeMap<u32, Vec<u32>>,
     /// Position of each choice's first token.
     pub first: BTreeMap<u32, u32>,
@@ -50,6 +53,7 @@ pub fn generate(prompt: &[u32], seed: u64, max_tokens: u32) -> SequenceSpec {
         stop: Stop { max_tokens, min_tokens: 0, ignore_eos: true, token_ids: Vec::new() },
         logprobs: false,
         top_logprobs: 0,
+        prompt_logprobs: None,
         goal: Goal::Generate { choices: choices(&[&[]]) },
         start: StartFrom::Cold,
         deadline: None,
@@ -138,6 +142,15 @@ impl Answer {
                 SequenceEvent::Started { cached_tokens, .. } => {
                     assert!(!std::mem::replace(&mut self.is_started, true), "started twice");
                     self.cached_tokens = cached_tokens;
+                }
+                SequenceEvent::Prompt(part) => {
+                    assert!(self.tokens.is_empty(), "of the prompt after a token");
+                    if self.prompt.is_empty() {
+                        self.prompt_from = part.first;
+                    }
+                    let next = self.prompt_from as usize + self.prompt.len();
+                    assert_eq!(part.first as usize, next, "a gap in the prompt");
+                    self.prompt.extend(part.tokens);
                 }
                 SequenceEvent::Token(token) => {
                     assert!(!self.finished.contains_key(&token.choice), "a token after its choice's end");
