@@ -305,7 +305,10 @@ fn answer(
             }
             SequenceEvent::Token(token) => tokens.push(token.id),
             SequenceEvent::Failed(failure) => panic!("{failure}"),
-            SequenceEvent::Prompt(_) | SequenceEvent::Finished { .. } | SequenceEvent::Prefilled => {}
+            SequenceEvent::Prompt(_)
+            | SequenceEvent::Embedding(_)
+            | SequenceEvent::Finished { .. }
+            | SequenceEvent::Prefilled => {}
         }
     }
     (tokens, shown, computed)

@@ -49,6 +49,8 @@ pub(crate) struct Run {
     backoff: Backoff,
     /// Whether `Accepted` was passed on.
     accepted: bool,
+    /// Whether the embedding was, if one is asked for: only the end is missing then.
+    embedded: bool,
     /// The running attempt's bill, held until the last choice ends.
     bill: Option<Bill>,
     /// Events to pass on, in order.
@@ -123,6 +125,7 @@ pub(crate) async fn dispatch(
         victims: Vec::new(),
         backoff: Backoff::new(Duration::from_millis(20)..Duration::from_millis(500)),
         accepted: false,
+        embedded: false,
         bill: None,
         ready: VecDeque::new(),
         over: false,
@@ -233,6 +236,9 @@ impl Run {
         while let Ok(choice) = self.stops.try_recv() {
             self.end_choice(choice, FinishReason::Stop);
         }
+        if self.embedded {
+            self.end_choice(0, FinishReason::Stop);
+        }
         for choice in self.journal.full(self.request.stop.max_tokens) {
             self.end_choice(choice, FinishReason::Length);
         }
@@ -257,10 +263,22 @@ impl Run {
                 }
             }
             Event::Prompt(part) => {
+                self.progress = Progress::Generating;
                 record_prompt(&mut self.request, &part).map_err(|error| attempt.wrong(&error))?;
                 self.ready.push_back(Event::Prompt(part));
             }
-            Event::Token(_) if self.request.prompt_logprobs.is_some() => {
+            Event::Embedding(_) if self.request.embedding.is_none() || self.embedded => {
+                return Err(attempt.wrong(&JournalError::Unasked));
+            }
+            Event::Embedding(vector) => {
+                self.progress = Progress::Generating;
+                self.embedded = true;
+                self.ready.push_back(Event::Embedding(vector));
+            }
+            Event::Token(_) if self.request.embedding.is_some() => {
+                return Err(attempt.wrong(&JournalError::Unasked));
+            }
+            Event::Token(_) | Event::Finished { .. } if self.has_untold() => {
                 return Err(attempt.wrong(&JournalError::Untold));
             }
             Event::Token(token) => {
@@ -281,6 +299,11 @@ impl Run {
             Event::Failed(failure) => return Err(attempt.failed(failure)),
         }
         Ok(if self.over { None } else { Some(attempt) })
+    }
+
+    /// Whether something comes before the answer, or in its place, that did not come yet.
+    fn has_untold(&self) -> bool {
+        self.request.prompt_logprobs.is_some() || self.request.embedding.is_some() && !self.embedded
     }
 
     /// The reader needs no more of this choice.

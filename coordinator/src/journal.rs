@@ -36,9 +36,12 @@ pub(crate) enum JournalError {
     /// Tokens of the prompt in between are missing, or told of twice, or by nobody asked for.
     #[error("tokens of the prompt from {first} on were told of in place of {next:?}")]
     Prompt { first: u32, next: Option<u32> },
-    /// The answer began before all was told of the prompt.
-    #[error("a token of the answer came before what was asked of the prompt")]
+    /// The answer began before all was told of the prompt, or ended.
+    #[error("the answer came before what was asked of the prompt")]
     Untold,
+    /// An embedding in place of an answer, or the other way round.
+    #[error("something else came than was asked for")]
+    Unasked,
 }
 
 /// Enters what was told of the prompt: the next attempt of the request is asked for the rest.

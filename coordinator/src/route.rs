@@ -64,9 +64,9 @@ fn choose(shared: &Shared, request: &Request, budgets: &Budgets, avoid: &[NodeId
     if decode.iter().any(|node| !avoid.contains(node.id())) {
         decode.retain(|node| !avoid.contains(node.id()));
     }
-    // What is told of a prompt's tokens comes from who computes them, who is the decode node then.
-    let is_local = request.prompt_logprobs.is_some();
-    let prefill = if is_local { Vec::new() } else { shared.fleet.ready(&request.model, Role::Prefill) };
+    // What is read of a prompt's rows comes from who computes them, who is the decode node then.
+    let prefill =
+        if request.reads_prompt() { Vec::new() } else { shared.fleet.ready(&request.model, Role::Prefill) };
     let (to, from) = (looking.candidates(&decode), looking.candidates(&prefill));
     let pair = shared.policy.pair(&Ask {
         request,

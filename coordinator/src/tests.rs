@@ -55,6 +55,7 @@ pub(crate) fn request(choices: u32) -> Request {
         logprobs: false,
         top_logprobs: 0,
         prompt_logprobs: None,
+        embedding: None,
         deadline: LONG,
     }
 }

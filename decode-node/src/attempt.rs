@@ -78,8 +78,8 @@ impl<S: Stream<Item = Result<GenerateUp, Status>> + Unpin> Attempt<S> {
     /// prefix cache, so the next leg or the local prefill begins behind them.
     async fn prefill(&mut self) -> Result<Option<Vec<PageRef>>, End> {
         let mut candidates = std::mem::take(&mut self.opened.candidates);
-        if self.opened.request.prompt_logprobs.is_some() {
-            // They come from the rows of a prompt, which only who computes it has.
+        if self.opened.request.reads_prompt() {
+            // What is read comes from the rows of a prompt, which only who computes it has.
             candidates.clear();
         }
         let mut refusals = Refusals::default();
@@ -145,6 +145,7 @@ impl<S: Stream<Item = Result<GenerateUp, Status>> + Unpin> Attempt<S> {
                     }
                     match event {
                         SequenceEvent::Prompt(part) => self.caller.prompt(&part).await?,
+                        SequenceEvent::Embedding(vector) => self.caller.embedding(vector).await?,
                         SequenceEvent::Token(token) => {
                             self.drawn.push(token.id);
                             self.caller.token(token).await?;
@@ -174,7 +175,10 @@ impl<S: Stream<Item = Result<GenerateUp, Status>> + Unpin> Attempt<S> {
             logprobs: opened.request.logprobs,
             top_logprobs: opened.request.top_logprobs,
             prompt_logprobs: opened.request.prompt_logprobs,
-            goal: Goal::Generate { choices },
+            goal: opened
+                .request
+                .embedding
+                .map_or(Goal::Generate { choices }, |pooling| Goal::Embed { pooling }),
             start,
             deadline: Some(opened.deadline.into_std()),
             itl: opened.itl,

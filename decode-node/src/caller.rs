@@ -71,7 +71,7 @@ impl<S: Stream<Item = Result<GenerateUp, Status>> + Unpin> Caller<S> {
             SequenceEvent::Started { cached_tokens, .. } => {
                 self.bill = Bill { queue: elapsed, cached_tokens: *cached_tokens as u32, ..Bill::default() };
             }
-            SequenceEvent::Token(_) if self.bill.prefill.is_zero() => {
+            SequenceEvent::Token(_) | SequenceEvent::Embedding(_) if self.bill.prefill.is_zero() => {
                 self.bill.prefill = elapsed.saturating_sub(self.bill.queue);
                 self.decodes();
             }
@@ -95,6 +95,12 @@ impl<S: Stream<Item = Result<GenerateUp, Status>> + Unpin> Caller<S> {
             self.tell(Event::Prompt(PromptPart { first, tokens: tokens.to_vec() })).await?;
         }
         Ok(())
+    }
+
+    /// Tells the embedding that stands in the place of an answer, and the end.
+    pub(crate) async fn embedding(&mut self, vector: Vec<f32>) -> Result<(), End> {
+        self.tell(Event::Embedding(vector)).await?;
+        self.finish(0, FinishReason::Stop).await
     }
 
     /// Tells a token, unless its choice has ended.

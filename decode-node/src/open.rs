@@ -69,6 +69,9 @@ impl Opened {
         if request.choices > MAX_CHOICES {
             return Err(invalid(format!("{} choices, at most {MAX_CHOICES}", request.choices)));
         }
+        if request.embedding.is_some() && request.choices != 1 {
+            return Err(invalid(format!("an embedding of {} choices", request.choices)));
+        }
         let journal = journal(open.journal, request.choices)?;
         let (tokens, choices) = resume(&request.tokens, &journal, &request.stop);
         let candidates = open.candidates.into_iter().map(peer).collect();

@@ -32,7 +32,7 @@ impl Node {
     /// Pins what is cached of the tokens, but never all of it: the logits after
     /// the last token have to come from somewhere, and so have those that are told of the prompt.
     pub(crate) fn cached(&self, opened: &Opened) -> Vec<PageRef> {
-        let unread = opened.request.prompt_logprobs.map_or(usize::MAX, |asked| asked.from as usize - 1);
+        let unread = opened.request.first_read().unwrap_or(usize::MAX);
         let pages = (opened.tokens.len() - 1).min(unread) / self.page_tokens();
         self.engine.pool().match_prefix(&opened.hashes[..pages])
     }

@@ -21,13 +21,31 @@ pub struct Batch<'a> {
     pub reads: Vec<Option<Read>>,
 }
 
-/// Rows of a sequence of which it is read how likely the tokens behind them are.
+/// Rows of a sequence that something is read of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Read {
-    /// Positions among the new tokens; the token behind each is known.
+    /// Positions among the new tokens.
     pub rows: Range<usize>,
-    /// How many alternatives are told of each.
-    pub top: u32,
+    /// What of them.
+    pub what: What,
+}
+
+/// What is read of rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    /// How likely the tokens behind them are, which are known, each with the likeliest so many.
+    Tokens(u32),
+    /// Their sum behind the last norm.
+    Sum,
+}
+
+/// What was read of a sequence's rows.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Reading {
+    /// See [`What::Tokens`].
+    Tokens(Vec<PromptToken>),
+    /// See [`What::Sum`]: `[hidden]`. In f64, so that it hardly matters how a prompt is cut.
+    Sum(Vec<f64>),
 }
 
 /// Rows of which logits are there at a time while they are read.
@@ -83,7 +101,7 @@ pub struct Logits {
     /// Length of a row.
     pub vocab_tokens: usize,
     /// What was read of each sequence that had rows read, in batch order.
-    pub read: Vec<Vec<PromptToken>>,
+    pub read: Vec<Reading>,
 }
 
 /// What a step gives for each sequence that wants logits, in batch order.
@@ -191,7 +209,8 @@ impl Batch<'_> {
                 )));
             }
             let is_outside = |read: &&Read| {
-                read.rows.start < start || read.rows.end > end || read.rows.end >= tokens.len()
+                let behind = usize::from(matches!(read.what, What::Tokens(_)));
+                read.rows.start < start || read.rows.end > end || read.rows.end + behind > tokens.len()
             };
             if let Some(Read { rows, .. }) = self.read(index).filter(is_outside) {
                 let message = format!("sequence {index}: cannot read {rows:?} in {start}..{end}");
@@ -217,6 +236,15 @@ impl Read {
     pub(crate) fn behind<'a>(&self, tokens: &'a [u32]) -> &'a [u32] {
         &tokens[self.rows.start + 1..=self.rows.end]
     }
+}
+
+/// The sum of rows of `width` values, in their order.
+pub(crate) fn sum_rows(rows: impl Iterator<Item = f32>, width: usize) -> Vec<f64> {
+    let mut sum = vec![0.0; width];
+    for (index, value) in rows.enumerate() {
+        sum[index % width] += f64::from(value);
+    }
+    sum
 }
 
 impl Logits {

@@ -189,12 +189,15 @@ impl Engine {
             let row = if chunk.wants_logits { rows.next() } else { None };
             let Some(mut sequence) = self.scheduler.take(chunk.key) else { continue };
             count_prompt_tokens(&self.shared.metrics, &chunk, &sequence);
-            if let Some(asked) = sequence.read(&chunk.tokens) {
-                sequence.tell(&asked, read.next().unwrap_or_default());
+            if let Some(asked) = sequence.read(&chunk.tokens)
+                && let Some(reading) = read.next()
+            {
+                sequence.take_in(&asked, reading);
             }
             sequence.computed_to(chunk.tokens.end, &self.pool);
             match sequence.remaining() {
                 0 if sequence.origin.is_prefill => self.finish_prefill(&sequence, row),
+                0 if sequence.origin.is_embedding => sequence.embed(),
                 0 => self.go_on(sequence, row),
                 _ => self.scheduler.run(sequence),
             }

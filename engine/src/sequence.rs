@@ -6,6 +6,7 @@
 
 pub(crate) mod events;
 pub(crate) mod spec;
+mod unread;
 
 use std::{
     collections::VecDeque,
@@ -18,14 +19,14 @@ use std::{
 };
 
 use baton_protocol::{
-    BlockHash, Failure, FinishReason, KvShape, PromptLogprobs, PromptPart, PromptToken, RequestId, Sampling,
-    Stop, block_hash,
+    BlockHash, ErrorCode, Failure, FinishReason, KvShape, PromptPart, RequestId, Sampling, Stop, block_hash,
 };
 use events::{Outbox, SequenceEvent};
 use spec::{ChoiceSpec, SequenceSpec, StartFrom};
+use unread::Unread;
 
 use crate::{
-    batch::Read,
+    batch::{Read, Reading},
     guide::{Guide, Guides, Ready},
     kv::{Hold, KvPool, PageRef},
 };
@@ -42,6 +43,7 @@ pub(crate) struct Origin {
     pub(crate) logprobs: bool,
     pub(crate) top_logprobs: u32,
     pub(crate) is_prefill: bool,
+    pub(crate) is_embedding: bool,
     pub(crate) deadline: Option<Instant>,
     /// Its readers' time between tokens.
     pub(crate) itl: Option<Duration>,
@@ -67,8 +69,8 @@ pub(crate) struct Sequence {
     pub(crate) is_started: bool,
     /// When the step began in which it last went on; at first, when it came.
     pub(crate) went_on: Instant,
-    /// What is still to be told of the prompt's tokens.
-    untold: Option<PromptLogprobs>,
+    /// What is still to be read of the prompt.
+    unread: Option<Unread>,
     /// Where it stands in the request's grammar; none before that was looked at.
     guide: Option<Guide>,
     /// Hashes of the full pages of `tokens`, as far as they were needed.
@@ -89,6 +91,7 @@ impl Origin {
             logprobs: spec.logprobs,
             top_logprobs: spec.top_logprobs,
             is_prefill: spec.goal.is_prefill(),
+            is_embedding: spec.goal.pooling().is_some(),
             deadline: spec.deadline,
             itl: spec.itl,
             end_tokens: context_tokens.min(spec.prompt_tokens + spec.stop.max_tokens as usize),
@@ -96,6 +99,11 @@ impl Origin {
             outbox,
             is_over: AtomicBool::new(false),
         }
+    }
+
+    /// Whether choices go on after the known tokens.
+    pub(crate) fn is_answered(&self) -> bool {
+        !self.is_prefill && !self.is_embedding
     }
 
     pub(crate) fn emit(&self, event: SequenceEvent) {
@@ -129,6 +137,7 @@ impl Origin {
 
 impl Sequence {
     pub(crate) fn new(arrival: u64, spec: SequenceSpec, origin: Arc<Origin>) -> Self {
+        let unread = Unread::of(&spec);
         let choices = spec.goal.choices();
         let choices =
             choices.map(|(choice, known)| ChoiceSpec { choice, generated: known.to_vec() }).collect();
@@ -147,7 +156,7 @@ impl Sequence {
             pages,
             is_started: false,
             went_on: Instant::now(),
-            untold: spec.prompt_logprobs.filter(|asked| (asked.from as usize) < spec.prompt_tokens),
+            unread,
             guide: None,
             hashes: Vec::new(),
             offered_pages: 0,
@@ -178,19 +187,33 @@ impl Sequence {
         self.tokens.len() - self.origin.prompt_tokens
     }
 
-    /// What is read of a chunk: the rows before tokens of the prompt that are to be told of.
+    /// What is read of a chunk.
     pub(crate) fn read(&self, chunk: &Range<usize>) -> Option<Read> {
-        let PromptLogprobs { from, top } = self.untold?;
-        let rows = chunk.start.max(from as usize - 1)..chunk.end.min(self.origin.prompt_tokens - 1);
-        (!rows.is_empty()).then_some(Read { rows, top })
+        self.unread.as_ref()?.of_chunk(chunk, self.origin.prompt_tokens)
     }
 
-    /// Tells what was read, once: computed again, it is not read again.
-    pub(crate) fn tell(&mut self, read: &Read, tokens: Vec<PromptToken>) {
-        let next = read.rows.end + 1;
-        let untold = PromptLogprobs { from: next as u32, top: read.top };
-        self.untold = (next < self.origin.prompt_tokens).then_some(untold);
-        self.origin.emit(SequenceEvent::Prompt(PromptPart { first: read.rows.start as u32 + 1, tokens }));
+    /// Takes what was read, once: computed again, it is not read again.
+    pub(crate) fn take_in(&mut self, read: &Read, reading: Reading) {
+        match (&mut self.unread, reading) {
+            (Some(unread @ Unread::Rows { .. }), Reading::Sum(more)) => unread.add(read.rows.end, &more),
+            (Some(Unread::Tokens(_)), Reading::Tokens(tokens)) => {
+                self.unread = Unread::tokens_behind(read, self.origin.prompt_tokens);
+                let first = read.rows.start as u32 + 1;
+                self.origin.emit(SequenceEvent::Prompt(PromptPart { first, tokens }));
+            }
+            // Whoever reads something else than was asked has read nothing: nothing would come of it.
+            _ => self.origin.fail(Failure::new(ErrorCode::Internal, "the model's rows were not read")),
+        }
+    }
+
+    /// Tells the vector that its rows come to.
+    pub(crate) fn embed(&mut self) {
+        match self.unread.take().and_then(Unread::into_vector) {
+            Some(vector) => self.origin.emit(SequenceEvent::Embedding(vector)),
+            None => {
+                self.origin.fail(Failure::new(ErrorCode::Internal, "the model returned no usable rows"));
+            }
+        }
     }
 
     /// Has the next mask found, if the request has a grammar and a token is to be drawn.
@@ -244,7 +267,7 @@ impl Sequence {
     /// Whether its next tokens may be computed: there is room for what comes
     /// of them, and the last one, which may be pending, does not end it.
     pub(crate) fn may_go_on(&self) -> bool {
-        let ends = !self.origin.is_prefill && self.tokens.len() >= self.origin.end_tokens;
+        let ends = self.origin.is_answered() && self.tokens.len() >= self.origin.end_tokens;
         !ends && self.origin.has_room()
     }
 
@@ -253,13 +276,13 @@ impl Sequence {
         if self.origin.outbox.has_stops() {
             self.choices.retain(|choice| !self.origin.outbox.is_stopped(choice.choice));
         }
-        self.origin.is_prefill || !self.choices.is_empty()
+        !self.origin.is_answered() || !self.choices.is_empty()
     }
 
     /// Ends the choices that know all their tokens already. False when nothing is left to do.
     pub(crate) fn end_complete(&mut self) -> bool {
         let (origin, common) = (&self.origin, self.tokens.len());
-        if origin.is_prefill {
+        if !origin.is_answered() {
             return true;
         }
         self.choices.retain(|choice| {
@@ -276,7 +299,7 @@ impl Sequence {
     /// always computed, and so are the rows that are to be read. Returns how many tokens were looked for.
     pub(crate) fn match_prefix(&mut self, pool: &Arc<KvPool>) -> usize {
         let page_tokens = pool.shape().page_tokens as usize;
-        let unread = self.untold.map_or(usize::MAX, |untold| untold.from as usize - 1);
+        let unread = self.unread.as_ref().map_or(usize::MAX, Unread::next_row);
         let full = (self.tokens.len() - 1).min(unread) / page_tokens;
         self.hash_pages(full, page_tokens);
         self.pages = pool.match_prefix(&self.hashes[..full]);
@@ -341,7 +364,7 @@ impl Sequence {
                 pages,
                 is_started: self.is_started,
                 went_on: self.went_on,
-                untold: self.untold,
+                unread: None,
                 guide: self.ready().cloned().map(Guide::Ready),
                 hashes: self.hashes.clone(),
                 offered_pages: self.offered_pages,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use baton_protocol::Sampling;
+use baton_protocol::{Pooling, Sampling};
 use serde_json::{Map, Value};
 
 use crate::{
@@ -117,6 +117,8 @@ pub struct Parameters {
     pub told: Option<Named<Told>>,
     /// Whether the answer, of one token, is not shown, as to a call for none.
     pub hides_answer: bool,
+    /// Whether an embedding of each prompt is wanted in place of an answer, and how it is made.
+    pub embedding: Option<Pooling>,
     pub stream: bool,
     /// Until the end of the answer; no later than the server's own limit.
     pub deadline: Option<Duration>,
@@ -180,6 +182,7 @@ impl Default for Parameters {
             logprobs: None,
             told: None,
             hides_answer: false,
+            embedding: None,
             stream: false,
             deadline: None,
         }

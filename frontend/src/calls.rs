@@ -1,12 +1,12 @@
 //! A call from its body to its answer.
 
-use std::sync::Arc;
+use std::{future::poll_fn, sync::Arc};
 
 use axum::{body::Body, http::Request, response::Response};
 use baton_coordinator::{ServedModel, Wishes};
 use baton_model::ModelText;
-use baton_protocol::{ErrorCode, Failure, Request as Asked, RequestId};
-use futures::future::try_join_all;
+use baton_protocol::{ErrorCode, Event, Failure, Request as Asked, RequestId};
+use futures::{FutureExt, StreamExt, TryStreamExt, future::try_join_all, stream};
 use serde_json::{Map, Value};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::debug;
@@ -51,6 +51,18 @@ pub struct Tokenized {
     pub text: Arc<ModelText>,
     pub tokens: Vec<u32>,
 }
+
+/// What prompts became.
+pub struct Embedded {
+    pub model: String,
+    /// Of all prompts.
+    pub tokens: usize,
+    /// In the prompts' order, each of length 1.
+    pub vectors: Vec<Vec<f32>>,
+}
+
+/// Embeddings of one call that are made at once.
+const EMBEDDED_AT_ONCE: usize = 16;
 
 /// How a dialect reads a body.
 pub type Read<T> = fn(Map<String, Value>, &Config) -> Result<T, ApiError>;
@@ -121,6 +133,27 @@ impl Desk {
         }
     }
 
+    /// The embeddings of a call's prompts, in their order; a few at a time are made.
+    ///
+    /// # Errors
+    /// Why one of them cannot be made.
+    pub async fn embed(&self, ticket: Ticket, mut ask: Ask) -> Result<Embedded, ApiError> {
+        let Ticket { id, tenant, tally, patience } = ticket;
+        let Patience { wishes, deadline } = patience?;
+        ask.parameters.deadline = deadline;
+        let (_, requests, _) = self.requests(id, tenant, ask).await?;
+        let model = requests.first().map(|request| request.model.clone()).unwrap_or_default();
+        let tokens = requests.iter().map(|request| request.tokens.len()).sum();
+        tally.spend(tokens);
+        let vectors: Vec<_> =
+            requests.into_iter().map(|request| self.vector(request, wishes).boxed()).collect();
+        let all = stream::iter(vectors).buffered(EMBEDDED_AT_ONCE).try_collect();
+        match tokio::time::timeout(self.config.request_timeout(), all).await {
+            Ok(vectors) => Ok(Embedded { model, tokens, vectors: vectors? }),
+            Err(_) => Err(Failure::new(ErrorCode::DeadlineExceeded, "the embeddings took too long").into()),
+        }
+    }
+
     /// The tokens of a prompt that nobody is to answer.
     ///
     /// # Errors
@@ -161,6 +194,20 @@ impl Desk {
                 Err(Failure::new(ErrorCode::DeadlineExceeded, "nobody took the request in time").into())
             }
         }
+    }
+
+    /// An answer that is an embedding, read to its end.
+    async fn vector(&self, request: Asked, wishes: Wishes) -> Result<Vec<f32>, Failure> {
+        let mut answer = self.dispatch.dispatch(request, wishes).await?;
+        let mut found = None;
+        while let Some(event) = poll_fn(|cx| answer.poll_event(cx)).await {
+            match event {
+                Event::Embedding(vector) => found = Some(vector),
+                Event::Failed(failure) => return Err(failure),
+                _ => {}
+            }
+        }
+        found.ok_or_else(|| Failure::new(ErrorCode::Internal, "the answer has no embedding"))
     }
 
     fn place(&self) -> Result<OwnedSemaphorePermit, ApiError> {

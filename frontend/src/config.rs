@@ -9,7 +9,10 @@ use std::{
 use axum::http::HeaderValue;
 use serde::Deserialize;
 
-use crate::{batches::BatchLimits, openai::responses::ResponseLimits};
+use crate::{
+    batches::BatchLimits,
+    openai::{embeddings::EmbeddingConfig, responses::ResponseLimits},
+};
 
 /// Settings of the API, section `[frontend]`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -24,6 +27,8 @@ pub struct Config {
     pub state_dir: Option<PathBuf>,
     /// Files and batches.
     pub batches: BatchLimits,
+    /// Embeddings.
+    pub embeddings: EmbeddingConfig,
     /// Responses that are stored.
     pub responses: ResponseLimits,
     /// How long those answers can be had again.
@@ -112,6 +117,7 @@ impl Default for Config {
             keys_file: None,
             state_dir: None,
             batches: BatchLimits::default(),
+            embeddings: EmbeddingConfig::default(),
             responses: ResponseLimits::default(),
             kept_seconds: 86_400,
             max_kept_answers: 4096,
@@ -170,6 +176,7 @@ impl Config {
             ("max_messages", self.max_messages as u64),
             ("max_stop_bytes", self.max_stop_bytes as u64),
             ("text_threads", self.text_threads as u64),
+            ("embeddings.max_inputs", self.embeddings.max_inputs as u64),
         ];
         if let Some((setting, _)) = positive.into_iter().find(|(_, value)| *value == 0) {
             return Err(ConfigError { setting, expected: "positive" });

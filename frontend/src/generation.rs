@@ -444,7 +444,11 @@ impl PromptAnswer {
                 self.cached_tokens = bill.cached_tokens;
                 self.bill = Some(bill);
             }
-            Event::Prompt(_) | Event::Token(_) | Event::Finished { .. } | Event::Failed(_) => {}
+            Event::Prompt(_)
+            | Event::Embedding(_)
+            | Event::Token(_)
+            | Event::Finished { .. }
+            | Event::Failed(_) => {}
         }
     }
 

@@ -69,7 +69,7 @@ pub use door::{
     keys::{KeyRing, KeysError, NewKey},
 };
 pub use metrics::HttpMetrics;
-pub use openai::responses::ResponseLimits;
+pub use openai::{embeddings::EmbeddingConfig, responses::ResponseLimits};
 pub use replay::{Store as KeptAnswers, StoreError};
 pub use serve::{FrontendError, Services, serve, serve_metrics, serve_routes};
 pub use shelves::Shelves;

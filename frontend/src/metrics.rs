@@ -23,6 +23,8 @@ pub enum Route {
     Chat,
     /// `/v1/completions`
     Completions,
+    /// `/v1/embeddings`
+    Embeddings,
     /// `/v1/responses`
     Responses,
     /// `/v1/messages`
@@ -94,6 +96,7 @@ impl Route {
         match path {
             "/v1/chat/completions" => Self::Chat,
             "/v1/completions" => Self::Completions,
+            "/v1/embeddings" => Self::Embeddings,
             "/v1/responses" => Self::Responses,
             "/v1/messages" => Self::Messages,
             "/generate" | "/generate_stream" | "/" => Self::Generate,
@@ -118,13 +121,22 @@ impl Route {
 
     /// Whether calls ask for an answer.
     pub(crate) const fn answers(self) -> bool {
-        matches!(self, Self::Chat | Self::Completions | Self::Responses | Self::Messages | Self::Generate)
+        matches!(
+            self,
+            Self::Chat
+                | Self::Completions
+                | Self::Embeddings
+                | Self::Responses
+                | Self::Messages
+                | Self::Generate
+        )
     }
 
     const fn as_str(self) -> &'static str {
         match self {
             Self::Chat => "chat",
             Self::Completions => "completions",
+            Self::Embeddings => "embeddings",
             Self::Responses => "responses",
             Self::Messages => "messages",
             Self::Generate => "generate",

@@ -3,7 +3,7 @@
 //! - [`chat`], [`completions`]: what the two calls may hold, with [`parameters`] that they share
 //! - [`messages`]: the messages of a chat
 //! - [`chat_reply`], [`completions_reply`]: answers, in [`shapes`] with [`logprobs`] and [`usage`]
-//! - [`responses`]: the newer way to ask
+//! - [`responses`]: the newer way to ask; [`embeddings`]: vectors in place of answers
 //! - [`models`]: what is served; [`described`]: all of it for the OpenAPI document
 
 mod chat;
@@ -11,6 +11,7 @@ mod chat_reply;
 mod completions;
 mod completions_reply;
 mod described;
+pub mod embeddings;
 mod logprobs;
 mod messages;
 mod models;
@@ -43,6 +44,7 @@ pub fn router() -> Router<Arc<Room>> {
     Router::new()
         .route("/v1/chat/completions", post(chat))
         .route("/v1/completions", post(completions))
+        .route("/v1/embeddings", post(embeddings::make))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*id}", get(models::one))
 }

@@ -4,6 +4,7 @@ mod answers;
 mod anthropic;
 mod bodies;
 mod connections;
+pub mod embeddings;
 mod grammars;
 mod patience;
 mod refusals;

@@ -226,6 +226,7 @@ impl Terms<'_> {
             logprobs: parameters.logprobs.is_some() || parameters.best.is_some(),
             top_logprobs: parameters.logprobs.unwrap_or(0),
             prompt_logprobs,
+            embedding: parameters.embedding,
             deadline: self.deadline(parameters),
         })
     }
@@ -250,6 +251,8 @@ impl Terms<'_> {
         let total = self.total_limit();
         let left = (total.tokens as usize).saturating_sub(prompt_tokens) as u32;
         match parameters.max_tokens {
+            // There is none.
+            _ if parameters.embedding.is_some() => Ok(1),
             _ if left == 0 => {
                 Err(total.exceeded(param, format!("{prompt_tokens} prompt tokens and an answer")))
             }

@@ -205,6 +205,7 @@ pub fn ask(leg: u32, tokens: u32, have: u32) -> HandoffAsk {
         logprobs: false,
         top_logprobs: 0,
         prompt_logprobs: None,
+        embedding: None,
         deadline: Duration::from_secs(60),
     };
     HandoffAsk {

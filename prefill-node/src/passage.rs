@@ -71,7 +71,7 @@ impl Passage {
                 }
                 SequenceEvent::Computed { layers, tokens } => Progress::Computed { layers, tokens },
                 // Nobody asks for it here.
-                SequenceEvent::Prompt(_) => continue,
+                SequenceEvent::Prompt(_) | SequenceEvent::Embedding(_) => continue,
                 SequenceEvent::Token(token) => {
                     self.first.drawn(token);
                     self.tell_sampled().await?;

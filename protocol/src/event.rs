@@ -14,6 +14,8 @@ pub enum Event {
     },
     /// How likely tokens of the prompt are, if that was asked for; before the first `Token`.
     Prompt(PromptPart),
+    /// The embedding that was asked for in place of an answer, of length 1; before the end of its choice.
+    Embedding(Vec<f32>),
     /// A token of one choice. Positions of a choice are contiguous from 0.
     Token(Token),
     /// A choice ended; no token of it follows.

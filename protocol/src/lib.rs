@@ -34,7 +34,9 @@ pub use kv::{
 };
 pub use node::{Intake, NodeInfo, NodeState, Role};
 pub use prefix::PrefixChanges;
-pub use request::{Budgets, Grammar, GrammarKind, LogitBias, PromptLogprobs, Request, Sampling, Stop};
+pub use request::{
+    Budgets, Grammar, GrammarKind, LogitBias, Pooling, PromptLogprobs, Request, Sampling, Stop,
+};
 pub use step_model::{StepCost, StepModel};
 
 /// Protocol versions this build speaks: the newest, and the one before it once that was released.

@@ -2,6 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 use crate::RequestId;
 
 /// What a client asked for, ready to run. Made by `frontend::validate` only.
@@ -27,6 +29,8 @@ pub struct Request {
     pub top_logprobs: u32,
     /// What is told of the prompt's own tokens, if anything is.
     pub prompt_logprobs: Option<PromptLogprobs>,
+    /// Set: an embedding of the prompt is wanted, made so, and no answer; its one choice has no tokens.
+    pub embedding: Option<Pooling>,
     /// Time left until the answer must have ended.
     pub deadline: Duration,
 }
@@ -39,6 +43,16 @@ pub struct PromptLogprobs {
     pub from: u32,
     /// How many alternatives each carries, 0 to 20.
     pub top: u32,
+}
+
+/// How the rows of a prompt behind the model's last norm become one vector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Pooling {
+    /// Their mean.
+    Mean,
+    /// That of the last token.
+    Last,
 }
 
 /// What a reader should wait at most.
@@ -118,6 +132,34 @@ pub struct Stop {
     pub ignore_eos: bool,
     /// Tokens that end the answer besides the model's own (which the engine knows).
     pub token_ids: Vec<u32>,
+}
+
+// === impl Request ===
+
+impl Request {
+    /// Whether rows of its prompt are read, which only who computes them has.
+    pub fn reads_prompt(&self) -> bool {
+        self.prompt_logprobs.is_some() || self.embedding.is_some()
+    }
+
+    /// The first row of its prompt that has to be computed, whatever is cached, for what is read;
+    /// none: any will do.
+    pub fn first_read(&self) -> Option<usize> {
+        let told = self.prompt_logprobs.map(|asked| asked.from as usize - 1);
+        self.embedding.map_or(told, |pooling| Some(pooling.first_row(self.tokens.len())))
+    }
+}
+
+// === impl Pooling ===
+
+impl Pooling {
+    /// The first row that it reads of so many.
+    pub const fn first_row(self, rows: usize) -> usize {
+        match self {
+            Self::Mean => 0,
+            Self::Last => rows - 1,
+        }
+    }
 }
 
 // === impl Grammar ===

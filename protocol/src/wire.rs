@@ -222,6 +222,7 @@ impl From<&own::Request> for Request {
             prompt_logprobs: request
                 .prompt_logprobs
                 .map(|own::PromptLogprobs { from, top }| PromptLogprobs { from, top }),
+            embedding: request.embedding.map_or(Pooling::Unspecified, Into::into).into(),
             deadline_ms: millis(request.deadline),
         }
     }
@@ -231,6 +232,7 @@ impl TryFrom<Request> for own::Request {
     type Error = Malformed;
 
     fn try_from(request: Request) -> Result<Self, Malformed> {
+        let embedding = Pooling::try_from(request.embedding).map_err(|_| missing("pooling"))?.into();
         let sampling = request.sampling.ok_or(missing("sampling"))?;
         let stop = request.stop.ok_or(missing("stop"))?;
         if request.tokens.is_empty() {
@@ -272,8 +274,30 @@ impl TryFrom<Request> for own::Request {
             prompt_logprobs: request
                 .prompt_logprobs
                 .map(|PromptLogprobs { from, top }| own::PromptLogprobs { from, top }),
+            embedding,
             deadline: Duration::from_millis(request.deadline_ms),
         })
+    }
+}
+
+// === Pooling ===
+
+impl From<own::Pooling> for Pooling {
+    fn from(pooling: own::Pooling) -> Self {
+        match pooling {
+            own::Pooling::Mean => Self::Mean,
+            own::Pooling::Last => Self::Last,
+        }
+    }
+}
+
+impl From<Pooling> for Option<own::Pooling> {
+    fn from(pooling: Pooling) -> Self {
+        match pooling {
+            Pooling::Unspecified => None,
+            Pooling::Mean => Some(own::Pooling::Mean),
+            Pooling::Last => Some(own::Pooling::Last),
+        }
     }
 }
 
@@ -442,6 +466,7 @@ impl From<own::Event> for GenerateDown {
         let message = match event {
             own::Event::Accepted { cached_tokens } => Message::Accepted(Accepted { cached_tokens }),
             own::Event::Prompt(part) => Message::Prompt(part.into()),
+            own::Event::Embedding(values) => Message::Embedding(Embedding { values }),
             own::Event::Token(token) => Message::Token(token.into()),
             own::Event::Finished { choice, reason } => {
                 let reason = match reason {
@@ -465,6 +490,7 @@ impl TryFrom<GenerateDown> for own::Event {
         Ok(match down.message.ok_or(missing("event"))? {
             Message::Accepted(accepted) => Self::Accepted { cached_tokens: accepted.cached_tokens },
             Message::Prompt(part) => Self::Prompt(part.try_into()?),
+            Message::Embedding(embedding) => Self::Embedding(embedding.values),
             Message::Token(token) => Self::Token(token.into()),
             Message::Finished(finished) => {
                 let reason = match finished.reason() {

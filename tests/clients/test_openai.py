@@ -268,6 +268,28 @@ def test_prompt_logprobs(client, model, complete):
         complete(stream=True, extra_body={"prompt_logprobs": 0})
 
 
+def test_embeddings(client, model):
+    texts = ["A cat sleeps on the sofa.", "A kitten naps on the couch.", "Shares of the bank fell on Monday."]
+    made = client.embeddings.create(model=model, input=texts)
+    vectors = [item.embedding for item in made.data]
+    assert [item.index for item in made.data] == [0, 1, 2]
+    assert all(abs(sum(value * value for value in vector) - 1) < 1e-4 for vector in vectors)
+
+    def likeness(a, b):
+        return sum(x * y for x, y in zip(a, b))
+
+    assert likeness(vectors[0], vectors[1]) > likeness(vectors[0], vectors[2])
+    # The client asks for base64 by itself; numbers are the same.
+    numbers = client.embeddings.create(model=model, input=texts[0], encoding_format="float")
+    assert numbers.data[0].embedding == pytest.approx(vectors[0], abs=1e-6)
+    tokens = post("/tokenize", {"model": model, "prompt": texts[0]})["tokens"]
+    assert numbers.usage.prompt_tokens == numbers.usage.total_tokens == len(tokens)
+    again = client.embeddings.create(model=model, input=[tokens, tokens])
+    assert all(item.embedding == pytest.approx(vectors[0], abs=1e-6) for item in again.data)
+    with pytest.raises(openai.BadRequestError, match="dimensions"):
+        client.embeddings.create(model=model, input=texts[0], dimensions=8)
+
+
 def test_the_best_of_several(complete):
     settings = {"temperature": 1, "seed": 5, "max_tokens": 6, "logprobs": 0}
     every = complete(n=4, **settings).choices

@@ -118,6 +118,11 @@ fn openai() -> Vec<Row> {
         ("tools", CHAT, chat(called.clone())),
         ("tools, streamed", CHAT, chat(with(called, json!({"stream": true})))),
         ("completions", COMPLETIONS, complete(json!({"echo": true, "stream": true}))),
+        (
+            "embeddings",
+            "/v1/embeddings",
+            json!({"model": MODEL, "input": ["A long walk through a town by the sea.", "Bread and salt."]}),
+        ),
         ("prompts and tokens", COMPLETIONS, complete(json!({"prompt": [[504, 253, 1345], [28, 260]]}))),
         (
             "the best",

@@ -1,6 +1,6 @@
 //! Nodes that die, stop, lie or refuse.
 
-use baton_protocol::{ErrorCode, Failure, PromptLogprobs, PromptPart, PromptToken};
+use baton_protocol::{ErrorCode, Failure, Pooling, PromptLogprobs, PromptPart, PromptToken};
 
 use super::{fake::Act, *};
 
@@ -260,11 +260,29 @@ async fn what_was_told_of_a_prompt_is_not_asked_for_again() {
 #[tokio::test]
 async fn a_prompt_told_of_wrongly_is_an_error_of_the_attempt() {
     let right = || [accepted(), told(1, 8), token(0, 0), finished(0)].map(Act::Send).to_vec();
-    for wrong in [told(2, 7), told(1, 9), token(0, 0)] {
+    for wrong in [told(2, 7), told(1, 9), token(0, 0), finished(0)] {
         let cluster = two(vec![Act::Send(accepted()), Act::Send(wrong)], right()).await;
         let expected = [accepted(), told(1, 8), token(0, 0), finished(0)];
         assert_eq!(cluster.events(telling(1)).await, expected);
     }
     let unasked = two(vec![Act::Send(accepted()), Act::Send(told(1, 1))], right()[2..].to_vec()).await;
     assert_eq!(unasked.events(request(1)).await, [accepted(), token(0, 0), finished(0)]);
+}
+
+#[tokio::test]
+async fn an_embedding_is_passed_on_once() {
+    let vector = || Event::Embedding(vec![0.6, 0.8]);
+    let asked = || Request { embedding: Some(Pooling::Mean), ..request(1) };
+    // Lost before it, another node makes it; lost behind it, only the end is missing.
+    let second = || [accepted(), vector(), finished(0)].map(Act::Send).to_vec();
+    let cluster = two(then([accepted()], Act::Break), second()).await;
+    assert_eq!(cluster.events(asked()).await, [accepted(), vector(), finished(0)]);
+    let cluster = two(then([accepted(), vector()], Act::Break), second()).await;
+    assert_eq!(cluster.events(asked()).await, [accepted(), vector(), finished(0)]);
+    assert!(cluster.nodes[1].opens().is_empty());
+    // What is no embedding, or nothing at all, is an error of the attempt.
+    for wrong in [token(0, 0), finished(0)] {
+        let cluster = two(vec![Act::Send(accepted()), Act::Send(wrong)], second()).await;
+        assert_eq!(cluster.events(asked()).await, [accepted(), vector(), finished(0)]);
+    }
 }

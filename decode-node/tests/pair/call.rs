@@ -29,6 +29,7 @@ pub struct Call {
 pub struct Answer {
     pub cached_tokens: Option<u32>,
     pub prompt: Vec<PromptToken>,
+    pub embedding: Option<Vec<f32>>,
     pub choices: Vec<Choice>,
     pub bill: Option<Bill>,
     pub failure: Option<Failure>,
@@ -55,6 +56,7 @@ pub fn request(prompt: Vec<u32>, seed: u64, choices: u32, max_tokens: u32) -> Re
         logprobs: true,
         top_logprobs: 2,
         prompt_logprobs: None,
+        embedding: None,
         deadline: PATIENCE,
     }
 }
@@ -176,6 +178,9 @@ impl Answer {
                     "{part:?} after a token"
                 );
                 self.prompt.extend(part.tokens);
+            }
+            Event::Embedding(vector) => {
+                assert_eq!(self.embedding.replace(vector), None, "two embeddings");
             }
             Event::Token(token) => {
                 assert!(self.bill.is_none(), "a token after the bill");

@@ -1,9 +1,9 @@
 //! An answer is the same wherever its prompt was computed.
 
-use baton_engine::backend::mock::{MockConfig, expected, expected_prompt};
+use baton_engine::backend::mock::{MockConfig, expected, expected_embedding, expected_prompt};
 use baton_protocol::{
     FinishReason::{Length, Stop},
-    PromptLogprobs,
+    Pooling, PromptLogprobs,
 };
 
 use crate::{
@@ -167,6 +167,23 @@ async fn the_decode_node_computes_what_it_is_to_tell_of() {
         let cached = (from - 1) / 16 * 16;
         assert_eq!((told.cached_tokens, told.bill().cached_tokens), (Some(cached), cached));
         assert_eq!(told.bill().prefill_node, None);
+    }
+    cluster.settles().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_embedding_has_no_tokens_and_an_end() {
+    let cluster = Sandbox::start(Settings::default()).await;
+    for pooling in [Pooling::Mean, Pooling::Last, Pooling::Mean] {
+        let mut request = request(prompt(5, 90), 5, 1, 1);
+        request.embedding = Some(pooling);
+        let made = answer(&cluster.decode, open(&request, cluster.candidates())).await;
+        assert_eq!((made.failure.as_ref(), made.ends()), (None, vec![Some(Stop)]));
+        assert_eq!(made.tokens(), [[0; 0]]);
+        let expected = expected_embedding(&request.tokens, pooling);
+        let found = made.embedding.as_ref().unwrap();
+        assert!(found.iter().zip(&expected).all(|(found, expected)| (found - expected).abs() < 1e-6));
+        assert_eq!(made.bill().prefill_node, None);
     }
     cluster.settles().await;
 }

@@ -30,10 +30,11 @@ mod workspace;
 
 use std::{
     collections::{HashMap, VecDeque},
+    ops::Range,
     sync::Arc,
 };
 
-use baton_kernels::cuda::{Gpu, GpuError, Graph, Pinned, cudarc::driver::CudaEvent};
+use baton_kernels::cuda::{Gpu, GpuError, Graph, Half, Pinned, cudarc::driver::CudaEvent};
 use baton_protocol::{KvShape, PromptToken};
 
 pub use baton_kernels::cuda::rope::KvForm;
@@ -43,7 +44,7 @@ pub use workspace::CudaLimits;
 
 use super::{Backend, BackendError};
 use crate::{
-    batch::{Batch, Draw, Logits, READ_ROWS, Rows, Shape, Source},
+    batch::{Batch, Draw, Logits, READ_ROWS, Reading, Rows, Shape, Source, What, sum_rows},
     kv::KvStore,
     sampler,
 };
@@ -81,6 +82,8 @@ pub struct CudaBackend {
     ahead: VecDeque<Ahead>,
     /// Rows of logits on their way to the sampler.
     logits: Pinned<f32>,
+    /// Rows behind the last norm on their way to their sum.
+    normed: Pinned<Half>,
     /// When the keys and values of each layer were written in the last step that was not replayed.
     written: Vec<CudaEvent>,
 }
@@ -130,6 +133,7 @@ impl CudaBackend {
             slots: [slot()?, slot()?],
             ahead: VecDeque::new(),
             logits: Pinned::zeros(&gpu, model.config().vocab)?,
+            normed: Pinned::zeros(&gpu, model.config().hidden)?,
             written: (0..model.config().layers).map(|_| event(&gpu)).collect::<Result<_, _>>()?,
             model,
             gpu,
@@ -236,28 +240,55 @@ impl CudaBackend {
         Ok(self.logits.get()?[..len].to_vec())
     }
 
-    /// What is read of rows of the step enqueued last, a few at a time, once its logits are taken.
-    fn read(&mut self, batch: &Batch<'_>, step: &Step<'_>) -> Result<Vec<Vec<PromptToken>>, GpuError> {
-        let vocab = self.model.config().vocab;
-        let most = READ_ROWS.min(self.limits.sequences);
+    /// What is read of rows of the step enqueued last, once its logits are taken.
+    fn read(&mut self, batch: &Batch<'_>, step: &Step<'_>) -> Result<Vec<Reading>, GpuError> {
         let mut all = Vec::new();
         for (sequence, read) in batch.reading() {
             let Some(first) = step.row(sequence, read.rows.start) else { continue };
-            let mut told = Vec::with_capacity(read.rows.len());
-            for (band, tokens) in read.behind(sequence.tokens).chunks(most).enumerate() {
-                let start = first + band * most;
-                let Self { gpu, model, work, pass, logits, .. } = self;
-                pass.read(gpu, (model, work), &(start..start + tokens.len()))?;
-                let len = tokens.len() * vocab;
-                if logits.len() < len {
-                    *logits = Pinned::zeros(gpu, len)?;
+            let rows = first..first + read.rows.len();
+            all.push(match read.what {
+                What::Tokens(top) => {
+                    Reading::Tokens(self.likelihoods(rows, (read.behind(sequence.tokens), top))?)
                 }
-                logits.copy_from(gpu, 0, &work.logits.slice(..len))?;
-                told.extend(sampler::prompt_tokens(&logits.get()?[..len], vocab, tokens, read.top));
-            }
-            all.push(told);
+                What::Sum => Reading::Sum(self.sum(&rows)?),
+            });
         }
         Ok(all)
+    }
+
+    /// How likely the tokens behind rows are; a few rows' logits are there at a time.
+    fn likelihoods(
+        &mut self,
+        rows: Range<usize>,
+        (tokens, top): (&[u32], u32),
+    ) -> Result<Vec<PromptToken>, GpuError> {
+        let Self { gpu, model, work, pass, logits, .. } = self;
+        let (vocab, most) = (model.config().vocab, READ_ROWS.min(self.limits.sequences));
+        let mut told = Vec::with_capacity(rows.len());
+        for (start, tokens) in rows.step_by(most).zip(tokens.chunks(most)) {
+            pass.read(gpu, (model, work), &(start..start + tokens.len()))?;
+            let len = tokens.len() * vocab;
+            if logits.len() < len {
+                *logits = Pinned::zeros(gpu, len)?;
+            }
+            logits.copy_from(gpu, 0, &work.logits.slice(..len))?;
+            told.extend(sampler::prompt_tokens(&logits.get()?[..len], vocab, tokens, top));
+        }
+        Ok(told)
+    }
+
+    /// The sum of rows behind the last norm.
+    fn sum(&mut self, rows: &Range<usize>) -> Result<Vec<f64>, GpuError> {
+        let Self { gpu, model, work, pass, normed, .. } = self;
+        let hidden = model.config().hidden;
+        let len = rows.len() * hidden;
+        if normed.len() < len {
+            *normed = Pinned::zeros(gpu, len)?;
+        }
+        pass.norm(gpu, (model, work), rows)?;
+        normed.copy_from(gpu, 0, &work.normed.slice(..len))?;
+        let dtype = gpu.dtype();
+        Ok(sum_rows(normed.get()?[..len].iter().map(|half| dtype.value(*half)), hidden))
     }
 }
 

@@ -7,12 +7,12 @@ mod stream;
 
 use std::{sync::Arc, thread, time::Duration};
 
-use baton_protocol::{KvDtype, KvShape, PromptToken, Sampling};
+use baton_protocol::{KvDtype, KvShape, Pooling, PromptToken, Sampling};
 use serde::Deserialize;
 
 use super::{Backend, BackendError};
 use crate::{
-    batch::{Batch, BatchSequence, Logits, Read, Row},
+    batch::{Batch, BatchSequence, Logits, Read, Reading, Row, What, sum_rows},
     kv::{KvMemory, KvStore},
     sampler::{self, Draw},
 };
@@ -58,6 +58,9 @@ pub struct MockBackend {
 
 /// Bytes of a row that say what it is; repeated to the row's end.
 const MARK_BYTES: usize = 16;
+
+/// Width of the mock's rows behind the last norm.
+const HIDDEN: usize = 8;
 
 /// Hash before the first token.
 const CHAIN_START: u64 = 0x6261_746f_6e00_0001;
@@ -126,13 +129,17 @@ impl MockBackend {
     }
 
     /// What is wanted of rows besides those drawn from.
-    fn read(&self, batch: &Batch<'_>, chains: &[Vec<u64>]) -> Vec<Vec<PromptToken>> {
+    fn read(&self, batch: &Batch<'_>, chains: &[Vec<u64>]) -> Vec<Reading> {
         let of = |((sequence, read), chain): ((&BatchSequence<'_>, &Option<Read>), &Vec<u64>)| {
             let read = read.as_ref()?;
             let rows = &chain[read.rows.clone()];
+            let What::Tokens(top) = read.what else {
+                return Some(Reading::Sum(sum_rows(rows.iter().flat_map(|chain| hidden(*chain)), HIDDEN)));
+            };
             let logits: Vec<f32> =
                 rows.iter().flat_map(|chain| logits(*chain, self.config.eos_probability)).collect();
-            Some(sampler::prompt_tokens(&logits, VOCAB_TOKENS, read.behind(sequence.tokens), read.top))
+            let tokens = read.behind(sequence.tokens);
+            Some(Reading::Tokens(sampler::prompt_tokens(&logits, VOCAB_TOKENS, tokens, top)))
         };
         batch.sequences.iter().zip(&batch.reads).zip(chains).filter_map(of).collect()
     }
@@ -246,6 +253,20 @@ pub fn expected_prompt(prompt: &[u32], from: usize, top: u32) -> Vec<PromptToken
     let chain = chain(prompt);
     let rows: Vec<f32> = chain[from - 1..prompt.len() - 1].iter().flat_map(|row| logits(*row, 0.0)).collect();
     sampler::prompt_tokens(&rows, VOCAB_TOKENS, &prompt[from..], top)
+}
+
+/// The embedding of a prompt.
+pub fn expected_embedding(prompt: &[u32], pooling: Pooling) -> Vec<f32> {
+    let rows = &chain(prompt)[pooling.first_row(prompt.len())..];
+    let sum = sum_rows(rows.iter().flat_map(|chain| hidden(*chain)), HIDDEN);
+    let length = sum.iter().map(|value| value * value).sum::<f64>().sqrt();
+    sum.iter().map(|value| (value / length) as f32).collect()
+}
+
+/// The row behind the last norm, from -1 to 1.
+fn hidden(chain: u64) -> [f32; HIDDEN] {
+    let word = |index: usize| mix(chain ^ (index as u64) << 32);
+    std::array::from_fn(|index| (word(index) >> 40) as f32 / (1u64 << 23) as f32 - 1.0)
 }
 
 /// The hash after each token.

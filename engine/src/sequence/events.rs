@@ -9,8 +9,8 @@ pub use tokio::sync::mpsc::error::TryRecvError;
 
 use crate::kv::PageRef;
 
-/// One event of a request. After the terminal one (`Prefilled`, `Failed`, or
-/// the last choice's `Finished`) the channel closes.
+/// One event of a request. After the terminal one (`Prefilled`, `Embedding`,
+/// `Failed`, or the last choice's `Finished`) the channel closes.
 #[derive(Debug)]
 pub enum SequenceEvent {
     /// The pages of all known tokens are reserved. Once, first.
@@ -30,6 +30,8 @@ pub enum SequenceEvent {
     },
     /// How likely the next tokens of the prompt are, if that was asked for; all parts come before the first token.
     Prompt(PromptPart),
+    /// [`Goal::Embed`](crate::Goal::Embed): the vector, of length 1. Terminal.
+    Embedding(Vec<f32>),
     /// A token was drawn. Positions count from the first token after the prompt, replayed ones included.
     Token(Token),
     /// A choice ended, after its last token. A stop token that ends it is not emitted.

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use baton_protocol::{KvShape, PromptLogprobs, RequestId, Sampling, Stop};
+use baton_protocol::{KvShape, Pooling, PromptLogprobs, RequestId, Sampling, Stop};
 
 use crate::{SubmitError, kv::PageRef};
 
@@ -55,6 +55,11 @@ pub enum Goal {
     Prefill {
         /// Choices to draw for.
         sample: Vec<u32>,
+    },
+    /// Compute the tokens, make a vector of their rows, and end.
+    Embed {
+        /// Of which rows.
+        pooling: Pooling,
     },
 }
 
@@ -119,13 +124,17 @@ impl SequenceSpec {
         if matches!(self.goal, Goal::Generate { .. }) && numbers.is_empty() {
             return invalid("no choices to generate".to_owned());
         }
-        let starts_cold = matches!(self.start, StartFrom::Cold) && !self.goal.is_prefill();
-        if self.prompt_logprobs.is_some_and(|asked| asked.from == 0 || !starts_cold) {
+        let is_cold = matches!(self.start, StartFrom::Cold);
+        let is_answered = matches!(self.goal, Goal::Generate { .. });
+        if self.prompt_logprobs.is_some_and(|asked| asked.from == 0 || !is_cold || !is_answered) {
             return invalid(
                 "a prompt's log-probabilities come from where it is computed and answered".to_owned(),
             );
         }
         match &self.start {
+            StartFrom::Adopted { .. } if self.goal.pooling().is_some() => {
+                invalid("an embedding is made of rows, which are not adopted".to_owned())
+            }
             StartFrom::Adopted { .. } if self.goal.is_prefill() => {
                 invalid("a prefill for another node starts from this node's cache".to_owned())
             }
@@ -154,8 +163,13 @@ impl Goal {
             Self::Generate { choices } => {
                 Box::new(choices.iter().map(|choice| (choice.choice, choice.generated.as_slice())))
             }
+            Self::Embed { .. } => Box::new(std::iter::empty()),
             Self::Prefill { sample } => Box::new(sample.iter().map(|choice| (*choice, [].as_slice()))),
         }
+    }
+
+    pub(crate) fn pooling(&self) -> Option<Pooling> {
+        if let Self::Embed { pooling } = self { Some(*pooling) } else { None }
     }
 
     pub(crate) fn is_prefill(&self) -> bool {

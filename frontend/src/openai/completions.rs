@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     Config,
-    ask::{Ask, Call, Content, Named, Prompt, Told},
+    ask::{Ask, Call, Content, Named, Prompt, Told, Truncate},
     error::ApiError,
     fields::Fields,
 };
@@ -38,7 +38,7 @@ pub fn read(object: Map<String, Value>, config: &Config) -> Result<Call, ApiErro
         shared.best = (best_of > shown).then_some(shown);
     }
     let begins = body.boolean_or("add_special_tokens", true)?;
-    let contents = read_contents(body.require("prompt")?, begins)?;
+    let contents = read_contents(&mut body, "prompt", begins)?;
     body.check_entries("prompt", contents.len(), ("max_prompts", config.max_prompts))?;
     let logprobs = shared.logprobs;
     if let Some(top) = logprobs.filter(|_| echo) {
@@ -55,29 +55,40 @@ pub fn read(object: Map<String, Value>, config: &Config) -> Result<Call, ApiErro
     let echoed = if echo { contents.clone() } else { Vec::new() };
     let reply =
         CompletionsReply { include_usage, logprobs, prompt_logprobs, echoed, choices, offsets: Vec::new() };
-    let one = contents.len() == 1;
-    let prompts = contents.into_iter().enumerate().map(|(i, content)| {
-        let param = if one { "prompt".to_owned() } else { format!("prompt[{i}]") };
-        Prompt { param, content, truncate }
-    });
-    let ask = Ask { model, prompts: prompts.collect(), parameters: shared };
+    let ask = Ask { model, prompts: prompts("prompt", contents, truncate).collect(), parameters: shared };
     Ok(Call { ask, reply: Box::new(reply) })
 }
 
 /// A string, strings, tokens, or arrays of tokens.
-fn read_contents(prompt: Value, begins: bool) -> Result<Vec<Content>, ApiError> {
-    let items = match prompt {
+///
+/// # Errors
+/// When it is none of them.
+pub fn read_contents(body: &mut Fields, field: &str, begins: bool) -> Result<Vec<Content>, ApiError> {
+    let items = match body.require(field)? {
         Value::String(text) => return Ok(vec![Content::Text { text, begins }]),
         Value::Array(items) if !items.is_empty() => items,
-        _ => return Err(ApiError::invalid("prompt", "must be a string or a non-empty array")),
+        _ => return Err(ApiError::invalid(field, "must be a string or a non-empty array")),
     };
     if items[0].is_number() {
-        return Ok(vec![Content::Tokens(token_ids(&items, "prompt")?)]);
+        return Ok(vec![Content::Tokens(token_ids(&items, field)?)]);
     }
     let contents = items.into_iter().enumerate().map(|(i, item)| match item {
         Value::String(text) => Ok(Content::Text { text, begins }),
-        Value::Array(ids) => Ok(Content::Tokens(token_ids(&ids, &format!("prompt[{i}]"))?)),
-        _ => Err(ApiError::invalid(format!("prompt[{i}]"), "must be a string or an array of token ids")),
+        Value::Array(ids) => Ok(Content::Tokens(token_ids(&ids, &format!("{field}[{i}]"))?)),
+        _ => Err(ApiError::invalid(format!("{field}[{i}]"), "must be a string or an array of token ids")),
     });
     contents.collect()
+}
+
+/// Prompts of what a field holds.
+pub fn prompts(
+    field: &str,
+    contents: Vec<Content>,
+    truncate: Option<Truncate>,
+) -> impl Iterator<Item = Prompt> {
+    let one = contents.len() == 1;
+    contents.into_iter().enumerate().map(move |(i, content)| {
+        let param = if one { field.to_owned() } else { format!("{field}[{i}]") };
+        Prompt { param, content, truncate }
+    })
 }

@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde_json::Value;
 
 use super::{
+    embeddings::EmbeddingList,
     models::{ModelList, ModelWords},
     shapes::{ChatChoice, CompletionChoice, Object},
 };
@@ -19,7 +20,10 @@ pub fn operations(schemas: &mut Schemas) -> Vec<Operation> {
     let models = Content::Json(schemas.written::<ModelList<'static>>());
     let model = Content::Json(schemas.written::<ModelWords<'static>>());
     let (chat_body, completion_body) = (schemas.read::<ChatBody>(), schemas.read::<CompletionBody>());
+    let vectors = Content::Json(schemas.written::<EmbeddingList<'static>>());
+    let embedding_body = schemas.read::<EmbeddingBody>();
     vec![
+        Operation::post("/v1/embeddings", "Texts as vectors", embedding_body, vectors, schemas),
         Operation::post("/v1/chat/completions", "Answers a conversation", chat_body, chat, schemas)
             .streaming(),
         Operation::post("/v1/completions", "Continues texts", completion_body, completion, schemas)
@@ -71,6 +75,28 @@ pub struct CompletionBody {
     best_of: Option<u32>,
     echo: Option<bool>,
     add_special_tokens: Option<bool>,
+}
+
+/// Texts to become vectors.
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct EmbeddingBody {
+    model: String,
+    input: Prompts,
+    encoding_format: Option<EncodingFormat>,
+    add_special_tokens: Option<bool>,
+    /// -1: to what fits.
+    #[schemars(range(min = -1))]
+    truncate_prompt_tokens: Option<i64>,
+    /// Not read.
+    user: Option<String>,
+}
+
+#[derive(JsonSchema)]
+#[schemars(rename_all = "lowercase")]
+enum EncodingFormat {
+    Float,
+    Base64,
 }
 
 /// What both calls may hold: OpenAI's parameters and vLLM's.

@@ -5,7 +5,10 @@ use std::{cell::RefCell, collections::BTreeSet, fs, path::Path};
 use serde_json::{Value, json};
 
 use super::document;
-use crate::tests::script::{Script, TestServer, says};
+use crate::tests::{
+    embeddings::embeds,
+    script::{Script, TestServer, says},
+};
 
 thread_local! {
     /// Names of fields that readers of this thread took.
@@ -121,6 +124,7 @@ fn bodies() -> Vec<Described> {
             &[("AssistantTurn", "messages[1]."), ("ToolTurn", "messages[2].")],
         ),
         ("/v1/completions", json!({"model": "mock", "prompt": "hi"}), &[("CompletionBody", "")]),
+        ("/v1/embeddings", json!({"model": "mock", "input": "hi"}), &[("EmbeddingBody", "")]),
         (
             "/v1/messages",
             json!({"model": "mock", "messages": turns, "max_tokens": 4, "metadata": {}}),
@@ -171,7 +175,9 @@ fn bodies_about_kept(file: &str) -> Vec<Described> {
 
 #[tokio::test]
 async fn the_fields_described_are_those_that_are_read() {
-    let server = TestServer::start(Script::saying(says(&["ok"]))).await;
+    let script =
+        Script::new(|request| Ok(if request.embedding.is_some() { embeds(request) } else { says(&["ok"]) }));
+    let server = TestServer::start(script).await;
     let file = crate::files::tests::keep(&server, "{}").await;
     for (path, body, components) in bodies().into_iter().chain(bodies_about_kept(&file)) {
         TAKEN.with(|taken| taken.borrow_mut().clear());
@@ -201,7 +207,7 @@ fn headers_of_patience_stand_at_every_call_for_an_answer() {
     };
     let answering = headers("/v1/chat/completions");
     assert!(answering.contains("x-baton-itl-ms") && answering.len() == 6, "{answering:?}");
-    for path in ["/v1/completions", "/v1/messages", "/generate", "/generate_stream", "/"] {
+    for path in ["/v1/completions", "/v1/embeddings", "/v1/messages", "/generate", "/generate_stream", "/"] {
         assert_eq!(headers(path), answering, "{path}");
     }
     assert_eq!(headers("/tokenize"), BTreeSet::new());

@@ -56,6 +56,7 @@ impl Returned {
             logprobs: false,
             top_logprobs: 0,
             prompt_logprobs: None,
+            embedding: None,
             deadline,
         };
         let prompt_tokens = request.tokens.len() as u32;

@@ -13,7 +13,7 @@ use baton_protocol::PromptToken;
 
 use super::{CpuModel, cached::Cached, weights::Layer};
 use crate::{
-    batch::{Batch, Logits, READ_ROWS},
+    batch::{Batch, Logits, READ_ROWS, Reading, What, sum_rows},
     kv::{KvMemory, PageId},
     sampler,
 };
@@ -59,7 +59,9 @@ enum Outcome<'a> {
     /// Logits to draw from.
     Draw,
     /// How likely these tokens are, one behind each row, with so many others.
-    Read(&'a [u32], u32),
+    Tokens(&'a [u32], u32),
+    /// Their sum.
+    Sum,
 }
 
 // === impl Pass ===
@@ -133,7 +135,10 @@ impl<'a, E: Cached> Pass<'a, E> {
         };
         for (index, (span, sequence)) in self.spans.iter().zip(&self.batch.sequences).enumerate() {
             if let Some(read) = self.batch.read(index) {
-                let outcome = Outcome::Read(read.behind(sequence.tokens), read.top);
+                let outcome = match read.what {
+                    What::Tokens(top) => Outcome::Tokens(read.behind(sequence.tokens), top),
+                    What::Sum => Outcome::Sum,
+                };
                 keep(span.part(read.rows.clone()), outcome);
             }
             if sequence.wants_logits {
@@ -167,7 +172,10 @@ impl<'a, E: Cached> Pass<'a, E> {
             let rows = &rows[span.first_row * width..][..span.rows * width];
             match outcome {
                 Outcome::Draw => drawn.extend_from_slice(rows),
-                Outcome::Read(tokens, top) => read.push(likelihoods(model, pool, rows, (tokens, top))),
+                Outcome::Tokens(tokens, top) => {
+                    read.push(Reading::Tokens(likelihoods(model, pool, rows, (tokens, top))));
+                }
+                Outcome::Sum => read.push(Reading::Sum(sum_rows(rows.iter().copied(), width))),
             }
         }
         Logits { values: logits(model, pool, &drawn), vocab_tokens: model.config().vocab, read }

@@ -7,7 +7,7 @@ use baton_model::ModelConfig;
 
 use super::*;
 use crate::{
-    batch::{BatchSequence, Read},
+    batch::{BatchSequence, Read, Reading, What},
     kv::PageId,
     sampler,
 };
@@ -192,12 +192,15 @@ fn rows_that_are_read_are_those_of_the_tokens_before() {
             for start in (0..70).step_by(chunk) {
                 let rows = start..70.min(start + chunk);
                 let read = rows.start.max(from)..rows.end.min(69);
-                let read = (!read.is_empty()).then_some(Read { rows: read, top: 3 });
+                let read = (!read.is_empty()).then_some(Read { rows: read, what: What::Tokens(3) });
                 let sequence = BatchSequence { wants_logits: rows.end == 70, ..part(&tokens, &pages, rows) };
                 let batch = Batch { reads: vec![read], ..Batch::new(vec![sequence]) };
                 let logits = harness.backend.forward(&batch, &mut |_| ()).unwrap();
                 assert_eq!(logits.values.is_empty(), !batch.sequences[0].wants_logits);
-                told.extend(logits.read.into_iter().flatten());
+                for reading in logits.read {
+                    let Reading::Tokens(tokens) = reading else { panic!("{reading:?}") };
+                    told.extend(tokens);
+                }
             }
             assert_eq!(told, expected[from..], "{kind}, from {from} in chunks of {chunk}");
         }
@@ -211,8 +214,34 @@ fn rows_outside_of_a_step_cannot_be_read() {
     let (tokens, pages) = (some_tokens(8, 1), pages(0..2));
     for rows in [0..3, 3..7, 5..8] {
         let sequence = part(&tokens, &pages, if rows.start == 5 { 4..8 } else { 2..6 });
-        let batch = Batch { reads: vec![Some(Read { rows, top: 0 })], ..Batch::new(vec![sequence]) };
+        let batch =
+            Batch { reads: vec![Some(Read { rows, what: What::Tokens(0) })], ..Batch::new(vec![sequence]) };
         let refused = harness.backend.forward(&batch, &mut |_| ());
         assert!(matches!(refused, Err(BackendError::Device(_))), "{kind}");
+    }
+}
+
+#[test]
+fn sums_of_rows_are_the_models_in_plain_rust() {
+    for (kind, config) in plain::kinds() {
+        let (tokens, pages) = (some_tokens(40, 1), pages(0..10));
+        let expected = plain::rows(&config, &tokens);
+        let mut harness = Harness::new(&model(&config, Precision::Reference), 2);
+        let mut read = |rows: Range<usize>| {
+            let sequence = BatchSequence { wants_logits: false, ..part(&tokens, &pages, rows.clone()) };
+            let reads = vec![Some(Read { rows, what: What::Sum })];
+            let batch = Batch { reads, ..Batch::new(vec![sequence]) };
+            let logits = harness.backend.forward(&batch, &mut |_| ()).unwrap();
+            let Some(Reading::Sum(sum)) = logits.read.into_iter().next() else { panic!("nothing was read") };
+            sum
+        };
+        for rows in [0..7, 7..39, 39..40] {
+            let found = read(rows.clone());
+            assert_eq!(found.len(), config.hidden);
+            for (at, found) in found.iter().enumerate() {
+                let expected: f64 = expected[rows.clone()].iter().map(|row| f64::from(row[at])).sum();
+                assert!((found - expected).abs() < 1e-2, "{kind}: {found} is not {expected}");
+            }
+        }
     }
 }

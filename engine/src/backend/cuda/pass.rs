@@ -132,6 +132,19 @@ impl Pass {
         run.logits()
     }
 
+    /// Enqueues the last norm of some rows of the step before; they come out first in `normed`.
+    pub fn norm(
+        &self,
+        gpu: &Gpu,
+        (model, work): (&CudaModel, &mut Workspace),
+        rows: &Range<usize>,
+    ) -> Result<(), GpuError> {
+        let gpu = &self.products.divided(gpu, rows.len());
+        let hidden = model.config().hidden;
+        let x = work.x.slice(rows.start * hidden..rows.end * hidden);
+        model.norm.view().run(gpu, &x, &mut work.normed.slice_mut(..rows.len() * hidden))
+    }
+
     /// Enqueues logits of some rows of the step before, whichever it drew from, in place of those
     /// that it drew from.
     pub fn read(

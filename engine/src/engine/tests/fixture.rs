@@ -28,6 +28,7 @@ pub struct Answer {
     /// What was told of the prompt, and the place of the first token told of.
     pub prompt: Vec<PromptToken>,
     pub prompt_from: u32,
+    pub embedding: Option<Vec<f32>>,
     pub tokens: BTreeMap<u32, Vec<u32>>,
     /// Position of each choice's first token.
     pub first: BTreeMap<u32, u32>,
@@ -151,6 +152,9 @@ impl Answer {
                     let next = self.prompt_from as usize + self.prompt.len();
                     assert_eq!(part.first as usize, next, "a gap in the prompt");
                     self.prompt.extend(part.tokens);
+                }
+                SequenceEvent::Embedding(vector) => {
+                    assert_eq!(self.embedding.replace(vector), None, "two embeddings");
                 }
                 SequenceEvent::Token(token) => {
                     assert!(!self.finished.contains_key(&token.choice), "a token after its choice's end");

@@ -41,7 +41,7 @@ impl Heard {
             SequenceEvent::Computed { layers, tokens } => {
                 self.computed.push(pool.shape().span(layers, tokens));
             }
-            SequenceEvent::Prompt(part) => panic!("{part:?}"),
+            event @ (SequenceEvent::Prompt(_) | SequenceEvent::Embedding(_)) => panic!("{event:?}"),
             SequenceEvent::Token(token) => self.first.push(token),
             SequenceEvent::Finished { choice, .. } => self.finished.push(choice),
             SequenceEvent::Prefilled => self.is_done = true,

@@ -1,6 +1,6 @@
 //! What is told of the tokens of prompts.
 
-use baton_protocol::{PromptLogprobs, PromptToken};
+use baton_protocol::{Pooling, PromptLogprobs, PromptToken};
 
 use super::{
     fixture::{Answer, Fixture, PAGE, choices, generate, mock, prompt, text},
@@ -108,5 +108,50 @@ fn only_who_computes_a_prompt_and_answers_can_tell_of_it() {
     let refused = [SequenceSpec { goal, ..spec.clone() }, telling(spec, 0, 0)];
     for spec in refused {
         assert!(matches!(fixture.handle.submit(spec), Err(SubmitError::Invalid(_))));
+    }
+}
+
+fn embedding(seed: u64, tokens: usize, pooling: Pooling) -> SequenceSpec {
+    SequenceSpec { goal: Goal::Embed { pooling }, ..generate(&prompt(seed, tokens), seed, 1) }
+}
+
+/// However a prompt is cut, cached or preempted, whoever else is there.
+#[test]
+fn a_prompt_becomes_a_vector() {
+    for (batch_tokens, pooling) in
+        [4, 8, 64].into_iter().flat_map(|tokens| [(tokens, Pooling::Mean), (tokens, Pooling::Last)])
+    {
+        let mut fixture = Fixture::with(32, |config| config.scheduler.max_batch_tokens = batch_tokens);
+        for tokens in [1, 3, 4, 22, 22, 23] {
+            let specs = vec![embedding(3, tokens, pooling), generate(&prompt(4, 9), 4, 5)];
+            let answers = fixture.answers(specs.clone());
+            let expected = mock::expected_embedding(&specs[0].tokens, pooling);
+            let found = answers[0].embedding.as_ref().unwrap();
+            assert!(found.iter().zip(&expected).all(|(found, expected)| (found - expected).abs() < 1e-6));
+            assert!(answers[0].tokens.is_empty() && answers[0].finished.is_empty());
+            assert_eq!(answers[1].tokens[&0], text(&specs[1], 0, 5));
+            let cached = if pooling == Pooling::Mean { 0 } else { answers[0].cached_tokens };
+            assert_eq!(answers[0].cached_tokens, cached);
+        }
+        fixture.assert_idle();
+    }
+}
+
+#[test]
+fn a_prompt_as_long_as_the_context_becomes_a_vector_too() {
+    let mut fixture = Fixture::with(8, |config| config.context_tokens = 30);
+    let answer = fixture.answer(embedding(3, 30, Pooling::Mean));
+    assert!(answer.embedding.is_some() && answer.failed.is_none());
+}
+
+#[test]
+fn running_ahead_waits_for_a_vectors_rows() {
+    let config = mock::MockConfig { runs_ahead: true, ..mock::MockConfig::default() };
+    let mut fixture = Fixture::over(mock(config), 64, |config| config.scheduler.max_batch_tokens = 8);
+    for pooling in [Pooling::Mean, Pooling::Last] {
+        let specs = vec![generate(&prompt(3, 6), 3, 30), embedding(5, 40, pooling)];
+        let answers = fixture.answers(specs.clone());
+        assert_eq!(answers[0].tokens[&0], text(&specs[0], 0, 30));
+        assert!(answers[1].embedding.is_some());
     }
 }

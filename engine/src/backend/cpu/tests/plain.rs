@@ -157,15 +157,24 @@ struct Plain<'a> {
 
 /// Logits after the last of `tokens`.
 pub fn logits(config: &ModelConfig, tokens: &[u32]) -> Vec<f32> {
+    plain(config).logits(tokens)
+}
+
+/// Rows behind the last norm.
+pub fn rows(config: &ModelConfig, tokens: &[u32]) -> Vec<Vec<f32>> {
+    plain(config).rows(tokens)
+}
+
+fn plain(config: &ModelConfig) -> Plain<'_> {
     let tensors = shapes(config).into_iter().map(|(name, shape)| {
         let values = values(&name, shape.iter().product());
         (name, values)
     });
-    Plain { config, tensors: tensors.collect() }.logits(tokens)
+    Plain { config, tensors: tensors.collect() }
 }
 
 impl Plain<'_> {
-    fn logits(&self, tokens: &[u32]) -> Vec<f32> {
+    fn rows(&self, tokens: &[u32]) -> Vec<Vec<f32>> {
         let config = self.config;
         let embedding = &self.tensors["model.embed_tokens.weight"];
         let mut rows: Vec<Vec<f32>> = Vec::new();
@@ -176,8 +185,14 @@ impl Plain<'_> {
         for layer in 0..config.layers {
             self.layer(layer, &mut rows);
         }
-        let last =
-            reference::rms_norm(rows.last().unwrap(), &self.tensors["model.norm.weight"], config.rms_eps);
+        let weights = &self.tensors["model.norm.weight"];
+        rows.iter().map(|row| reference::rms_norm(row, weights, config.rms_eps)).collect()
+    }
+
+    fn logits(&self, tokens: &[u32]) -> Vec<f32> {
+        let config = self.config;
+        let embedding = &self.tensors["model.embed_tokens.weight"];
+        let last = self.rows(tokens).pop().unwrap();
         let output = self.tensors.get("lm_head.weight").unwrap_or(embedding);
         let logits = reference::matmul(output, &last);
         logits
