@@ -189,6 +189,10 @@ fn words((engine, sessions): (&EngineHandle, &Arc<Sessions>), work: &Arc<Work>) 
             after.map_or_else(|| pool.prefix_snapshot(), |after| pool.prefix_changes(after))
         }
     };
+    let forget = {
+        let pool = Arc::clone(engine.pool());
+        move || pool.flush_cache()
+    };
     let drain = {
         let work = Arc::clone(work);
         move |drain| work.drain(drain)
@@ -203,6 +207,7 @@ fn words((engine, sessions): (&EngineHandle, &Arc<Sessions>), work: &Arc<Work>) 
         prefixes: Arc::new(prefixes),
         drain: Arc::new(drain),
         set_roles: Arc::new(set_roles),
+        forget: Arc::new(forget),
     }
 }
 

@@ -5,9 +5,9 @@ use std::{collections::BTreeSet, time::Duration};
 use baton_protocol::{
     ErrorCode, Failure, Incarnation, NodeInfo, Role,
     wire::{
-        DescribeRequest, DrainRequest, GenerateDown, GenerateUp, LoadReport, LoadRequest, ModelTextRequest,
-        NodeDescription, PrefixChanges, PrefixesRequest, RolesRequest, decode_client::DecodeClient,
-        node_client::NodeClient as NodeStub,
+        DescribeRequest, DrainRequest, ForgetRequest, GenerateDown, GenerateUp, LoadReport, LoadRequest,
+        ModelTextRequest, NodeDescription, PrefixChanges, PrefixesRequest, RolesRequest,
+        decode_client::DecodeClient, node_client::NodeClient as NodeStub,
     },
 };
 use baton_trust::{ReachError, Trust};
@@ -89,6 +89,13 @@ impl NodeClient {
         let ask = RolesRequest { incarnation: incarnation.0, epoch, roles };
         let answer = timeout(TOLD_LIMIT, NodeStub::new(self.channel.clone()).set_roles(ask)).await;
         told(answer.map_err(|_| Status::deadline_exceeded("no answer in time")).flatten())
+    }
+
+    /// Forgets what its prefix cache holds.
+    pub(crate) async fn forget(&self, incarnation: Incarnation) -> Result<(), Status> {
+        let ask = ForgetRequest { incarnation: incarnation.0 };
+        let answer = timeout(TOLD_LIMIT, NodeStub::new(self.channel.clone()).forget(ask)).await;
+        answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time"))).map(drop)
     }
 
     /// Load reports at an interval.

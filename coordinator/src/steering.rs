@@ -2,7 +2,8 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use baton_protocol::{NodeId, NodeInfo, RequestId, Role};
+use baton_protocol::{ErrorCode, Failure, NodeId, NodeInfo, RequestId, Role};
+use futures::future::try_join_all;
 use tonic::Code;
 
 use crate::{
@@ -98,6 +99,23 @@ impl Coordinator {
         let _turn = self.shared.steering.lock().await;
         let node = self.node(node)?;
         self.set_drained(&node, false).await
+    }
+
+    /// Has every node forget what its prefix cache holds. What runs keeps its pages.
+    ///
+    /// # Errors
+    /// When a node does not do it; others may have.
+    pub async fn forget_prefixes(&self) -> Result<(), Failure> {
+        let nodes = self.shared.fleet.nodes().into_iter().filter(|node| node.health() != Health::Lost);
+        let forget = async |node: Arc<Node>| {
+            node.client().forget(node.info().incarnation).await.map_err(|status| {
+                tracing::warn!(node = %node.id(), %status, "a node did not forget its prefixes");
+                Failure::new(ErrorCode::Unavailable, format!("node {} did not do it", node.id()))
+            })
+        };
+        try_join_all(nodes.map(forget)).await?;
+        tracing::info!("prefix caches were flushed");
+        Ok(())
     }
 
     /// Requests in flight, the oldest first.

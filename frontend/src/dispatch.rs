@@ -22,6 +22,9 @@ pub trait Dispatch: Send + Sync + 'static {
     /// Serialized tokenizer, template and limits of a model.
     fn model_text<'a>(&'a self, model: &'a str) -> BoxFuture<'a, Result<Arc<[u8]>, Failure>>;
 
+    /// Has nodes forget what their prefix caches hold.
+    fn forget_prefixes(&self) -> BoxFuture<'_, Result<(), Failure>>;
+
     /// Whether a request could be served.
     ///
     /// # Errors
@@ -81,6 +84,10 @@ impl Dispatch for Coordinator {
 
     fn model_text<'a>(&'a self, model: &'a str) -> BoxFuture<'a, Result<Arc<[u8]>, Failure>> {
         Box::pin(self.model_text(model))
+    }
+
+    fn forget_prefixes(&self) -> BoxFuture<'_, Result<(), Failure>> {
+        Box::pin(self.forget_prefixes())
     }
 
     fn ready(&self) -> Result<Readiness, Vec<String>> {

@@ -11,8 +11,9 @@ use std::sync::Arc;
 use axum::{
     Extension, Json, Router,
     extract::State,
+    http::header::CONTENT_TYPE,
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{get, post},
 };
 use serde_json::json;
 
@@ -28,6 +29,7 @@ pub fn router() -> Router<Arc<Room>> {
         .route("/get_model_info", get(model_info))
         .route("/model_info", get(model_info))
         .route("/health_generate", get(health_generate))
+        .route("/flush_cache", post(flush_cache))
 }
 
 /// About the only model that is served.
@@ -50,4 +52,9 @@ async fn health_generate(
 ) -> Result<Response, ApiError> {
     let model = room.desk.dispatch.models().into_iter().next().map(|model| model.name);
     room.desk.answer(ticket, generate::one_token(model)).await
+}
+
+async fn flush_cache(State(room): State<Arc<Room>>) -> Result<Response, ApiError> {
+    room.desk.dispatch.forget_prefixes().await?;
+    Ok(([(CONTENT_TYPE, "text/plain")], "Cache flushed.\n").into_response())
 }

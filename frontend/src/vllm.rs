@@ -11,6 +11,7 @@ use std::sync::Arc;
 use axum::{
     Json, Router,
     extract::State,
+    http::header::CONTENT_TYPE,
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -19,7 +20,7 @@ use serde_json::json;
 pub use described::{TokenizeBody, TokenizeChatBody, Tokens, operations};
 pub use tokenize::{TokenizeCall, tokenized};
 
-use crate::routes::Room;
+use crate::{error::ApiError, routes::Room};
 
 /// The routes that are vLLM's alone.
 pub fn router() -> Router<Arc<Room>> {
@@ -27,6 +28,7 @@ pub fn router() -> Router<Arc<Room>> {
         .route("/detokenize", post(tokenize::detokenize))
         .route("/version", get(version))
         .route("/load", get(load))
+        .route("/reset_prefix_cache", post(reset_prefix_cache))
 }
 
 async fn version() -> Response {
@@ -36,4 +38,9 @@ async fn version() -> Response {
 /// Calls for answers that have not ended.
 async fn load(State(room): State<Arc<Room>>) -> Response {
     Json(json!({ "server_load": room.metrics.answering() })).into_response()
+}
+
+async fn reset_prefix_cache(State(room): State<Arc<Room>>) -> Result<Response, ApiError> {
+    room.desk.dispatch.forget_prefixes().await?;
+    Ok(([(CONTENT_TYPE, "text/plain")], "").into_response())
 }

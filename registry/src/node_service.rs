@@ -15,8 +15,8 @@ use baton_protocol::{
     NodeInfo, PrefixChanges, Role,
     node::UnknownRole,
     wire::{
-        self, DescribeRequest, DrainRequest, LoadReport, LoadRequest, ModelTextChunk, ModelTextRequest,
-        NodeDescription, PrefixesRequest, RolesRequest,
+        self, DescribeRequest, DrainRequest, ForgetRequest, LoadReport, LoadRequest, ModelTextChunk,
+        ModelTextRequest, NodeDescription, PrefixesRequest, RolesRequest,
         node_server::{Node, NodeServer},
     },
 };
@@ -74,6 +74,9 @@ pub enum RolesError {
     },
 }
 
+/// Forgets what the prefix cache holds.
+pub type Forget = Arc<dyn Fn() + Send + Sync>;
+
 /// What a node says and does when asked.
 #[derive(Clone)]
 pub struct Words {
@@ -87,6 +90,8 @@ pub struct Words {
     pub drain: Drain,
     /// Which work it takes.
     pub set_roles: SetRoles,
+    /// Whatever its prefix cache holds.
+    pub forget: Forget,
 }
 
 /// Serves [`Node`].
@@ -172,6 +177,12 @@ impl Node for NodeService {
         let roles = roles.map_err(|unknown: UnknownRole| Status::invalid_argument(unknown.to_string()))?;
         (self.words.set_roles)(epoch, roles)
             .map_err(|error| Status::failed_precondition(error.to_string()))?;
+        self.description()
+    }
+
+    async fn forget(&self, request: Request<ForgetRequest>) -> Result<Response<NodeDescription>, Status> {
+        self.check(request.into_inner().incarnation)?;
+        (self.words.forget)();
         self.description()
     }
 

@@ -167,6 +167,14 @@ def test_constrained_gen():
     assert set(json.loads(answer["text"])) <= {"a", "b"}
 
 
+def test_flush_cache(backend):
+    ask = {"text": PROMPT * 40, "sampling_params": {"temperature": 0, "max_new_tokens": 1}}
+    generate(**ask)
+    assert generate(**ask)["meta_info"]["cached_tokens"] > 0
+    backend.flush_cache()
+    assert generate(**ask)["meta_info"]["cached_tokens"] == 0
+
+
 def test_health_generates():
     with urllib.request.urlopen(f"{URL}/health_generate", timeout=60) as response:
         assert response.status == 200

@@ -13,8 +13,9 @@ use std::{
 use baton_protocol::{
     Event, NodeInfo, NodeState, Role,
     wire::{
-        DescribeRequest, DrainRequest, GenerateDown, GenerateUp, LoadReport, LoadRequest, ModelTextChunk,
-        ModelTextRequest, NodeDescription, Open, PrefixChanges, PrefixesRequest, RolesRequest,
+        DescribeRequest, DrainRequest, ForgetRequest, GenerateDown, GenerateUp, LoadReport, LoadRequest,
+        ModelTextChunk, ModelTextRequest, NodeDescription, Open, PrefixChanges, PrefixesRequest,
+        RolesRequest,
         decode_server::{Decode, DecodeServer},
         generate_up::Message,
         node_server::{Node, NodeServer},
@@ -73,6 +74,8 @@ struct State {
     load: Mutex<LoadReport>,
     /// Whether load reports come without end.
     reports: watch::Sender<bool>,
+    /// How often it forgot its prefixes.
+    forgot: AtomicUsize,
     /// Streams that have ended, whoever ended them.
     ended: watch::Sender<usize>,
 }
@@ -107,6 +110,7 @@ impl FakeNode {
             go: watch::Sender::new(false),
             load: Mutex::new(LoadReport { running_sequences: 3, ..LoadReport::default() }),
             reports: watch::Sender::new(false),
+            forgot: AtomicUsize::new(0),
             ended: watch::Sender::new(0),
         });
         let server = trust
@@ -140,6 +144,10 @@ impl FakeNode {
     /// What the next stream of changes says that no earlier script is for.
     pub(super) fn script_prefixes(&self, parts: Vec<PrefixChanges>) {
         self.state.prefixes.lock().push_back(parts);
+    }
+
+    pub(super) fn forgot(&self) -> usize {
+        self.state.forgot.load(Ordering::SeqCst)
     }
 
     pub(super) fn asked_after(&self) -> Vec<u64> {
@@ -264,6 +272,14 @@ impl Node for Service {
             info.roles = roles.iter().map(|role| role.parse::<Role>().unwrap()).collect();
             info.epoch += 1;
         }
+        self.describe(Request::new(DescribeRequest {})).await
+    }
+
+    async fn forget(&self, request: Request<ForgetRequest>) -> Result<Response<NodeDescription>, Status> {
+        if self.0.info.lock().incarnation.0 != request.into_inner().incarnation {
+            return Err(Status::failed_precondition("another"));
+        }
+        self.0.forgot.fetch_add(1, Ordering::SeqCst);
         self.describe(Request::new(DescribeRequest {})).await
     }
 

@@ -160,3 +160,10 @@ async fn prompts_that_are_mostly_cached_are_prefilled_where_they_are() {
     let candidates: Vec<_> = cluster.nodes[0].opens().iter().map(|open| open.candidates.len()).collect();
     assert_eq!(candidates, [0, 1]);
 }
+
+#[tokio::test]
+async fn every_node_forgets_its_prefixes_when_asked() {
+    let cluster = Cluster::decode(&["a", "b"]).await;
+    cluster.coordinator.forget_prefixes().await.unwrap();
+    assert_eq!([0, 1].map(|node| cluster.nodes[node].forgot()), [1, 1]);
+}

@@ -20,6 +20,8 @@ pub fn operations(schemas: &mut Schemas) -> Vec<Operation> {
         get("/model_info", "About the only model that is served"),
     ];
     let answer = Content::Json(schemas.written::<Answer<'static>>());
+    let said = Content::Text("text/plain");
+    all.push(Operation::act("/flush_cache", "Forgets what prefix caches hold", said, schemas));
     all.push(Operation::get("/health_generate", "Whether a token comes out", answer, schemas));
     all
 }

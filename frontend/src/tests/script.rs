@@ -53,6 +53,8 @@ pub struct Script {
     /// Answers that were dropped.
     dropped: Arc<watch::Sender<usize>>,
     pub texts_fetched: AtomicUsize,
+    /// How often prefix caches were to be forgotten.
+    pub forgot: AtomicUsize,
     /// Tokens of the model's context.
     context: u32,
 }
@@ -118,6 +120,7 @@ impl Script {
             ready: Mutex::default(),
             dropped: Arc::new(watch::Sender::new(0)),
             texts_fetched: AtomicUsize::new(0),
+            forgot: AtomicUsize::new(0),
             context: CONTEXT,
         }
     }
@@ -209,6 +212,11 @@ impl Dispatch for Cluster {
             _ => Err(Failure::new(ErrorCode::UnknownModel, "no such model")),
         };
         futures::future::ready(text).boxed()
+    }
+
+    fn forget_prefixes(&self) -> BoxFuture<'_, Result<(), Failure>> {
+        self.0.forgot.fetch_add(1, Ordering::SeqCst);
+        futures::future::ready(Ok(())).boxed()
     }
 
     fn ready(&self) -> Result<Readiness, Vec<String>> {

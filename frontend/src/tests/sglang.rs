@@ -158,3 +158,14 @@ async fn the_model_and_its_health_are_told() {
     }));
     assert_eq!(failing.await.get("/health_generate").await.status(), 503);
 }
+
+#[tokio::test]
+async fn prefix_caches_are_forgotten_when_asked() {
+    let server = TestServer::start(Script::saying(says(&["x"]))).await;
+    for (path, text) in [("/flush_cache", "Cache flushed.\n"), ("/reset_prefix_cache", "")] {
+        let response = server.client.post(format!("{}{path}", server.base)).send().await.unwrap();
+        assert_eq!((response.status().as_u16(), response.text().await.unwrap().as_str()), (200, text));
+        assert_eq!(server.get(path).await.status(), 405, "what changes something is no GET");
+    }
+    assert_eq!(server.script.forgot.load(std::sync::atomic::Ordering::SeqCst), 2);
+}

@@ -72,6 +72,7 @@ async fn served(text: Bytes) -> (NodeClient<tonic::transport::Channel>, Cancella
         prefixes: Arc::new(prefixes),
         drain: Arc::new(drain),
         set_roles: Arc::new(set_roles),
+        forget: Arc::new(|| FORGOTTEN.with(|forgotten| forgotten.set(true))),
     };
     let node = NodeService::new(
         words,
@@ -192,4 +193,18 @@ async fn roles_are_changed_from_the_epoch_that_is_known() {
     let other = client.set_roles(RolesRequest { incarnation: 8, ..ask(4, "decode") }).await.unwrap_err();
     assert_eq!(other.code(), Code::FailedPrecondition);
     assert_eq!(client.set_roles(ask(4, "router")).await.unwrap_err().code(), Code::InvalidArgument);
+}
+
+thread_local! {
+    static FORGOTTEN: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+#[tokio::test]
+async fn a_node_forgets_if_it_is_the_one_that_is_meant() {
+    let (mut client, _shutdown, _server) = served(Bytes::new()).await;
+    let other = client.forget(ForgetRequest { incarnation: 8 }).await.unwrap_err();
+    assert_eq!(other.code(), Code::FailedPrecondition);
+    assert!(!FORGOTTEN.with(std::cell::Cell::get));
+    client.forget(ForgetRequest { incarnation: 7 }).await.unwrap();
+    assert!(FORGOTTEN.with(std::cell::Cell::get));
 }

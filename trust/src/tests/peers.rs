@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, net::SocketAddr};
 
 use baton_protocol::wire::{
-    DescribeRequest, DrainRequest, LoadReport, LoadRequest, ModelTextChunk, ModelTextRequest,
+    DescribeRequest, DrainRequest, ForgetRequest, LoadReport, LoadRequest, ModelTextChunk, ModelTextRequest,
     NodeDescription, PrefixChanges, PrefixesRequest, RolesRequest,
     node_client::NodeClient,
     node_server::{Node, NodeServer},
@@ -39,6 +39,10 @@ impl Node for Described {
     }
 
     async fn set_roles(&self, _: Request<RolesRequest>) -> Result<Response<NodeDescription>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn forget(&self, _: Request<ForgetRequest>) -> Result<Response<NodeDescription>, Status> {
         Err(Status::unimplemented(""))
     }
 
