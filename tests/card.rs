@@ -2,11 +2,14 @@
 //! (see tests/golden/README.md). Needs feature `cuda`, a card, and the model.
 //!
 //! - `families`: tiny models of every family
+//! - `reading`: log-probabilities of prompts, and embeddings
 //! - `shaping`: penalties, biases and bans
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 #[path = "card/families.rs"]
 mod families;
+#[path = "card/reading.rs"]
+mod reading;
 #[path = "card/shaping.rs"]
 mod shaping;
 

@@ -25,7 +25,7 @@ const FP16_BOUNDS: [f32; 2] = [0.15, 0.015];
 const FP8_BOUNDS: [f32; 2] = [1.2, 0.4];
 
 /// The family that answers rounding loudest, four times the others in bf16 too.
-const LOUDEST: &str = "phi3-longrope";
+pub const LOUDEST: &str = "phi3-longrope";
 const FP8_LOUDEST: [f32; 2] = [2.0, 0.7];
 
 /// Heads of a card's kernels.
@@ -48,12 +48,12 @@ struct Golden {
 }
 
 #[derive(Deserialize)]
-struct Case {
-    prompt_ids: Vec<u32>,
-    output_ids: Vec<u32>,
+pub struct Case {
+    pub prompt_ids: Vec<u32>,
+    pub output_ids: Vec<u32>,
 }
 
-fn families() -> Vec<(String, Model, Vec<Case>)> {
+pub fn families() -> Vec<(String, Model, Vec<Case>)> {
     let folder = PathBuf::from("tests/golden/families");
     let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     let mut folders: Vec<PathBuf> = entries.filter(|path| path.join("golden.json").is_file()).collect();
@@ -68,7 +68,7 @@ fn families() -> Vec<(String, Model, Vec<Case>)> {
 }
 
 /// The same model with heads as wide as a card's kernels have them: more elements, all zero.
-fn widened(model: &Model) -> Model {
+pub fn widened(model: &Model) -> Model {
     let ModelConfig { head_dim, rotaries, .. } = &model.config;
     let pairs = rotaries[0].frequencies.len();
     assert!(rotaries.iter().all(|rotary| rotary.frequencies.len() == pairs));
@@ -118,7 +118,7 @@ fn widened(model: &Model) -> Model {
     }
 }
 
-fn reference(model: &Model) -> CpuBackend {
+pub fn reference(model: &Model) -> CpuBackend {
     let pool = Precision::Reference.pool(2).unwrap();
     CpuBackend::new(CpuModel::load(model, Precision::Reference).unwrap(), pool, 16)
 }
@@ -135,7 +135,7 @@ fn steps(backend: &mut dyn Backend, case: &Case, chunk: usize) -> Vec<Vec<f32>> 
     all[all.len() - case.output_ids.len()..].to_vec()
 }
 
-fn deviation(found: &[f32], expected: &[f32]) -> f32 {
+pub fn deviation(found: &[f32], expected: &[f32]) -> f32 {
     let greatest = expected.iter().fold(0.0_f32, |greatest, logit| greatest.max(logit.abs()));
     let pairs = found.iter().zip(expected);
     pairs.map(|(found, expected)| (found - expected).abs()).fold(0.0, f32::max) / greatest
