@@ -24,7 +24,7 @@ pub struct Batch<'a> {
 /// Rows of a sequence that something is read of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Read {
-    /// Positions among the new tokens.
+    /// Positions among the new tokens, at least one.
     pub rows: Range<usize>,
     /// What of them.
     pub what: What,
@@ -100,8 +100,8 @@ pub struct Logits {
     pub values: Vec<f32>,
     /// Length of a row.
     pub vocab_tokens: usize,
-    /// What was read of each sequence that had rows read, in batch order.
-    pub read: Vec<Reading>,
+    /// What was read, each with the place of its sequence in the batch.
+    pub read: Vec<(usize, Reading)>,
 }
 
 /// What a step gives for each sequence that wants logits, in batch order.
@@ -153,9 +153,10 @@ impl<'a> Batch<'a> {
         self.shapes.get(index)?.as_ref()
     }
 
-    /// The sequences that have rows read, in order.
-    pub fn reading(&self) -> impl Iterator<Item = (&BatchSequence<'a>, &Read)> {
-        self.sequences.iter().zip(&self.reads).filter_map(|(sequence, read)| Some((sequence, read.as_ref()?)))
+    /// The sequences that have rows read, each with its place.
+    pub fn reading(&self) -> impl Iterator<Item = (usize, &BatchSequence<'a>, &Read)> {
+        let sequences = self.sequences.iter().enumerate();
+        sequences.filter_map(move |(index, sequence)| Some((index, sequence, self.read(index)?)))
     }
 
     /// What is read of the `index`-th sequence.
@@ -210,7 +211,8 @@ impl Batch<'_> {
             }
             let is_outside = |read: &&Read| {
                 let behind = usize::from(matches!(read.what, What::Tokens(_)));
-                read.rows.start < start || read.rows.end > end || read.rows.end + behind > tokens.len()
+                let Range { start: first, end: last } = read.rows;
+                first < start || last > end || first >= last || last + behind > tokens.len()
             };
             if let Some(Read { rows, .. }) = self.read(index).filter(is_outside) {
                 let message = format!("sequence {index}: cannot read {rows:?} in {start}..{end}");

@@ -7,6 +7,7 @@ mod ahead;
 mod draw;
 
 use std::{
+    collections::HashMap,
     ops::Range,
     sync::Arc,
     time::{Duration, Instant},
@@ -17,7 +18,7 @@ use baton_protocol::{ErrorCode, Failure};
 use crate::{
     ChoiceSpec, EngineConfig, EngineError, EngineHandle, EngineMetrics, SequenceEvent,
     backend::{Backend, BackendError},
-    batch::{Row, Rows},
+    batch::{Reading, Row, Rows},
     guide::Guides,
     kv::KvPool,
     scheduler::{Chunk, Plan, Scheduler},
@@ -183,16 +184,16 @@ impl Engine {
 
     /// Books what was computed, draws tokens, and lets sequences part or end.
     fn commit(&mut self, plan: Plan, mut rows: Rows) {
-        let mut read = std::mem::take(&mut rows.logits.read).into_iter();
+        let mut read: HashMap<usize, Reading> = rows.logits.read.drain(..).collect();
         let mut rows = rows.iter();
-        for chunk in plan.chunks {
+        for (index, chunk) in plan.chunks.into_iter().enumerate() {
             let row = if chunk.wants_logits { rows.next() } else { None };
             let Some(mut sequence) = self.scheduler.take(chunk.key) else { continue };
             count_prompt_tokens(&self.shared.metrics, &chunk, &sequence);
             if let Some(asked) = sequence.read(&chunk.tokens)
-                && let Some(reading) = read.next()
+                && !sequence.take_in(&asked, read.remove(&index))
             {
-                sequence.take_in(&asked, reading);
+                continue;
             }
             sequence.computed_to(chunk.tokens.end, &self.pool);
             match sequence.remaining() {

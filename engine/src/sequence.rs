@@ -192,18 +192,24 @@ impl Sequence {
         self.unread.as_ref()?.of_chunk(chunk, self.origin.prompt_tokens)
     }
 
-    /// Takes what was read, once: computed again, it is not read again.
-    pub(crate) fn take_in(&mut self, read: &Read, reading: Reading) {
+    /// Takes what was read, once: computed again, it is not read again. False if it ends, since
+    /// something else was read than was asked, or nothing.
+    pub(crate) fn take_in(&mut self, read: &Read, reading: Option<Reading>) -> bool {
         match (&mut self.unread, reading) {
-            (Some(unread @ Unread::Rows { .. }), Reading::Sum(more)) => unread.add(read.rows.end, &more),
-            (Some(Unread::Tokens(_)), Reading::Tokens(tokens)) => {
+            (Some(unread @ Unread::Rows { .. }), Some(Reading::Sum(more))) => {
+                unread.add(read.rows.end, &more);
+            }
+            (Some(Unread::Tokens(_)), Some(Reading::Tokens(tokens))) => {
                 self.unread = Unread::tokens_behind(read, self.origin.prompt_tokens);
                 let first = read.rows.start as u32 + 1;
                 self.origin.emit(SequenceEvent::Prompt(PromptPart { first, tokens }));
             }
-            // Whoever reads something else than was asked has read nothing: nothing would come of it.
-            _ => self.origin.fail(Failure::new(ErrorCode::Internal, "the model's rows were not read")),
+            _ => {
+                self.origin.fail(Failure::new(ErrorCode::Internal, "the model's rows were not read"));
+                return false;
+            }
         }
+        true
     }
 
     /// Tells the vector that its rows come to.

@@ -241,17 +241,18 @@ impl CudaBackend {
     }
 
     /// What is read of rows of the step enqueued last, once its logits are taken.
-    fn read(&mut self, batch: &Batch<'_>, step: &Step<'_>) -> Result<Vec<Reading>, GpuError> {
+    fn read(&mut self, batch: &Batch<'_>, step: &Step<'_>) -> Result<Vec<(usize, Reading)>, GpuError> {
         let mut all = Vec::new();
-        for (sequence, read) in batch.reading() {
+        for (index, sequence, read) in batch.reading() {
             let Some(first) = step.row(sequence, read.rows.start) else { continue };
             let rows = first..first + read.rows.len();
-            all.push(match read.what {
+            let reading = match read.what {
                 What::Tokens(top) => {
                     Reading::Tokens(self.likelihoods(rows, (read.behind(sequence.tokens), top))?)
                 }
                 What::Sum => Reading::Sum(self.sum(&rows)?),
-            });
+            };
+            all.push((index, reading));
         }
         Ok(all)
     }

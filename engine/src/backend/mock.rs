@@ -129,19 +129,19 @@ impl MockBackend {
     }
 
     /// What is wanted of rows besides those drawn from.
-    fn read(&self, batch: &Batch<'_>, chains: &[Vec<u64>]) -> Vec<Reading> {
-        let of = |((sequence, read), chain): ((&BatchSequence<'_>, &Option<Read>), &Vec<u64>)| {
-            let read = read.as_ref()?;
-            let rows = &chain[read.rows.clone()];
+    fn read(&self, batch: &Batch<'_>, chains: &[Vec<u64>]) -> Vec<(usize, Reading)> {
+        let of = |(index, sequence, read): (usize, &BatchSequence<'_>, &Read)| {
+            let rows = &chains[index][read.rows.clone()];
             let What::Tokens(top) = read.what else {
-                return Some(Reading::Sum(sum_rows(rows.iter().flat_map(|chain| hidden(*chain)), HIDDEN)));
+                let rows = rows.iter().flat_map(|chain| hidden(*chain));
+                return (index, Reading::Sum(sum_rows(rows, HIDDEN)));
             };
             let logits: Vec<f32> =
                 rows.iter().flat_map(|chain| logits(*chain, self.config.eos_probability)).collect();
             let tokens = read.behind(sequence.tokens);
-            Some(Reading::Tokens(sampler::prompt_tokens(&logits, VOCAB_TOKENS, tokens, top)))
+            (index, Reading::Tokens(sampler::prompt_tokens(&logits, VOCAB_TOKENS, tokens, top)))
         };
-        batch.sequences.iter().zip(&batch.reads).zip(chains).filter_map(of).collect()
+        batch.reading().map(of).collect()
     }
 
     fn write(&self, layer: usize, sequence: &BatchSequence<'_>, chain: &[u64]) {

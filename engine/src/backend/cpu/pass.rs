@@ -30,7 +30,8 @@ pub(super) struct Pass<'a, E> {
     batch: &'a Batch<'a>,
     /// One for each sequence; from the last layer's attention on, one for each of `outcomes`.
     spans: Vec<Span<'a>>,
-    outcomes: Vec<Outcome<'a>>,
+    /// Each with the place of its sequence in the batch.
+    outcomes: Vec<(usize, Outcome<'a>)>,
     /// One for each of the model's rotary embeddings.
     rotations: Vec<Rotation>,
     residual: Residual,
@@ -127,7 +128,7 @@ impl<'a, E: Cached> Pass<'a, E> {
     fn keep_wanted_rows(&mut self) {
         let config = self.model.config();
         let (mut spans, mut rows) = (Vec::new(), Vec::new());
-        let mut keep = |span: Span<'a>, outcome| {
+        let mut keep = |span: Span<'a>, outcome: (usize, Outcome<'a>)| {
             let first_row = rows.len();
             rows.extend(span.first_row..span.first_row + span.rows);
             spans.push(Span { first_row, ..span });
@@ -139,17 +140,17 @@ impl<'a, E: Cached> Pass<'a, E> {
                     What::Tokens(top) => Outcome::Tokens(read.behind(sequence.tokens), top),
                     What::Sum => Outcome::Sum,
                 };
-                keep(span.part(read.rows.clone()), outcome);
+                keep(span.part(read.rows.clone()), (index, outcome));
             }
             if sequence.wants_logits {
-                keep(span.part(sequence.end - 1..sequence.end), Outcome::Draw);
+                keep(span.part(sequence.end - 1..sequence.end), (index, Outcome::Draw));
             }
         }
         self.spans = spans;
         self.residual.keep(&rows);
         keep_rows(&mut self.q, config.heads * config.head_dim, &rows);
-        self.attended.truncate(self.q.len());
-        self.gated.truncate(rows.len() * config.intermediate);
+        self.attended.resize(self.q.len(), E::default());
+        self.gated.resize(rows.len() * config.intermediate, 0.0);
     }
 
     fn feed_forward(&mut self, layer: &Layer) {
@@ -168,14 +169,14 @@ impl<'a, E: Cached> Pass<'a, E> {
         let width = model.config().hidden;
         let rows = residual.read(pool, &model.norms);
         let (mut drawn, mut read) = (Vec::new(), Vec::new());
-        for (span, outcome) in spans.iter().zip(outcomes) {
+        for (span, (index, outcome)) in spans.iter().zip(outcomes) {
             let rows = &rows[span.first_row * width..][..span.rows * width];
             match outcome {
                 Outcome::Draw => drawn.extend_from_slice(rows),
                 Outcome::Tokens(tokens, top) => {
-                    read.push(Reading::Tokens(likelihoods(model, pool, rows, (tokens, top))));
+                    read.push((index, Reading::Tokens(likelihoods(model, pool, rows, (tokens, top)))));
                 }
-                Outcome::Sum => read.push(Reading::Sum(sum_rows(rows.iter().copied(), width))),
+                Outcome::Sum => read.push((index, Reading::Sum(sum_rows(rows.iter().copied(), width)))),
             }
         }
         Logits { values: logits(model, pool, &drawn), vocab_tokens: model.config().vocab, read }

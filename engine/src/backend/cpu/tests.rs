@@ -197,8 +197,9 @@ fn rows_that_are_read_are_those_of_the_tokens_before() {
                 let batch = Batch { reads: vec![read], ..Batch::new(vec![sequence]) };
                 let logits = harness.backend.forward(&batch, &mut |_| ()).unwrap();
                 assert_eq!(logits.values.is_empty(), !batch.sequences[0].wants_logits);
-                for reading in logits.read {
+                for (index, reading) in logits.read {
                     let Reading::Tokens(tokens) = reading else { panic!("{reading:?}") };
+                    assert_eq!(index, 0);
                     told.extend(tokens);
                 }
             }
@@ -212,7 +213,7 @@ fn rows_outside_of_a_step_cannot_be_read() {
     let (kind, config) = &plain::kinds()[0];
     let mut harness = Harness::new(&model(config, Precision::Fast), 1);
     let (tokens, pages) = (some_tokens(8, 1), pages(0..2));
-    for rows in [0..3, 3..7, 5..8] {
+    for rows in [0..3, 3..7, 4..4, 5..8] {
         let sequence = part(&tokens, &pages, if rows.start == 5 { 4..8 } else { 2..6 });
         let batch =
             Batch { reads: vec![Some(Read { rows, what: What::Tokens(0) })], ..Batch::new(vec![sequence]) };
@@ -232,7 +233,7 @@ fn sums_of_rows_are_the_models_in_plain_rust() {
             let reads = vec![Some(Read { rows, what: What::Sum })];
             let batch = Batch { reads, ..Batch::new(vec![sequence]) };
             let logits = harness.backend.forward(&batch, &mut |_| ()).unwrap();
-            let Some(Reading::Sum(sum)) = logits.read.into_iter().next() else { panic!("nothing was read") };
+            let Some((0, Reading::Sum(sum))) = logits.read.into_iter().next() else { panic!("not read") };
             sum
         };
         for rows in [0..7, 7..39, 39..40] {
@@ -243,5 +244,33 @@ fn sums_of_rows_are_the_models_in_plain_rust() {
                 assert!((found - expected).abs() < 1e-2, "{kind}: {found} is not {expected}");
             }
         }
+    }
+}
+
+/// More rows are kept than there are tokens, then, and those of the others stay what they are.
+#[test]
+fn rows_that_are_read_may_be_drawn_from_too() {
+    for ((kind, config), precision) in
+        plain::kinds().iter().flat_map(|kind| [(kind, Precision::Fast), (kind, Precision::Reference)])
+    {
+        let mut harness = Harness::new(&model(config, precision), 2);
+        let (one, two, three) = (some_tokens(9, 1), some_tokens(30, 2), some_tokens(6, 3));
+        let pages = [pages(0..3), pages(3..11), pages(11..13)];
+        let parts = || {
+            let [first, second, third] = &pages;
+            vec![part(&one, first, 0..9), part(&two, second, 0..30), part(&three, third, 0..6)]
+        };
+        let drawn = harness.forward(parts()).unwrap();
+        let sums = [Some(9), Some(30), None];
+        let reads = sums.map(|rows| rows.map(|rows| Read { rows: 0..rows, what: What::Sum })).to_vec();
+        let mut silent = parts();
+        silent.iter_mut().for_each(|part| part.wants_logits = false);
+        let batch = Batch { reads: reads.clone(), ..Batch::new(silent) };
+        let read = harness.backend.forward(&batch, &mut |_| ()).unwrap();
+        assert_eq!((read.read.len(), &read.values[..]), (2, &[][..]));
+        let both = Batch { reads, ..Batch::new(parts()) };
+        let both = harness.backend.forward(&both, &mut |_| ()).unwrap();
+        assert!(both.values == drawn.values, "{kind}: {precision:?} draws from other rows");
+        assert!(both.read == read.read, "{kind}: {precision:?} reads other rows");
     }
 }

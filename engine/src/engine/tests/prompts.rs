@@ -3,6 +3,7 @@
 use baton_protocol::{Pooling, PromptLogprobs, PromptToken};
 
 use super::{
+    backends::Spoiled,
     fixture::{Answer, Fixture, PAGE, choices, generate, mock, prompt, text},
     *,
 };
@@ -63,6 +64,39 @@ fn others_in_the_step_change_nothing_and_choices_share_what_is_told() {
     assert_eq!((&answers[1].prompt[..], &answers[1].tokens[&0]), (&[][..], &text(&specs[1], 0, 5)));
     assert_told(&answers[2], &specs[2], (3, 0));
     assert_eq!(answers[2].tokens[&1], text(&specs[2], 1, 5));
+}
+
+/// Two prompts in one step, of which a backend tells in the other order.
+#[test]
+fn whose_rows_were_read_does_not_depend_on_their_order() {
+    let turned = Spoiled::new(|_, logits| {
+        let mut logits = logits?;
+        logits.read.reverse();
+        Ok(logits)
+    });
+    let mut fixture = Fixture::over(turned, 64, |_| {});
+    let specs = [generate(&prompt(3, 12), 3, 5), generate(&prompt(5, 17), 5, 5)];
+    let answers = fixture.answers(specs.iter().map(|spec| telling(spec.clone(), 1, 2)).collect());
+    for (answer, spec) in answers.iter().zip(&specs) {
+        assert_told(answer, spec, (1, 2));
+    }
+}
+
+#[test]
+fn rows_that_were_not_read_fail_their_request_alone() {
+    let forgetful = Spoiled::new(|_, logits| {
+        let mut logits = logits?;
+        logits.read.retain(|(index, _)| *index == 0);
+        Ok(logits)
+    });
+    let mut fixture = Fixture::over(forgetful, 64, |_| {});
+    let specs = [generate(&prompt(3, 12), 3, 5), generate(&prompt(5, 17), 5, 5)];
+    let asked = vec![telling(specs[0].clone(), 1, 2), telling(specs[1].clone(), 1, 2)];
+    let answers = fixture.answers(asked);
+    assert_told(&answers[0], &specs[0], (1, 2));
+    assert_eq!(answers[1].failed.as_ref().unwrap().code, ErrorCode::Internal);
+    assert!(answers[1].prompt.is_empty() && answers[1].tokens.is_empty());
+    fixture.assert_idle();
 }
 
 #[test]

@@ -42,17 +42,17 @@ impl Residual {
         rms_norm_add(pool, &self.block, norm, &mut self.x);
     }
 
-    /// Keeps these rows, which are in order, and forgets the others.
+    /// Keeps these rows in this order, and forgets the others.
     pub fn keep(&mut self, rows: &[usize]) {
         keep_rows(&mut self.x, self.width, rows);
-        self.block.truncate(self.x.len());
+        self.block.resize(self.x.len(), 0.0);
     }
 }
 
-/// Keeps these rows of `width` elements, which are in order, and forgets the others.
+/// Keeps these rows of `width` elements in this order, and forgets the others. One that is both
+/// read and drawn from is named twice, so that there may be more of them than before.
 pub fn keep_rows<T: Copy>(values: &mut Vec<T>, width: usize, rows: &[usize]) {
-    for (kept, row) in rows.iter().enumerate() {
-        values.copy_within(row * width..(row + 1) * width, kept * width);
-    }
-    values.truncate(rows.len() * width);
+    let mut kept = Vec::with_capacity(rows.len() * width);
+    rows.iter().for_each(|row| kept.extend_from_slice(&values[row * width..][..width]));
+    *values = kept;
 }
