@@ -1,7 +1,7 @@
 //! `baton admin`: the admin API for people.
 
 use anyhow::{Context, Result, bail, ensure};
-use baton_admin::views::{Advice, LimitsView, Node, PrefixIndex, Queue, Request};
+use baton_admin::views::{Advice, Flushed, LimitsView, Node, PrefixIndex, Queue, Request};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -35,6 +35,7 @@ async fn ask(url: &str, what: &AdminKind) -> Result<Value> {
         AdminKind::Queue => get("queue").await,
         AdminKind::PrefixIndex => get("prefix-index").await,
         AdminKind::Advice => get("advice").await,
+        AdminKind::Flush => call(url, Method::POST, "flush".to_owned(), Value::Null).await,
         AdminKind::Drain { id, force } => {
             call(url, Method::POST, format!("nodes/{id}/drain"), json!({ "force": force })).await
         }
@@ -99,6 +100,7 @@ fn lines(what: &AdminKind, answer: Value) -> Result<Vec<String>> {
         AdminKind::Queue => queue(&serde_json::from_value(answer)?),
         AdminKind::Limits { .. } => limits(&serde_json::from_value(answer)?),
         AdminKind::PrefixIndex => prefix_index(&serde_json::from_value(answer)?),
+        AdminKind::Flush => flushed(serde_json::from_value(answer)?),
         AdminKind::Advice => advice(&serde_json::from_value::<Vec<Advice>>(answer)?),
     })
 }
@@ -215,6 +217,11 @@ fn prefix_index(index: &PrefixIndex) -> Vec<String> {
     let head = format!("{} pages, {} sets of nodes", index.pages, index.sets);
     let nodes = index.by_node.iter().map(|(node, pages)| format!("  {node}: {pages}"));
     std::iter::once(head).chain(nodes).collect()
+}
+
+fn flushed(Flushed { nodes }: Flushed) -> Vec<String> {
+    let nodes = nodes.into_iter().map(|node| format!("{node} forgot what its prefix cache held"));
+    nodes.collect()
 }
 
 fn advice(advice: &[Advice]) -> Vec<String> {

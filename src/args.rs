@@ -178,6 +178,8 @@ pub enum AdminKind {
     },
     /// What is known of prefix caches.
     PrefixIndex,
+    /// Every node forgets what its prefix cache holds, whichever tenant's it is.
+    Flush,
     /// What the balancer foretells, and how many nodes of each role are wanted.
     Advice,
 }

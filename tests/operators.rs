@@ -138,3 +138,27 @@ async fn a_request_is_seen_and_cancelled_and_limits_are_changed() {
     };
     tokio::join!(answered(&cluster, 3, 400), refusing);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_nodes_forget_their_prefixes_and_answer_as_before() {
+    let cluster = Cluster::start(&Plan { settings: SETTINGS.to_owned(), prefill: 1, decode: 1 }).await;
+    let operator = Operator::of(&cluster);
+    let nodes = ["decode-1", "prefill-1"];
+    let hold = async |some: bool| {
+        for node in nodes {
+            eventually("what a node has cached to be as it should", || async {
+                let cached = operator.does(&["node", node]).await.unwrap()["pages"]["cached"].as_u64();
+                (cached.is_some_and(|pages| pages > 0) == some).then_some(())
+            })
+            .await;
+        }
+    };
+    answered(&cluster, 1, 5).await;
+    hold(true).await;
+    let mut flushed: Vec<String> =
+        serde_json::from_value(operator.does(&["flush"]).await.unwrap()["nodes"].take()).unwrap();
+    flushed.sort();
+    assert_eq!(flushed, nodes);
+    hold(false).await;
+    answered(&cluster, 1, 5).await;
+}

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     error::Refusal,
-    views::{Advice, Cluster, Drain, LimitsView, Node, PrefixIndex, Queue, Request, Roles},
+    views::{Advice, Cluster, Drain, Flushed, LimitsView, Node, PrefixIndex, Queue, Request, Roles},
 };
 
 /// One method of one path.
@@ -104,6 +104,13 @@ fn changes(schemas: &mut SchemaGenerator) -> Vec<Operation> {
             summary: "Cancels a request; its reader is told. Answers with what it was",
             body: None,
             answer: of::<Vec<Request>>(schemas),
+        },
+        Operation {
+            method: "post",
+            path: "/admin/v1/flush",
+            summary: "Every node forgets what its prefix cache holds, whichever tenant's it is; what runs keeps its pages",
+            body: None,
+            answer: of::<Flushed>(schemas),
         },
         Operation {
             method: "put",

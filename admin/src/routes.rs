@@ -21,7 +21,7 @@ use serde::de::DeserializeOwned;
 use crate::{
     error::AdminError,
     openapi,
-    views::{Advice, Cluster, Drain, LimitsView, Node, PrefixIndex, Queue, Request, Roles},
+    views::{Advice, Cluster, Drain, Flushed, LimitsView, Node, PrefixIndex, Queue, Request, Roles},
 };
 
 type Answer<T> = Result<Json<T>, AdminError>;
@@ -43,6 +43,7 @@ pub fn router(coordinator: Coordinator) -> Router {
         .route("/admin/v1/queue", get(queue))
         .route("/admin/v1/limits", get(limits).put(set_limits))
         .route("/admin/v1/prefix-index", get(prefix_index))
+        .route("/admin/v1/flush", post(flush))
         .route("/admin/v1/advice", get(advice))
         .route("/openapi.json", get(|| async { Json(openapi::document()) }))
         .fallback(|| async { AdminError::NoRoute })
@@ -144,6 +145,11 @@ async fn prefix_index(State(coordinator): State<Coordinator>) -> Json<PrefixInde
     let nodes = coordinator.status().nodes.into_iter();
     let by_node = nodes.map(|node| (node.id.0, node.indexed_pages)).collect();
     Json(PrefixIndex { pages: stats.pages, sets: stats.sets, by_node })
+}
+
+async fn flush(State(coordinator): State<Coordinator>) -> Answer<Flushed> {
+    let nodes = coordinator.forget_prefixes().await?;
+    Ok(Json(Flushed { nodes: nodes.into_iter().map(|node| node.0).collect() }))
 }
 
 async fn advice(State(coordinator): State<Coordinator>) -> Json<Vec<Advice>> {

@@ -203,6 +203,13 @@ pub struct PrefixIndex {
     pub by_node: BTreeMap<String, u64>,
 }
 
+/// What came of flushing the prefix caches.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Flushed {
+    /// Nodes that forgot what theirs held.
+    pub nodes: Vec<String>,
+}
+
 /// What the balancer foretells of a model, and advises.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Advice {

@@ -2,9 +2,9 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use baton_protocol::{ErrorCode, Failure, NodeId, NodeInfo, RequestId, Role};
-use futures::future::try_join_all;
-use tonic::Code;
+use baton_protocol::{NodeId, NodeInfo, RequestId, Role};
+use futures::future::join_all;
+use tonic::{Code, Status};
 
 use crate::{
     Coordinator, Limits, LimitsError, QueueStatus, RequestStatus,
@@ -48,6 +48,19 @@ pub enum SteerError {
         /// What went wrong.
         reason: String,
     },
+}
+
+// === impl SteerError ===
+
+impl SteerError {
+    /// A node that answered with this.
+    fn of(node: NodeId, status: &Status) -> Self {
+        let reason = status.message().to_owned();
+        match status.code() {
+            Code::FailedPrecondition => Self::Refused { node, reason },
+            _ => Self::Unreached { node, reason },
+        }
+    }
 }
 
 impl Coordinator {
@@ -103,19 +116,19 @@ impl Coordinator {
 
     /// Has every node forget what its prefix cache holds. What runs keeps its pages.
     ///
+    /// Returns who did.
+    ///
     /// # Errors
-    /// When a node does not do it; others may have.
-    pub async fn forget_prefixes(&self) -> Result<(), Failure> {
+    /// When a node does not do it; the others have then.
+    pub async fn forget_prefixes(&self) -> Result<Vec<NodeId>, SteerError> {
         let nodes = self.shared.fleet.nodes().into_iter().filter(|node| node.health() != Health::Lost);
         let forget = async |node: Arc<Node>| {
-            node.client().forget(node.info().incarnation).await.map_err(|status| {
-                tracing::warn!(node = %node.id(), %status, "a node did not forget its prefixes");
-                Failure::new(ErrorCode::Unavailable, format!("node {} did not do it", node.id()))
-            })
+            let told = node.client().forget(node.info().incarnation).await;
+            told.map(|()| node.id().clone()).map_err(|status| SteerError::of(node.id().clone(), &status))
         };
-        try_join_all(nodes.map(forget)).await?;
-        tracing::info!("prefix caches were flushed");
-        Ok(())
+        let all = join_all(nodes.map(forget)).await.into_iter().collect::<Result<Vec<_>, _>>();
+        all.inspect(|nodes| tracing::info!(?nodes, "prefix caches were flushed"))
+            .inspect_err(|error| tracing::warn!(%error, "not all prefix caches were flushed"))
     }
 
     /// Requests in flight, the oldest first.
@@ -185,12 +198,7 @@ impl Coordinator {
     fn heard(&self, node: &Arc<Node>, told: Result<NodeInfo, DescribeError>) -> Result<(), SteerError> {
         let id = node.id().clone();
         let info = told.map_err(|error| match error {
-            DescribeError::Status(status) if status.code() == Code::FailedPrecondition => {
-                SteerError::Refused { node: id, reason: status.message().to_owned() }
-            }
-            DescribeError::Status(status) => {
-                SteerError::Unreached { node: id, reason: status.message().to_owned() }
-            }
+            DescribeError::Status(status) => SteerError::of(id, &status),
             DescribeError::Json(_) => {
                 SteerError::Unreached { node: id, reason: "its answer cannot be read".to_owned() }
             }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use baton_coordinator::{Coordinator, Health, ServedModel, Wishes};
-use baton_protocol::{Event, Failure, NodeId, Request, Role, wire};
+use baton_protocol::{ErrorCode, Event, Failure, NodeId, Request, Role, wire};
 use futures::{StreamExt, future::BoxFuture};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -87,7 +87,11 @@ impl Dispatch for Coordinator {
     }
 
     fn forget_prefixes(&self) -> BoxFuture<'_, Result<(), Failure>> {
-        Box::pin(self.forget_prefixes())
+        Box::pin(async move {
+            // Who did not is in this process's log.
+            let failed = |_| Failure::new(ErrorCode::Unavailable, "not every node forgot what it holds");
+            self.forget_prefixes().await.map(drop).map_err(failed)
+        })
     }
 
     fn ready(&self) -> Result<Readiness, Vec<String>> {

@@ -61,6 +61,11 @@ impl Door {
         Ok(Self { file, ring: RwLock::new(Arc::new(ring)), anyone: Arc::new(Tenant::anyone()) })
     }
 
+    /// Whether callers need keys, so that there may be several tenants.
+    pub fn wants_keys(&self) -> bool {
+        self.file.is_some()
+    }
+
     /// Whose call this is.
     ///
     /// # Errors

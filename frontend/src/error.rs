@@ -71,6 +71,12 @@ pub enum ApiError {
     /// A key that is not known.
     #[error("the API key is not valid")]
     WrongKey,
+    /// It would concern the other tenants too.
+    #[error("this concerns every tenant, so that it is an operator's: `{command}`")]
+    OperatorsOnly {
+        /// How they do it.
+        command: &'static str,
+    },
     /// The tenant has used up what it may.
     #[error("the limit of {limit} {rate} per minute is reached: try again in {} s", whole_seconds(*wait))]
     RateLimit {
@@ -209,6 +215,7 @@ impl ApiError {
             Self::KeyReused { running: true } | Self::Conflict { .. } => StatusCode::CONFLICT,
             Self::KeyReused { running: false } => StatusCode::UNPROCESSABLE_ENTITY,
             Self::NoKey | Self::WrongKey => StatusCode::UNAUTHORIZED,
+            Self::OperatorsOnly { .. } => StatusCode::FORBIDDEN,
             Self::RateLimit { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTimeout { .. } => StatusCode::REQUEST_TIMEOUT,
@@ -222,6 +229,7 @@ impl ApiError {
     pub(crate) fn body(&self) -> ErrorBody<'_> {
         let kind = match self.status().as_u16() {
             401 => "authentication_error",
+            403 => "permission_error",
             429 => "rate_limit_error",
             503 => "service_unavailable_error",
             504 => "timeout_error",
@@ -246,6 +254,7 @@ impl ApiError {
             Self::KeyReused { running: false } => (None, "idempotency_key_reused"),
             Self::NoKey => (None, "missing_api_key"),
             Self::WrongKey => (None, "invalid_api_key"),
+            Self::OperatorsOnly { .. } => (None, "operators_only"),
             Self::RateLimit { .. } => (None, "rate_limit_exceeded"),
             Self::BodyTimeout { .. } => (None, "body_timeout"),
             Self::BodySize { .. } => (None, "body_too_large"),

@@ -53,6 +53,22 @@ pub struct Room {
     pub started: u64,
 }
 
+// === impl Room ===
+
+impl Room {
+    /// Has nodes forget what their prefix caches hold.
+    ///
+    /// # Errors
+    /// With API keys: whose a page is cannot be told from it, so that every tenant's would go.
+    pub async fn forget_prefixes(&self) -> Result<(), ApiError> {
+        if self.door.wants_keys() {
+            return Err(ApiError::OperatorsOnly { command: "baton admin flush" });
+        }
+        self.desk.dispatch.forget_prefixes().await?;
+        Ok(())
+    }
+}
+
 /// All routes, and the room that they share. Every path that is not named here is refused.
 pub fn router(config: Config, services: Services) -> (Router, Arc<Room>) {
     let Services { dispatch, registry, metrics, door, kept, shelves, texts } = services;

@@ -55,6 +55,6 @@ async fn health_generate(
 }
 
 async fn flush_cache(State(room): State<Arc<Room>>) -> Result<Response, ApiError> {
-    room.desk.dispatch.forget_prefixes().await?;
+    room.forget_prefixes().await?;
     Ok(([(CONTENT_TYPE, "text/plain")], "Cache flushed.\n").into_response())
 }

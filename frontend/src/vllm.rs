@@ -41,6 +41,6 @@ async fn load(State(room): State<Arc<Room>>) -> Response {
 }
 
 async fn reset_prefix_cache(State(room): State<Arc<Room>>) -> Result<Response, ApiError> {
-    room.desk.dispatch.forget_prefixes().await?;
+    room.forget_prefixes().await?;
     Ok(([(CONTENT_TYPE, "text/plain")], "").into_response())
 }

@@ -141,6 +141,22 @@ async fn probes_and_scrapers_need_no_key_and_everything_else_does() {
     assert_eq!(guarded.call("/no/such/path", |request| request).await.status(), 401);
 }
 
+/// Pages of all tenants are in one cache, and one tenant's key is no key to the others' pages.
+#[tokio::test]
+async fn no_tenant_flushes_what_all_of_them_have_cached() {
+    let (file, one, _) = two_tenants("");
+    let guarded = Guarded::with(&file).await;
+    for path in ["/flush_cache", "/reset_prefix_cache"] {
+        assert_eq!(guarded.call(path, |request| request).await.status(), 401, "{path}");
+        let refused = guarded.call(path, |request| request.bearer_auth(&one)).await;
+        assert_eq!((refused.status().as_u16(), header(&refused, "x-should-retry")), (403, Some("false")));
+        let error = refused.json::<Value>().await.unwrap()["error"].take();
+        assert_eq!((&error["type"], &error["code"]), (&json!("permission_error"), &json!("operators_only")));
+        assert!(error["message"].as_str().unwrap().contains("`baton admin flush`"), "{error}");
+    }
+    assert_eq!(guarded.server.script.forgot.load(std::sync::atomic::Ordering::SeqCst), 0);
+}
+
 #[tokio::test]
 async fn refusals_are_in_the_words_of_the_dialect() {
     let guarded = Guarded::with("").await;

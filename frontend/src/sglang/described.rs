@@ -21,7 +21,8 @@ pub fn operations(schemas: &mut Schemas) -> Vec<Operation> {
     ];
     let answer = Content::Json(schemas.written::<Answer<'static>>());
     let said = Content::Text("text/plain");
-    all.push(Operation::act("/flush_cache", "Forgets what prefix caches hold", said, schemas));
+    let forgets = "Forgets what prefix caches hold; refused with 403 where callers have API keys";
+    all.push(Operation::act("/flush_cache", forgets, said, schemas));
     all.push(Operation::get("/health_generate", "Whether a token comes out", answer, schemas));
     all
 }

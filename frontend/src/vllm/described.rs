@@ -16,12 +16,13 @@ pub fn operations(schemas: &mut Schemas) -> Vec<Operation> {
     let (body, text) = (schemas.read::<DetokenizeBody>(), Content::Json(schemas.written::<Detokenized>()));
     let version = Content::Json(schemas.written::<Version>());
     let nothing = Content::Text("text/plain");
+    let forgets = "Forgets what prefix caches hold; refused with 403 where callers have API keys";
     let load = Content::Json(schemas.written::<Load>());
     vec![
         Operation::post("/detokenize", "Tokens as text", body, text, schemas),
         Operation::get("/version", "Of this program", version, schemas),
         Operation::get("/load", "Calls for answers that have not ended", load, schemas),
-        Operation::act("/reset_prefix_cache", "Forgets what prefix caches hold", nothing, schemas),
+        Operation::act("/reset_prefix_cache", forgets, nothing, schemas),
     ]
 }
 
