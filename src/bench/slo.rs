@@ -63,11 +63,7 @@ pub fn run(args: &BenchSlo) -> Result<()> {
         files.push((name, SloFile::load(path)?));
     }
     if files.is_empty() {
-        let file = Slo::new(args)?.measure()?;
-        if let Some(path) = &args.json {
-            file.save(path)?;
-        }
-        files.push(("this run".to_owned(), file));
+        files.push(("this run".to_owned(), Slo::new(args)?.measure()?));
     }
     say(html::summary(&files).to_string().trim_end());
     if let Some(path) = &args.html {
@@ -105,10 +101,20 @@ impl<'a> Slo<'a> {
                 }
             }
             best.extend(found);
+            self.keep(&mut file, &best)?;
         }
         self.compare(&mut best)?;
-        file.sides = best.into_iter().map(|(_, side)| side).collect();
+        self.keep(&mut file, &best)?;
         Ok(file)
+    }
+
+    /// Writes what is known so far: a search takes long, and may be ended.
+    fn keep(&self, file: &mut SloFile, best: &[(Contender, Side)]) -> Result<()> {
+        file.sides = best.iter().map(|(_, side)| side.clone()).collect();
+        match &self.args.json {
+            Some(path) => Ok(file.save(path)?),
+            None => Ok(()),
+        }
     }
 
     fn places(&self) -> Result<Vec<(String, Place)>> {
