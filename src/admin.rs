@@ -1,7 +1,9 @@
 //! `baton admin`: the admin API for people.
 
 use anyhow::{Context, Result, bail, ensure};
-use baton_admin::views::{Advice, Flushed, LimitsView, Node, PrefixIndex, Queue, Request};
+use baton_admin::views::{
+    Advice, ClassView, Flushed, LimitsView, Node, PrefixIndex, Queue, Request,
+};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -97,7 +99,7 @@ fn lines(what: &AdminKind, answer: Value) -> Result<Vec<String>> {
             requests(&serde_json::from_value::<Vec<Request>>(answer)?)
         }
         AdminKind::Node { .. } => node(&serde_json::from_value(answer)?),
-        AdminKind::Queue => queue(&serde_json::from_value(answer)?),
+        AdminKind::Queue => queues(&serde_json::from_value::<Vec<Queue>>(answer)?),
         AdminKind::Limits { .. } => limits(&serde_json::from_value(answer)?),
         AdminKind::PrefixIndex => prefix_index(&serde_json::from_value(answer)?),
         AdminKind::Flush => flushed(serde_json::from_value(answer)?),
@@ -195,22 +197,43 @@ fn requests(requests: &[Request]) -> Vec<String> {
     std::iter::once(head).chain(requests.iter().map(row)).collect()
 }
 
-fn queue(queue: &Queue) -> Vec<String> {
-    let pace = queue.interval_ms.map_or(String::new(), |ms| format!("; a place comes free each {ms:.1} ms"));
-    let head = format!("{} running, {} waiting{pace}", queue.running, queue.waiting);
-    let tenants = queue.waiting_by_tenant.iter().map(|(tenant, waiting)| format!("  {tenant}: {waiting}"));
-    std::iter::once(head).chain(tenants).collect()
+fn queues(queues: &[Queue]) -> Vec<String> {
+    let of = |queue: &Queue| {
+        let pace =
+            queue.interval_ms.map_or(String::new(), |ms| format!("; a place comes free each {ms:.1} ms"));
+        let head = format!("{}: {} running, {} waiting{pace}", queue.model, queue.running, queue.waiting);
+        let tenants = queue.waiting_by_tenant.iter();
+        let tenants = tenants.map(|(tenant, waiting)| format!("  {tenant}: {waiting}"));
+        std::iter::once(head).chain(tenants).collect::<Vec<_>>()
+    };
+    queues.iter().flat_map(of).collect()
 }
 
 fn limits(limits: &LimitsView) -> Vec<String> {
-    vec![
+    let head = [
         format!("revision {}", limits.revision),
         format!(
             "max_running={} max_waiting={} max_wait_ms={}",
             limits.max_running, limits.max_waiting, limits.max_wait_ms
         ),
         format!("ttft_ms={} itl_ms={} kept_by_nodes={}", limits.ttft_ms, limits.itl_ms, limits.kept_by_nodes),
-    ]
+    ];
+    head.into_iter().chain(limits.classes.iter().map(class)).collect()
+}
+
+/// What a class of requests is, and what holds for it.
+fn class(class: &ClassView) -> String {
+    let word = |name: &str, value: Option<String>| value.map(|value| format!(" {name}={value}"));
+    let words = [
+        word("model", class.model.clone()),
+        word("min_priority", class.min_priority.map(|least| least.to_string())),
+        word("max_priority", class.max_priority.map(|most| most.to_string())),
+        Some(" has".to_owned()),
+        word("ttft_ms", class.ttft_ms.map(|ms| ms.to_string())),
+        word("itl_ms", class.itl_ms.map(|ms| ms.to_string())),
+        word("kept_by_nodes", class.kept_by_nodes.map(|kept| kept.to_string())),
+    ];
+    format!("class{}", words.into_iter().flatten().collect::<String>())
 }
 
 fn prefix_index(index: &PrefixIndex) -> Vec<String> {

@@ -6,7 +6,7 @@
 mod engine;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::Path,
 };
@@ -25,7 +25,7 @@ use crate::args::Settings;
 pub struct ClusterConfig {
     /// Nodes of different clusters refuse each other.
     pub cluster: String,
-    /// Model name, .gguf file, directory, or `mock`.
+    /// Model name, .gguf file, directory, or `mock`: of the nodes that name none.
     pub model: String,
     /// The nodes of the cluster.
     pub nodes: Vec<NodeConfig>,
@@ -67,6 +67,9 @@ pub struct NodeConfig {
     pub id: NodeId,
     /// What it admits.
     pub roles: Vec<Role>,
+    /// The model that it serves; absent: that of the cluster.
+    #[serde(default)]
+    pub model: Option<String>,
     /// Where its gRPC listens, and others call it; port 0 lets the system choose.
     #[serde(default = "any_loopback_port")]
     pub listen: SocketAddr,
@@ -149,11 +152,13 @@ impl ClusterConfig {
         if !roles.is_empty() {
             let names: Vec<_> = roles.iter().map(|role| role.as_str()).collect();
             let id = NodeId(format!("{}-{}", names.join("-"), std::process::id()));
-            self.nodes = vec![NodeConfig { id, roles: roles.to_vec(), listen: any_loopback_port() }];
+            self.nodes =
+                vec![NodeConfig { id, roles: roles.to_vec(), model: None, listen: any_loopback_port() }];
         } else if self.nodes.is_empty() {
             self.nodes = vec![NodeConfig {
                 id: "local".into(),
                 roles: Role::ALL.to_vec(),
+                model: None,
                 listen: any_loopback_port(),
             }];
         }
@@ -166,6 +171,10 @@ impl ClusterConfig {
         if !named.is_empty() {
             self.nodes.retain(|node| named.contains(&node.id.0));
         }
+        ensure!(
+            self.engine.backend != BackendKind::Cuda || self.by_model().len() < 2,
+            "a process serves one model from a card: name its nodes with --node"
+        );
         let alone = matches!(self.registry, RegistryConfig::Memory) && !roles.is_empty();
         let all_roles = Role::ALL.iter().all(|role| self.nodes.iter().any(|node| node.roles.contains(role)));
         ensure!(
@@ -173,6 +182,17 @@ impl ClusterConfig {
             "a node that runs apart from the others needs etcd: --set registry.kind=etcd --set 'registry.endpoints=[\"http://127.0.0.1:2379\"]'"
         );
         Ok(())
+    }
+
+    /// The same with the nodes of one model alone, for each model that has nodes which compute.
+    pub fn by_model(&self) -> Vec<Self> {
+        let works = |node: &&NodeConfig| node.roles.iter().any(|role| *role != Role::Coordinator);
+        let model = |node: &NodeConfig| node.model.clone().unwrap_or_else(|| self.model.clone());
+        let mut models: BTreeMap<String, Vec<NodeConfig>> = BTreeMap::new();
+        for node in self.nodes.iter().filter(works) {
+            models.entry(model(node)).or_default().push(node.clone());
+        }
+        models.into_iter().map(|(model, nodes)| Self { model, nodes, ..self.clone() }).collect()
     }
 
     /// Fetches the model if it is a name and not on this machine yet, and shows how far that is.
@@ -242,6 +262,7 @@ impl ClusterConfig {
         self.api_gate().check(self.frontend.listen).context("frontend.listen")?;
         Gate::NoKeys.check(self.metrics_listen).context("metrics_listen")?;
         Gate::NoKeys.check(self.admin.listen.unwrap_or(AdminConfig::USUAL)).context("admin.listen")?;
+        self.coordinator.validate().context("section [coordinator]")?;
         self.engine.validate()
     }
 }

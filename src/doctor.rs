@@ -40,8 +40,12 @@ pub async fn run(config: &ClusterConfig) -> Result<()> {
 }
 
 /// Without a running cluster.
-fn here(config: &ClusterConfig) -> [Finding; 6] {
-    [processor(), card(config), model(config), registry(config), certificates(config), transports(config)]
+fn here(config: &ClusterConfig) -> Vec<Finding> {
+    let models = config.by_model();
+    // Without nodes it is about this machine, and the model that would be served.
+    let models = if models.is_empty() { vec![config.clone()] } else { models };
+    let machine = [processor(), card(config)].into_iter().chain(models.iter().map(model));
+    machine.chain([registry(config), certificates(config), transports(config)]).collect()
 }
 
 fn report(findings: impl IntoIterator<Item = Finding>) -> Result<()> {

@@ -31,8 +31,8 @@ pub struct Cluster {
     admin: Option<JoinHandle<Result<(), FrontendError>>>,
     coordinator: Option<CoordinatorTasks>,
     workers: Vec<WorkerNode>,
-    /// What this process's nodes read and write; the API needs no copy of its own.
-    text: Option<Arc<ModelText>>,
+    /// What this process's nodes read and write; the API needs no copies of its own.
+    texts: Vec<Arc<ModelText>>,
     /// Last to go: nodes withdraw from it first.
     registry: Arc<dyn Registry>,
 }
@@ -96,7 +96,7 @@ impl Cluster {
             admin: None,
             coordinator: None,
             workers: Vec::new(),
-            text: None,
+            texts: Vec::new(),
             registry,
             trust,
             config,
@@ -148,16 +148,13 @@ impl Cluster {
     }
 
     async fn start_nodes(&mut self, metrics: &mut Metrics) -> Result<()> {
-        let config = Arc::clone(&self.config);
-        let works = |node: &&NodeConfig| node.roles.iter().any(|role| *role != Role::Coordinator);
-        let workers: Vec<_> = config.nodes.iter().filter(works).collect();
-        if !workers.is_empty() {
+        for config in self.config.by_model().into_iter().map(Arc::new) {
             let compute = {
                 let config = Arc::clone(&config);
                 tokio::task::spawn_blocking(move || Compute::load(&config)).await??
             };
-            self.text = Some(Arc::clone(&compute.text));
-            for node in workers {
+            self.texts.push(Arc::clone(&compute.text));
+            for node in &config.nodes {
                 let scope = metrics.sub_registry_with_label(("node".into(), node.id.0.clone().into()));
                 let worker =
                     WorkerNode::start(&config, node, (&compute, &self.trust), (&*self.registry, scope))
@@ -167,7 +164,8 @@ impl Cluster {
                 self.workers.push(worker);
             }
         }
-        for node in config.nodes.iter().filter(|node| !works(node)) {
+        let only_routes = |node: &&NodeConfig| node.roles.iter().all(|role| *role == Role::Coordinator);
+        for node in self.config.nodes.iter().filter(only_routes) {
             say(format_args!("node {} routes", node.id));
         }
         Ok(())
@@ -202,7 +200,7 @@ impl Cluster {
             door,
             kept,
             shelves,
-            texts: self.text.iter().cloned().collect(),
+            texts: self.texts.clone(),
         };
         let stop = self.stop.clone().cancelled_owned();
         #[expect(clippy::disallowed_methods, reason = "owned by the cluster and joined at shutdown")]

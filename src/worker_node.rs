@@ -233,7 +233,8 @@ mod tests {
         let at = |node: &str, data: &str| {
             let mut config = ClusterConfig::default();
             config.transfer.data_listen = data.parse().unwrap();
-            let node = NodeConfig { id: "n".into(), roles: Vec::new(), listen: node.parse().unwrap() };
+            let node =
+                NodeConfig { id: "n".into(), roles: Vec::new(), model: None, listen: node.parse().unwrap() };
             transfer(&config, &node).data_listen.to_string()
         };
         assert_eq!(at("127.0.0.1:7000", "127.0.0.1:7001"), "127.0.0.1:7001");

@@ -25,5 +25,8 @@ fn every_cluster_config_loads() {
         config.choose_nodes(&[], &[]).unwrap();
     }
     found.sort();
-    assert_eq!(found, ["1p1d.toml", "2p2d.toml", "certified.toml", "chaos.toml", "local.toml"]);
+    assert_eq!(
+        found,
+        ["1p1d.toml", "2p2d.toml", "certified.toml", "chaos.toml", "local.toml", "models.toml"]
+    );
 }

@@ -14,6 +14,7 @@ mod load;
 mod losses;
 mod malformed;
 mod matrix;
+mod models;
 mod openapi;
 mod operators;
 mod overload;

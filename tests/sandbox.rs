@@ -120,10 +120,16 @@ impl Cluster {
 
     /// Starts (or starts again) one node of the plan.
     pub fn start_node(&mut self, node: &str) {
+        self.start_node_with(node, &[]);
+    }
+
+    /// The same with settings of its own.
+    pub fn start_node_with(&mut self, node: &str, set: &[&str]) {
         let config = self.config.to_str().unwrap();
         let more = Self::more_args(node);
         let mut args = vec!["serve", "--config", config, "--node", node];
         args.extend(more.iter().map(String::as_str));
+        args.extend(set.iter().flat_map(|set| ["--set", set]));
         let process = Process::start(node, env!("CARGO_BIN_EXE_baton"), &args);
         process.wait_for(&format!("node {node} "), PATIENCE);
         self.nodes.insert(node.to_owned(), process);

@@ -58,7 +58,7 @@ fn looks(schemas: &mut SchemaGenerator) -> Vec<Operation> {
         get("/admin/v1/nodes", "Every node", of::<Vec<Node>>(schemas)),
         get("/admin/v1/nodes/{id}", "One node", of::<Node>(schemas)),
         get("/admin/v1/requests", "Requests in flight, the oldest first", of::<Vec<Request>>(schemas)),
-        get("/admin/v1/queue", "Who runs and who waits", of::<Queue>(schemas)),
+        get("/admin/v1/queue", "Who runs and who waits, by model", of::<Vec<Queue>>(schemas)),
         get("/admin/v1/limits", "Limits in force", of::<LimitsView>(schemas)),
         get("/admin/v1/prefix-index", "What is known of prefix caches", of::<PrefixIndex>(schemas)),
         get(

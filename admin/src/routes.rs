@@ -127,8 +127,8 @@ async fn cancel(State(coordinator): State<Coordinator>, Path(id): Path<String>) 
     Ok(Json(cancelled.map(Into::into).collect()))
 }
 
-async fn queue(State(coordinator): State<Coordinator>) -> Json<Queue> {
-    Json(coordinator.queue().into())
+async fn queue(State(coordinator): State<Coordinator>) -> Json<Vec<Queue>> {
+    Json(coordinator.queues().into_iter().map(Into::into).collect())
 }
 
 async fn limits(State(coordinator): State<Coordinator>) -> Json<LimitsView> {

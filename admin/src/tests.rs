@@ -12,7 +12,10 @@ use baton_trust::Trust;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
-use crate::{openapi, router, views::LimitsView};
+use crate::{
+    openapi, router,
+    views::{ClassView, LimitsView},
+};
 
 fn coordinator() -> (Coordinator, CoordinatorTasks) {
     Coordinator::new(CoordinatorConfig::default(), Arc::new(MemoryRegistry::new()), Trust::none())
@@ -52,9 +55,12 @@ async fn limits_are_changed_by_revision_and_checked() {
     let (_, before) = call(&coordinator, "GET", path, "").await;
     let mut wanted: LimitsView = serde_json::from_value(before).unwrap();
     wanted.itl_ms = 30;
+    wanted.classes =
+        vec![ClassView { model: Some("m".to_owned()), ttft_ms: Some(9), ..ClassView::default() }];
     let body = serde_json::to_string(&wanted).unwrap();
     let (status, now) = call(&coordinator, "PUT", path, &body).await;
     assert_eq!((status, &now["revision"], &now["itl_ms"]), (StatusCode::OK, &json!(2), &json!(30)));
+    assert_eq!(now["classes"][0]["ttft_ms"], json!(9));
     let (status, refusal) = call(&coordinator, "PUT", path, &body).await;
     assert_eq!(status, StatusCode::CONFLICT, "{refusal}");
     let invalid = serde_json::to_string(&LimitsView { revision: 2, max_running: 0, ..wanted }).unwrap();

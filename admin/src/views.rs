@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use baton_coordinator::{
-    BudgetConfig, ClusterStatus, Limits, Load, NodeStatus, QueueStatus, RequestStatus, Stage, balancer,
+    BudgetClass, BudgetConfig, ClusterStatus, Limits, Load, NodeStatus, QueueStatus, RequestStatus, Stage,
+    balancer,
 };
 use baton_protocol::{NodeId, PageCounts, StepCost, wire};
 use schemars::JsonSchema;
@@ -162,6 +163,8 @@ pub struct Request {
 /// Who runs and who waits.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Queue {
+    /// Which line: each model has its own.
+    pub model: String,
     /// Requests with a place.
     pub running: usize,
     /// Requests without.
@@ -173,14 +176,14 @@ pub struct Queue {
 }
 
 /// Limits in force, and a change of them: all of them, with the revision that they replace.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LimitsView {
     /// Counts changes.
     pub revision: u64,
-    /// Requests running at once.
+    /// Requests of a model running at once.
     pub max_running: usize,
-    /// Requests waiting for a place beyond those.
+    /// Requests of a model waiting for a place beyond those.
     pub max_waiting: usize,
     /// How long a request may wait for a place.
     pub max_wait_ms: u64,
@@ -190,6 +193,27 @@ pub struct LimitsView {
     pub itl_ms: u64,
     /// Whether decode nodes keep `itl_ms` for requests that bring none.
     pub kept_by_nodes: bool,
+    /// Requests for which something else holds: the first class of a request that names a value counts.
+    #[serde(default)]
+    pub classes: Vec<ClassView>,
+}
+
+/// Requests of a model, or of some priorities, and their budgets; what is null is any, or as usual.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ClassView {
+    /// Their model.
+    pub model: Option<String>,
+    /// Their least priority.
+    pub min_priority: Option<i32>,
+    /// Their greatest priority.
+    pub max_priority: Option<i32>,
+    /// Budget for the first token.
+    pub ttft_ms: Option<u64>,
+    /// The same between tokens.
+    pub itl_ms: Option<u64>,
+    /// Whether decode nodes keep `itl_ms`.
+    pub kept_by_nodes: Option<bool>,
 }
 
 /// The index of prefix caches.
@@ -385,25 +409,42 @@ impl From<(String, balancer::Advice)> for Advice {
     }
 }
 
-impl From<QueueStatus> for Queue {
-    fn from(QueueStatus { running, waiting, by_tenant, interval }: QueueStatus) -> Self {
-        Self { running, waiting, waiting_by_tenant: by_tenant, interval_ms: interval.map(ms) }
+impl From<(String, QueueStatus)> for Queue {
+    fn from((model, queue): (String, QueueStatus)) -> Self {
+        let QueueStatus { running, waiting, by_tenant, interval } = queue;
+        Self { model, running, waiting, waiting_by_tenant: by_tenant, interval_ms: interval.map(ms) }
     }
 }
 
 impl From<Limits> for LimitsView {
     fn from(limits: Limits) -> Self {
         let Limits { revision, max_running, max_waiting, max_wait_ms, budgets } = limits;
-        let BudgetConfig { ttft_ms, itl_ms, kept_by_nodes } = budgets;
-        Self { revision, max_running, max_waiting, max_wait_ms, ttft_ms, itl_ms, kept_by_nodes }
+        let BudgetConfig { ttft_ms, itl_ms, kept_by_nodes, classes } = budgets;
+        let classes = classes.into_iter().map(Into::into).collect();
+        Self { revision, max_running, max_waiting, max_wait_ms, ttft_ms, itl_ms, kept_by_nodes, classes }
     }
 }
 
 impl From<LimitsView> for Limits {
     fn from(view: LimitsView) -> Self {
-        let LimitsView { revision, max_running, max_waiting, max_wait_ms, ttft_ms, itl_ms, kept_by_nodes } =
-            view;
-        let budgets = BudgetConfig { ttft_ms, itl_ms, kept_by_nodes };
+        let LimitsView { revision, max_running, max_waiting, max_wait_ms, .. } = view;
+        let LimitsView { ttft_ms, itl_ms, kept_by_nodes, .. } = view;
+        let classes = view.classes.into_iter().map(Into::into).collect();
+        let budgets = BudgetConfig { ttft_ms, itl_ms, kept_by_nodes, classes };
         Self { revision, max_running, max_waiting, max_wait_ms, budgets }
+    }
+}
+
+impl From<BudgetClass> for ClassView {
+    fn from(class: BudgetClass) -> Self {
+        let BudgetClass { model, min_priority, max_priority, ttft_ms, itl_ms, kept_by_nodes } = class;
+        Self { model, min_priority, max_priority, ttft_ms, itl_ms, kept_by_nodes }
+    }
+}
+
+impl From<ClassView> for BudgetClass {
+    fn from(class: ClassView) -> Self {
+        let ClassView { model, min_priority, max_priority, ttft_ms, itl_ms, kept_by_nodes } = class;
+        Self { model, min_priority, max_priority, ttft_ms, itl_ms, kept_by_nodes }
     }
 }

@@ -305,7 +305,7 @@ mod tests {
         let status = admission.status();
         assert_eq!((status.running, status.waiting, status.by_tenant[""]), (1, 3, 3));
         let usual = Limits::of(&CoordinatorConfig::default());
-        admission.set(&Limits { max_running: 4, ..usual });
+        admission.set(&Limits { max_running: 4, ..usual.clone() });
         let mut places = waits.await;
         assert_eq!((admission.status().running, admission.status().waiting), (4, 0));
         // With fewer places nobody loses one, and nobody gets one before enough are free.

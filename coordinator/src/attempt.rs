@@ -80,6 +80,11 @@ impl Attempt {
         }
     }
 
+    /// Of the model that answers.
+    pub(crate) fn fingerprint(&self) -> String {
+        self.decode.info().model_fingerprint.clone()
+    }
+
     /// The first token is here: the prompt has been run.
     pub(crate) fn prefilled(&mut self) {
         self.sent_prefill = None;

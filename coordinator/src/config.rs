@@ -2,20 +2,22 @@
 
 use std::time::Duration;
 
-use baton_protocol::Budgets;
 use serde::Deserialize;
 
-use crate::prefix::PrefixLimits;
+use crate::{BudgetConfig, Limits, LimitsError, prefix::PrefixLimits};
 
 /// Limits and rules of the coordinator.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CoordinatorConfig {
+    /// Models that are to be served, by name; the first one is meant by calls that name none. While
+    /// no node has announced one of them it is unavailable, not unknown. Others may be served too.
+    pub models: Vec<String>,
     /// How nodes are ranked.
     pub policy: PolicyName,
-    /// Requests running at once.
+    /// Requests of a model running at once.
     pub max_running: usize,
-    /// Requests waiting for a place beyond those; more are refused.
+    /// Requests of a model waiting for a place beyond those; more are refused.
     pub max_waiting: usize,
     /// How long a request may be expected to wait for a place; who is expected to wait longer
     /// is refused at once, and who waits twice as long is refused then.
@@ -71,19 +73,6 @@ pub struct BalancingConfig {
     pub cool_down_ms: u64,
 }
 
-/// Budgets of requests that bring none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct BudgetConfig {
-    /// Time to the first token.
-    pub ttft_ms: u64,
-    /// Time between tokens.
-    pub itl_ms: u64,
-    /// Whether decode nodes keep `itl_ms` for requests that bring none, by smaller batches
-    /// where they must; what a request brings they always keep.
-    pub kept_by_nodes: bool,
-}
-
 /// A policy by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -101,6 +90,7 @@ pub enum PolicyName {
 impl Default for CoordinatorConfig {
     fn default() -> Self {
         Self {
+            models: Vec::new(),
             policy: PolicyName::LeastLoaded,
             max_running: 1024,
             max_waiting: 1024,
@@ -121,12 +111,6 @@ impl Default for CoordinatorConfig {
     }
 }
 
-impl Default for BudgetConfig {
-    fn default() -> Self {
-        Self { ttft_ms: 1_000, itl_ms: 50, kept_by_nodes: false }
-    }
-}
-
 impl Default for BalancingConfig {
     fn default() -> Self {
         Self { interval_ms: 5_000, looks: 6, cool_down_ms: 60_000 }
@@ -143,15 +127,15 @@ impl BalancingConfig {
     }
 }
 
-impl BudgetConfig {
-    /// As requests have them.
-    pub(crate) fn budgets(&self) -> Budgets {
-        let Self { ttft_ms, itl_ms, .. } = *self;
-        Budgets { ttft: Duration::from_millis(ttft_ms), itl: Duration::from_millis(itl_ms) }
-    }
-}
-
 impl CoordinatorConfig {
+    /// Whether limits and budgets can work.
+    ///
+    /// # Errors
+    /// The first one that cannot.
+    pub fn validate(&self) -> Result<(), LimitsError> {
+        Limits::of(self).check()
+    }
+
     pub(crate) fn node_wait(&self) -> Duration {
         Duration::from_millis(self.node_wait_ms)
     }

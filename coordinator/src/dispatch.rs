@@ -18,11 +18,12 @@ use crate::{
     balancer::Ended,
     fleet::Node,
     journal::{Journal, JournalError, News, record_prompt},
+    lines::Line,
     metrics::Meter,
     quarantine::NODES,
     queue::Claim,
     requests::Tracked,
-    route::{self, Route},
+    route::{self, Route, Wanted},
 };
 
 /// A request that was admitted. Pulled by the answer's reader: nothing of it
@@ -34,6 +35,8 @@ pub(crate) struct Run {
     /// Time between tokens that decode nodes are to keep.
     kept_itl: Option<Duration>,
     journal: Journal,
+    /// Fingerprint of the model that said the first of what was passed on.
+    fingerprint: Option<String>,
     deadline: Instant,
     /// Choices that the reader has seen enough of.
     stops: mpsc::Receiver<u32>,
@@ -60,6 +63,7 @@ pub(crate) struct Run {
     meter: Meter,
     tracked: Tracked,
     cancelled: CancellationToken,
+    line: Line,
     _permit: Permit,
 }
 
@@ -86,8 +90,8 @@ pub(crate) async fn dispatch(
 ) -> Result<Answer, Failure> {
     let deadline = Instant::now() + request.deadline.min(FAR);
     let mut meter = Meter::start(shared.metrics.clone(), request.choices);
-    let usual = shared.limits.read().budgets;
-    let budgets = wishes.budgets(&usual);
+    let usual = shared.limits.read().budgets.of(&request.model, wishes.priority);
+    let budgets = wishes.budgets(usual);
     if shared.fleet.knows(&request.model) {
         shared.demands.arrived(&request.model, &budgets, Instant::now());
     }
@@ -99,8 +103,8 @@ pub(crate) async fn dispatch(
         due: deadline.min(Instant::now() + budgets.ttft),
         tokens: tokens(&request),
     };
-    let permit = match enter(shared, &request, claim, (deadline, &cancelled)).await {
-        Ok(permit) => permit,
+    let (line, permit) = match enter(shared, &request, claim, (deadline, &cancelled)).await {
+        Ok(entered) => entered,
         Err(failure) => {
             meter.failed(failure.code);
             return Err(failure);
@@ -113,9 +117,10 @@ pub(crate) async fn dispatch(
     let mut run = Run {
         shared: Arc::clone(shared),
         journal: Journal::new(request.choices),
+        fingerprint: None,
         request,
         budgets,
-        kept_itl: wishes.kept_itl(&usual),
+        kept_itl: wishes.kept_itl(usual),
         deadline,
         stops,
         attempt: None,
@@ -132,6 +137,7 @@ pub(crate) async fn dispatch(
         meter,
         tracked,
         cancelled,
+        line,
         _permit: permit,
     };
     match run.next().await {
@@ -141,18 +147,22 @@ pub(crate) async fn dispatch(
     }
 }
 
-/// A place for a request that may be tried.
+/// A place in its model's line for a request that may be tried.
 async fn enter(
     shared: &Shared,
     request: &Request,
     claim: Claim,
     (deadline, cancelled): (Instant, &CancellationToken),
-) -> Result<Permit, Failure> {
-    let now = Instant::now();
-    shared.quarantine.check(request, now)?;
-    shared.retries.request(now);
-    let admitted = cancelled.run_until_cancelled(shared.admission.admit(claim, deadline)).await;
-    admitted.unwrap_or_else(|| Err(by_an_operator()))
+) -> Result<(Line, Permit), Failure> {
+    let entering = async {
+        shared.quarantine.check(request, Instant::now())?;
+        route::known(shared, &request.model, deadline).await?;
+        let line = shared.lines.of(&request.model);
+        line.retries.request(Instant::now());
+        let permit = line.admission.admit(claim, deadline).await?;
+        Ok((line, permit))
+    };
+    cancelled.run_until_cancelled(entering).await.unwrap_or_else(|| Err(by_an_operator()))
 }
 
 impl Run {
@@ -187,7 +197,13 @@ impl Run {
         if self.over {
             return Ok(None);
         }
-        let route = match route::find(&self.shared, &self.request, &self.budgets, &self.avoid).await {
+        let wanted = Wanted {
+            request: &self.request,
+            budgets: &self.budgets,
+            avoid: &self.avoid,
+            fingerprint: self.fingerprint.as_deref(),
+        };
+        let route = match route::find(&self.shared, &wanted).await {
             Ok(route) => route,
             Err(failure) => {
                 self.fail(failure);
@@ -264,6 +280,7 @@ impl Run {
             }
             Event::Prompt(part) => {
                 self.progress = Progress::Generating;
+                self.fingerprint.get_or_insert_with(|| attempt.fingerprint());
                 record_prompt(&mut self.request, &part).map_err(|error| attempt.wrong(&error))?;
                 self.ready.push_back(Event::Prompt(part));
             }
@@ -283,6 +300,7 @@ impl Run {
             }
             Event::Token(token) => {
                 self.progress = Progress::Generating;
+                self.fingerprint.get_or_insert_with(|| attempt.fingerprint());
                 attempt.prefilled();
                 let news = self.journal.record(&token).map_err(|error| attempt.wrong(&error))?;
                 if news == News::New {
@@ -363,7 +381,7 @@ impl Run {
         if moved {
             node.check_soon();
         }
-        let may_retry = || unexplained || moved || self.shared.retries.take(Instant::now());
+        let may_retry = || unexplained || moved || self.line.retries.take(Instant::now());
         if !failure.code.is_retryable() || self.attempts >= self.shared.config.max_attempts || !may_retry() {
             return self.fail(failure);
         }

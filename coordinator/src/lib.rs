@@ -1,8 +1,8 @@
 //! Who serves this request, who is alive, what may wait.
 //!
 //! - [`dispatch`](Coordinator::dispatch): one request's life, top to bottom
-//! - `admission`: how many run, how many wait, for how long; `queue`: in which order
-//! - [`Wishes`]: what a client says of its patience
+//! - `lines`: a line for each model; `admission`: how many run, how many wait, for how long; `queue`: in which order
+//! - [`Wishes`]: what a client says of its patience; [`BudgetConfig`]: what holds if it says nothing
 //! - `retries`, `quarantine`: how often what failed is tried again, and what never is
 //! - `route`: which decode node, and which prefill nodes in which order
 //! - [`policy`]: how nodes are chosen; pure
@@ -21,11 +21,13 @@ mod admission;
 mod answer;
 mod attempt;
 pub mod balancer;
+mod budgets;
 mod config;
 mod dispatch;
 mod fleet;
 mod journal;
 mod limits;
+mod lines;
 pub mod metrics;
 mod model_text;
 mod node_client;
@@ -51,12 +53,13 @@ use std::{
 use baton_protocol::{Failure, Request};
 use baton_registry::Registry;
 use baton_trust::Trust;
-use tokio::{task::JoinSet, time::Instant};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub use admission::QueueStatus;
 pub use answer::Answer;
-pub use config::{BalancerMode, BalancingConfig, BudgetConfig, CoordinatorConfig, PolicyName};
+pub use budgets::{BudgetClass, BudgetConfig};
+pub use config::{BalancerMode, BalancingConfig, CoordinatorConfig, PolicyName};
 pub use fleet::{Health, Load};
 pub use limits::{Limits, LimitsError};
 pub use metrics::CoordinatorMetrics;
@@ -65,15 +68,14 @@ pub use status::{ClusterStatus, NodeStatus, ServedModel};
 pub use steering::SteerError;
 pub use wishes::Wishes;
 
-use admission::Admission;
 use balancer::{Advice, Advised, Demands};
 use fleet::Fleet;
+use lines::Lines;
 use model_text::Texts;
 use parking_lot::RwLock;
 use policy::Policy;
 use quarantine::Quarantine;
 use requests::Requests;
-use retries::Retries;
 
 /// Takes requests and answers them through nodes; clones are the same coordinator.
 #[derive(Clone)]
@@ -94,14 +96,13 @@ struct Shared {
     policy: Box<dyn Policy>,
     /// Counts routings, for policies that take turns.
     turn: AtomicU64,
-    admission: Arc<Admission>,
+    lines: Lines,
     limits: RwLock<Limits>,
     requests: Arc<Requests>,
     /// This coordinator tells one node something at a time, so that two that are each other's last do not both go.
     steering: tokio::sync::Mutex<()>,
     demands: Demands,
     advised: Advised,
-    retries: Retries,
     quarantine: Quarantine,
     texts: Texts,
     metrics: CoordinatorMetrics,
@@ -124,13 +125,12 @@ impl Coordinator {
         let shared = Shared {
             policy: policy::named(config.policy),
             turn: AtomicU64::new(0),
-            admission: Admission::new(&Limits::of(&config)),
+            lines: Lines::new(Limits::of(&config)),
             limits: RwLock::new(Limits::of(&config)),
             requests: Arc::default(),
             steering: tokio::sync::Mutex::default(),
             demands: Demands::default(),
             advised: Advised::default(),
-            retries: Retries::new(Instant::now()),
             quarantine: Quarantine::default(),
             texts: Texts::default(),
             config,
@@ -151,6 +151,11 @@ impl Coordinator {
     /// When the request was refused or has failed before any node took it.
     pub async fn dispatch(&self, request: Request, wishes: Wishes) -> Result<Answer, Failure> {
         dispatch::dispatch(&self.shared, request, wishes).await
+    }
+
+    /// Models that are to be served; the first is meant where none is named.
+    pub fn expected(&self) -> &[String] {
+        &self.shared.config.models
     }
 
     /// Models that some node announces or has announced, by name.

@@ -3,13 +3,13 @@
 use crate::{BudgetConfig, CoordinatorConfig};
 
 /// Limits in force, and how often they were changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Counts changes; a change names the one that it is based on.
     pub revision: u64,
-    /// Requests running at once.
+    /// Requests of a model running at once.
     pub max_running: usize,
-    /// Requests waiting for a place beyond those.
+    /// Requests of a model waiting for a place beyond those.
     pub max_waiting: usize,
     /// How long a request may wait for a place.
     pub max_wait_ms: u64,
@@ -48,8 +48,8 @@ const MOST_REQUESTS: u64 = 1_000_000;
 
 impl Limits {
     pub(crate) fn of(config: &CoordinatorConfig) -> Self {
-        let CoordinatorConfig { max_running, max_waiting, max_wait_ms, budgets, .. } = *config;
-        Self { revision: 1, max_running, max_waiting, max_wait_ms, budgets }
+        let CoordinatorConfig { max_running, max_waiting, max_wait_ms, .. } = *config;
+        Self { revision: 1, max_running, max_waiting, max_wait_ms, budgets: config.budgets.clone() }
     }
 
     /// Takes the place of `self`, whose revision it must name, as the next revision.
@@ -65,15 +65,18 @@ impl Limits {
         Ok(())
     }
 
-    fn check(&self) -> Result<(), LimitsError> {
+    pub(crate) fn check(&self) -> Result<(), LimitsError> {
         let values = [
             ("max_running", self.max_running as u64, 1, MOST_REQUESTS),
             ("max_waiting", self.max_waiting as u64, 0, MOST_REQUESTS),
             ("max_wait_ms", self.max_wait_ms, 0, MOST_MS),
-            ("ttft_ms", self.budgets.ttft_ms, 1, MOST_MS),
-            ("itl_ms", self.budgets.itl_ms, 1, MOST_MS),
         ];
-        match values.into_iter().find(|(_, value, least, most)| !(*least..=*most).contains(value)) {
+        let budgets = self.budgets.times().map(|(name, ms)| (name, ms, 1, MOST_MS));
+        match values
+            .into_iter()
+            .chain(budgets)
+            .find(|(_, value, least, most)| !(*least..=*most).contains(value))
+        {
             Some((name, _, least, most)) => Err(LimitsError::Range { name, least, most }),
             None => Ok(()),
         }
@@ -83,20 +86,26 @@ impl Limits {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::BudgetClass;
 
     #[test]
     fn a_change_is_based_on_the_last_one_and_within_range() {
         let mut limits = Limits::of(&CoordinatorConfig::default());
-        let first = limits;
-        limits.replace(Limits { max_running: 7, ..first }).unwrap();
+        let first = limits.clone();
+        limits.replace(Limits { max_running: 7, ..first.clone() }).unwrap();
         assert_eq!((limits.revision, limits.max_running), (2, 7));
         let stale = limits.replace(Limits { max_running: 9, ..first });
         assert_eq!(stale, Err(LimitsError::Stale { based_on: 1, now: 2 }));
-        let none = limits.replace(Limits { max_running: 0, ..limits });
+        let none = limits.replace(Limits { max_running: 0, ..limits.clone() });
         assert!(matches!(none, Err(LimitsError::Range { name: "max_running", .. })));
-        let budgets = BudgetConfig { itl_ms: 0, ..limits.budgets };
-        let never = limits.replace(Limits { budgets, ..limits });
-        assert!(matches!(never, Err(LimitsError::Range { name: "itl_ms", .. })));
+        let never = BudgetClass { itl_ms: Some(0), ..BudgetClass::default() };
+        for budgets in [
+            BudgetConfig { itl_ms: 0, ..BudgetConfig::default() },
+            BudgetConfig { classes: vec![never], ..BudgetConfig::default() },
+        ] {
+            let never = limits.replace(Limits { budgets, ..limits.clone() });
+            assert!(matches!(never, Err(LimitsError::Range { name: "itl_ms", .. })));
+        }
         assert_eq!((limits.revision, limits.max_running), (2, 7));
     }
 }

@@ -37,7 +37,7 @@ impl Texts {
 
 /// Asks the nodes that serve the text, one after another.
 async fn fetch(fleet: &Fleet, digest: &str) -> Result<Vec<u8>, Failure> {
-    let mut last = Failure::new(ErrorCode::Unavailable, "no node is ready to give the model's text");
+    let mut last = Failure::new(ErrorCode::Unavailable, "no node of this model is ready");
     let serves = |node: &Arc<Node>| {
         matches!(node.health(), Health::Ready | Health::Draining) && node.info().text_digest == digest
     };

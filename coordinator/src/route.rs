@@ -24,6 +24,17 @@ pub(crate) struct Route {
     pub(crate) prediction: Option<Prediction>,
 }
 
+/// What is to be routed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted<'a> {
+    pub(crate) request: &'a Request,
+    pub(crate) budgets: &'a Budgets,
+    /// Decode nodes to stay away from if possible.
+    pub(crate) avoid: &'a [NodeId],
+    /// Of the model that has begun the answer: another one of its name would go on differently.
+    pub(crate) fingerprint: Option<&'a str>,
+}
+
 /// Nodes looked at for one request.
 struct Looking<'a> {
     shared: &'a Shared,
@@ -32,35 +43,50 @@ struct Looking<'a> {
     held: Vec<(usize, Held)>,
 }
 
-/// A route for the next attempt, away from the nodes to avoid if possible.
-/// Waits a while for a node when none is ready.
-pub(crate) async fn find(
-    shared: &Shared,
-    request: &Request,
-    budgets: &Budgets,
-    avoid: &[NodeId],
-) -> Result<Route, Failure> {
+/// Waits a while for a model that no node has announced yet.
+pub(crate) async fn known(shared: &Shared, model: &str, deadline: Instant) -> Result<(), Failure> {
     let mut changes = shared.fleet.changes();
-    let patience = Instant::now() + shared.config.node_wait();
+    let patience = deadline.min(Instant::now() + shared.config.node_wait());
     loop {
         changes.borrow_and_update();
-        if let Some(route) = choose(shared, request, budgets, avoid) {
-            return Ok(route);
+        if shared.fleet.knows(model) {
+            return Ok(());
         }
-        let known = shared.fleet.models();
-        if !known.is_empty() && known.iter().all(|model| model.name != request.model) {
-            return Err(Failure::new(ErrorCode::UnknownModel, format!("no model {:?}", request.model)));
+        let is_expected = shared.config.models.iter().any(|name| name == model);
+        if !is_expected && !shared.fleet.models().is_empty() {
+            return Err(Failure::new(ErrorCode::UnknownModel, format!("no model {model:?}")));
         }
         if timeout_at(patience, changes.changed()).await.is_err() {
-            let failure = Failure::new(ErrorCode::Unavailable, "no decode node is ready for this model");
-            return Err(Failure { retry_after: Some(shared.config.node_wait()), ..failure });
+            return Err(unavailable(shared, format!("no node has announced model {model:?}")));
         }
     }
 }
 
-fn choose(shared: &Shared, request: &Request, budgets: &Budgets, avoid: &[NodeId]) -> Option<Route> {
+/// A route for the next attempt. Waits a while for a node when none is ready.
+pub(crate) async fn find(shared: &Shared, wanted: &Wanted<'_>) -> Result<Route, Failure> {
+    let mut changes = shared.fleet.changes();
+    let patience = Instant::now() + shared.config.node_wait();
+    loop {
+        changes.borrow_and_update();
+        if let Some(route) = choose(shared, wanted) {
+            return Ok(route);
+        }
+        if timeout_at(patience, changes.changed()).await.is_err() {
+            let model = &wanted.request.model;
+            return Err(unavailable(shared, format!("no decode node of model {model:?} is ready")));
+        }
+    }
+}
+
+fn unavailable(shared: &Shared, why: String) -> Failure {
+    Failure { retry_after: Some(shared.config.node_wait()), ..Failure::new(ErrorCode::Unavailable, why) }
+}
+
+fn choose(shared: &Shared, wanted: &Wanted<'_>) -> Option<Route> {
+    let Wanted { request, budgets, avoid, fingerprint } = *wanted;
     let mut looking = Looking { shared, request, held: Vec::new() };
     let mut decode = shared.fleet.takers(&request.model, Role::Decode);
+    decode.retain(|node| fingerprint.is_none_or(|begun| node.info().model_fingerprint == begun));
     if decode.iter().any(|node| !avoid.contains(node.id())) {
         decode.retain(|node| !avoid.contains(node.id()));
     }

@@ -1,6 +1,9 @@
 //! What a person may do to a running cluster, and see of it.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use baton_protocol::{NodeId, NodeInfo, RequestId, Role};
 use futures::future::join_all;
@@ -145,14 +148,14 @@ impl Coordinator {
         found
     }
 
-    /// Who runs and who waits.
-    pub fn queue(&self) -> QueueStatus {
-        self.shared.admission.status()
+    /// Who runs and who waits, by model.
+    pub fn queues(&self) -> BTreeMap<String, QueueStatus> {
+        self.shared.lines.status()
     }
 
     /// Limits in force.
     pub fn limits(&self) -> Limits {
-        *self.shared.limits.read()
+        self.shared.limits.read().clone()
     }
 
     /// Changes the limits of this coordinator, until it restarts.
@@ -161,11 +164,11 @@ impl Coordinator {
     /// When they were changed meanwhile, or a value cannot work. Then nothing changes.
     pub fn set_limits(&self, wanted: Limits) -> Result<Limits, LimitsError> {
         let mut limits = self.shared.limits.write();
-        let before = *limits;
+        let before = limits.clone();
         limits.replace(wanted)?;
         tracing::info!(?before, now = ?*limits, "limits changed by an operator");
-        self.shared.admission.set(&limits);
-        Ok(*limits)
+        self.shared.lines.set(&limits);
+        Ok(limits.clone())
     }
 
     /// How much is known of prefix caches.

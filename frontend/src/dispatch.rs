@@ -1,6 +1,7 @@
 //! The seam to the coordinator, so that this room can be tested without a cluster.
 
 use std::{
+    collections::BTreeSet,
     sync::Arc,
     task::{Context, Poll},
 };
@@ -16,8 +17,11 @@ pub trait Dispatch: Send + Sync + 'static {
     /// Starts an answer, or says why not. Dropping the future or the answer cancels.
     fn dispatch(&self, request: Request, wishes: Wishes) -> BoxFuture<'_, Result<Box<dyn Answer>, Failure>>;
 
-    /// Models that can be asked for now.
+    /// Models that nodes serve, or have served.
     fn models(&self) -> Vec<ServedModel>;
+
+    /// Names of models that are to be served, whether or not a node is there; the first is meant where none is named.
+    fn expected(&self) -> &[String];
 
     /// Serialized tokenizer, template and limits of a model.
     fn model_text<'a>(&'a self, model: &'a str) -> BoxFuture<'a, Result<Arc<[u8]>, Failure>>;
@@ -38,6 +42,8 @@ pub struct Readiness {
     /// Nodes that take work.
     #[serde(rename = "ready_nodes")]
     pub nodes: usize,
+    /// Models that have a decode node among them.
+    pub models: BTreeSet<String>,
     /// How KV travels between them.
     pub kv_paths: Vec<KvPath>,
 }
@@ -82,6 +88,10 @@ impl Dispatch for Coordinator {
         self.models()
     }
 
+    fn expected(&self) -> &[String] {
+        self.expected()
+    }
+
     fn model_text<'a>(&'a self, model: &'a str) -> BoxFuture<'a, Result<Arc<[u8]>, Failure>> {
         Box::pin(self.model_text(model))
     }
@@ -100,7 +110,9 @@ impl Dispatch for Coordinator {
             let ready = || status.nodes.iter().filter(|node| node.health == Health::Ready);
             let kv_paths =
                 ready().flat_map(|node| node.kv_paths.iter().map(|path| KvPath::of(path, &node.id)));
-            return Ok(Readiness { nodes: ready().count(), kv_paths: kv_paths.collect() });
+            let decoding = ready().filter(|node| node.roles.contains(&Role::Decode));
+            let models = decoding.map(|node| node.model.clone()).collect();
+            return Ok(Readiness { nodes: ready().count(), models, kv_paths: kv_paths.collect() });
         }
         let decoding = status.nodes.iter().filter(|node| node.roles.contains(&Role::Decode));
         let reasons: Vec<_> =

@@ -36,22 +36,26 @@ impl Texts {
         }
     }
 
-    /// The served model of this name, or the only one, and its text.
+    /// The model of this name, or the one that is meant where none is named, and its text.
     ///
     /// # Errors
     /// When nobody serves it, several could be meant, or its text cannot be had.
     pub async fn of_model(&self, name: Option<&str>) -> Result<(ServedModel, Arc<ModelText>), ApiError> {
-        let served = self.dispatch.models();
-        let model = match (name, served.as_slice()) {
-            (Some(name), served) => served
-                .iter()
-                .find(|model| model.name == name)
-                .ok_or_else(|| ApiError::UnknownModel { model: name.to_owned() })?,
-            (None, [only]) => only,
-            (None, []) => return Err(Failure::new(ErrorCode::Unavailable, "no model is served").into()),
-            (None, _) => return Err(ApiError::Missing { param: "model".to_owned() }),
+        let (served, expected) = (self.dispatch.models(), self.dispatch.expected());
+        let name = match (name, expected, served.as_slice()) {
+            (Some(name), ..) => name,
+            (None, [first, ..], _) => first,
+            (None, [], [only]) => &only.name,
+            (None, [], []) => return Err(unavailable("no model is served".to_owned())),
+            (None, [], _) => return Err(ApiError::Missing { param: "model".to_owned() }),
         };
-        let model = model.clone();
+        let Some(model) = served.iter().find(|model| model.name == name).cloned() else {
+            return Err(if expected.iter().any(|expected| expected == name) {
+                unavailable(format!("no node of model `{name}` is there yet"))
+            } else {
+                ApiError::UnknownModel { model: name.to_owned() }
+            });
+        };
         let cell = {
             let mut known = self.known.lock();
             if !known.contains_key(&model.text_digest) {
@@ -112,6 +116,10 @@ impl Texts {
     }
 }
 
+fn unavailable(why: String) -> ApiError {
+    Failure::new(ErrorCode::Unavailable, why).into()
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::{atomic::Ordering, mpsc::sync_channel};
@@ -138,6 +146,29 @@ mod tests {
         let (first, second, ()) = tokio::join!(first, second, third);
         assert_eq!((first, second), (Ok(1), Ok(2)));
         assert_eq!(texts.run(|| Ok(4)).await, Ok(4));
+    }
+
+    #[tokio::test]
+    async fn a_model_that_is_expected_is_unavailable_until_it_is_there_and_others_are_unknown() {
+        let expected = |names: &[&str]| {
+            let dispatch = Arc::new(Cluster(Arc::new(Script::stuck().expecting(names))));
+            Texts::new(dispatch, &Config::default(), Vec::new())
+        };
+        let status = |texts: Result<(ServedModel, _), ApiError>| match texts {
+            Ok((model, _)) => Ok(model.name),
+            Err(error) => Err(error.status().as_u16()),
+        };
+        let mock = Ok("mock".to_owned());
+        for (names, name, answer) in [
+            (&[][..], None, mock.clone()),
+            (&["mock", "large"], None, mock.clone()),
+            (&["large", "mock"], None, Err(503)),
+            (&["large"], Some("mock"), mock),
+            (&["large"], Some("large"), Err(503)),
+            (&["large"], Some("small"), Err(404)),
+        ] {
+            assert_eq!(status(expected(names).of_model(name).await), answer, "{names:?} {name:?}");
+        }
     }
 
     #[tokio::test]

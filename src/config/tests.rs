@@ -108,3 +108,26 @@ fn a_lone_role_needs_etcd() {
     config.choose_nodes(&[], &[]).unwrap();
     assert_eq!(config.nodes[0].roles, Role::ALL);
 }
+
+#[test]
+fn nodes_may_serve_models_of_their_own() {
+    let nodes = "nodes=[{id='a',roles=['decode']},{id='b',roles=['prefill'],model='other'},\
+        {id='c',roles=['prefill']},{id='d',roles=['coordinator']}]";
+    let mut config = with(&["model=usual", nodes]).unwrap();
+    let by_model: Vec<_> = config.by_model().into_iter().map(|one| (one.model, one.nodes.len())).collect();
+    assert_eq!(by_model, [("other".to_owned(), 1), ("usual".to_owned(), 2)]);
+    config.choose_nodes(&["a".into(), "b".into()], &[]).unwrap();
+    config.engine.backend = BackendKind::Cuda;
+    assert!(config.choose_nodes(&[], &[]).is_err());
+    config.choose_nodes(&["b".into()], &[]).unwrap();
+}
+
+#[test]
+fn budgets_of_classes_are_read_and_checked() {
+    let load = |classes: &str| with(&[&format!("coordinator.budgets.classes={classes}")]);
+    let config = load("[{model='small',min_priority=1,ttft_ms=200}]").unwrap();
+    assert_eq!(config.coordinator.budgets.classes[0].ttft_ms, Some(200));
+    for wrong in ["[{ttft_ms=0}]", "[{tttf_ms=9}]"] {
+        assert!(load(wrong).is_err(), "{wrong}");
+    }
+}

@@ -46,6 +46,21 @@ async fn another_node_goes_on_where_the_first_died() {
 }
 
 #[tokio::test]
+async fn an_answer_that_has_begun_does_not_go_on_with_another_model_of_the_same_name() {
+    let other = NodeInfo { model_fingerprint: "other".into(), ..node_info("b", &[Role::Decode]) };
+    for (begun, other_goes_on) in [(vec![accepted(), token(0, 0)], false), (vec![accepted()], true)] {
+        let infos = vec![node_info("a", &[Role::Decode]), other.clone()];
+        let cluster = Cluster::start(config(), infos).await;
+        cluster.nodes[0].script(then(begun, Act::Break));
+        for node in &cluster.nodes {
+            node.script([accepted(), finished(0)].map(Act::Send));
+        }
+        assert_eq!(cluster.events(request(1)).await.pop(), Some(finished(0)));
+        assert_eq!(!cluster.nodes[1].opens().is_empty(), other_goes_on);
+    }
+}
+
+#[tokio::test]
 async fn a_stream_that_ends_early_is_a_loss() {
     let cluster = two(
         vec![Act::Send(accepted()), Act::Send(token(0, 0))],

@@ -57,6 +57,7 @@ pub struct Script {
     pub forgot: AtomicUsize,
     /// Tokens of the model's context.
     context: u32,
+    expected: Vec<String>,
 }
 
 struct ScriptedAnswer {
@@ -122,6 +123,7 @@ impl Script {
             texts_fetched: AtomicUsize::new(0),
             forgot: AtomicUsize::new(0),
             context: CONTEXT,
+            expected: Vec::new(),
         }
     }
 
@@ -141,6 +143,11 @@ impl Script {
     /// Answers that neither fail nor end.
     pub fn holding(events: Vec<Event>) -> Self {
         Self { hold: true, ..Self::saying(events) }
+    }
+
+    /// The same with models that are to be served.
+    pub fn expecting(self, names: &[&str]) -> Self {
+        Self { expected: names.iter().map(|name| (*name).to_owned()).collect(), ..self }
     }
 
     /// Takes no request and refuses none.
@@ -203,6 +210,10 @@ impl Dispatch for Cluster {
             context_tokens: self.0.context,
             fingerprint: String::new(),
         }]
+    }
+
+    fn expected(&self) -> &[String] {
+        &self.0.expected
     }
 
     fn model_text<'a>(&'a self, model: &'a str) -> BoxFuture<'a, Result<Arc<[u8]>, Failure>> {
