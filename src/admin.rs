@@ -1,9 +1,13 @@
 //! `baton admin`: the admin API for people.
+//!
+//! - `top`: all of it live in a terminal
+
+mod top;
+
+use std::io::{IsTerminal, stdout};
 
 use anyhow::{Context, Result, bail, ensure};
-use baton_admin::views::{
-    Advice, ClassView, Flushed, LimitsView, Node, PrefixIndex, Queue, Request,
-};
+use baton_admin::views::{Advice, Class, Cluster, Flushed, Limits, Node, PrefixIndex, Queue, Request};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -17,6 +21,9 @@ use crate::{
 /// # Errors
 /// When the coordinator cannot be reached or refuses.
 pub async fn run(args: &Admin) -> Result<()> {
+    if matches!(args.what, AdminKind::Top) && !args.json && stdout().is_terminal() {
+        return top::run(&args.url).await;
+    }
     let answer = ask(&args.url, &args.what).await?;
     if args.json {
         say(serde_json::to_string_pretty(&answer)?);
@@ -31,6 +38,7 @@ pub async fn run(args: &Admin) -> Result<()> {
 async fn ask(url: &str, what: &AdminKind) -> Result<Value> {
     let get = |path: &str| call(url, Method::GET, path.to_owned(), Value::Null);
     match what {
+        AdminKind::Top => get("cluster").await,
         AdminKind::Nodes => get("nodes").await,
         AdminKind::Node { id } => get(&format!("nodes/{id}")).await,
         AdminKind::Requests => get("requests").await,
@@ -91,6 +99,7 @@ async fn call(url: &str, method: Method, path: String, body: Value) -> Result<Va
 /// The answer as lines of text.
 fn lines(what: &AdminKind, answer: Value) -> Result<Vec<String>> {
     Ok(match what {
+        AdminKind::Top => cluster(&serde_json::from_value(answer)?),
         AdminKind::Nodes => nodes(&serde_json::from_value::<Vec<Node>>(answer)?),
         AdminKind::Drain { .. } | AdminKind::Undrain { .. } | AdminKind::Role { .. } => {
             nodes(&[serde_json::from_value::<Node>(answer)?])
@@ -107,17 +116,22 @@ fn lines(what: &AdminKind, answer: Value) -> Result<Vec<String>> {
     })
 }
 
+fn cluster(cluster: &Cluster) -> Vec<String> {
+    let nodes: Vec<_> = cluster.nodes.iter().map(|(health, count)| format!("{count} {health}")).collect();
+    let words = if cluster.ready { "ready" } else { "not ready" };
+    vec![format!("cluster {words}, registry {}, nodes: {}", cluster.registry, nodes.join(", "))]
+}
+
 fn nodes(nodes: &[Node]) -> Vec<String> {
     let head = format!(
         "{:<16} {:<16} {:<9} {:>5} {:>8} {:>8} {:>8} {:>13} {:>13}",
         "node", "roles", "health", "epoch", "running", "waiting", "prompts", "pages in use", "decode step"
     );
     let row = |node: &Node| {
-        let pages = &node.pages;
+        let (pages, load) = (node.pages.unwrap_or_default(), node.load.unwrap_or_default());
         let used = pages.total - pages.free - pages.cached;
-        let step = node.step_model.decode.as_ref().map(|cost| {
-            let (answers, context) =
-                (f64::from(node.load.running.max(1)), node.load.running_context_tokens as f64);
+        let step = node.step_model.and_then(|steps| steps.decode).map(|cost| {
+            let (answers, context) = (f64::from(load.running.max(1)), load.running_context_tokens as f64);
             format!("{:.1} ms", 1e3 * (cost.base + cost.unit * answers + cost.context * context))
         });
         format!(
@@ -126,9 +140,9 @@ fn nodes(nodes: &[Node]) -> Vec<String> {
             node.roles.join("+"),
             if node.slow { "slow" } else { &node.health },
             node.epoch,
-            node.load.running,
-            node.load.waiting,
-            node.load.waiting_prefill_tokens,
+            load.running,
+            load.waiting,
+            load.waiting_prefill_tokens,
             format!("{used}/{}", pages.total),
             step.unwrap_or_else(|| "not known".to_owned()),
         )
@@ -138,11 +152,12 @@ fn nodes(nodes: &[Node]) -> Vec<String> {
 
 fn node(node: &Node) -> Vec<String> {
     let mut lines = nodes(std::slice::from_ref(node));
-    if node.load.left_over > 0 {
-        lines.push(format!("{} still run of a role that it no longer has", node.load.left_over));
+    let load = node.load.unwrap_or_default();
+    if load.left_over > 0 {
+        lines.push(format!("{} still run of a role that it no longer has", load.left_over));
     }
     lines.push(format!("model {} at {}, incarnation {:x}", node.model, node.control_addr, node.incarnation));
-    let pages = &node.pages;
+    let (pages, steps) = (node.pages.unwrap_or_default(), node.step_model.unwrap_or_default());
     lines.push(format!(
         "pages: {} free, {} cached ({} indexed), {} running, {} receiving, {} sending, {} quarantined; {} promised",
         pages.free,
@@ -154,8 +169,8 @@ fn node(node: &Node) -> Vec<String> {
         pages.quarantined,
         pages.promised
     ));
-    for (name, cost) in [("prefill", &node.step_model.prefill), ("decode", &node.step_model.decode)] {
-        lines.extend(cost.as_ref().map(|cost| {
+    for (name, cost) in [("prefill", steps.prefill), ("decode", steps.decode)] {
+        lines.extend(cost.map(|cost| {
             let us = |seconds: f64| seconds * 1e6;
             format!(
                 "{name} step: {:.0} µs + {:.3} µs a unit + {:.6} µs a token of context",
@@ -209,7 +224,7 @@ fn queues(queues: &[Queue]) -> Vec<String> {
     queues.iter().flat_map(of).collect()
 }
 
-fn limits(limits: &LimitsView) -> Vec<String> {
+fn limits(limits: &Limits) -> Vec<String> {
     let head = [
         format!("revision {}", limits.revision),
         format!(
@@ -222,7 +237,7 @@ fn limits(limits: &LimitsView) -> Vec<String> {
 }
 
 /// What a class of requests is, and what holds for it.
-fn class(class: &ClassView) -> String {
+fn class(class: &Class) -> String {
     let word = |name: &str, value: Option<String>| value.map(|value| format!(" {name}={value}"));
     let words = [
         word("model", class.model.clone()),

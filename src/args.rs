@@ -130,6 +130,8 @@ pub struct Admin {
 /// What an operator can do.
 #[derive(Debug, Subcommand)]
 pub enum AdminKind {
+    /// The cluster live, until q is pressed; where there is no terminal, in a few numbers once.
+    Top,
     /// Nodes with roles, health, load and pages.
     Nodes,
     /// Everything about one node.

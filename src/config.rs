@@ -57,6 +57,8 @@ pub struct ClusterConfig {
 pub struct AdminConfig {
     /// A loopback address; absent: [`USUAL`](Self::USUAL), or any port if that is taken.
     pub listen: Option<SocketAddr>,
+    /// Another loopback address, for the same over gRPC (`admin/proto/admin.proto`); absent: none.
+    pub grpc_listen: Option<SocketAddr>,
 }
 
 /// One node of the cluster.
@@ -262,6 +264,9 @@ impl ClusterConfig {
         self.api_gate().check(self.frontend.listen).context("frontend.listen")?;
         Gate::NoKeys.check(self.metrics_listen).context("metrics_listen")?;
         Gate::NoKeys.check(self.admin.listen.unwrap_or(AdminConfig::USUAL)).context("admin.listen")?;
+        if let Some(listen) = self.admin.grpc_listen {
+            Gate::NoKeys.check(listen).context("admin.grpc_listen")?;
+        }
         self.coordinator.validate().context("section [coordinator]")?;
         self.engine.validate()
     }

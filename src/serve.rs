@@ -12,6 +12,7 @@ use baton_trust::{Gate, Trust, for_roles};
 use prometheus_client::registry::Registry as Metrics;
 use tokio::{signal::unix::SignalKind, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
+use tonic::transport::{Server, server::TcpIncoming};
 
 use crate::{
     args,
@@ -29,6 +30,7 @@ pub struct Cluster {
     stop: CancellationToken,
     frontend: Option<JoinHandle<Result<(), FrontendError>>>,
     admin: Option<JoinHandle<Result<(), FrontendError>>>,
+    admin_grpc: Option<JoinHandle<Result<(), tonic::transport::Error>>>,
     coordinator: Option<CoordinatorTasks>,
     workers: Vec<WorkerNode>,
     /// What this process's nodes read and write; the API needs no copies of its own.
@@ -39,6 +41,8 @@ pub struct Cluster {
 
 /// Prefix of every metric of this program.
 const METRICS_PREFIX: &str = "baton";
+/// Time for operators' calls over gRPC to end.
+const LAST_CALLS: Duration = Duration::from_secs(2);
 
 /// Runs the chosen nodes until a signal.
 ///
@@ -94,6 +98,7 @@ impl Cluster {
             stop: CancellationToken::new(),
             frontend: None,
             admin: None,
+            admin_grpc: None,
             coordinator: None,
             workers: Vec::new(),
             texts: Vec::new(),
@@ -131,6 +136,11 @@ impl Cluster {
                 Ok(Err(error)) => note(format_args!("{name}: {error}")),
                 Err(error) => note(format_args!("{name}: {error}")),
             }
+        }
+        if let Some(serving) = self.admin_grpc.take()
+            && tokio::time::timeout(LAST_CALLS, serving).await.is_err()
+        {
+            note("admin: a caller kept its connection open");
         }
         if let Some(coordinator) = self.coordinator.take() {
             coordinator.shutdown().await;
@@ -207,6 +217,7 @@ impl Cluster {
         let frontend = tokio::spawn(baton_frontend::serve(listener, limits, services, stop));
         self.frontend = Some(frontend);
         self.start_admin(&coordinator)?;
+        self.start_admin_grpc(&coordinator)?;
         wait_until_served(&coordinator, self.workers.len()).await;
         Ok(())
     }
@@ -219,6 +230,18 @@ impl Cluster {
         #[expect(clippy::disallowed_methods, reason = "owned by the cluster and joined at shutdown")]
         let serving = tokio::spawn(baton_frontend::serve_routes(listener, limits, router, stop));
         self.admin = Some(serving);
+        Ok(())
+    }
+
+    fn start_admin_grpc(&mut self, coordinator: &Coordinator) -> Result<()> {
+        let Some(listen) = self.config.admin.grpc_listen else { return Ok(()) };
+        let listener = Gate::NoKeys.listen(listen).context("admin.grpc_listen")?;
+        say(format_args!("admin over gRPC at http://{}", listener.local_addr()));
+        let server = Server::builder().add_service(baton_admin::service(coordinator.clone()));
+        let (calls, stop) = (TcpIncoming::from(listener.into_inner()), self.stop.clone().cancelled_owned());
+        #[expect(clippy::disallowed_methods, reason = "owned by the cluster and joined at shutdown")]
+        let serving = tokio::spawn(server.serve_with_incoming_shutdown(calls, stop));
+        self.admin_grpc = Some(serving);
         Ok(())
     }
 }

@@ -36,7 +36,12 @@ pub struct Refusal {
 }
 
 impl AdminError {
-    fn status(&self) -> StatusCode {
+    /// Whether it was based on what was changed meanwhile.
+    pub(crate) fn is_stale(&self) -> bool {
+        matches!(self, Self::Limits(LimitsError::Stale { .. }))
+    }
+
+    pub(crate) fn status(&self) -> StatusCode {
         match self {
             Self::Steer(SteerError::Unknown { .. })
             | Self::NoNode { .. }

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     error::Refusal,
-    views::{Advice, Cluster, Drain, Flushed, LimitsView, Node, PrefixIndex, Queue, Request, Roles},
+    views::{Advice, Cluster, Drain, Flushed, Limits, Node, PrefixIndex, Queue, Request, Roles},
 };
 
 /// One method of one path.
@@ -59,7 +59,7 @@ fn looks(schemas: &mut SchemaGenerator) -> Vec<Operation> {
         get("/admin/v1/nodes/{id}", "One node", of::<Node>(schemas)),
         get("/admin/v1/requests", "Requests in flight, the oldest first", of::<Vec<Request>>(schemas)),
         get("/admin/v1/queue", "Who runs and who waits, by model", of::<Vec<Queue>>(schemas)),
-        get("/admin/v1/limits", "Limits in force", of::<LimitsView>(schemas)),
+        get("/admin/v1/limits", "Limits in force", of::<Limits>(schemas)),
         get("/admin/v1/prefix-index", "What is known of prefix caches", of::<PrefixIndex>(schemas)),
         get(
             "/admin/v1/advice",
@@ -75,7 +75,7 @@ fn changes(schemas: &mut SchemaGenerator) -> Vec<Operation> {
     let body = |required, schema| Some(json!({ "required": required, "content": json_of(&schema) }));
     let drain = body(false, of::<Drain>(schemas));
     let roles = body(true, of::<Roles>(schemas));
-    let limits = body(true, of::<LimitsView>(schemas));
+    let limits = body(true, of::<Limits>(schemas));
     vec![
         Operation {
             method: "post",
@@ -117,7 +117,7 @@ fn changes(schemas: &mut SchemaGenerator) -> Vec<Operation> {
             path: "/admin/v1/limits",
             summary: "Changes the limits of this coordinator until it restarts; 409 unless `revision` is the one in force",
             body: limits,
-            answer: of::<LimitsView>(schemas),
+            answer: of::<Limits>(schemas),
         },
     ]
 }

@@ -1,6 +1,6 @@
 //! Which path does what.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::net::IpAddr;
 
 use axum::{
     Json, Router,
@@ -15,13 +15,12 @@ use axum::{
     routing::{delete, get, post, put},
 };
 use baton_coordinator::Coordinator;
-use baton_protocol::{NodeId, RequestId, Role, node::UnknownRole};
 use serde::de::DeserializeOwned;
 
 use crate::{
     error::AdminError,
-    openapi,
-    views::{Advice, Cluster, Drain, Flushed, LimitsView, Node, PrefixIndex, Queue, Request, Roles},
+    openapi, operations,
+    views::{Advice, Cluster, Drain, Flushed, Limits, Node, PrefixIndex, Queue, Request},
 };
 
 type Answer<T> = Result<Json<T>, AdminError>;
@@ -74,31 +73,24 @@ fn is_familiar(headers: &HeaderMap) -> bool {
 }
 
 async fn cluster(State(coordinator): State<Coordinator>) -> Json<Cluster> {
-    Json((&coordinator.status()).into())
+    Json(operations::cluster(&coordinator))
 }
 
 async fn nodes(State(coordinator): State<Coordinator>) -> Json<Vec<Node>> {
-    Json(coordinator.status().nodes.into_iter().map(Into::into).collect())
+    Json(operations::nodes(&coordinator))
 }
 
 async fn node(State(coordinator): State<Coordinator>, Path(id): Path<String>) -> Answer<Node> {
-    find(&coordinator, id)
-}
-
-fn find(coordinator: &Coordinator, id: String) -> Answer<Node> {
-    let found = coordinator.status().nodes.into_iter().find(|node| node.id.0 == id);
-    found.map(|node| Json(node.into())).ok_or(AdminError::NoNode { id })
+    Ok(Json(operations::node(&coordinator, id)?))
 }
 
 async fn drain(State(coordinator): State<Coordinator>, Path(id): Path<String>, body: Bytes) -> Answer<Node> {
     let Drain { force } = if body.is_empty() { Drain::default() } else { read(&body)? };
-    coordinator.drain(&NodeId(id.clone()), force).await?;
-    find(&coordinator, id)
+    Ok(Json(operations::drain(&coordinator, id, force).await?))
 }
 
 async fn undrain(State(coordinator): State<Coordinator>, Path(id): Path<String>) -> Answer<Node> {
-    coordinator.undrain(&NodeId(id.clone())).await?;
-    find(&coordinator, id)
+    Ok(Json(operations::undrain(&coordinator, id).await?))
 }
 
 async fn set_roles(
@@ -106,54 +98,39 @@ async fn set_roles(
     Path(id): Path<String>,
     body: Bytes,
 ) -> Answer<Node> {
-    let Roles { roles, force } = read(&body)?;
-    let roles = roles.iter().map(|role| role.parse::<Role>()).collect::<Result<BTreeSet<_>, _>>();
-    let roles = roles.map_err(|unknown: UnknownRole| AdminError::Body { reason: unknown.to_string() })?;
-    coordinator.set_roles(&NodeId(id.clone()), &roles, force).await?;
-    find(&coordinator, id)
+    Ok(Json(operations::set_roles(&coordinator, id, read(&body)?).await?))
 }
 
 async fn requests(State(coordinator): State<Coordinator>) -> Json<Vec<Request>> {
-    Json(coordinator.requests().into_iter().map(Into::into).collect())
+    Json(operations::requests(&coordinator))
 }
 
 async fn cancel(State(coordinator): State<Coordinator>, Path(id): Path<String>) -> Answer<Vec<Request>> {
-    let number = u128::from_str_radix(&id, 16).ok().map(RequestId);
-    let before = coordinator.requests();
-    let Some(number) = number.filter(|number| coordinator.cancel(*number)) else {
-        return Err(AdminError::NoRequest { id });
-    };
-    let cancelled = before.into_iter().filter(|request| request.id == number);
-    Ok(Json(cancelled.map(Into::into).collect()))
+    Ok(Json(operations::cancel(&coordinator, id)?))
 }
 
 async fn queue(State(coordinator): State<Coordinator>) -> Json<Vec<Queue>> {
-    Json(coordinator.queues().into_iter().map(Into::into).collect())
+    Json(operations::queues(&coordinator))
 }
 
-async fn limits(State(coordinator): State<Coordinator>) -> Json<LimitsView> {
-    Json(coordinator.limits().into())
+async fn limits(State(coordinator): State<Coordinator>) -> Json<Limits> {
+    Json(operations::limits(&coordinator))
 }
 
-async fn set_limits(State(coordinator): State<Coordinator>, body: Bytes) -> Answer<LimitsView> {
-    let wanted: LimitsView = read(&body)?;
-    Ok(Json(coordinator.set_limits(wanted.into())?.into()))
+async fn set_limits(State(coordinator): State<Coordinator>, body: Bytes) -> Answer<Limits> {
+    Ok(Json(operations::set_limits(&coordinator, read(&body)?)?))
 }
 
 async fn prefix_index(State(coordinator): State<Coordinator>) -> Json<PrefixIndex> {
-    let stats = coordinator.prefix_stats();
-    let nodes = coordinator.status().nodes.into_iter();
-    let by_node = nodes.map(|node| (node.id.0, node.indexed_pages)).collect();
-    Json(PrefixIndex { pages: stats.pages, sets: stats.sets, by_node })
+    Json(operations::prefix_index(&coordinator))
 }
 
 async fn flush(State(coordinator): State<Coordinator>) -> Answer<Flushed> {
-    let nodes = coordinator.forget_prefixes().await?;
-    Ok(Json(Flushed { nodes: nodes.into_iter().map(|node| node.0).collect() }))
+    Ok(Json(operations::flush(&coordinator).await?))
 }
 
 async fn advice(State(coordinator): State<Coordinator>) -> Json<Vec<Advice>> {
-    Json(coordinator.advice().into_iter().map(Into::into).collect())
+    Json(operations::advice(&coordinator))
 }
 
 /// Without a word on the content type: there is only JSON here.

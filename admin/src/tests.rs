@@ -10,11 +10,14 @@ use baton_coordinator::{Coordinator, CoordinatorConfig, CoordinatorTasks};
 use baton_registry::MemoryRegistry;
 use baton_trust::Trust;
 use serde_json::{Value, json};
+use tokio::{net::TcpListener, task::JoinSet};
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Code, transport::Server};
 use tower::ServiceExt;
 
 use crate::{
-    openapi, router,
-    views::{ClassView, LimitsView},
+    openapi, router, service,
+    views::{self, Class, Limits, NodeName, Nothing, admin_client::AdminClient},
 };
 
 fn coordinator() -> (Coordinator, CoordinatorTasks) {
@@ -53,17 +56,16 @@ async fn limits_are_changed_by_revision_and_checked() {
     let (coordinator, _tasks) = coordinator();
     let path = "/admin/v1/limits";
     let (_, before) = call(&coordinator, "GET", path, "").await;
-    let mut wanted: LimitsView = serde_json::from_value(before).unwrap();
+    let mut wanted: Limits = serde_json::from_value(before).unwrap();
     wanted.itl_ms = 30;
-    wanted.classes =
-        vec![ClassView { model: Some("m".to_owned()), ttft_ms: Some(9), ..ClassView::default() }];
+    wanted.classes = vec![Class { model: Some("m".to_owned()), ttft_ms: Some(9), ..Class::default() }];
     let body = serde_json::to_string(&wanted).unwrap();
     let (status, now) = call(&coordinator, "PUT", path, &body).await;
     assert_eq!((status, &now["revision"], &now["itl_ms"]), (StatusCode::OK, &json!(2), &json!(30)));
     assert_eq!(now["classes"][0]["ttft_ms"], json!(9));
     let (status, refusal) = call(&coordinator, "PUT", path, &body).await;
     assert_eq!(status, StatusCode::CONFLICT, "{refusal}");
-    let invalid = serde_json::to_string(&LimitsView { revision: 2, max_running: 0, ..wanted }).unwrap();
+    let invalid = serde_json::to_string(&Limits { revision: 2, max_running: 0, ..wanted }).unwrap();
     for body in [invalid.as_str(), "", "{}", "[1]", "{\"revision\": 2, \"more\": 1}"] {
         assert_eq!(call(&coordinator, "PUT", path, body).await.0, StatusCode::BAD_REQUEST, "{body}");
     }
@@ -106,4 +108,31 @@ async fn pages_of_browsers_are_refused() {
         assert_eq!(status == StatusCode::OK, is_let_in, "{name}: {value}");
         assert!(is_let_in || status == StatusCode::FORBIDDEN);
     }
+}
+
+#[tokio::test]
+async fn the_same_is_said_over_grpc() {
+    let (coordinator, _tasks) = coordinator();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let mut serving = JoinSet::new();
+    let server = Server::builder().add_service(service(coordinator.clone()));
+    serving.spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+    let mut client = AdminClient::connect(url).await.unwrap();
+
+    let limits = client.get_limits(Nothing {}).await.unwrap().into_inner();
+    let (_, over_http) = call(&coordinator, "GET", "/admin/v1/limits", "").await;
+    assert_eq!(serde_json::to_value(&limits).unwrap(), over_http);
+    let wanted = Limits { max_running: 7, ..limits.clone() };
+    let changed = client.set_limits(wanted.clone()).await.unwrap().into_inner();
+    assert_eq!(changed, Limits { revision: limits.revision + 1, ..wanted.clone() });
+    assert_eq!(client.set_limits(wanted).await.unwrap_err().code(), Code::Aborted);
+    let none = Limits { max_running: 0, ..changed };
+    assert_eq!(client.set_limits(none).await.unwrap_err().code(), Code::InvalidArgument);
+
+    assert!(client.list_nodes(Nothing {}).await.unwrap().into_inner().nodes.is_empty());
+    let nobody = NodeName { id: "nobody".to_owned() };
+    assert_eq!(client.undrain_node(nobody).await.unwrap_err().code(), Code::NotFound);
+    let nothing = views::RequestId { id: "none".to_owned() };
+    assert_eq!(client.cancel_request(nothing).await.unwrap_err().code(), Code::NotFound);
 }
