@@ -17,6 +17,10 @@ test-gpu *ARGS:
 full:
     BATON_COUNTS=full scripts/test
 
+# Every fault in every phase of a request; writes CHAOS.md.
+chaos:
+    scripts/chaos
+
 # Fuzzes a target until it is stopped: frame_header, handshake, sender or session.
 fuzz TARGET *ARGS:
     scripts/fuzz {{TARGET}} {{ARGS}}

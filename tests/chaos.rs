@@ -1,11 +1,35 @@
-//! A 2P2D cluster of separate processes over a real etcd, mock backend: nodes
-//! are killed and stopped, etcd goes away, clients leave. Every stream is
-//! byte-exact or ends in one clear error, and every page comes back.
+//! Clusters of separate processes over a real etcd, mock backend: whatever
+//! happens, in whatever phase of a request, every stream is byte-exact or ends
+//! in one clear error, and every page comes back.
+//!
+//! - `faults`: what happens, the rows of the table
+//! - `phases`: where the request stands then, its columns
+//! - `cell`: one of each, and what came of it
+//! - `table`: all of it for people
+//!
+//! CI runs some cells. `BATON_CHAOS=whole` runs all of them and writes CHAOS.md (`scripts/chaos`).
 
-use std::time::Duration;
+mod cell;
+mod faults;
+mod phases;
+mod table;
+
+use std::{
+    fs,
+    panic::AssertUnwindSafe,
+    time::{Duration, Instant},
+};
 
 use baton_protocol::Sampling;
+use futures::FutureExt;
 use serde_json::{Value, json};
+
+use self::{
+    cell::Cell,
+    faults::{FAULTS, Fault},
+    phases::{PHASES, Phase},
+    table::Table,
+};
 
 use crate::{
     counts::counts,
@@ -80,88 +104,6 @@ impl Case {
     }
 }
 
-/// Starts `cases` and does `fault` once `when` holds for the first of them.
-async fn under_fault(
-    cluster: &mut Cluster,
-    cases: &[Case],
-    settle: Duration,
-    fault: impl FnOnce(&mut Cluster),
-) -> Vec<StreamedAnswer> {
-    let (http, url) = (cluster.http.clone(), cluster.url.clone());
-    let streams = futures::future::join_all(cases.iter().map(|case| complete(&http, &url, &case.body)));
-    let breaking = async {
-        tokio::time::sleep(settle).await;
-        fault(cluster);
-    };
-    tokio::join!(streams, breaking).0
-}
-
-/// Every answer is whole, every page comes back, and the lost node can join again.
-async fn assert_recovered(cluster: &mut Cluster, lost: &str, cases: &[Case], answers: &[StreamedAnswer]) {
-    for (case, answer) in cases.iter().zip(answers) {
-        case.assert_whole(answer);
-    }
-    cluster.wait_until_idle(AFTER_LOSS).await;
-    cluster.start_node(lost);
-    cluster.wait_for_members(4).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_prefill_node_killed_mid_prefill_costs_no_answer() {
-    let mut cluster = Cluster::start(&plan()).await;
-    for round in 0..counts().chaos_rounds as u64 {
-        let cases: Vec<_> = (0..8).map(|i| case(round * 100 + i, 150 + 20 * i as usize, 24, 1)).collect();
-        let answers = under_fault(&mut cluster, &cases, Duration::from_millis(150), |cluster| {
-            cluster.kill("prefill-1");
-        })
-        .await;
-        assert_recovered(&mut cluster, "prefill-1", &cases, &answers).await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_decode_node_killed_mid_stream_is_resumed_by_another() {
-    let mut cluster = Cluster::start(&plan()).await;
-    for round in 0..counts().chaos_rounds as u64 {
-        let cases: Vec<_> =
-            (0..6).map(|i| case(round * 100 + i, 60, 60, if i % 2 == 0 { 1 } else { 3 })).collect();
-        let answers =
-            under_fault(&mut cluster, &cases, Duration::from_millis(700), |cluster| cluster.kill("decode-1"))
-                .await;
-        assert_recovered(&mut cluster, "decode-1", &cases, &answers).await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_decode_node_killed_between_first_token_and_commit_is_resumed() {
-    // Each frame is held back, so that the first token is long out before the KV is in.
-    let faults = "\n[transfer.faults]\nseed = 1\ndelay_probability = 1.0\nmax_delay_ms = 60\n";
-    let mut cluster =
-        Cluster::start(&Plan { settings: SETTINGS.to_owned() + faults, prefill: 2, decode: 2 }).await;
-    for round in 0..counts().chaos_rounds as u64 {
-        let cases: Vec<_> = (0..4).map(|i| case(round * 100 + i, 120, 30, 3)).collect();
-        let (http, url) = (cluster.http.clone(), cluster.url.clone());
-        let (seen, mut first) = tokio::sync::mpsc::channel(64);
-        let streams = cases.iter().map(|case| {
-            let seen = seen.clone();
-            complete_until(&http, &url, &case.body, move |answer| {
-                if answer.texts.iter().all(|text| !text.is_empty()) {
-                    // Full means that it was seen already.
-                    let _ = seen.try_send(());
-                }
-                false
-            })
-        });
-        let answers = futures::future::join_all(streams);
-        let breaking = async {
-            first.recv().await;
-            cluster.kill("decode-1");
-        };
-        let (answers, ()) = tokio::join!(answers, breaking);
-        assert_recovered(&mut cluster, "decode-1", &cases, &answers).await;
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn the_cluster_serves_on_while_etcd_is_away() {
     let mut cluster = Cluster::start(&plan()).await;
@@ -177,27 +119,6 @@ async fn the_cluster_serves_on_while_etcd_is_away() {
     last.assert_whole(&complete(&cluster.http, &cluster.url, &last.body).await);
     cluster.wait_for_members(4).await;
     cluster.wait_until_idle(AFTER_LOSS).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_stopped_node_hangs_nobody_and_says_nothing_after_it_wakes() {
-    for node in ["decode-1", "prefill-1"] {
-        let mut cluster = Cluster::start(&plan()).await;
-        let cases: Vec<_> = (0..6).map(|i| case(i, 80, 40, 1)).collect();
-        let answers = under_fault(&mut cluster, &cases, Duration::from_millis(400), |cluster| {
-            cluster.nodes[node].signal("STOP");
-        })
-        .await;
-        for (case, answer) in cases.iter().zip(&answers) {
-            case.assert_whole(answer);
-        }
-        tokio::time::sleep(Duration::from_secs(counts().stopped_seconds)).await;
-        cluster.nodes[node].signal("CONT");
-        cluster.wait_for_members(4).await;
-        cluster.wait_until_idle(AFTER_LOSS).await;
-        let after = case(77, 80, 20, 1);
-        after.assert_whole(&complete(&cluster.http, &cluster.url, &after.body).await);
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -217,4 +138,73 @@ async fn clients_that_leave_leave_nothing_behind() {
         futures::future::join_all(streams).await;
     }
     cluster.wait_until_idle(Duration::from_secs(counts().clean_cancel_seconds)).await;
+}
+
+/// Each phase has a cluster, a thread and a runtime of its own: most of the time is waiting.
+#[test]
+fn every_fault_in_every_phase() {
+    let run = |column| tokio::runtime::Runtime::new().unwrap().block_on(run_column(column));
+    let table = std::thread::scope(|scope| {
+        let columns: Vec<_> = (0..PHASES.len()).map(|column| scope.spawn(move || run(column))).collect();
+        Table(columns.into_iter().flat_map(|column| column.join().unwrap()).collect())
+    });
+    if is_whole() {
+        fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/CHAOS.md"), table.to_string()).unwrap();
+    }
+    let wrong: Vec<_> = table.wrong().collect();
+    assert!(wrong.is_empty(), "{} cells are wrong\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// Every fault in one phase; cells by row and column.
+async fn run_column(column: usize) -> Vec<((usize, usize), Result<Cell, String>)> {
+    let (phase, mut cluster, mut cells) = (&PHASES[column], None, Vec::new());
+    for (row, fault) in FAULTS.iter().enumerate() {
+        let then = fault.then.chars().nth(column).unwrap();
+        if then == '-' || !(is_whole() || fault.in_ci.contains(phase.letter)) {
+            continue;
+        }
+        let begun = Instant::now();
+        let number = (row * PHASES.len() + column) as u64;
+        let cell = run_cell(&mut cluster, (phase, fault), (number, then)).await;
+        let what = cell.as_ref().map_or_else(Clone::clone, |cell| cell.outcome.clone());
+        println!("{} × {}: {what}, took {:.1?}", fault.name, phase.name, begun.elapsed());
+        cells.push(((row, column), cell));
+    }
+    cells
+}
+
+/// Runs a cell on the phase's cluster, which is there from the cell before unless something went wrong with it.
+async fn run_cell(
+    cluster: &mut Option<Cluster>,
+    (phase, fault): (&Phase, &Fault),
+    (number, then): (u64, char),
+) -> Result<Cell, String> {
+    let mut own = match (cluster.take(), fault.frames()) {
+        (Some(cluster), None) => cluster,
+        (before, frames) => {
+            drop(before);
+            Cluster::start(&Plan { settings: phase.settings(frames), prefill: 2, decode: 3 }).await
+        }
+    };
+    let ran = AssertUnwindSafe(cell::run(&mut own, phase, fault, (number, then))).catch_unwind().await;
+    match ran {
+        Ok(cell) => {
+            *cluster = Some(own).filter(|_| fault.frames().is_none());
+            Ok(cell)
+        }
+        Err(panic) => {
+            for (name, process) in &own.nodes {
+                println!("--- {name} ---\n{}", process.output());
+            }
+            let words = panic.downcast_ref::<String>().cloned();
+            Err(words
+                .or_else(|| panic.downcast_ref().map(|words: &&str| (*words).to_owned()))
+                .unwrap_or_default())
+        }
+    }
+}
+
+/// Whether all of the table is run.
+pub fn is_whole() -> bool {
+    std::env::var("BATON_CHAOS").is_ok_and(|value| value == "whole")
 }

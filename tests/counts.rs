@@ -23,8 +23,6 @@ pub struct Counts {
     pub requests_without_etcd: usize,
     /// Seconds that etcd is away.
     pub etcd_away_seconds: u64,
-    /// Seconds that a node is stopped.
-    pub stopped_seconds: u64,
     /// Clients that disconnect at a random token.
     pub disconnects: usize,
     /// Seconds until every page of clients that left is back: the promise is
@@ -48,7 +46,6 @@ const CI: Counts = Counts {
     chaos_rounds: 1,
     requests_without_etcd: 8,
     etcd_away_seconds: 6,
-    stopped_seconds: 10,
     disconnects: 20,
     clean_cancel_seconds: 10,
     openapi_calls: 300,
@@ -66,7 +63,6 @@ const FULL: Counts = Counts {
     chaos_rounds: 5,
     requests_without_etcd: 40,
     etcd_away_seconds: 20,
-    stopped_seconds: 10,
     disconnects: 200,
     clean_cancel_seconds: 2,
     openapi_calls: 2000,

@@ -29,6 +29,26 @@ impl Operator {
         Err(String::from_utf8_lossy(&done.stderr).into_owned())
     }
 
+    /// The requests in flight, if the coordinator says.
+    pub async fn requests(&self, http: &reqwest::Client) -> Option<Vec<Value>> {
+        self.list(http, "requests").await
+    }
+
+    /// One of them, if it is in flight.
+    pub async fn request(&self, http: &reqwest::Client, id: &Value) -> Option<Value> {
+        self.requests(http).await?.into_iter().find(|request| request["id"] == *id)
+    }
+
+    /// The nodes as the coordinator sees them, if it says.
+    pub async fn nodes(&self, http: &reqwest::Client) -> Option<Vec<Value>> {
+        self.list(http, "nodes").await
+    }
+
+    /// Over HTTP, which takes less time than a command.
+    async fn list(&self, http: &reqwest::Client, what: &str) -> Option<Vec<Value>> {
+        http.get(format!("{}/admin/v1/{what}", self.url)).send().await.ok()?.json().await.ok()
+    }
+
     /// The requests in flight, once they are as wanted.
     pub async fn sees(&self, what: &str, is_so: impl Fn(&[Value]) -> bool) -> Vec<Value> {
         eventually(what, || async {

@@ -92,6 +92,15 @@ impl Process {
         assert!(status.is_ok_and(|status| status.success()), "cannot send SIG{signal} to {}", self.name);
     }
 
+    /// Waits until it has ended; panics with the output when it does not.
+    pub fn wait_for_exit(&mut self, patience: Duration) {
+        let deadline = Instant::now() + patience;
+        while self.child.try_wait().unwrap().is_none() {
+            assert!(Instant::now() < deadline, "{} does not end:\n{}", self.name, self.output());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     fn line_with(&self, text: &str) -> Option<String> {
         self.lines.lock().unwrap().iter().find(|line| line.contains(text)).cloned()
     }
@@ -145,6 +154,18 @@ impl Etcd {
     /// Kills it; its data stays.
     pub fn kill(&mut self) {
         self.process = None;
+    }
+
+    /// Kills it and starts it without any data.
+    pub fn empty(&mut self) {
+        self.kill();
+        std::fs::remove_dir_all(&self.data).unwrap();
+        self.resume();
+    }
+
+    /// Sends a signal by name.
+    pub fn signal(&self, signal: &str) {
+        self.process.as_ref().expect("etcd runs").signal(signal);
     }
 
     /// Starts it (again) on the same ports and data.
