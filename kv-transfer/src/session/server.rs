@@ -130,7 +130,7 @@ impl Prefill for PrefillService {
         let (outbound, messages) = mpsc::channel(STREAM_MESSAGES);
         let greeting = match check_hello(&service.local, &service.config, &service.transports, &hello) {
             Err(refuse) => Message::Refuse(refuse),
-            Ok(agreed) => Message::Welcome(service.take(&hello, &agreed, inbound, &outbound)?),
+            Ok(agreed) => Message::Welcome(service.take(&hello, &agreed, inbound, &outbound).await?),
         };
         // The channel is new and has room.
         outbound.try_send(Ok(opening(greeting))).map_err(|_| Status::internal("control stream closed"))?;
@@ -142,21 +142,21 @@ impl Prefill for PrefillService {
 
 impl Service {
     /// Makes a session of a HELLO that fits, and starts it.
-    fn take(
+    async fn take(
         self: &Arc<Self>,
         hello: &Hello,
         agreed: &Agreed,
         inbound: Streaming<Control>,
         outbound: &Outbound,
     ) -> Result<Welcome, Status> {
-        if self.stop.is_cancelled() {
-            return Err(Status::unavailable("shutting down"));
-        }
         let key = secret();
         let number = secret().iter().take(8).fold(0, |number, &byte| number << 8 | u64::from(byte));
         let session = SessionId(number.max(1));
         let terms = Terms { session, secret: key, checksum: agreed.checksum, config: self.config.clone() };
-        let (paths, listening) = self.transports.listen(&agreed.transports, &terms);
+        let (paths, listening) = self.transports.listen(&agreed.transports, &terms).await;
+        if self.stop.is_cancelled() {
+            return Err(Status::unavailable("shutting down"));
+        }
         // What the other side asks for, within what this side allows.
         let probe_bytes = hello.probe_bytes.min(MAX_FRAME_BYTES);
         let (peer, stop) = (NodeId(hello.node.clone()), self.stop.child_token());

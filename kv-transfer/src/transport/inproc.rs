@@ -90,7 +90,7 @@ impl Transport for Inproc {
         PROCESS.clone()
     }
 
-    fn listen(&self, terms: &Terms) -> Result<(String, Box<dyn Rendezvous>), PathError> {
+    async fn listen(&self, terms: &Terms) -> Result<(String, Box<dyn Rendezvous>), PathError> {
         let (addr, link) = listen(terms.checksum);
         Ok((addr, Box::new(Ready(link))))
     }

@@ -239,7 +239,7 @@ impl Transport for NcclCard {
         self.version.clone()
     }
 
-    fn listen(&self, terms: &Terms) -> Result<(String, Box<dyn Rendezvous>), PathError> {
+    async fn listen(&self, terms: &Terms) -> Result<(String, Box<dyn Rendezvous>), PathError> {
         let listener = self.gate.listen(SocketAddr::new(self.listen, 0)).map_err(unavailable)?;
         let addr = listener.local_addr().to_string();
         Ok((addr, Box::new(Waiting { listener, gpu: self.gpu.clone(), terms: terms.clone() })))

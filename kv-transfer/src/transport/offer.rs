@@ -35,11 +35,11 @@ pub trait Transport: Send + Sync {
     fn place(&self) -> String;
 
     /// The sending side: makes a path for one session; the address under which
-    /// the receiver finds it. Must not block.
+    /// the receiver finds it.
     ///
     /// # Errors
     /// When the path cannot be had now.
-    fn listen(&self, terms: &Terms) -> Result<(String, Box<dyn Rendezvous>), PathError>;
+    async fn listen(&self, terms: &Terms) -> Result<(String, Box<dyn Rendezvous>), PathError>;
 
     /// The receiving side: goes to the address. The caller limits the time.
     ///
@@ -152,11 +152,11 @@ impl Transports {
     }
 
     /// Makes a path of each of these kinds: what WELCOME says of them, and those that are open.
-    pub fn listen(&self, kinds: &[TransportKind], terms: &Terms) -> (Vec<Path>, Vec<Listening>) {
+    pub async fn listen(&self, kinds: &[TransportKind], terms: &Terms) -> (Vec<Path>, Vec<Listening>) {
         let (mut paths, mut open) = (Vec::new(), Vec::new());
         for (kind, transport) in self.rows.iter().filter(|(kind, _)| kinds.contains(kind)) {
             let mut path = Path { kind: kind.as_str().to_owned(), ..Path::default() };
-            match transport.listen(terms) {
+            match transport.listen(terms).await {
                 Ok((addr, rendezvous)) => {
                     path.addr = addr;
                     open.push(Listening { kind: *kind, rendezvous });

@@ -73,7 +73,7 @@ impl Transport for Shm {
         self.place.clone()
     }
 
-    fn listen(&self, terms: &Terms) -> Result<(String, Box<dyn Rendezvous>), PathError> {
+    async fn listen(&self, terms: &Terms) -> Result<(String, Box<dyn Rendezvous>), PathError> {
         let (addr, meeting) = meet::Meeting::new(terms)?;
         Ok((addr, Box::new(meeting)))
     }

@@ -103,7 +103,7 @@ impl Transport for Tcp {
         if self.tls.is_some() { "tls".to_owned() } else { String::new() }
     }
 
-    fn listen(&self, terms: &Terms) -> Result<(String, Box<dyn Rendezvous>), PathError> {
+    async fn listen(&self, terms: &Terms) -> Result<(String, Box<dyn Rendezvous>), PathError> {
         let (addr, expected) = self.listening.as_ref().ok_or(PathError::Closed)?;
         let expectation = expected.expect(terms.session, terms.secret);
         Ok((addr.clone(), Box::new(Waiting { expectation, terms: terms.clone() })))

@@ -12,6 +12,9 @@
 //! UCX trusts whoever reaches it, so it goes no further than loopback without
 //! certificates, or where frames are to be encrypted, which it cannot do.
 //!
+//! It is opened for the first path and closed with the last, so that a node that
+//! uses it for nothing has none of its threads.
+//!
 //! - [`context`]: which devices there are; registered memory
 //! - [`worker`]: one end of a path; [`flight`]: a step on its way; [`bell`]: what closes it
 //! - [`inbox`]: what UCX calls back with
@@ -39,7 +42,7 @@ use super::{
 };
 use crate::{SessionError, TransferConfig, hex, metrics::Side};
 use bell::Bell;
-use context::Context;
+use context::OnDemand;
 pub use context::Reach;
 use worker::{Posted, Worker};
 
@@ -49,8 +52,7 @@ const MAX_ADDRESS_BYTES: usize = 16 << 10;
 /// UCX as one side of a node uses it.
 pub struct Ucx {
     place: String,
-    /// Or why there is none.
-    context: Result<Arc<Context>, String>,
+    context: Arc<OnDemand>,
     staged: bool,
 }
 
@@ -97,13 +99,13 @@ impl Ucx {
             Reach::Host => shm::meet::place(),
             Reach::Network => "network".to_owned(),
         };
-        let context = Context::new(reach).map(Arc::new).map_err(|error| error.to_string());
-        Self { place, context, staged: reach == Reach::Network }
+        Self { place, context: Arc::new(OnDemand::new(reach)), staged: reach == Reach::Network }
     }
 
-    fn worker(&self, terms: &Terms) -> Result<Worker, PathError> {
-        let unavailable = |reason: &String| PathError::Unavailable { reason: reason.clone() };
-        Worker::new(self.context.as_ref().map_err(unavailable)?, terms.secret, self.staged)
+    async fn worker(&self, terms: &Terms) -> Result<Worker, PathError> {
+        let (context, secret, staged) = (self.context.clone(), terms.secret, self.staged);
+        let made = spawn_blocking(move || Worker::new(&context.open()?, secret, staged)).await;
+        made.map_err(|_| PathError::Closed)?
     }
 }
 
@@ -113,15 +115,15 @@ impl Transport for Ucx {
         self.place.clone()
     }
 
-    fn listen(&self, terms: &Terms) -> Result<(String, Box<dyn Rendezvous>), PathError> {
-        let worker = self.worker(terms)?;
+    async fn listen(&self, terms: &Terms) -> Result<(String, Box<dyn Rendezvous>), PathError> {
+        let worker = self.worker(terms).await?;
         Ok((hex(worker.address()), Box::new(Waiting { worker, terms: terms.clone() })))
     }
 
     async fn connect(&self, terms: &Terms, addr: &str) -> Result<Link<dyn FrameReceiver>, PathError> {
         let malformed = || PathError::Unavailable { reason: "no address of UCX".to_owned() };
         let address = unhex(addr).ok_or_else(malformed)?;
-        let mut worker = self.worker(terms)?;
+        let mut worker = self.worker(terms).await?;
         let (bell, limit) = (worker.bell(), terms.config.connect_timeout());
         let guard = RingUnlessKept(Some(bell.clone()));
         let called = spawn_blocking(move || worker.call(&address, limit).map(|()| worker)).await;

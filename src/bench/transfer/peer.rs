@@ -73,9 +73,7 @@ impl Peer {
         let mut secret = [0; 32];
         secret.fill_with(|| fastrand::u8(..));
         let terms = job.terms(name, secret)?;
-        let entered = self.runtime.enter();
-        let (_transports, addr, listening) = Job::listen(name, &terms)?;
-        drop(entered);
+        let (_transports, addr, listening) = self.runtime.block_on(Job::listen(name, &terms))?;
         self.order(&Order { job: job.clone(), addr, secret })?;
         let Back(back) = self.answer()?;
         let both = async {
@@ -181,9 +179,7 @@ fn tell(answer: &impl Serialize) -> Result<()> {
 fn receive(runtime: &Runtime, memory: &Memory, name: &str, order: Order) -> Result<Spent> {
     let Order { job, addr, secret } = order;
     let terms = job.terms(name, secret)?;
-    let entered = runtime.enter();
-    let (_transports, back, listening) = Job::listen(name, &terms)?;
-    drop(entered);
+    let (_transports, back, listening) = runtime.block_on(Job::listen(name, &terms))?;
     tell(&Back(back))?;
     let both = async {
         let sender = listening.rendezvous.accept().await?;

@@ -144,10 +144,10 @@ impl Job {
     }
 
     /// Makes a path; where it is, and the transports that keep it there.
-    pub fn listen(name: &str, terms: &Terms) -> Result<(Transports, String, Listening)> {
+    pub async fn listen(name: &str, terms: &Terms) -> Result<(Transports, String, Listening)> {
         let kind = TransportKind::named(name).context("unknown transport")?;
         let transports = Transports::new(&Self::config(name)?, &Trust::none(), Side::Sending)?;
-        let (mut paths, mut listening) = transports.listen(&[kind], terms);
+        let (mut paths, mut listening) = transports.listen(&[kind], terms).await;
         let path = paths.pop().context("no path")?;
         ensure!(path.failed.is_empty(), "{name}: {}", path.failed);
         Ok((transports, path.addr, listening.pop().context("no path")?))

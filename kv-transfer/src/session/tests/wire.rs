@@ -117,7 +117,7 @@ impl Road {
             }
             kind => {
                 let transports = Transports::new(&limits(self), &Trust::none(), Side::Sending).unwrap();
-                let (mut paths, mut listening) = transports.listen(&[kind], &terms(self, welcome));
+                let (mut paths, mut listening) = transports.listen(&[kind], &terms(self, welcome)).await;
                 let (path, listening) = (paths.pop().unwrap(), listening.pop());
                 (path.addr, Waiting::Other(transports, listening.expect(&path.failed)))
             }

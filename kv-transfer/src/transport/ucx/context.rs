@@ -1,11 +1,33 @@
 #![expect(unsafe_code, reason = "UCX is a C library")]
 //! An opening of UCX: the devices it may use, and memory registered with them.
 
-use std::{ffi::CStr, ptr::null_mut, sync::Arc, time::Instant};
+use std::{
+    ffi::CStr,
+    ptr::null_mut,
+    sync::{Arc, Weak},
+    time::Instant,
+};
 
+use parking_lot::Mutex;
 use ucx_rs::{status_string, sys};
 
 use crate::transport::PathError;
+
+/// Asks UCX to leave the system's memory functions alone. It would patch eight of them while
+/// the program is loaded, 50 ms each, to hear of memory that goes while its cache has it
+/// registered. Nothing here is in that cache: staging is registered by hand.
+#[used]
+#[unsafe(link_section = ".init_array.00100")]
+static WITHOUT_HOOKS: extern "C" fn() = {
+    #[expect(clippy::disallowed_methods, reason = "UCX reads it before anything could be passed to it")]
+    extern "C" fn ask() {
+        if std::env::var_os("UCX_MEM_EVENTS").is_none() {
+            // SAFETY: there are no other threads yet. UCX's constructor, which has no number, comes later.
+            unsafe { std::env::set_var("UCX_MEM_EVENTS", "n") };
+        }
+    }
+    ask
+};
 
 /// How far frames may go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +37,12 @@ pub enum Reach {
     Host,
     /// Every device that UCX knows, those that write into memory by themselves included.
     Network,
+}
+
+/// UCX as long as somebody needs it.
+pub struct OnDemand {
+    reach: Reach,
+    opened: Mutex<Weak<Context>>,
 }
 
 /// UCX with its devices; workers share it.
@@ -52,6 +80,37 @@ pub fn error(status: sys::ucs_status_t) -> PathError {
 /// When it did not.
 pub fn check(status: sys::ucs_status_t) -> Result<(), PathError> {
     if status == sys::ucs_status_t_UCS_OK { Ok(()) } else { Err(error(status)) }
+}
+
+// === impl OnDemand ===
+
+impl OnDemand {
+    /// Not opened yet.
+    pub fn new(reach: Reach) -> Self {
+        Self { reach, opened: Mutex::default() }
+    }
+
+    /// Whether anybody needs it.
+    #[cfg(test)]
+    pub fn is_open(&self) -> bool {
+        self.opened.lock().strong_count() > 0
+    }
+
+    /// The one that is open, or a new one. Blocks.
+    ///
+    /// # Errors
+    /// When UCX finds nothing to use.
+    pub fn open(&self) -> Result<Arc<Context>, PathError> {
+        let mut opened = self.opened.lock();
+        if let Some(context) = opened.upgrade() {
+            return Ok(context);
+        }
+        let begun = Instant::now();
+        let context = Arc::new(Context::new(self.reach)?);
+        tracing::debug!(reach = ?self.reach, took = ?begun.elapsed(), "UCX opened");
+        *opened = Arc::downgrade(&context);
+        Ok(context)
+    }
 }
 
 // === impl Context ===

@@ -47,16 +47,17 @@ fn host(staged: bool) -> Ucx {
 /// Both ends of a path, of two openings of UCX.
 pub fn pair(staged: bool, stall: Duration) -> Pair {
     let (near, far, terms) = (host(staged), host(staged), terms(1, stall));
-    let (addr, waiting) = near.listen(&terms).unwrap();
-    let both = async { tokio::join!(waiting.accept(), far.connect(&terms, &addr)) };
-    let (sender, receiver) = runtime().block_on(both);
-    (sender.unwrap(), receiver.unwrap())
+    runtime().block_on(async {
+        let (addr, waiting) = near.listen(&terms).await.unwrap();
+        let (sender, receiver) = tokio::join!(waiting.accept(), far.connect(&terms, &addr));
+        (sender.unwrap(), receiver.unwrap())
+    })
 }
 
 /// A sender that can send anything, and an honest receiver.
 fn rogue(stall: Duration) -> (Worker, Receiver) {
     let (near, far, terms) = (host(false), host(false), terms(1, stall));
-    let [mut near, mut worker] = [near, far].map(|ucx| ucx.worker(&terms).unwrap());
+    let [mut near, mut worker] = [near, far].map(|ucx| runtime().block_on(ucx.worker(&terms)).unwrap());
     let address = near.address().to_vec();
     let calling = thread::spawn(move || worker.call(&address, PATIENT).map(|()| worker));
     near.answer(PATIENT).unwrap();
@@ -77,9 +78,22 @@ fn memory() -> (FrameHeader, Arc<dyn KvSource>) {
 }
 
 #[test]
+fn ucx_is_open_while_a_path_needs_it() {
+    let (ucx, terms) = (host(false), terms(1, PATIENT));
+    let is_open = || ucx.context.is_open();
+    assert!(!is_open());
+    let [one, other] = [(), ()].map(|()| runtime().block_on(ucx.listen(&terms)).unwrap());
+    drop(one);
+    assert!(is_open());
+    drop(other);
+    assert!(!is_open());
+    runtime().block_on(ucx.listen(&terms)).unwrap();
+}
+
+#[test]
 fn only_who_knows_the_secret_is_heard() {
     let (near, far) = (host(false), host(false));
-    let (addr, waiting) = near.listen(&terms(1, PATIENT)).unwrap();
+    let (addr, waiting) = runtime().block_on(near.listen(&terms(1, PATIENT))).unwrap();
     let mut stranger = terms(2, PATIENT);
     stranger.config.connect_timeout_ms = 300;
     runtime().block_on(async {
@@ -97,7 +111,7 @@ fn an_address_is_given_up_with_its_rendezvous() {
     let (near, far) = (host(false), host(false));
     let mut terms = terms(1, PATIENT);
     terms.config.connect_timeout_ms = 300;
-    let (addr, waiting) = near.listen(&terms).unwrap();
+    let (addr, waiting) = runtime().block_on(near.listen(&terms)).unwrap();
     runtime().block_on(async {
         // Nobody comes: the thread that waits must not outlive whoever asked.
         tokio::time::timeout(SHORT, waiting.accept()).await.map(|_| ()).unwrap_err();
@@ -193,7 +207,7 @@ fn receives_for_ever() {
 #[test]
 fn a_killed_process_ends_the_path_in_time() {
     let (near, terms) = (host(false), terms(1, Duration::from_secs(1)));
-    let (addr, waiting) = near.listen(&terms).unwrap();
+    let (addr, waiting) = runtime().block_on(near.listen(&terms)).unwrap();
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "transport::ucx::tests::receives_for_ever"])
         .env("BATON_TEST_UCX_ADDR", addr)
