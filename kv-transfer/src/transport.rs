@@ -8,10 +8,12 @@
 //! - [`inproc`], [`shm`], [`tcp`], `ucx` (feature `ucx`): transports
 //! - `cuda_ipc`, `nccl` (feature `cuda`): from card to card; `card`: what both have
 //! - [`faulty`], [`metered`]: decorators
+//! - [`caller`]: who comes to a path's own address
 //! - [`checksum`]: what guards payloads
 //! - [`probe`]: the frames that measure a path
 //! - [`socket`]: what `tcp` reads and writes, open or inside TLS
 
+pub mod caller;
 #[cfg(feature = "cuda")]
 pub mod card;
 pub mod checksum;

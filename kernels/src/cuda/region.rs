@@ -24,6 +24,7 @@ pub struct Region {
 pub struct Mapped {
     gpu: Gpu,
     address: u64,
+    bytes: usize,
 }
 
 // === impl Region ===
@@ -126,13 +127,26 @@ impl Mapped {
         unsafe { sys::cuIpcOpenMemHandle_v2(&raw mut address, handle, flags) }
             .result()
             .named("cuIpcOpenMemHandle")?;
-        Ok(Self { gpu: gpu.clone(), address })
+        let mut mapped = Self { gpu: gpu.clone(), address, bytes: 0 };
+        let (mut begin, mut bytes) = (0, 0);
+        // SAFETY: an address that was just mapped, and places for where its memory begins and its size.
+        unsafe { sys::cuMemGetAddressRange_v2(&raw mut begin, &raw mut bytes, address) }
+            .result()
+            .named("cuMemGetAddressRange")?;
+        mapped.bytes = bytes.saturating_sub((address - begin) as usize);
+        Ok(mapped)
     }
 
     /// Where it begins, for this process and card.
     #[must_use]
     pub fn address(&self) -> u64 {
         self.address
+    }
+
+    /// Its size, by what the driver has mapped and not by what the other process says.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 }
 

@@ -7,6 +7,9 @@
 //! dies leaves no stuck stream behind. The ring is the session's: pages are not
 //! shared, and its memory goes when both ends have let go.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::VecDeque,
     io::{self, Write},
@@ -25,10 +28,11 @@ use baton_trust::Trust;
 
 use super::{
     Checksum, FrameReceiver, FrameSender, Link, PathError, Placement, Received,
+    caller::{caller, of_this_user},
     card::{
         Limits, failed,
         gather::Gather,
-        meet::{card, knows, limits, made},
+        meet::{card, limits, made},
         scatter::Scatter,
         signals::Signals,
     },
@@ -155,6 +159,9 @@ pub fn receiver(
     let export: [u8; EXPORT_BYTES] = signals.wait(false)?;
     let (limits, handle) = ring_of(&export, limits)?;
     let ring = Mapped::open(gpu, &handle).map_err(failed)?;
+    if ring.bytes() < limits.slots * limits.slot_bytes {
+        return Err(io::Error::other("a ring that is smaller than its slots").into());
+    }
     let scatter = Scatter::new(gpu, &limits, LANES)?;
     // Writing stays open: the sender sees the socket's end only when the ring is unmapped.
     let closer = signals.closer(Shutdown::Read)?;
@@ -173,13 +180,30 @@ fn ring_of(export: &[u8; EXPORT_BYTES], mine: &Limits) -> Result<(Limits, [u8; H
     if export[..4] != EXPORT_MAGIC || !(1..=MAX_SLOTS).contains(&slots) {
         return Err(refused("not a ring of frames"));
     }
-    if slot_bytes > u64::from(super::MAX_FRAME_BYTES) {
-        return Err(refused("a ring of frames that are too large"));
+    if !(1..=u64::from(super::MAX_FRAME_BYTES)).contains(&slot_bytes) {
+        return Err(refused("a ring of frames of no size that a frame has"));
     }
     if export[16..32] == *PROCESS {
         return Err(refused("cuda_ipc joins two processes, and this is one"));
     }
     Ok((Limits { slots: slots as usize, slot_bytes: slot_bytes as usize, ..mine.clone() }, handle))
+}
+
+/// A frame that was told, the slot that it is in, and its checksum, within what the ring has.
+fn frame_of(message: &[u8; FRAME_BYTES], ring: &Limits) -> Result<(FrameHeader, usize, u32), PathError> {
+    let (mut head, mut slot, mut told) = ([0; HEADER_BYTES], [0; 4], [0; 4]);
+    head.copy_from_slice(&message[..HEADER_BYTES]);
+    slot.copy_from_slice(&message[HEADER_BYTES..][..4]);
+    told.copy_from_slice(&message[HEADER_BYTES + 4..]);
+    let header = FrameHeader::decode(&head)?;
+    let (slot, told) = (u32::from_le_bytes(slot) as usize, u32::from_le_bytes(told));
+    if header.bytes as usize > ring.slot_bytes {
+        return Err(PathError::TooLarge { bytes: header.bytes });
+    }
+    if slot >= ring.slots {
+        return Err(io::Error::other("a slot was told that is none").into());
+    }
+    Ok((header, slot, told))
 }
 
 // === impl CudaIpc ===
@@ -210,12 +234,7 @@ impl Rendezvous for Waiting {
     async fn accept(self: Box<Self>) -> Result<Link<dyn FrameSender>, PathError> {
         let Self { listener, gpu, terms } = *self;
         let listener = tokio::net::UnixListener::from_std(listener)?;
-        let socket = loop {
-            let (mut socket, _) = listener.accept().await?;
-            if knows(&mut socket, &terms.secret).await {
-                break socket.into_std()?;
-            }
-        };
+        let socket = caller(|context| of_this_user(&listener, context), terms.secret).await?.into_std()?;
         made(move || sender(&gpu, socket, &limits(&terms))).await
     }
 }
@@ -349,17 +368,9 @@ impl Receiver {
         place: &mut dyn FnMut(&FrameHeader) -> Placement,
     ) -> Result<(), PathError> {
         let begun = Instant::now();
-        let (mut head, mut slot, mut told) = ([0; HEADER_BYTES], [0; 4], [0; 4]);
-        head.copy_from_slice(&message[..HEADER_BYTES]);
-        slot.copy_from_slice(&message[HEADER_BYTES..][..4]);
-        told.copy_from_slice(&message[HEADER_BYTES + 4..]);
-        let header = FrameHeader::decode(&head)?;
-        let (slot, told) = (u32::from_le_bytes(slot) as usize, u32::from_le_bytes(told));
-        if header.bytes as usize > self.limits.slot_bytes {
-            return Err(PathError::TooLarge { bytes: header.bytes });
-        }
-        if slot >= self.limits.slots || self.landing.iter().any(|landing| landing.slot == slot) {
-            return Err(io::Error::other("a slot was told that is none or not free").into());
+        let (header, slot, told) = frame_of(message, &self.limits)?;
+        if self.landing.iter().any(|landing| landing.slot == slot) {
+            return Err(io::Error::other("a slot was told that is not free").into());
         }
         let frame = self.ring.address() + (slot * self.limits.slot_bytes) as u64;
         self.scatter.scatter(slot, (frame, &header), place(&header))?;

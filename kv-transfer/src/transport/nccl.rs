@@ -7,11 +7,15 @@
 //! one is scattered into scratch. The communicator is the session's own: aborting
 //! it when the path ends touches nobody else.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::VecDeque,
     io,
     net::{IpAddr, Shutdown, SocketAddr, TcpStream},
     sync::{Arc, atomic::Ordering},
+    task::Context,
     time::{Duration, Instant},
 };
 
@@ -25,10 +29,11 @@ use tokio::io::AsyncWriteExt;
 
 use super::{
     Checksum, FrameReceiver, FrameSender, Link, PathError, Placement, Received,
+    caller::caller,
     card::{
         Limits, failed,
         gather::Gather,
-        meet::{card, knows, limits, made},
+        meet::{card, limits, made},
         scatter::Scatter,
         signals::Signals,
     },
@@ -185,10 +190,22 @@ fn invited(
     id.copy_from_slice(&invitation[..ID_BYTES]);
     slot_bytes.copy_from_slice(&invitation[ID_BYTES..]);
     let slot_bytes = u64::from_le_bytes(slot_bytes);
-    if slot_bytes > u64::from(super::MAX_FRAME_BYTES) {
+    if !(1..=u64::from(super::MAX_FRAME_BYTES)).contains(&slot_bytes) {
         return Err(PathError::Unavailable { reason: format!("frames of up to {slot_bytes} bytes") });
     }
     Ok((Limits { slot_bytes: slot_bytes as usize, ..mine.clone() }, id))
+}
+
+/// A frame that was announced and its checksum, within what staging has room for.
+fn frame_of(message: &[u8; FRAME_BYTES], staging: &Limits) -> Result<(FrameHeader, u32), PathError> {
+    let (mut head, mut told) = ([0; HEADER_BYTES], [0; 4]);
+    head.copy_from_slice(&message[..HEADER_BYTES]);
+    told.copy_from_slice(&message[HEADER_BYTES..]);
+    let header = FrameHeader::decode(&head)?;
+    if header.bytes as usize > staging.slot_bytes {
+        return Err(PathError::TooLarge { bytes: header.bytes });
+    }
+    Ok((header, u32::from_le_bytes(told)))
 }
 
 fn signals(socket: TcpStream, limits: &Limits) -> io::Result<Signals> {
@@ -260,12 +277,8 @@ impl Rendezvous for Waiting {
     async fn accept(self: Box<Self>) -> Result<Link<dyn FrameSender>, PathError> {
         let Self { listener, gpu, terms } = *self;
         let listener = listener.into_inner();
-        let socket = loop {
-            let (mut socket, _) = listener.accept().await?;
-            if knows(&mut socket, &terms.secret).await {
-                break socket.into_std()?;
-            }
-        };
+        let accept = |context: &mut Context<'_>| listener.poll_accept(context).map_ok(|(socket, _)| socket);
+        let socket = caller(accept, terms.secret).await?.into_std()?;
         let limit = join_limit(&terms.config);
         made(move || sender(&gpu, socket, (&limits(&terms), limit))).await
     }
@@ -376,13 +389,7 @@ impl Receiver {
         place: &mut dyn FnMut(&FrameHeader) -> Placement,
     ) -> Result<(), PathError> {
         let begun = Instant::now();
-        let (mut head, mut told) = ([0; HEADER_BYTES], [0; 4]);
-        head.copy_from_slice(&message[..HEADER_BYTES]);
-        told.copy_from_slice(&message[HEADER_BYTES..]);
-        let (header, told) = (FrameHeader::decode(&head)?, u32::from_le_bytes(told));
-        if header.bytes as usize > self.limits.slot_bytes {
-            return Err(PathError::TooLarge { bytes: header.bytes });
-        }
+        let (header, told) = frame_of(message, &self.limits)?;
         let placement = place(&header);
         let slot = self.next;
         self.next = (slot + 1) % self.limits.slots;

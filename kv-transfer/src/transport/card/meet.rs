@@ -1,19 +1,11 @@
-//! How the two ends of a road from card to card find each other: over a socket
-//! that knows the session's secret.
-
-use std::time::Duration;
+//! What the two ends of a road from card to card need before they meet.
 
 use baton_kernels::cuda::Gpu;
-use tokio::{
-    io::{AsyncRead, AsyncReadExt},
-    task::spawn_blocking,
-    time::timeout,
-};
+use tokio::task::spawn_blocking;
 
 use super::Limits;
 use crate::{
     SessionError, TransferConfig, TransportKind,
-    session::same_secret,
     transport::{Checksum, Link, PathError, offer::Terms},
 };
 
@@ -22,9 +14,6 @@ const SLOTS: usize = 8;
 
 /// Smallest slot: probes fit in.
 const MIN_SLOT_BYTES: usize = 1 << 20;
-
-/// Time for a socket that is there to tell the secret.
-const HANDSHAKE: Duration = Duration::from_millis(500);
 
 /// The card that this node's pages are on.
 ///
@@ -46,12 +35,6 @@ pub fn limits(terms: &Terms) -> Limits {
         stall: config.stall_timeout(),
         checked: terms.checksum != Checksum::None,
     }
-}
-
-/// Whether who has come knows the secret.
-pub async fn knows(socket: &mut (impl AsyncRead + Unpin), secret: &[u8; 32]) -> bool {
-    let mut told = [0; 32];
-    matches!(timeout(HANDSHAKE, socket.read_exact(&mut told)).await, Ok(Ok(_)) if same_secret(&told, secret))
 }
 
 /// Makes an end, which waits for the card and the other end, without blocking the runtime.

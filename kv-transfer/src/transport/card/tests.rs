@@ -1,6 +1,12 @@
 //! What needs no card: signals, and where copies go.
 
-use std::{net::Shutdown, os::unix::net::UnixStream, thread, time::Duration};
+use std::{
+    io::{ErrorKind, Write},
+    net::Shutdown,
+    os::unix::net::UnixStream,
+    thread,
+    time::Duration,
+};
 
 use baton_kernels::cuda::PieceCopy;
 use baton_protocol::DeviceSpan;
@@ -56,6 +62,23 @@ fn closing_wakes_both_ends_and_a_farewell_ends() {
     near.farewell(Duration::from_millis(1));
     drop(far);
     near.farewell(PATIENT);
+}
+
+#[test]
+fn who_sends_what_nobody_waits_for_fills_no_memory() {
+    let (mut rogue, far) = UnixStream::pair().unwrap();
+    rogue.set_nonblocking(true).unwrap();
+    let (mut far, mut taken) = (Signals::new(far, PATIENT).unwrap(), 0);
+    for _ in 0..10_000 {
+        match rogue.write(&[0; 4096]) {
+            Ok(bytes) => taken += bytes,
+            Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+        }
+        far.look().unwrap();
+    }
+    assert!((4096..4 << 20).contains(&taken), "{taken} bytes");
+    drop(rogue);
+    assert_eq!(far.wait::<4>(true).unwrap(), [0; 4], "what has come is still there");
 }
 
 #[test]

@@ -10,7 +10,6 @@ use std::{
         linux::net::SocketAddrExt,
         unix::net::{SocketAddr, UnixListener as StdListener, UnixStream as StdStream},
     },
-    time::Duration,
 };
 
 use rustix::net::{
@@ -18,9 +17,8 @@ use rustix::net::{
     SendFlags, recvmsg, sendmsg,
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, Interest},
+    io::{AsyncWriteExt, Interest},
     net::{UnixListener, UnixStream},
-    time::timeout,
 };
 
 use super::map::{self, Map};
@@ -28,12 +26,10 @@ use crate::{
     hex,
     transport::{
         FrameSender, Link, PathError,
+        caller::{caller, of_this_user},
         offer::{Rendezvous, Terms},
     },
 };
-
-/// Time for whoever comes to say the secret.
-const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A ring whose receiver has not come yet.
 pub struct Meeting {
@@ -110,23 +106,10 @@ impl Meeting {
     /// # Errors
     /// When the system has no more memory or sockets, or whoever knew the secret has left.
     pub async fn ring(&self) -> Result<OwnedFd, PathError> {
-        loop {
-            let (mut stream, _) = self.listener.accept().await?;
-            if self.knows(&mut stream).await {
-                let fd = map::create()?;
-                send(&stream, &fd)?;
-                return Ok(fd);
-            }
-        }
-    }
-
-    /// Whether somebody of the same user has said the secret.
-    async fn knows(&self, stream: &mut UnixStream) -> bool {
-        let same_user =
-            stream.peer_cred().is_ok_and(|peer| peer.uid() == rustix::process::geteuid().as_raw());
-        let mut secret = [0; 32];
-        let said = same_user && matches!(timeout(PATIENCE, stream.read_exact(&mut secret)).await, Ok(Ok(_)));
-        said && crate::session::same_secret(&secret, &self.terms.secret)
+        let stream = caller(|context| of_this_user(&self.listener, context), self.terms.secret).await?;
+        let fd = map::create()?;
+        send(&stream, &fd)?;
+        Ok(fd)
     }
 }
 
