@@ -19,6 +19,7 @@ pub mod metrics;
 pub mod prefiller;
 pub mod session;
 #[cfg(any(test, fuzzing))]
+#[cfg_attr(fuzzing, allow(dead_code, reason = "tests need more of it than the fuzzer"))]
 mod testing;
 pub mod transport;
 
