@@ -7,6 +7,7 @@ pub mod card;
 mod cluster;
 pub mod engine;
 pub mod flip;
+pub mod front;
 pub mod handoff;
 pub mod http;
 mod load;

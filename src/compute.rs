@@ -67,7 +67,7 @@ impl Compute {
     pub fn load(config: &ClusterConfig) -> Result<Self> {
         config.make_model_available()?;
         match config.engine.backend {
-            BackendKind::Mock => Ok(Self::mock(config)),
+            BackendKind::Mock => Self::mock(config),
             BackendKind::Cpu => Self::cpu(config),
             BackendKind::Cuda => Self::cuda(config),
         }
@@ -85,7 +85,11 @@ impl Compute {
             }
             #[cfg(feature = "cuda")]
             Source::Cuda(card) => Box::new(card.backend(settings)?),
-            Source::Mock => Box::new(MockBackend::new(settings.mock.clone(), page_tokens)),
+            Source::Mock => {
+                let mock = MockBackend::new(settings.mock.clone(), page_tokens);
+                let eos = self.text.eos_tokens().first().copied().unwrap_or_default();
+                Box::new(mock.speaking(self.text.vocab_tokens(), eos))
+            }
         })
     }
 
@@ -194,15 +198,20 @@ impl Compute {
         ((mib << 20) / (shape.token_bytes() * shape.page_tokens as usize)).max(1)
     }
 
-    fn mock(config: &ClusterConfig) -> Self {
-        let text = Arc::new(ModelText::mock());
-        Self {
+    fn mock(config: &ClusterConfig) -> Result<Self> {
+        let text = if config.engine.mock.speaks_model {
+            let path = baton_model::resolve(&config.model, &baton_model::default_cache())?;
+            baton_model::load(&path).with_context(|| format!("cannot load {}", path.display()))?.text
+        } else {
+            Arc::new(ModelText::mock())
+        };
+        Ok(Self {
             name: served_name(&config.model),
-            fingerprint: format!("mock-{:?}", config.engine.mock),
+            fingerprint: format!("mock-{}-{:?}", text.digest(), config.engine.mock),
             context_tokens: text.context_tokens(),
             text,
             source: Source::Mock,
-        }
+        })
     }
 }
 

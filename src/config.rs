@@ -202,7 +202,8 @@ impl ClusterConfig {
     /// # Errors
     /// When it cannot be had.
     pub fn make_model_available(&self) -> Result<()> {
-        if self.engine.backend != BackendKind::Mock
+        let has_files = self.engine.backend != BackendKind::Mock || self.engine.mock.speaks_model;
+        if has_files
             && self.engine.load == Load::Files
             && baton_model::resolve(&self.model, &baton_model::default_cache()).is_err()
         {

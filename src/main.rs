@@ -46,6 +46,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             BenchKind::Budgets(args) => baton::bench::budgets::run(&args),
             BenchKind::Flip(args) => baton::bench::flip::run(&args),
             BenchKind::Overload(args) => baton::bench::overload::run(&args),
+            BenchKind::Front(args) => baton::bench::front::run(&args),
             BenchKind::Routing(args) => baton::bench::routing::run(&args),
             BenchKind::Row(args) => baton::bench::row::run(&args),
             BenchKind::Check => baton::bench::check(&runtime),

@@ -20,7 +20,7 @@ use crate::{
     backend::{Backend, BackendError},
     batch::{Reading, Row, Rows},
     guide::Guides,
-    kv::KvPool,
+    kv::{IntegrityError, KvPool},
     scheduler::{Chunk, Plan, Scheduler},
     sequence::{Sequence, spec::Limits},
     worker::Shared,
@@ -39,8 +39,15 @@ pub struct Engine {
     layer_groups: u32,
     shared: Arc<Shared>,
     ahead: Ahead,
-    /// Whether the pool was found in order since the last step that changed it.
+    books: Books,
+}
+
+/// When the pool's books are checked: when the engine falls idle, and seldom enough that it costs
+/// next to nothing where it falls idle after each short request.
+struct Books {
+    /// Whether they were found in order since the last step that changed them.
     is_checked: bool,
+    not_before: Instant,
 }
 
 /// What came of a step.
@@ -78,7 +85,7 @@ impl Engine {
         let steps = if backend.runs_ahead() { 2 } else { 1 };
         let shared = Arc::new(Shared::new(Arc::clone(&pool), metrics, limits, &config.scheduler, steps));
         let ahead = Ahead::default();
-        Ok(Self { backend, pool, scheduler, rules, guides, layer_groups, shared, ahead, is_checked: false })
+        Ok(Self { backend, pool, scheduler, rules, guides, layer_groups, shared, ahead, books: Books::new() })
     }
 
     /// How others reach it.
@@ -124,15 +131,13 @@ impl Engine {
         Ok(())
     }
 
-    /// Nothing to compute. The pool's books are checked each time the engine falls idle.
+    /// Nothing to compute: a time to check the pool's books.
     fn rest(&mut self) -> Result<StepOutcome, EngineError> {
         if !self.scheduler.is_empty() {
             self.scheduler.look_for_masks(STALL, true);
             return Ok(StepOutcome::Stalled);
         }
-        if !std::mem::replace(&mut self.is_checked, true)
-            && let Err(error) = self.pool.check_integrity()
-        {
+        if let Err(error) = self.books.check(&self.pool) {
             self.stop(&Failure::new(
                 ErrorCode::Internal,
                 "the engine stopped: its page pool is inconsistent",
@@ -165,7 +170,7 @@ impl Engine {
     /// Runs the plan's tokens through the backend; reports prompts of handoffs
     /// layer group by layer group while later ones compute.
     fn forward(&mut self, plan: &Plan) -> Result<Rows, BackendError> {
-        self.is_checked = false;
+        self.books.is_checked = false;
         let pages = self.scheduler.page_ids(plan);
         let mut batch = self.scheduler.batch(plan, &pages);
         let layers = self.pool.shape().layers;
@@ -270,6 +275,25 @@ impl Engine {
     }
 }
 
+// === impl Books ===
+
+impl Books {
+    fn new() -> Self {
+        Self { is_checked: false, not_before: Instant::now() }
+    }
+
+    fn check(&mut self, pool: &KvPool) -> Result<(), IntegrityError> {
+        let now = Instant::now();
+        if self.is_checked || now < self.not_before {
+            return Ok(());
+        }
+        self.is_checked = true;
+        let checked = pool.check_integrity();
+        self.not_before = now + CHECK_PAUSE * now.elapsed();
+        checked
+    }
+}
+
 impl Drop for Engine {
     fn drop(&mut self) {
         // Who has a token coming gets it before the end; a failure is told by `stop`.
@@ -291,6 +315,10 @@ fn count_prompt_tokens(metrics: &EngineMetrics, chunk: &Chunk, sequence: &Sequen
         metrics.prompt_tokens.inc_by(chunk.tokens.len() as u64);
     }
 }
+
+/// From one check of the pool's books to the next, in times that a check takes: a hundredth of
+/// the time goes into them at most.
+const CHECK_PAUSE: u32 = 100;
 
 /// Time after which a stalled engine looks again.
 pub(crate) const STALL: Duration = Duration::from_millis(1);

@@ -106,6 +106,9 @@ pub struct MannerArgs {
     /// Tells the server of budgets, in headers.
     #[arg(long)]
     pub tell_budgets: bool,
+    /// Uses connections again, where the server leaves them open.
+    #[arg(long)]
+    pub keep_connections: bool,
     /// One field of every body more, as JSON (repeat for several).
     #[arg(long = "field", value_name = "NAME=JSON", value_parser = field)]
     pub fields: Vec<(String, Value)>,
@@ -205,6 +208,7 @@ impl MannerArgs {
             key: std::env::var("BATON_API_KEY").ok(),
             vocabulary: self.ids,
             tells_budgets: self.tell_budgets,
+            keeps_connections: self.keep_connections,
             metrics: Vec::new(),
             fields: self.fields.iter().cloned().collect::<Map<_, _>>(),
         }

@@ -20,6 +20,9 @@ pub(super) enum Layout {
     Split,
     /// Each does both, for requests of its own.
     Local,
+    /// As [`Local`](Self::Local), both on the second core and without compute threads, and the
+    /// coordinator alone on the first.
+    Front,
 }
 
 /// A cluster that ends with this.
@@ -46,6 +49,15 @@ impl Layout {
         match self {
             Self::Split => "split",
             Self::Local => "local",
+            Self::Front => "front",
+        }
+    }
+
+    /// Of the two nodes, and of the coordinator if it has one.
+    fn cores(self) -> ([usize; 2], Option<usize>) {
+        match self {
+            Self::Split | Self::Local => ([0, 1], None),
+            Self::Front => ([1, 1], Some(0)),
         }
     }
 
@@ -55,7 +67,7 @@ impl Layout {
                 "nodes=[{id='1',roles=['prefill']},{id='2',roles=['decode']},{id='c',roles=['coordinator']}]",
                 "coordinator.local_prefill_below_tokens=0",
             ],
-            Self::Local => [
+            Self::Local | Self::Front => [
                 "nodes=[{id='1',roles=['prefill','decode']},{id='2',roles=['prefill','decode']},\
                  {id='c',roles=['coordinator']}]",
                 "coordinator.local_prefill_below_tokens=1000000000",
@@ -71,24 +83,19 @@ impl Cluster {
     pub(super) fn start(layout: Layout, model: &str, set: &[String]) -> Result<Self> {
         let etcd = Etcd::start()?;
         let mut all: Vec<String> = layout.settings().map(str::to_owned).into();
-        all.extend([
-            "registry.kind=etcd".to_owned(),
-            format!("registry.endpoints=['{}']", etcd.url),
-            "engine.threads=1".to_owned(),
-        ]);
+        all.extend(["registry.kind=etcd".to_owned(), format!("registry.endpoints=['{}']", etcd.url)]);
+        if layout != Layout::Front {
+            all.push("engine.threads=1".to_owned());
+        }
         all.extend(set.iter().cloned());
         let settings = Settings { set: all, model: Some(model.to_owned()), ..Settings::default() };
-        let on_core = |core: usize| -> Result<Command> {
-            let mut command = Command::new("taskset");
-            command.args(["--cpu-list", &core.to_string()]).arg(std::env::current_exe()?);
-            Ok(command)
-        };
+        let (cores, own) = layout.cores();
         let node = |core: usize, id: &str| {
             ServerProcess::start_node(on_core(core)?, &settings, id, "metrics at http://")
         };
-        let nodes = vec![node(0, "1")?, node(1, "2")?];
-        let anywhere = Command::new(std::env::current_exe()?);
-        let coordinator = ServerProcess::start_node(anywhere, &settings, "c", "ready at http://")?;
+        let nodes = vec![node(cores[0], "1")?, node(cores[1], "2")?];
+        let program = own.map_or_else(|| Ok(Command::new(std::env::current_exe()?)), on_core)?;
+        let coordinator = ServerProcess::start_node(program, &settings, "c", "ready at http://")?;
         let cluster = Self { coordinator, nodes, _etcd: etcd };
         cluster.wait()?;
         Ok(cluster)
@@ -97,6 +104,11 @@ impl Cluster {
     /// Where it is asked.
     pub(super) fn url(&self) -> String {
         self.coordinator.url()
+    }
+
+    /// The process that is asked.
+    pub(super) fn coordinator(&self) -> &ServerProcess {
+        &self.coordinator
     }
 
     /// Where its nodes tell how they are.
@@ -148,6 +160,13 @@ impl Drop for Etcd {
         drop(self.child.kill());
         drop(self.child.wait());
     }
+}
+
+/// This program, on that core.
+fn on_core(core: usize) -> Result<Command> {
+    let mut command = Command::new("taskset");
+    command.args(["--cpu-list", &core.to_string()]).arg(std::env::current_exe()?);
+    Ok(command)
 }
 
 /// On a port that was free just now.

@@ -37,12 +37,12 @@ pub fn run(args: &BenchPrefixIndex) -> Result<()> {
     );
     let mut random = Rng::with_seed(2026);
     let trace = Trace::new(args, &mut random);
-    let before = resident_bytes()?;
+    let before = resident_bytes("self")?;
     let index = PrefixIndex::new(PrefixLimits { pages: u64::MAX, pages_of_node: u64::MAX });
     let nodes: Vec<_> = (0..args.nodes).map(|_| index.join()).collect();
     let begun = Instant::now();
     trace.fill(&nodes, &mut random);
-    let (seconds, bytes) = (begun.elapsed().as_secs_f64(), resident_bytes()?.saturating_sub(before));
+    let (seconds, bytes) = (begun.elapsed().as_secs_f64(), resident_bytes("self")?.saturating_sub(before));
     let (stats, pages) = (index.stats(), trace.pages());
     say(format_args!(
         "{} nodes, {pages} pages, each on {:.1} nodes, {} sets of nodes; {:.0} changes/s",

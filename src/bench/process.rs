@@ -77,6 +77,11 @@ impl ServerProcess {
         self.admin.as_deref()
     }
 
+    /// Memory that it has, as the system counts it.
+    pub(super) fn resident_bytes(&self) -> Result<usize> {
+        resident_bytes(&self.child.id().to_string())
+    }
+
     /// Seconds of processor time that it has used.
     pub(super) fn cpu_seconds(&self) -> Result<f64> {
         cpu_seconds(&self.child.id().to_string())
@@ -117,9 +122,9 @@ pub(super) fn cpu_seconds(process: &str) -> Result<f64> {
     Ok((used.0 + used.1) / TICKS)
 }
 
-/// Memory that this process has, as the system counts it.
-pub(super) fn resident_bytes() -> Result<usize> {
-    let status = std::fs::read_to_string("/proc/self/status")?;
+/// Memory that a process has, as the system counts it; `self` is this one.
+pub(super) fn resident_bytes(process: &str) -> Result<usize> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<usize>().ok());
     Ok(kib.context("unexpected form of /proc/self/status")? << 10)

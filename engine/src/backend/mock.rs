@@ -46,11 +46,23 @@ pub struct MockConfig {
     pub eos_probability: f64,
     /// Whether steps are enqueued before the one before has ended, as on a card.
     pub runs_ahead: bool,
+    /// Whether prompts and answers are in the tokens of the model that is named, whose tokenizer
+    /// and template are then needed, and not in bytes.
+    pub speaks_model: bool,
+}
+
+/// Tokens that it reads and may draw.
+#[derive(Clone, Copy, Debug)]
+struct Vocab {
+    tokens: usize,
+    /// Ends an answer.
+    eos: u32,
 }
 
 /// See the module's description.
 pub struct MockBackend {
     config: MockConfig,
+    vocab: Vocab,
     shape: KvShape,
     memory: Arc<KvMemory>,
     stream: Stream,
@@ -79,6 +91,7 @@ impl Default for MockConfig {
             step_us_base: 0,
             eos_probability: 0.0,
             runs_ahead: false,
+            speaks_model: false,
         }
     }
 }
@@ -93,7 +106,14 @@ impl MockBackend {
         let head_dim = config.head_dim.max(least);
         let shape = KvShape { layers, kv_heads, head_dim, dtype, page_tokens };
         let memory = Arc::new(KvMemory::new(shape.clone(), 0));
-        Self { config, shape, memory, stream: Stream::default() }
+        Self { config, vocab: Vocab::BYTES, shape, memory, stream: Stream::default() }
+    }
+
+    /// With the tokens of a model, of which `eos` ends answers. Answers are of those that are
+    /// printable characters among bytes.
+    #[must_use]
+    pub fn speaking(self, tokens: usize, eos: u32) -> Self {
+        Self { vocab: Vocab { tokens: tokens.max(VOCAB_TOKENS), eos }, ..self }
     }
 
     /// What a layer costs of a step's time.
@@ -108,8 +128,8 @@ impl MockBackend {
 
     /// Whether the rows of all tokens before the new ones are this sequence's.
     fn check(&self, index: usize, sequence: &BatchSequence<'_>, chain: &[u64]) -> Result<(), BackendError> {
-        if let Some(&token) = sequence.tokens.iter().find(|token| **token as usize >= VOCAB_TOKENS) {
-            return Err(BackendError::Token { sequence: index, token, vocab: VOCAB_TOKENS });
+        if let Some(&token) = sequence.tokens.iter().find(|token| **token as usize >= self.vocab.tokens) {
+            return Err(BackendError::Token { sequence: index, token, vocab: self.vocab.tokens });
         }
         let (page_tokens, row_bytes) = (self.shape.page_tokens as usize, self.shape.row_bytes());
         for (page, chain) in
@@ -136,12 +156,15 @@ impl MockBackend {
                 let rows = rows.iter().flat_map(|chain| hidden(*chain));
                 return (index, Reading::Sum(sum_rows(rows, HIDDEN)));
             };
-            let logits: Vec<f32> =
-                rows.iter().flat_map(|chain| logits(*chain, self.config.eos_probability)).collect();
+            let logits: Vec<f32> = rows.iter().flat_map(|chain| self.logits(*chain)).collect();
             let tokens = read.behind(sequence.tokens);
-            (index, Reading::Tokens(sampler::prompt_tokens(&logits, VOCAB_TOKENS, tokens, top)))
+            (index, Reading::Tokens(sampler::prompt_tokens(&logits, self.vocab.tokens, tokens, top)))
         };
         batch.reading().map(of).collect()
+    }
+
+    fn logits(&self, chain: u64) -> Vec<f32> {
+        self.vocab.logits(chain, self.config.eos_probability)
     }
 
     fn write(&self, layer: usize, sequence: &BatchSequence<'_>, chain: &[u64]) {
@@ -171,7 +194,7 @@ impl Backend for MockBackend {
     }
 
     fn vocab_tokens(&self) -> usize {
-        VOCAB_TOKENS
+        self.vocab.tokens
     }
 
     fn allocate(&mut self, pages: usize) -> Result<Arc<dyn KvStore>, BackendError> {
@@ -200,10 +223,8 @@ impl Backend for MockBackend {
             layer_done(layer);
         }
         let wanted = batch.sequences.iter().zip(&chains).filter(|(sequence, _)| sequence.wants_logits);
-        let values = wanted
-            .flat_map(|(_, chain)| logits(chain[chain.len() - 1], self.config.eos_probability))
-            .collect();
-        Ok(Logits { values, vocab_tokens: VOCAB_TOKENS, read: self.read(batch, &chains) })
+        let values = wanted.flat_map(|(_, chain)| self.logits(chain[chain.len() - 1])).collect();
+        Ok(Logits { values, vocab_tokens: self.vocab.tokens, read: self.read(batch, &chains) })
     }
 
     fn runs_ahead(&self) -> bool {
@@ -211,7 +232,7 @@ impl Backend for MockBackend {
     }
 
     fn enqueue(&mut self, batch: &Batch<'_>) -> Result<(), BackendError> {
-        batch.check_ahead(&self.shape, self.memory.pages(), VOCAB_TOKENS, self.stream.rows())?;
+        batch.check_ahead(&self.shape, self.memory.pages(), self.vocab.tokens, self.stream.rows())?;
         if self.stream.is_full() {
             return Err(BackendError::Device("too many steps are under way".to_owned()));
         }
@@ -235,13 +256,36 @@ impl Backend for MockBackend {
     }
 }
 
+// === impl Vocab ===
+
+impl Vocab {
+    const BYTES: Self = Self { tokens: VOCAB_TOKENS, eos: EOS_TOKEN };
+
+    /// Eight printable characters, about equally likely; all else is out of question.
+    fn logits(self, chain: u64, eos_probability: f64) -> Vec<f32> {
+        let mut logits = vec![-30.0; self.tokens];
+        for i in 0..8 {
+            let word = mix(chain.wrapping_add(i));
+            let mut token = 32 + word as usize % 95;
+            while logits[token] > -30.0 {
+                token = 32 + (token - 31) % 95;
+            }
+            logits[token] = (word >> 40) as f32 / (1u64 << 24) as f32;
+        }
+        if (mix(!chain) >> 11) as f64 / ((1u64 << 53) as f64) < eos_probability {
+            logits[self.eos as usize] = 100.0;
+        }
+        logits
+    }
+}
+
 /// The first `tokens` tokens that the mock answers to a prompt, when it never ends by itself.
 pub fn expected(prompt: &[u32], sampling: &Sampling, choice: u32, tokens: usize) -> Vec<u32> {
     let mut known = prompt.to_vec();
     let mut last = chain(prompt).last().copied().unwrap_or(CHAIN_START);
     for _ in 0..tokens {
         let draw = Draw { sampling, choice, tokens: &known, prompt_tokens: prompt.len(), mask: None };
-        let Some(token) = sampler::draw(&logits(last, 0.0), &draw) else { break };
+        let Some(token) = sampler::draw(&Vocab::BYTES.logits(last, 0.0), &draw) else { break };
         known.push(token);
         last = next(last, token);
     }
@@ -251,7 +295,8 @@ pub fn expected(prompt: &[u32], sampling: &Sampling, choice: u32, tokens: usize)
 /// How likely the mock finds the tokens of a prompt from `from` on, each with its `top` likeliest.
 pub fn expected_prompt(prompt: &[u32], from: usize, top: u32) -> Vec<PromptToken> {
     let chain = chain(prompt);
-    let rows: Vec<f32> = chain[from - 1..prompt.len() - 1].iter().flat_map(|row| logits(*row, 0.0)).collect();
+    let rows: Vec<f32> =
+        chain[from - 1..prompt.len() - 1].iter().flat_map(|row| Vocab::BYTES.logits(*row, 0.0)).collect();
     sampler::prompt_tokens(&rows, VOCAB_TOKENS, &prompt[from..], top)
 }
 
@@ -281,23 +326,6 @@ fn chain(tokens: &[u32]) -> Vec<u64> {
 
 fn next(chain: u64, token: u32) -> u64 {
     mix(chain ^ mix(u64::from(token) + 1))
-}
-
-/// Eight printable characters, about equally likely; all else is out of question.
-fn logits(chain: u64, eos_probability: f64) -> Vec<f32> {
-    let mut logits = vec![-30.0; VOCAB_TOKENS];
-    for i in 0..8 {
-        let word = mix(chain.wrapping_add(i));
-        let mut token = 32 + word as usize % 95;
-        while logits[token] > -30.0 {
-            token = 32 + (token - 31) % 95;
-        }
-        logits[token] = (word >> 40) as f32 / (1u64 << 24) as f32;
-    }
-    if (mix(!chain) >> 11) as f64 / ((1u64 << 53) as f64) < eos_probability {
-        logits[EOS_TOKEN as usize] = 100.0;
-    }
-    logits
 }
 
 fn mark(chain: u64, position: usize, layer: usize) -> [u8; MARK_BYTES] {

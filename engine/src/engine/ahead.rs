@@ -87,7 +87,7 @@ impl Engine {
 
     /// Enqueues the plan's step; what its sequences draw is pending from now on.
     pub(super) fn enqueue(&mut self, plan: Plan) -> Result<(), EngineError> {
-        self.is_checked = false;
+        self.books.is_checked = false;
         let pages = self.scheduler.page_ids(&plan);
         let mut batch = self.scheduler.batch(&plan, &pages);
         (batch.draws, batch.shapes) = self.rules.on_backend(&*self.backend, self.scheduler.planned(&plan));

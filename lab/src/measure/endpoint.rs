@@ -38,6 +38,9 @@ pub struct Manner {
     pub vocabulary: Option<Vocabulary>,
     /// Whether the server is told of budgets (`x-baton-ttft-ms`, `x-baton-itl-ms`).
     pub tells_budgets: bool,
+    /// Whether connections are used again. Servers close those that idle, or had so many
+    /// requests (llama.cpp), just when the next one is sent, and it looks as if they had lost it.
+    pub keeps_connections: bool,
     /// Pages with metrics; none: `/metrics` of the server.
     pub metrics: Vec<String>,
     /// More fields of every body, and those that replace what stands there.
@@ -70,6 +73,7 @@ impl Default for Manner {
             key: None,
             vocabulary: None,
             tells_budgets: false,
+            keeps_connections: false,
             metrics: Vec::new(),
             fields: Map::new(),
         }
@@ -86,9 +90,8 @@ impl Endpoint {
     /// When it does not answer as such servers do.
     pub async fn connect(base: &str, manner: Manner) -> Result<Self, MeasureError> {
         let base = base.trim_end_matches('/').to_owned();
-        // A connection for each request: servers close those that idle, or had so many requests
-        // (llama.cpp), just when the next one is sent, and it looks as if they had lost it.
-        let http = reqwest::Client::builder().no_proxy().tcp_nodelay(true).pool_max_idle_per_host(0);
+        let idle = if manner.keeps_connections { usize::MAX } else { 0 };
+        let http = reqwest::Client::builder().no_proxy().tcp_nodelay(true).pool_max_idle_per_host(idle);
         let http = http.read_timeout(SILENCE).build();
         let http = http.map_err(|source| MeasureError::Http { url: base.clone(), source })?;
         let url = match manner.api {

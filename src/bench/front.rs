@@ -1,0 +1,165 @@
+//! What a request costs before and behind the engine: a coordinator with its
+//! frontend alone on the first core; on the second, nodes whose steps take no
+//! time, and the callers. Prompts are words in the tokens of a real model.
+
+use std::{process::Command, sync::Arc};
+
+use anyhow::{Context, Result, ensure};
+use baton_lab::{
+    measure::{Api, Endpoint, Manner, Run, Spread},
+    traffic::{Arrivals, Workload},
+};
+use tokio::runtime::Runtime;
+
+use super::{
+    cluster::{Cluster, Layout},
+    load, median, shown,
+};
+use crate::{args, config::ClusterConfig, terminal::say};
+
+/// Tokens of a prompt.
+const PROMPT: usize = 64;
+/// Callers at once, who keep their connections.
+const CALLERS: usize = 32;
+/// Requests a second that come evenly, for times to first token.
+const EVEN: f64 = 500.0;
+/// Tokens of an answer that comes at a pace, and the pace in microseconds.
+const STREAMED: usize = 256;
+const PACE_US: usize = 20_000;
+
+/// The coordinator's figures in each run.
+#[derive(Default)]
+struct Figures {
+    /// Requests a second while all callers ask.
+    rates: Vec<f64>,
+    /// Microseconds of its processor for a request.
+    request_us: Vec<f64>,
+    /// Milliseconds to the first token, of requests that come evenly.
+    first_ms: [Vec<f64>; 2],
+    /// Microseconds of its processor for a token of a stream.
+    token_us: Vec<f64>,
+    /// Memory that it had at last, in MiB.
+    mib: f64,
+}
+
+/// Prints the table.
+///
+/// # Errors
+/// When the model is not on this machine, a process does not start, or a request fails.
+pub fn run(args: &args::BenchFront) -> Result<()> {
+    let settings = args::Settings { model: Some(args.model.clone()), ..args::Settings::default() };
+    ClusterConfig::load(&settings)?.make_model_available()?;
+    stay_on_the_second_core()?;
+    let (runtime, mut figures) = (load::runtime()?, Figures::default());
+    let server = Server::start(args, 0, &runtime)?;
+    server.ask(&runtime, Arrivals::Closed { clients: CALLERS }, (args.requests, 1))?;
+    for _ in 0..args.runs.max(1) {
+        let (run, cpu) = server.ask(&runtime, Arrivals::Closed { clients: CALLERS }, (args.requests, 1))?;
+        figures.rates.push(run.records.len() as f64 / run.seconds);
+        figures.request_us.push(cpu * 1e6 / run.records.len() as f64);
+        let (run, _) = server.ask(&runtime, Arrivals::Constant { rate: EVEN }, (args.requests, 1))?;
+        let first = Spread::of(run.records.iter().filter_map(|record| record.ttft));
+        [first.p50, first.p99]
+            .into_iter()
+            .zip(&mut figures.first_ms)
+            .for_each(|(one, all)| all.push(one * 1e3));
+    }
+    drop(server);
+    let server = Server::start(args, PACE_US, &runtime)?;
+    server.ask(&runtime, Arrivals::Closed { clients: CALLERS }, (CALLERS, STREAMED))?;
+    for _ in 0..args.runs.max(1) {
+        let (run, cpu) =
+            server.ask(&runtime, Arrivals::Closed { clients: CALLERS }, (2 * CALLERS, STREAMED))?;
+        let tokens: usize = run.records.iter().map(|record| record.output_tokens).sum();
+        figures.token_us.push(cpu * 1e6 / tokens as f64);
+    }
+    figures.mib = server.cluster.coordinator().resident_bytes()? as f64 / (1 << 20) as f64;
+    figures.report();
+    Ok(())
+}
+
+/// The callers and the nodes leave the first core to the coordinator.
+fn stay_on_the_second_core() -> Result<()> {
+    let status = Command::new("taskset")
+        .args(["--cpu-list", "--pid", "1", &std::process::id().to_string()])
+        .stdout(std::process::Stdio::null())
+        .status()
+        .context("taskset (Debian: util-linux)")?;
+    ensure!(status.success(), "this machine has no second core for the callers");
+    Ok(())
+}
+
+/// A cluster and a way to ask it.
+struct Server {
+    cluster: Cluster,
+    endpoint: Arc<Endpoint>,
+}
+
+// === impl Server ===
+
+impl Server {
+    /// Its steps take so long.
+    fn start(args: &args::BenchFront, step_us: usize, runtime: &Runtime) -> Result<Self> {
+        let mut set = vec![
+            "engine.backend=mock".to_owned(),
+            format!("engine.mock={{speaks_model=true,step_us_base={step_us}}}"),
+            "engine.pages=8192".to_owned(),
+        ];
+        set.extend(args.set.iter().cloned());
+        let cluster = Cluster::start(Layout::Front, &args.model, &set)?;
+        // The likeliest token: drawing from a real model's vocabulary would keep the nodes busy.
+        let fields = [("temperature".to_owned(), 0.into())].into_iter().collect();
+        let manner = Manner { api: Api::Completions, keeps_connections: true, fields, ..Manner::default() };
+        let endpoint = runtime.block_on(Endpoint::connect(&cluster.url(), manner))?;
+        Ok(Self { cluster, endpoint: Arc::new(endpoint) })
+    }
+
+    /// Asks so many requests for so many tokens each. Returns what came, and seconds of the
+    /// coordinator's processor.
+    fn ask(
+        &self,
+        runtime: &Runtime,
+        arrivals: Arrivals,
+        (requests, tokens): (usize, usize),
+    ) -> Result<(Run, f64)> {
+        let workload = Workload { arrivals, ..load::closed(CALLERS, requests, (PROMPT, tokens)) };
+        let before = self.cluster.coordinator().cpu_seconds()?;
+        let run = runtime.block_on(load::run(&self.endpoint, &workload))?;
+        let used = self.cluster.coordinator().cpu_seconds()? - before;
+        let failed = run.records.iter().find(|record| !record.is_answered());
+        if let Some(record) = failed {
+            anyhow::bail!("a request was not answered: {:?}", record.outcome);
+        }
+        Ok((run, used))
+    }
+}
+
+// === impl Figures ===
+
+impl Figures {
+    fn report(&self) {
+        let [p50, p99] = &self.first_ms;
+        say("| coordinator and frontend on one core | median [all runs] |");
+        say("|---|---|");
+        for (what, values) in [
+            (format!("requests/s, {CALLERS} callers, {PROMPT} tokens in and one out"), &self.rates),
+            ("processor µs a request".to_owned(), &self.request_us),
+            (format!("first token at {EVEN}/s, p50 ms"), p50),
+            ("p99 ms".to_owned(), p99),
+            (format!("processor µs a token, {CALLERS} streams, {PACE_US} µs a step"), &self.token_us),
+        ] {
+            say(format_args!("| {what} | {} |", precise(values)));
+        }
+        say(format_args!("| requests/s that a core has time for | {:.0} |", 1e6 / median(&self.request_us)));
+        say(format_args!("| resident, MiB | {:.0} |", self.mib));
+    }
+}
+
+/// With the digits that small figures need.
+fn precise(values: &[f64]) -> String {
+    if median(values) >= 10.0 {
+        return shown(values);
+    }
+    let all: Vec<_> = values.iter().map(|value| format!("{value:.3}")).collect();
+    format!("{:.3} [{}]", median(values), all.join(", "))
+}
