@@ -133,6 +133,13 @@ pub struct Told {
     pub top: u32,
 }
 
+/// A call is short up to this many bytes of prompts: some 60 µs of tokenizing.
+const SHORT_BYTES: usize = 1024;
+/// What a message or a prompt costs beside its bytes, in bytes.
+const PART_BYTES: usize = 32;
+/// Checking token ids costs less than tokenizing bytes.
+const IDS_OF_A_BYTE: usize = 16;
+
 // === impl Told ===
 
 impl Told {
@@ -157,6 +164,18 @@ impl Ask {
     /// Tools, unless none may be called.
     pub fn tools(&self) -> Option<&Tools> {
         self.conversation()?.tools.as_ref().filter(|tools| tools.choice != Choice::None)
+    }
+
+    /// Whether it takes less time to tokenize and check than to hand it to another thread and
+    /// to be told. Grammars take longer, whatever their length.
+    pub fn is_short(&self) -> bool {
+        let cost = |prompt: &Prompt| match &prompt.content {
+            Content::Chat(chat) => chat.bytes + PART_BYTES * chat.messages.as_array().map_or(0, Vec::len),
+            Content::Text { text, .. } => text.len(),
+            Content::Tokens(tokens) => tokens.len() / IDS_OF_A_BYTE,
+        };
+        let bytes: usize = self.prompts.iter().map(|prompt| PART_BYTES + cost(prompt)).sum();
+        bytes <= SHORT_BYTES && self.parameters.grammar.is_none() && self.tools().is_none()
     }
 }
 

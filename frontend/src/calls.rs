@@ -177,13 +177,13 @@ impl Desk {
         ask: Ask,
     ) -> Result<(Ask, Vec<Asked>, Arc<ModelText>), ApiError> {
         let (model, text) = self.texts.of_model(ask.model.as_deref()).await?;
-        let config = self.config.clone();
+        let (config, is_short) = (self.config.clone(), ask.is_short());
         let validate = move || {
             let terms = Terms { model: &model, text: &text, config: &config, tenant: &tenant.name };
             let requests = validate::requests(&ask, id, &terms)?;
             Ok((ask, requests, text))
         };
-        self.texts.run(validate).await
+        if is_short { self.texts.run_here(validate) } else { self.texts.run(validate).await }
     }
 
     async fn dispatch(&self, requests: Vec<Asked>, wishes: Wishes) -> Result<Vec<Box<dyn Answer>>, ApiError> {

@@ -1,6 +1,10 @@
 //! Tokenizers by digest, and the bounded pool of threads that runs them.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
 
 use baton_coordinator::ServedModel;
 use baton_model::ModelText;
@@ -114,6 +118,18 @@ impl Texts {
             Err(ApiError::internal("tokenizing failed"))
         })
     }
+
+    /// Runs short work where its call is.
+    ///
+    /// # Errors
+    /// What the work returns.
+    pub fn run_here<T>(&self, work: impl FnOnce() -> Result<T, ApiError>) -> Result<T, ApiError> {
+        // Whatever text makes a tokenizer panic shall cost its own call alone.
+        catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
+            warn!("tokenizing panicked");
+            Err(ApiError::internal("tokenizing failed"))
+        })
+    }
 }
 
 fn unavailable(why: String) -> ApiError {
@@ -146,6 +162,15 @@ mod tests {
         let (first, second, ()) = tokio::join!(first, second, third);
         assert_eq!((first, second), (Ok(1), Ok(2)));
         assert_eq!(texts.run(|| Ok(4)).await, Ok(4));
+    }
+
+    #[tokio::test]
+    async fn work_that_panics_fails_its_own_call_alone() {
+        let texts = Texts::new(Arc::new(Cluster(Arc::new(Script::stuck()))), &Config::default(), Vec::new());
+        let breaks = || -> Result<(), ApiError> { panic!("as a tokenizer may") };
+        assert_eq!(texts.run_here(breaks).unwrap_err().status(), 500);
+        assert_eq!(texts.run(breaks).await.unwrap_err().status(), 500);
+        assert_eq!(texts.run_here(|| Ok(1)), Ok(1));
     }
 
     #[tokio::test]
