@@ -1,13 +1,17 @@
 //! `baton admin`: the admin API for people.
 //!
+//! - `events`: roads and incidents as lines
 //! - `top`: all of it live in a terminal
 
+mod events;
 mod top;
 
 use std::io::{IsTerminal, stdout};
 
 use anyhow::{Context, Result, bail, ensure};
-use baton_admin::views::{Advice, Class, Cluster, Flushed, Limits, Node, PrefixIndex, Queue, Request};
+use baton_admin::views::{
+    Advice, Class, Cluster, Flushed, Incident, Limits, Node, PrefixIndex, Queue, Request, Road,
+};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -45,6 +49,8 @@ async fn ask(url: &str, what: &AdminKind) -> Result<Value> {
         AdminKind::Queue => get("queue").await,
         AdminKind::PrefixIndex => get("prefix-index").await,
         AdminKind::Advice => get("advice").await,
+        AdminKind::Topology => get("topology").await,
+        AdminKind::Incidents => get("incidents").await,
         AdminKind::Flush => call(url, Method::POST, "flush".to_owned(), Value::Null).await,
         AdminKind::Drain { id, force } => {
             call(url, Method::POST, format!("nodes/{id}/drain"), json!({ "force": force })).await
@@ -113,6 +119,8 @@ fn lines(what: &AdminKind, answer: Value) -> Result<Vec<String>> {
         AdminKind::PrefixIndex => prefix_index(&serde_json::from_value(answer)?),
         AdminKind::Flush => flushed(serde_json::from_value(answer)?),
         AdminKind::Advice => advice(&serde_json::from_value::<Vec<Advice>>(answer)?),
+        AdminKind::Topology => events::roads(&serde_json::from_value::<Vec<Road>>(answer)?),
+        AdminKind::Incidents => events::incidents(&serde_json::from_value::<Vec<Incident>>(answer)?),
     })
 }
 

@@ -192,6 +192,10 @@ pub enum AdminKind {
     Flush,
     /// What the balancer foretells, and how many nodes of each role are wanted.
     Advice,
+    /// How KV comes from each prefill node to each decode node, and whether fast enough.
+    Topology,
+    /// What has happened of late, the newest first.
+    Incidents,
 }
 
 /// `baton doctor`.

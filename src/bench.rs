@@ -7,6 +7,7 @@ pub mod card;
 mod cluster;
 pub mod engine;
 pub mod flip;
+mod foretold;
 pub mod front;
 pub mod handoff;
 pub mod http;

@@ -98,6 +98,11 @@ async fn a_drained_node_finishes_what_it_has_and_gets_nothing_new_until_it_is_un
     }
     assert_eq!(attempts("decode-1").await, before, "a drained node got work");
     assert_eq!(operator.does(&["undrain", "decode-1"]).await.unwrap()["health"], "ready");
+    let incidents = operator.does(&["incidents"]).await.unwrap();
+    let of_node: Vec<_> =
+        incidents.as_array().unwrap().iter().filter(|it| it["node"] == "decode-1").collect();
+    let kinds: Vec<_> = of_node.iter().filter_map(|incident| incident["kind"].as_str()).collect();
+    assert_eq!(kinds, ["node_ready", "node_draining", "node_ready"], "{incidents}");
     for first in 30..38 {
         answered(&cluster, first, 5).await;
     }
@@ -118,6 +123,14 @@ async fn a_request_is_seen_and_cancelled_and_limits_are_changed() {
     };
     let (answer, ()) = tokio::join!(complete(&cluster.http, &cluster.url, &long), cancelling);
     assert_eq!(answer.outcome, Outcome::Error(200, "an operator cancelled the request".to_owned()));
+    let road = eventually("the road to be measured", || async {
+        let roads = operator.does(&["topology"]).await.unwrap();
+        (roads[0]["bytes_per_second"].as_f64() > Some(0.0)).then(|| roads[0].clone())
+    });
+    let road = road.await;
+    assert_eq!((&road["prefill"], &road["decode"]), (&json!("prefill-1"), &json!("decode-1")));
+    let transport = road["transport"].as_str().unwrap();
+    assert!(["tcp", "shm"].contains(&transport), "{road}");
     cluster.wait_until_idle(std::time::Duration::from_secs(30)).await;
     operator.sees("nobody", <[Value]>::is_empty).await;
     assert!(operator.does(&["cancel", "00"]).await.unwrap_err().contains("no request"));

@@ -7,8 +7,8 @@ use crate::{
     error::AdminError,
     operations,
     views::{
-        AdviceByModel, Cluster, DrainNodeRequest, Flushed, Limits, Node, NodeName, Nodes, Nothing,
-        PrefixIndex, Queues, RequestId, Requests, SetRolesRequest,
+        AdviceByModel, Cluster, DrainNodeRequest, Flushed, Incidents, Limits, Node, NodeName, Nodes, Nothing,
+        PrefixIndex, Queues, RequestId, Requests, Roads, SetRolesRequest,
         admin_server::{Admin, AdminServer},
     },
 };
@@ -83,6 +83,14 @@ impl Admin for Service {
 
     async fn list_advice(&self, _: Call<Nothing>) -> Answer<AdviceByModel> {
         Ok(Response::new(AdviceByModel { models: operations::advice(&self.0) }))
+    }
+
+    async fn list_roads(&self, _: Call<Nothing>) -> Answer<Roads> {
+        Ok(Response::new(Roads { roads: operations::roads(&self.0) }))
+    }
+
+    async fn list_incidents(&self, _: Call<Nothing>) -> Answer<Incidents> {
+        Ok(Response::new(Incidents { incidents: operations::incidents(&self.0) }))
     }
 }
 

@@ -5,7 +5,9 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     error::Refusal,
-    views::{Advice, Cluster, Drain, Flushed, Limits, Node, PrefixIndex, Queue, Request, Roles},
+    views::{
+        Advice, Cluster, Drain, Flushed, Incident, Limits, Node, PrefixIndex, Queue, Request, Road, Roles,
+    },
 };
 
 /// One method of one path.
@@ -65,6 +67,16 @@ fn looks(schemas: &mut SchemaGenerator) -> Vec<Operation> {
             "/admin/v1/advice",
             "What the balancer foretells and how many nodes of each role are wanted, by model; nothing while it is off or knows too little",
             of::<Vec<Advice>>(schemas),
+        ),
+        get(
+            "/admin/v1/topology",
+            "How KV comes from each prefill node to each decode node, and whether fast enough",
+            of::<Vec<Road>>(schemas),
+        ),
+        get(
+            "/admin/v1/incidents",
+            "What has happened of late, the newest first",
+            of::<Vec<Incident>>(schemas),
         ),
         get("/openapi.json", "This document", json!({ "type": "object" })),
     ]

@@ -7,7 +7,7 @@ use baton_protocol::{NodeId, RequestId, Role, node::UnknownRole};
 
 use crate::{
     error::AdminError,
-    views::{Advice, Cluster, Flushed, Limits, Node, PrefixIndex, Queue, Request, Roles},
+    views::{Advice, Cluster, Flushed, Incident, Limits, Node, PrefixIndex, Queue, Request, Road, Roles},
 };
 
 pub(crate) fn cluster(coordinator: &Coordinator) -> Cluster {
@@ -84,4 +84,12 @@ pub(crate) async fn flush(coordinator: &Coordinator) -> Result<Flushed, AdminErr
 
 pub(crate) fn advice(coordinator: &Coordinator) -> Vec<Advice> {
     coordinator.advice().into_iter().map(Into::into).collect()
+}
+
+pub(crate) fn roads(coordinator: &Coordinator) -> Vec<Road> {
+    coordinator.roads().into_iter().map(Into::into).collect()
+}
+
+pub(crate) fn incidents(coordinator: &Coordinator) -> Vec<Incident> {
+    coordinator.incidents().into_iter().map(Into::into).collect()
 }

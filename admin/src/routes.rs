@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 use crate::{
     error::AdminError,
     openapi, operations,
-    views::{Advice, Cluster, Drain, Flushed, Limits, Node, PrefixIndex, Queue, Request},
+    views::{Advice, Cluster, Drain, Flushed, Incident, Limits, Node, PrefixIndex, Queue, Request, Road},
 };
 
 type Answer<T> = Result<Json<T>, AdminError>;
@@ -44,6 +44,8 @@ pub fn router(coordinator: Coordinator) -> Router {
         .route("/admin/v1/prefix-index", get(prefix_index))
         .route("/admin/v1/flush", post(flush))
         .route("/admin/v1/advice", get(advice))
+        .route("/admin/v1/topology", get(roads))
+        .route("/admin/v1/incidents", get(incidents))
         .route("/openapi.json", get(|| async { Json(openapi::document()) }))
         .fallback(|| async { AdminError::NoRoute })
         .method_not_allowed_fallback(|| async { AdminError::NoRoute })
@@ -131,6 +133,14 @@ async fn flush(State(coordinator): State<Coordinator>) -> Answer<Flushed> {
 
 async fn advice(State(coordinator): State<Coordinator>) -> Json<Vec<Advice>> {
     Json(operations::advice(&coordinator))
+}
+
+async fn roads(State(coordinator): State<Coordinator>) -> Json<Vec<Road>> {
+    Json(operations::roads(&coordinator))
+}
+
+async fn incidents(State(coordinator): State<Coordinator>) -> Json<Vec<Incident>> {
+    Json(operations::incidents(&coordinator))
 }
 
 /// Without a word on the content type: there is only JSON here.

@@ -1,11 +1,14 @@
 //! What the admin API writes and reads, as `proto/admin.proto` has it: messages over gRPC, the
 //! same as JSON over HTTP. And how it comes from the coordinator's own types.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime},
+};
 
 use baton_coordinator::{
     self as own, BudgetClass, BudgetConfig, ClusterStatus, Load, NodeStatus, QueueStatus, RequestStatus,
-    Stage, balancer,
+    Stage, Verdict, balancer,
 };
 use baton_protocol::{NodeId, PageCounts, StepCost, wire};
 
@@ -202,4 +205,56 @@ impl From<Class> for BudgetClass {
         let Class { model, min_priority, max_priority, ttft_ms, itl_ms, kept_by_nodes } = class;
         Self { model, min_priority, max_priority, ttft_ms, itl_ms, kept_by_nodes }
     }
+}
+
+impl From<own::Road> for Road {
+    fn from(road: own::Road) -> Self {
+        Self {
+            advice: advice(&road),
+            model: road.model,
+            prefill: road.prefill.0,
+            decode: road.decode.0,
+            transport: road.transport,
+            bytes_per_second: road.bytes_per_second,
+            made_per_second: road.made_per_second,
+            verdict: road.verdict.as_str().to_owned(),
+            fallback: road.fallback,
+        }
+    }
+}
+
+/// What to do about a road.
+fn advice(road: &own::Road) -> Option<String> {
+    let (carried, made) = (road.bytes_per_second?, road.made_per_second?);
+    let share = 1e2 * (1.0 - carried / made);
+    (road.verdict == Verdict::Exposed).then(|| {
+        let transport = road.transport.as_deref().unwrap_or("the transport in use");
+        let why = road.fallback.as_ref().map_or(String::new(), |why| format!(" (not {why})"));
+        format!(
+            "prompts make {:.0} MB/s of KV and {transport}{why} carries {:.0}: up to {share:.0} % of a long prompt's \
+             transfer shows in its first token; give the pair a faster transport, or let the decode node run prompts \
+             (coordinator.policy=predicted)",
+            made / 1e6,
+            carried / 1e6
+        )
+    })
+}
+
+impl From<own::Incident> for Incident {
+    fn from(incident: own::Incident) -> Self {
+        let own::Incident { kind, node, words, first, last, times } = incident;
+        Self {
+            kind: kind.as_str().to_owned(),
+            node: node.map(name),
+            words,
+            first_ms: since_1970_ms(first),
+            last_ms: since_1970_ms(last),
+            times,
+        }
+    }
+}
+
+fn since_1970_ms(time: SystemTime) -> u64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

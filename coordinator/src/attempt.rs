@@ -4,7 +4,7 @@ use std::{error::Error, sync::Arc};
 
 use baton_protocol::{
     ErrorCode, Failure,
-    wire::{GenerateDown, GenerateUp, Open, PrefillCandidate, StopChoice, generate_up::Message},
+    wire::{GenerateDown, GenerateUp, Open, PrefillCandidate, generate_up::Message},
 };
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
@@ -18,9 +18,9 @@ use crate::{
 /// An attempt that is running.
 pub(crate) struct Attempt {
     decode: Arc<Node>,
-    up: mpsc::Sender<GenerateUp>,
+    up: mpsc::Sender<u32>,
     down: Streaming<GenerateDown>,
-    _in_flight: InFlight,
+    in_flight: InFlight,
     sent_prefill: Option<SentPrefill>,
 }
 
@@ -42,15 +42,15 @@ impl Attempt {
         let sent_prefill = Some(runs.send_prefill(prefill_tokens));
         let open = Open { candidates: prefill.iter().map(|node| named(node)).collect(), ..open };
 
-        let (up, rest) = mpsc::channel(choices as usize);
+        let (up, stopped) = mpsc::channel(choices as usize);
         let in_flight = decode.occupy();
         let open = GenerateUp { message: Some(Message::Open(open)) };
         let client = decode.client();
         let opened = tokio::select! {
-            opened = client.generate(open, rest) => opened.map_err(|status| broken(&status, &decode)),
+            opened = client.generate(open, stopped) => opened.map_err(|status| broken(&status, &decode)),
             () = decode.lost() => Err(lost(&decode)),
         };
-        Ok(Self { down: opened?, decode, up, _in_flight: in_flight, sent_prefill })
+        Ok(Self { down: opened?, decode, up, in_flight, sent_prefill })
     }
 
     /// The next message. An attempt ends by what the caller makes of its
@@ -73,9 +73,8 @@ impl Attempt {
 
     /// No more tokens of this choice are needed. At most one call a choice.
     pub(crate) fn stop_choice(&self, choice: u32) {
-        let stop = GenerateUp { message: Some(Message::StopChoice(StopChoice { choice })) };
         // Full is impossible: there is room for every choice. Closed shows in `next`.
-        if self.up.try_send(stop).is_err() {
+        if self.up.try_send(choice).is_err() {
             tracing::debug!(node = %self.decode.id(), choice, "stop came after the stream's end");
         }
     }
@@ -88,6 +87,7 @@ impl Attempt {
     /// The first token is here: the prompt has been run.
     pub(crate) fn prefilled(&mut self) {
         self.sent_prefill = None;
+        self.in_flight.generates();
     }
 
     /// The node sent what no node that works sends.

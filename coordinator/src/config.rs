@@ -34,8 +34,11 @@ pub struct CoordinatorConfig {
     pub health_interval_ms: u64,
     /// Missed checks after which a node is lost.
     pub max_missed_checks: u32,
-    /// Time between reports of a node, on its load and on its prefix cache.
+    /// Time between reports of a node on its load.
     pub load_interval_ms: u32,
+    /// Time between two looks of a node for changes of its prefix cache, which are told at once: the next turn of
+    /// a conversation may come as soon as an answer ends.
+    pub prefix_interval_ms: u32,
     /// Pages of all nodes' prefix caches that are known at most, some 30 bytes
     /// each; a page on two nodes counts twice.
     pub max_indexed_pages: u64,
@@ -102,6 +105,7 @@ impl Default for CoordinatorConfig {
             health_interval_ms: 1_000,
             max_missed_checks: 3,
             load_interval_ms: 250,
+            prefix_interval_ms: 20,
             max_indexed_pages: 10_000_000,
             max_indexed_pages_of_node: 1_000_000,
             budgets: BudgetConfig::default(),

@@ -12,7 +12,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Answer, Shared, Wishes,
+    Answer, IncidentKind, Shared, Wishes,
     admission::{Permit, overloaded},
     attempt::{Attempt, Loss},
     balancer::Ended,
@@ -361,6 +361,8 @@ impl Run {
     async fn lose(&mut self, loss: Loss) {
         let Loss { failure, node, unexplained } = loss;
         tracing::warn!(request = %self.request.id, node = %node.id(), code = %failure.code, "attempt lost");
+        let words = format!("an answer broke off: {} ({})", failure.message, failure.code);
+        self.shared.incidents.of(node.id(), IncidentKind::AttemptLost, words);
         self.avoid.push(node.id().clone());
         if unexplained {
             node.suspect();
@@ -373,6 +375,8 @@ impl Run {
         {
             tracing::error!(request = %self.request.id, "quarantined: nodes died of it");
             self.shared.metrics.quarantined();
+            let words = format!("request {} is locked out: {NODES} nodes died of it", self.request.id);
+            self.shared.incidents.all(IncidentKind::Quarantined, words);
             let refusal = self.shared.quarantine.put(&self.request, Instant::now());
             return self.fail(refusal);
         }

@@ -4,6 +4,7 @@
 //! - `checks`: the direct health check and the load stream of one node
 //! - `prefixes`: what one node's prefix cache holds, kept in the index
 //! - `outliers`: nodes that are slow, not dead
+//! - `sent`: what was sent to a node and has not ended
 //!
 //! The registry says who announced itself; only the node itself says whether
 //! it is alive. A node whose entry has vanished stays until it fails to
@@ -13,6 +14,7 @@ mod checks;
 mod node;
 mod outliers;
 mod prefixes;
+mod sent;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -27,11 +29,18 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub use self::node::{Health, Load};
-pub(crate) use self::node::{InFlight, Node, SentPrefill};
 use self::outliers::Outliers;
+pub(crate) use self::{
+    node::Node,
+    sent::{InFlight, SentPrefill},
+};
+pub use self::{
+    node::{Health, Load},
+    sent::Sent,
+};
 use crate::{
-    CoordinatorConfig, CoordinatorMetrics, ServedModel, node_client::NodeClient, prefix::PrefixIndex,
+    CoordinatorConfig, CoordinatorMetrics, IncidentKind, ServedModel, incidents::Incidents,
+    node_client::NodeClient, prefix::PrefixIndex,
 };
 
 /// Between two looks for nodes that are slow.
@@ -49,10 +58,15 @@ pub(crate) struct Fleet {
     config: CoordinatorConfig,
     trust: Trust,
     metrics: CoordinatorMetrics,
+    incidents: Arc<Incidents>,
 }
 
 impl Fleet {
-    pub(crate) fn new(config: &CoordinatorConfig, trust: Trust, metrics: CoordinatorMetrics) -> Self {
+    pub(crate) fn new(
+        config: &CoordinatorConfig,
+        trust: Trust,
+        (metrics, incidents): (CoordinatorMetrics, Arc<Incidents>),
+    ) -> Self {
         Self {
             nodes: Mutex::default(),
             models: Mutex::default(),
@@ -62,6 +76,7 @@ impl Fleet {
             config: config.clone(),
             trust,
             metrics,
+            incidents,
         }
     }
 
@@ -140,7 +155,9 @@ impl Fleet {
             let pool: Vec<_> = nodes.iter().filter_map(seconds).collect();
             for node in self.outliers.lock().look(&pool, Instant::now()) {
                 self.metrics.ejected();
-                tracing::warn!(%node, "slow beside the others: it gets no new work for a while");
+                let words = "slow beside the others: it gets no new work for a while";
+                tracing::warn!(%node, "{words}");
+                self.incidents.of(&node, IncidentKind::NodeSlow, words);
             }
         }
     }
@@ -181,13 +198,15 @@ impl Fleet {
         let roles_changed = info.roles != before.roles;
         if roles_changed {
             tracing::info!(node = %info.id, roles = ?info.roles, epoch = info.epoch, "node roles");
+            let roles: Vec<_> = info.roles.iter().map(ToString::to_string).collect();
+            self.incidents.of(&info.id, IncidentKind::Roles, format!("has the roles {}", roles.join(", ")));
             // They must stand in its certificate too: the next check will see.
             if let Ok(client) = self.dial(&info) {
                 node.set_client(client);
             }
         }
         self.learn(&info);
-        if checks::set(node, health) || roles_changed {
+        if checks::set(self, node, health) || roles_changed {
             self.tell();
         }
     }
@@ -235,6 +254,7 @@ impl Fleet {
             nodes.remove(node.id());
             self.outliers.lock().forget(node.id());
             tracing::info!(node = %node.id(), "node left");
+            self.incidents.of(node.id(), IncidentKind::NodeLeft, "has left the cluster");
         }
     }
 

@@ -25,6 +25,7 @@ mod budgets;
 mod config;
 mod dispatch;
 mod fleet;
+mod incidents;
 mod journal;
 mod limits;
 mod lines;
@@ -40,6 +41,7 @@ mod retries;
 mod route;
 mod status;
 mod steering;
+mod topology;
 mod wishes;
 
 #[cfg(test)]
@@ -60,16 +62,19 @@ pub use admission::QueueStatus;
 pub use answer::Answer;
 pub use budgets::{BudgetClass, BudgetConfig};
 pub use config::{BalancerMode, BalancingConfig, CoordinatorConfig, PolicyName};
-pub use fleet::{Health, Load};
+pub use fleet::{Health, Load, Sent};
+pub use incidents::{Incident, IncidentKind};
 pub use limits::{Limits, LimitsError};
 pub use metrics::CoordinatorMetrics;
 pub use requests::{RequestStatus, Stage};
 pub use status::{ClusterStatus, NodeStatus, ServedModel};
 pub use steering::SteerError;
+pub use topology::{Road, Verdict};
 pub use wishes::Wishes;
 
 use balancer::{Advice, Advised, Demands};
 use fleet::Fleet;
+use incidents::Incidents;
 use lines::Lines;
 use model_text::Texts;
 use parking_lot::RwLock;
@@ -105,6 +110,7 @@ struct Shared {
     advised: Advised,
     quarantine: Quarantine,
     texts: Texts,
+    incidents: Arc<Incidents>,
     metrics: CoordinatorMetrics,
 }
 
@@ -119,9 +125,12 @@ impl Coordinator {
         trust: Trust,
     ) -> (Self, CoordinatorTasks) {
         let metrics = CoordinatorMetrics::default();
-        let fleet = Arc::new(Fleet::new(&config, trust, metrics.clone()));
+        let incidents = Arc::<Incidents>::default();
+        let fleet = Arc::new(Fleet::new(&config, trust, (metrics.clone(), Arc::clone(&incidents))));
         let mut tasks = CoordinatorTasks { stop: CancellationToken::new(), tasks: JoinSet::new() };
         tasks.tasks.spawn(Arc::clone(&fleet).run(registry.watch(), tasks.stop.clone()));
+        let noted = Arc::clone(&incidents);
+        tasks.tasks.spawn(incidents::watch(Arc::clone(&registry), noted, tasks.stop.clone()));
         let shared = Shared {
             policy: policy::named(config.policy),
             turn: AtomicU64::new(0),
@@ -133,6 +142,7 @@ impl Coordinator {
             advised: Advised::default(),
             quarantine: Quarantine::default(),
             texts: Texts::default(),
+            incidents,
             config,
             registry,
             fleet,
@@ -179,6 +189,16 @@ impl Coordinator {
     /// What the balancer advises, by model. Nothing while it is off, or knows too little.
     pub fn advice(&self) -> BTreeMap<String, Advice> {
         self.shared.advised.lock().clone()
+    }
+
+    /// What has happened of late, the newest first.
+    pub fn incidents(&self) -> Vec<Incident> {
+        self.shared.incidents.latest()
+    }
+
+    /// How KV comes from each prefill node to each decode node, and whether fast enough.
+    pub fn roads(&self) -> Vec<Road> {
+        topology::roads(&self.shared.fleet.nodes())
     }
 
     /// Metrics, to be registered once.

@@ -6,8 +6,8 @@ use baton_protocol::{
     ErrorCode, Failure, Incarnation, NodeInfo, Role,
     wire::{
         DescribeRequest, DrainRequest, ForgetRequest, GenerateDown, GenerateUp, LoadReport, LoadRequest,
-        ModelTextRequest, NodeDescription, PrefixChanges, PrefixesRequest, RolesRequest,
-        decode_client::DecodeClient, node_client::NodeClient as NodeStub,
+        ModelTextRequest, NodeDescription, PrefixChanges, PrefixesRequest, RolesRequest, StopChoice,
+        decode_client::DecodeClient, generate_up::Message, node_client::NodeClient as NodeStub,
     },
 };
 use baton_trust::{ReachError, Trust};
@@ -53,13 +53,14 @@ impl NodeClient {
         Ok(Self { channel })
     }
 
-    /// Opens one attempt: the opening message, and whatever follows it.
+    /// Opens one attempt; what follows are the choices that need no more tokens.
     pub(crate) async fn generate(
         &self,
         open: GenerateUp,
-        rest: mpsc::Receiver<GenerateUp>,
+        stopped: mpsc::Receiver<u32>,
     ) -> Result<Streaming<GenerateDown>, Status> {
-        let up = stream::iter([open]).chain(ReceiverStream::new(rest));
+        let stop = |choice| GenerateUp { message: Some(Message::StopChoice(StopChoice { choice })) };
+        let up = stream::iter([open]).chain(ReceiverStream::new(stopped).map(stop));
         Ok(DecodeClient::new(self.channel.clone()).generate(up).await?.into_inner())
     }
 

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use baton_protocol::{Budgets, NodeInfo, Request, Role, wire::KvPath};
 
 pub use self::{predict::Prediction, predicted::Predicted};
-use crate::{Load, PolicyName};
+use crate::{Load, PolicyName, Sent};
 
 /// What a node is wanted for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,10 +30,8 @@ pub struct Candidate {
     pub info: Arc<NodeInfo>,
     /// Its last report, up to one interval old.
     pub load: Load,
-    /// This coordinator's requests that decode on it now.
-    pub in_flight: usize,
-    /// Prompt tokens that this coordinator sent to it first and that have no first token yet.
-    pub sent_prefill_tokens: u64,
+    /// What this coordinator has sent to it and has not heard the end of.
+    pub sent: Sent,
     /// Tokens of this prompt in its prefix cache, up to one report old; 0 for
     /// policies that do not know prefixes.
     pub cached_tokens: usize,
@@ -174,17 +172,25 @@ impl Policy for PrefixAware {
 
 // === impl Candidate ===
 
-// A report lags behind and knows of other coordinators; our own count is exact
-// and knows only us. The larger one is nearer to the truth.
+// Our own count is exact and knows only us. A report knows of others and lags
+// behind: what is in it beyond what we had sent by then is theirs.
 impl Candidate {
     /// Answers that it has to give.
     fn sequences(&self) -> u64 {
-        u64::from(self.load.running + self.load.waiting).max(self.in_flight as u64)
+        let reported = u64::from(self.load.running + self.load.waiting);
+        self.sent.requests + reported.saturating_sub(self.load.sent.requests)
+    }
+
+    /// Answers that it gives now: those whose prompts run elsewhere come later.
+    fn generating(&self) -> u64 {
+        let reported = u64::from(self.load.running);
+        self.sent.generating + reported.saturating_sub(self.load.sent.generating)
     }
 
     /// Prompt tokens that it has to compute.
     fn prefill_tokens(&self) -> u64 {
-        self.load.waiting_prefill_tokens.max(self.sent_prefill_tokens)
+        let reported = self.load.waiting_prefill_tokens;
+        self.sent.prompt_tokens + reported.saturating_sub(self.load.sent.prompt_tokens)
     }
 
     /// Whether KV of another node can come to it.
@@ -217,8 +223,7 @@ mod tests {
         Candidate {
             info: Arc::new(node_info(name, &[])),
             load: Load { running, waiting_prefill_tokens, ..Load::default() },
-            in_flight: 0,
-            sent_prefill_tokens: 0,
+            sent: Sent::default(),
             cached_tokens: 0,
             roads: [].into(),
         }
@@ -239,8 +244,8 @@ mod tests {
         assert_eq!(rank(Work::Decode, &nodes, 0), [1, 2, 0]);
         assert_eq!(rank(Work::Decode, &nodes, 2), [2, 1, 0]);
         assert_eq!(rank(Work::Prefill, &nodes, 0), [0, 2, 1]);
-        nodes[1].in_flight = 9;
-        nodes[0].sent_prefill_tokens = 200;
+        nodes[1].sent.requests = 9;
+        nodes[0].sent.prompt_tokens = 200;
         assert_eq!(rank(Work::Decode, &nodes, 0), [2, 0, 1]);
         assert_eq!(rank(Work::Prefill, &nodes, 0), [2, 0, 1]);
     }
@@ -256,7 +261,7 @@ mod tests {
         assert_eq!(rank(Work::Prefill, &nodes), [1, 2, 0]);
         // A cache is worth its tokens and no more.
         nodes[1].load.waiting_prefill_tokens = 850;
-        nodes[0].sent_prefill_tokens = 20;
+        nodes[0].sent.prompt_tokens = 20;
         assert_eq!(rank(Work::Prefill, &nodes), [2, 1, 0]);
         nodes[1].load = Load { running: 8, ..Load::default() };
         assert_eq!(rank(Work::Decode, &nodes), [2, 0, 1]);

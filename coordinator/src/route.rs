@@ -123,8 +123,7 @@ impl Looking<'_> {
         Candidate {
             info: node.info(),
             load: node.load(),
-            in_flight: node.in_flight(),
-            sent_prefill_tokens: node.sent_prefill_tokens(),
+            sent: node.sent(),
             cached_tokens: self.cached_tokens(node),
             roads: node.kv_paths(),
         }

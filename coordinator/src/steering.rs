@@ -10,7 +10,7 @@ use futures::future::join_all;
 use tonic::{Code, Status};
 
 use crate::{
-    Coordinator, Limits, LimitsError, QueueStatus, RequestStatus,
+    Coordinator, IncidentKind, Limits, LimitsError, QueueStatus, RequestStatus,
     fleet::{Health, Node},
     node_client::DescribeError,
     prefix::PrefixStats,
@@ -130,6 +130,7 @@ impl Coordinator {
             told.map(|()| node.id().clone()).map_err(|status| SteerError::of(node.id().clone(), &status))
         };
         let all = join_all(nodes.map(forget)).await.into_iter().collect::<Result<Vec<_>, _>>();
+        self.shared.incidents.all(IncidentKind::Flushed, "an operator had all prefix caches flushed");
         all.inspect(|nodes| tracing::info!(?nodes, "prefix caches were flushed"))
             .inspect_err(|error| tracing::warn!(%error, "not all prefix caches were flushed"))
     }
@@ -144,6 +145,7 @@ impl Coordinator {
         let found = self.shared.requests.cancel(id);
         if found {
             tracing::info!(request = %id, "cancelled by an operator");
+            self.shared.incidents.all(IncidentKind::Cancelled, format!("an operator cancelled request {id}"));
         }
         found
     }
@@ -168,6 +170,8 @@ impl Coordinator {
         limits.replace(wanted)?;
         tracing::info!(?before, now = ?*limits, "limits changed by an operator");
         self.shared.lines.set(&limits);
+        let words = format!("an operator changed the limits: revision {}", limits.revision);
+        self.shared.incidents.all(IncidentKind::Limits, words);
         Ok(limits.clone())
     }
 

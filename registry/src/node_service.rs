@@ -31,7 +31,7 @@ use tonic::{Request, Response, Status};
 pub const TEXT_CHUNK_BYTES: usize = 64 * 1024;
 
 /// Bounds on the interval at which a caller may ask for reports, milliseconds.
-const INTERVAL_MS: std::ops::RangeInclusive<u32> = 50..=10_000;
+const INTERVAL_MS: std::ops::RangeInclusive<u32> = 10..=10_000;
 
 /// Says who the node is, now.
 pub type Describe = Arc<dyn Fn() -> NodeInfo + Send + Sync>;

@@ -11,7 +11,12 @@ use baton_lab::{
     traffic::{Arrivals, Class, Length, Prefixes, Shape, Workload},
 };
 
-use super::{load, median, process::ServerProcess, shown};
+use super::{
+    foretold::{self, Ratios},
+    load, median,
+    process::ServerProcess,
+    shown,
+};
 use crate::{args, terminal::say};
 
 /// A token of a prompt takes 0.3 ms; a pool holds some 20 conversations.
@@ -35,6 +40,7 @@ pub fn run(args: &args::BenchRouting) -> Result<()> {
     let runtime = load::runtime()?;
     let workload = workload(args);
     let mut runs: BTreeMap<&str, Vec<Run>> = BTreeMap::new();
+    let mut errors = Errors::default();
     for _ in 0..args.runs.max(1) {
         for policy in &args.policy {
             let mut set: Vec<String> = SETTINGS.map(str::to_owned).into();
@@ -45,6 +51,9 @@ pub fn run(args: &args::BenchRouting) -> Result<()> {
             })?;
             let unanswered = run.records.iter().filter(|record| !record.is_answered()).count();
             ensure!(unanswered == 0, "{policy}: {unanswered} turns were not answered");
+            if policy == "predicted" {
+                errors.take(&runtime.block_on(foretold::metrics(&server.url()))?)?;
+            }
             runs.entry(policy).or_default().push(run);
         }
     }
@@ -71,7 +80,31 @@ pub fn run(args: &args::BenchRouting) -> Result<()> {
             ttft.p99 * 1e3
         ));
     }
-    Ok(())
+    if args.policy.iter().any(|policy| policy == "predicted") { errors.report() } else { Ok(()) }
+}
+
+/// How far `predicted` was from what came.
+#[derive(Default)]
+struct Errors {
+    ttft: Ratios,
+    itl: Ratios,
+}
+
+impl Errors {
+    fn take(&mut self, metrics: &str) -> Result<()> {
+        self.ttft.take(metrics, foretold::TTFT)?;
+        self.itl.take(metrics, foretold::ITL)
+    }
+
+    fn report(&self) -> Result<()> {
+        say("\n| foretold by `predicted` | error p50 | p90 |");
+        say("|---|---|---|");
+        for (what, ratios) in [("time to first token", &self.ttft), ("time between tokens", &self.itl)] {
+            let [p50, p90] = [ratios.error(0.5)?, ratios.error(0.9)?].map(|error| error * 1e2);
+            say(format_args!("| {what} | {p50:.1} % | {p90:.1} % |"));
+        }
+        Ok(())
+    }
 }
 
 /// Clients who hold one conversation after the other; the same for the same seed.

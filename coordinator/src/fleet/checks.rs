@@ -5,6 +5,7 @@ use std::{convert::Infallible, error::Error, sync::Arc};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::{Fleet, Health, Node, prefixes};
+use crate::IncidentKind;
 
 /// Asks the node until it has left or was replaced, and returns it.
 pub(super) async fn run(fleet: Arc<Fleet>, node: Arc<Node>) -> Arc<Node> {
@@ -45,7 +46,7 @@ async fn check(fleet: &Fleet, node: &Node) {
                 // The registry's word that it left is worth the other checks.
                 let patience =
                     if node.is_announced() && !certain { fleet.config.max_missed_checks } else { 1 };
-                if missed >= patience && set(node, Health::Lost) {
+                if missed >= patience && set(fleet, node, Health::Lost) {
                     fleet.tell();
                 }
                 if node.health() == Health::Lost && !node.is_announced() {
@@ -61,10 +62,17 @@ async fn check(fleet: &Fleet, node: &Node) {
 }
 
 /// Whether that was a change, which is logged.
-pub(super) fn set(node: &Node, health: Health) -> bool {
+pub(super) fn set(fleet: &Fleet, node: &Node, health: Health) -> bool {
     let before = node.set_health(health);
     if before != health {
         tracing::info!(node = %node.id(), before = before.as_str(), now = health.as_str(), "node health");
+        let (kind, words) = match health {
+            Health::Joining => return true,
+            Health::Ready => (IncidentKind::NodeReady, "takes work"),
+            Health::Draining => (IncidentKind::NodeDraining, "takes no new work and finishes what it has"),
+            Health::Lost => (IncidentKind::NodeLost, "does not answer, or another process is in its place"),
+        };
+        fleet.incidents.of(node.id(), kind, words);
     }
     before != health
 }

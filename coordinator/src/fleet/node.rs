@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use baton_protocol::{
@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::sent::{InFlight, Ledger, Sent, SentPrefill};
 use crate::{node_client::NodeClient, prefix::Holder};
 
 /// What direct checks say of a node.
@@ -49,6 +50,8 @@ pub struct Load {
     pub attempts_begun: u64,
     /// Pages of its pool by state.
     pub pages: PageCounts,
+    /// What this coordinator had sent to it when the report came: the rest is of others.
+    pub sent: Sent,
 }
 
 /// A node as announced once; a restarted node is another one.
@@ -67,22 +70,10 @@ pub(crate) struct Node {
     ask: Notify,
     /// Another incarnation has taken its name.
     replaced: CancellationToken,
-    in_flight: AtomicUsize,
+    sent: Arc<Ledger>,
     sent_attempts: AtomicU64,
-    sent_prefill_tokens: AtomicU64,
     /// What it holds, as far as that is known.
     prefixes: Holder,
-}
-
-/// Counts one request as decoding on a node until dropped.
-#[derive(Debug)]
-pub(crate) struct InFlight(Arc<Node>);
-
-/// Counts a prompt as sent to a prefill node until dropped.
-#[derive(Debug)]
-pub(crate) struct SentPrefill {
-    node: Arc<Node>,
-    tokens: u64,
 }
 
 // === impl Health ===
@@ -126,9 +117,8 @@ impl Node {
             heard: AtomicU64::new(0),
             ask: Notify::new(),
             replaced: CancellationToken::new(),
-            in_flight: AtomicUsize::new(0),
+            sent: Arc::default(),
             sent_attempts: AtomicU64::new(0),
-            sent_prefill_tokens: AtomicU64::new(0),
             prefixes,
         }
     }
@@ -165,16 +155,17 @@ impl Node {
     }
 
     pub(crate) fn in_flight(&self) -> usize {
-        self.in_flight.load(Ordering::Relaxed)
+        self.sent.requests()
+    }
+
+    /// What this coordinator has sent to it.
+    pub(crate) fn sent(&self) -> Sent {
+        self.sent.sent()
     }
 
     /// Requests ever sent to it to decode.
     pub(crate) fn sent_attempts(&self) -> u64 {
         self.sent_attempts.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn sent_prefill_tokens(&self) -> u64 {
-        self.sent_prefill_tokens.load(Ordering::Relaxed)
     }
 
     /// Its part of the prefix index.
@@ -219,17 +210,14 @@ impl Node {
     }
 
     /// Counts a request on it.
-    pub(crate) fn occupy(self: &Arc<Self>) -> InFlight {
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn occupy(&self) -> InFlight {
         self.sent_attempts.fetch_add(1, Ordering::Relaxed);
-        InFlight(Arc::clone(self))
+        self.sent.occupy()
     }
 
     /// Counts a prompt sent to it.
-    pub(crate) fn send_prefill(self: &Arc<Self>, tokens: usize) -> SentPrefill {
-        let tokens = tokens as u64;
-        self.sent_prefill_tokens.fetch_add(tokens, Ordering::Relaxed);
-        SentPrefill { node: Arc::clone(self), tokens }
+    pub(crate) fn send_prefill(&self, tokens: usize) -> SentPrefill {
+        self.sent.send_prefill(tokens)
     }
 
     /// Whether this is the incarnation that `info` announces, at the same place.
@@ -290,19 +278,8 @@ impl Node {
             left_over: report.left_over_sequences,
             attempts_begun: report.attempts_begun,
             pages: report.pages.unwrap_or_default().into(),
+            sent: self.sent(),
         };
         *self.kv_paths.lock() = report.kv_paths.into();
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl Drop for SentPrefill {
-    fn drop(&mut self) {
-        self.node.sent_prefill_tokens.fetch_sub(self.tokens, Ordering::Relaxed);
     }
 }

@@ -27,7 +27,7 @@ pub(super) async fn follow(fleet: &Fleet, node: &Node) -> Infallible {
         let ask = wire::PrefixesRequest {
             incarnation: node.info().incarnation.0,
             after: known,
-            interval_ms: fleet.config.load_interval_ms,
+            interval_ms: fleet.config.prefix_interval_ms,
         };
         let mut missed = None;
         if let Ok(mut changes) = node.client().prefixes(ask).await {

@@ -33,8 +33,9 @@ const UNKNOWN_DECODE: StepCost = StepCost { base: 0.01, unit: 1e-4, context: 0.0
 /// have it; each is measured when its first handoff begins.
 const UNKNOWN_ROAD: f64 = 1e9;
 
-/// When `node` has run the prompt: what waits there, then what it lacks of this one.
-/// Answers that go on there slow every step.
+/// When `node` has run the prompt: what waits there and has not been computed
+/// since it was its turn, then what it lacks of this one. Answers that go on
+/// there slow every step.
 pub(super) fn prefill(node: &Candidate, request: &Request) -> Prefill {
     let cost = node.load.steps.prefill.unwrap_or(UNKNOWN_PREFILL);
     let prompt = request.tokens.len() as f64;
@@ -49,13 +50,26 @@ pub(super) fn prefill(node: &Candidate, request: &Request) -> Prefill {
     let waiting = node.prefill_tokens() as f64;
     // Prompts of others are taken to be as long as this one.
     let wait = if waiting > 0.0 { run(waiting, prompt / 2.0) } else { 0.0 };
-    Prefill { wait, run: run(lacking, prompt - lacking / 2.0) }
+    let first = run(node.sent.first_prompt_tokens as f64, prompt / 2.0);
+    let computed = node.sent.first_prompt_for.as_secs_f64().min(first);
+    Prefill { wait: (wait - computed).max(0.0), run: run(lacking, prompt - lacking / 2.0) }
 }
 
-/// Between tokens on `node` when this request goes on there too.
+/// Between tokens on `node` when this request goes on there beside all that was
+/// ever sent to it, also what has no token yet.
 pub(super) fn decode_step(node: &Candidate, request: &Request) -> f64 {
+    step_beside(node, node.sequences(), request)
+}
+
+/// The same beside as many as generate there now: while the answer goes on, some
+/// end and others begin.
+pub(super) fn usual_step(node: &Candidate, request: &Request) -> f64 {
+    step_beside(node, node.generating(), request)
+}
+
+fn step_beside(node: &Candidate, answers: u64, request: &Request) -> f64 {
     let cost = node.load.steps.decode.unwrap_or(UNKNOWN_DECODE);
-    let (answers, reported) = (node.sequences() as f64, f64::from(node.load.running));
+    let (answers, reported) = (answers as f64, f64::from(node.load.running));
     let (choices, prompt) = (f64::from(request.choices), request.tokens.len() as f64);
     // Answers that the report does not know yet are taken to be as long as this one.
     let context = node.load.running_context_tokens as f64 + (answers - reported).max(0.0) * prompt;
@@ -90,5 +104,5 @@ const LAYER_GROUPS: f64 = 4.0;
 /// What answers that go on add to each step of a prompt.
 fn beside(node: &Candidate) -> f64 {
     let cost = node.load.steps.decode.unwrap_or(UNKNOWN_DECODE);
-    cost.seconds(0.0, f64::from(node.load.running), node.load.running_context_tokens as f64)
+    cost.seconds(0.0, node.generating() as f64, node.load.running_context_tokens as f64)
 }

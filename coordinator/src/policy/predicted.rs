@@ -69,7 +69,8 @@ impl Policy for Predicted {
             let others = runs.iter().filter(|&&node| node != best && decode[to].takes_from(&prefill[node]));
             std::iter::once(best).chain(others.copied()).collect()
         });
-        Some(Pair { decode: to, prefill, prediction: Some(outlook.own) })
+        let itl = predict::usual_step(&decode[to], request);
+        Some(Pair { decode: to, prefill, prediction: Some(Prediction { itl, ..outlook.own }) })
     }
 }
 

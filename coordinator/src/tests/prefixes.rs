@@ -23,7 +23,7 @@ impl Cluster {
     /// Decode nodes whose caches say so, one script a stream.
     async fn caching(scripts: &[(&str, &[Vec<wire::PrefixChanges>])]) -> Self {
         let config =
-            CoordinatorConfig { policy: crate::PolicyName::PrefixAware, load_interval_ms: 1, ..config() };
+            CoordinatorConfig { policy: crate::PolicyName::PrefixAware, prefix_interval_ms: 1, ..config() };
         let mut cluster = Self::empty(config, Trust::none());
         for (name, streams) in scripts {
             let node = FakeNode::start(node_info(name, &[Role::Decode])).await;

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    Load,
+    Load, Sent,
     tests::{node_info, request},
 };
 
@@ -13,17 +13,20 @@ const BUDGETS: Budgets = Budgets { ttft: Duration::from_secs(1), itl: Duration::
 
 /// A node with steps of 1 ms, 1 ms for each 10 prompt tokens and 1 ms for each answer.
 fn candidate(name: &str, role: Role) -> Candidate {
-    let cost = |unit| Some(StepCost { base: 1e-3, unit, context: 0.0 });
-    let steps = StepModel { prefill: cost(1e-4), decode: cost(1e-3) };
     let kv = KvShape { layers: 2, kv_heads: 1, head_dim: 64, dtype: KvDtype::F32, page_tokens: 16 };
     Candidate {
         info: Arc::new(NodeInfo { kv, ..node_info(name, &[role]) }),
-        load: Load { steps, step_prompt_tokens: 100, ..Load::default() },
-        in_flight: 0,
-        sent_prefill_tokens: 0,
+        load: steps_of_100(),
+        sent: Sent::default(),
         cached_tokens: 0,
         roads: [].into(),
     }
+}
+
+fn steps_of_100() -> Load {
+    let cost = |unit| Some(StepCost { base: 1e-3, unit, context: 0.0 });
+    let steps = StepModel { prefill: cost(1e-4), decode: cost(1e-3) };
+    Load { steps, step_prompt_tokens: 100, ..Load::default() }
 }
 
 fn prompt(tokens: usize) -> Request {
@@ -60,15 +63,41 @@ fn the_prefill_node_that_is_done_first_runs_the_prompt() {
     decode[0].load.running = 20;
     let mut prefill = ["p1", "p2", "p3"].map(|name| candidate(name, Role::Prefill));
     prefill[0].load.waiting_prefill_tokens = 5000;
-    prefill[1].sent_prefill_tokens = 1000;
+    prefill[1].sent.prompt_tokens = 1000;
     assert_eq!(pair(&prompt(900), &decode, &prefill, 0).prefill, [2, 1, 0]);
     // What is cached is not computed.
     prefill[1].cached_tokens = 890;
-    prefill[1].sent_prefill_tokens = 500;
+    prefill[1].sent.prompt_tokens = 500;
     assert_eq!(pair(&prompt(900), &decode, &prefill, 0).prefill, [1, 2, 0]);
     // A node that is five times as slow loses with less to do.
     prefill[1].load.steps.prefill = Some(StepCost { base: 5e-3, unit: 5e-3, context: 0.0 });
     assert_eq!(pair(&prompt(900), &decode, &prefill, 0).prefill[0], 2);
+}
+
+#[test]
+fn what_has_been_computed_since_it_was_its_turn_is_not_waited_for() {
+    let decode = [Candidate { load: Load { running: 20, ..steps_of_100() }, ..candidate("d", Role::Decode) }];
+    let mut prefill = [candidate("p", Role::Prefill)];
+    // 400 tokens in four steps of 11 ms before this one's ten.
+    prefill[0].sent = Sent { prompt_tokens: 400, first_prompt_tokens: 300, ..Sent::default() };
+    let ttft = |prefill: &[Candidate]| pair(&prompt(1000), &decode, prefill, 0).prediction.unwrap().ttft;
+    assert!((ttft(&prefill) - 0.154).abs() < 1e-9);
+    prefill[0].sent.first_prompt_for = Duration::from_millis(22);
+    assert!((ttft(&prefill) - 0.132).abs() < 1e-9);
+    // A first one that takes longer than foretold is about to end, and the others are still to come.
+    prefill[0].sent.first_prompt_for = Duration::from_secs(9);
+    assert!((ttft(&prefill) - 0.121).abs() < 1e-9);
+}
+
+#[test]
+fn requests_of_others_are_what_a_report_has_beyond_our_own() {
+    let mut node = candidate("d", Role::Decode);
+    node.load.running = 5;
+    node.load.waiting_prefill_tokens = 700;
+    node.load.sent = Sent { requests: 3, generating: 3, prompt_tokens: 600, ..Sent::default() };
+    node.sent = Sent { requests: 1, generating: 0, prompt_tokens: 40, ..Sent::default() };
+    // Ours have ended since; two answers and 100 tokens are of another coordinator.
+    assert_eq!((node.sequences(), node.generating(), node.prefill_tokens()), (3, 2, 140));
 }
 
 #[test]
