@@ -33,6 +33,10 @@ pub fn read(object: Map<String, Value>, config: &Config) -> Result<Call, ApiErro
     body.only("verbosity", &[json!("medium")])?;
     body.only("echo", &[json!(false)])?;
     body.only("add_special_tokens", &[json!(false)])?;
+    // Reasoning is apart from the answer, as it comes.
+    for apart in ["separate_reasoning", "stream_reasoning", "include_reasoning"] {
+        body.only(apart, &[json!(true)])?;
+    }
     body.finish()?;
     let prompt =
         Prompt { param: "messages".to_owned(), content: Content::Chat(Box::new(conversation)), truncate };

@@ -57,6 +57,9 @@ pub struct ChatBody {
     add_special_tokens: Option<bool>,
     continue_final_message: Option<bool>,
     add_generation_prompt: Option<bool>,
+    separate_reasoning: Option<bool>,
+    stream_reasoning: Option<bool>,
+    include_reasoning: Option<bool>,
     /// Variables of the model's template.
     chat_template_kwargs: Option<BTreeMap<String, Value>>,
 }
@@ -143,6 +146,8 @@ pub struct Shared {
     stop: Option<OneOrMore>,
     stop_token_ids: Option<Vec<u32>>,
     include_stop_str_in_output: Option<bool>,
+    /// The same.
+    no_stop_trim: Option<bool>,
     ignore_eos: Option<bool>,
     skip_special_tokens: Option<bool>,
     /// -1: to what fits.
@@ -160,6 +165,7 @@ pub struct Shared {
     length_penalty: Option<f32>,
     spaces_between_special_tokens: Option<bool>,
     bad_words: Option<Vec<String>>,
+    return_hidden_states: Option<bool>,
 }
 
 #[derive(JsonSchema)]

@@ -47,7 +47,8 @@ pub fn read(body: &mut Fields, config: &Config, may_be_empty: bool) -> Result<Pa
         ignore_eos: body.boolean("ignore_eos")?,
         stop_token_ids: stop_token_ids(body, "stop_token_ids", config)?,
         stop_strings: stop_strings(body, "stop", config)?,
-        shows_stop: body.boolean("include_stop_str_in_output")?,
+        // vLLM's name and SGLang's.
+        shows_stop: body.boolean("include_stop_str_in_output")? | body.boolean("no_stop_trim")?,
         spells_control: !body.boolean_or("skip_special_tokens", true)?,
         choices: body.limited("n", 1..=config.max_choices, "max_choices")?.unwrap_or(1),
         ..Parameters::default()
@@ -125,11 +126,12 @@ fn bookkeeping(body: &mut Fields) -> Result<(), ApiError> {
     body.only("service_tier", &[json!("auto"), json!("default")])
 }
 
-/// Switches of vLLM whose usual values change nothing.
+/// Switches of vLLM and SGLang whose usual values change nothing; their routers send them with every call.
 fn harmless(body: &mut Fields) -> Result<(), ApiError> {
     body.only("use_beam_search", &[json!(false)])?;
     body.only("length_penalty", &[json!(1), json!(1.0)])?;
     body.only("spaces_between_special_tokens", &[json!(true)])?;
+    body.only("return_hidden_states", &[json!(false)])?;
     body.only("bad_words", &[json!([])])
 }
 

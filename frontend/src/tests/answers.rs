@@ -196,12 +196,39 @@ async fn vllms_switches_do_what_they_say() {
     let stopped = answer(json!({"stop": ["."]})).await;
     assert_eq!((&stopped["text"], &stopped["stop_reason"]), (&json!("a"), &json!(".")));
     let shown = answer(json!({"stop": ["."], "include_stop_str_in_output": true})).await;
+    assert_eq!(answer(json!({"stop": ["."], "no_stop_trim": true})).await, shown);
     assert_eq!((&shown["text"], &shown["finish_reason"]), (&json!("a."), &json!("stop")));
     answer(json!({"truncate_prompt_tokens": 3})).await;
     answer(json!({"truncate_prompt_tokens": -1, "max_tokens": CONTEXT - 2})).await;
     let asked: Vec<_> = server.script.asked.lock().iter().map(|asked| asked.tokens.clone()).collect();
     let tokens = |text: &str| text.bytes().map(u32::from).collect::<Vec<_>>();
-    assert_eq!(asked[4..], [tokens("678"), tokens("78")]);
+    assert_eq!(asked[5..], [tokens("678"), tokens("78")]);
+}
+
+#[tokio::test]
+async fn what_routers_of_others_add_to_a_call_is_taken_and_the_opposite_refused() {
+    let server = TestServer::start(Script::saying(says(&["ok"]))).await;
+    let both = json!({"stream": false, "no_stop_trim": false, "ignore_eos": false, "skip_special_tokens": true,
+        "return_hidden_states": false});
+    let chat = json!({"messages": [{"role": "user", "content": "hi"}], "logprobs": false,
+        "continue_final_message": false, "separate_reasoning": true, "stream_reasoning": true,
+        "include_reasoning": true});
+    let completion = json!({"prompt": "hi", "echo": false});
+    for (path, own) in [(CHAT, chat), (COMPLETIONS, completion)] {
+        let mut body = json!({"model": "mock", "max_tokens": 3});
+        for more in [&both, &own] {
+            body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        }
+        server.answered(path, &body).await;
+        for field in ["return_hidden_states", "separate_reasoning", "stream_reasoning", "include_reasoning"] {
+            let Some(usual) = body[field].as_bool() else { continue };
+            let mut other = body.clone();
+            other[field] = json!(!usual);
+            let refused = server.post(path, &other).await;
+            assert_eq!(refused.status(), 400, "{path} {field}");
+            assert!(refused.text().await.unwrap().contains(field), "{path} {field}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -18,13 +18,15 @@ fn routes() -> Vec<Route> {
         "seed": 1, "max_tokens": 5, "max_completion_tokens": 5, "min_tokens": 1, "ignore_eos": true, "stop": "a",
         "stop_token_ids": [1], "include_stop_str_in_output": true, "skip_special_tokens": true, "stream": true,
         "stream_options": {"include_usage": true}, "truncate_prompt_tokens": 99, "user": "u", "metadata": {"a": "b"},
-        "store": false, "service_tier": "auto", "add_special_tokens": false});
+        "store": false, "service_tier": "auto", "add_special_tokens": false, "no_stop_trim": false,
+        "return_hidden_states": false});
     let with = |mut body: Value, more: Value| {
         body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         body
     };
     let chat = json!({"messages": messages, "logprobs": true, "top_logprobs": 1, "reasoning_effort": "none",
-        "chat_template_kwargs": {}, "add_generation_prompt": true, "continue_final_message": false});
+        "chat_template_kwargs": {}, "add_generation_prompt": true, "continue_final_message": false,
+        "separate_reasoning": true, "stream_reasoning": true, "include_reasoning": true});
     let completion = json!({"prompt": "hi", "logprobs": 1, "best_of": 1});
     let anthropic = json!({"model": "mock", "max_tokens": 5, "messages": messages, "system": "s", "temperature": 0.5,
         "top_p": 0.5, "top_k": 1, "stop_sequences": ["a"], "stream": true, "metadata": {"user_id": "u"},
