@@ -3,10 +3,12 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
 use baton_protocol::{NodeId, NodeInfo, RequestId, Role};
 use futures::future::join_all;
+use tokio::time::timeout;
 use tonic::{Code, Status};
 
 use crate::{
@@ -53,6 +55,9 @@ pub enum SteerError {
     },
 }
 
+/// How long a node may take to say who it is.
+const ASKED_LIMIT: Duration = Duration::from_secs(2);
+
 // === impl SteerError ===
 
 impl SteerError {
@@ -76,10 +81,17 @@ impl Coordinator {
     pub async fn drain(&self, node: &NodeId, force: bool) -> Result<(), SteerError> {
         let _turn = self.shared.steering.lock().await;
         let node = self.node(node)?;
-        if !force {
-            self.check_spare(&node, Role::Decode)?;
+        if force {
+            return self.set_drained(&node, true).await;
         }
-        self.set_drained(&node, true).await
+        self.check_spare(&node, Role::Decode)?;
+        let decodes = node.health() == Health::Ready && node.info().roles.contains(&Role::Decode);
+        self.set_drained(&node, true).await?;
+        if decodes && let Err(last) = self.check_left(&node, Role::Decode).await {
+            self.set_drained(&node, false).await?;
+            return Err(last);
+        }
+        Ok(())
     }
 
     /// Gives a node these roles and takes others away, without a gap: from now
@@ -101,8 +113,14 @@ impl Coordinator {
         for lost in before.roles.difference(roles).filter(|_| !force) {
             self.check_spare(&node, *lost)?;
         }
-        let told = node.client().set_roles((before.incarnation, before.epoch), roles).await;
-        self.heard(&node, told)?;
+        let works = node.health() == Health::Ready;
+        self.tell_roles(&node, roles).await?;
+        for lost in before.roles.difference(roles).filter(|_| works && !force) {
+            if let Err(last) = self.check_left(&node, *lost).await {
+                self.tell_roles(&node, &before.roles).await?;
+                return Err(last);
+            }
+        }
         tracing::info!(node = %node.id(), before = ?before.roles, now = ?roles, "roles changed");
         Ok(())
     }
@@ -192,6 +210,27 @@ impl Coordinator {
         let takes = self.shared.fleet.ready(&model, role);
         let is_last = takes.iter().all(|other| Arc::ptr_eq(other, node)) && !takes.is_empty();
         if is_last { Err(SteerError::Last { node: node.id().clone(), role, model }) } else { Ok(()) }
+    }
+
+    /// Whether others take this work now that the node does not. Another coordinator may have told
+    /// them the same at the same moment: of two such, the later one learns it here, and both may.
+    async fn check_left(&self, node: &Arc<Node>, role: Role) -> Result<(), SteerError> {
+        let model = node.info().model.clone();
+        let had_it = self.shared.fleet.ready(&model, role).into_iter();
+        let ask = async |other: Arc<Node>| {
+            if let Ok(Ok(info)) = timeout(ASKED_LIMIT, other.client().describe()).await {
+                self.shared.fleet.heard(&other, info);
+            }
+        };
+        join_all(had_it.filter(|other| !Arc::ptr_eq(other, node)).map(ask)).await;
+        let left = self.shared.fleet.ready(&model, role);
+        let has_left = left.iter().any(|other| !Arc::ptr_eq(other, node));
+        if has_left { Ok(()) } else { Err(SteerError::Last { node: node.id().clone(), role, model }) }
+    }
+
+    async fn tell_roles(&self, node: &Arc<Node>, roles: &BTreeSet<Role>) -> Result<(), SteerError> {
+        let known = node.info();
+        self.heard(node, node.client().set_roles((known.incarnation, known.epoch), roles).await)
     }
 
     async fn set_drained(&self, node: &Arc<Node>, drain: bool) -> Result<(), SteerError> {

@@ -51,6 +51,36 @@ async fn the_last_of_a_role_keeps_it_unless_forced() {
 }
 
 #[tokio::test]
+async fn two_coordinators_leave_a_role_to_one_node_at_least() {
+    let cluster = cluster().await;
+    let (other, _tasks) = Coordinator::new(config(), Arc::new(cluster.registry.clone()), Trust::none());
+    let has_all = || other.status().nodes.iter().filter(|node| node.health == Health::Ready).count() == 3;
+    cluster.until("the other one knows all nodes", |_| has_all()).await;
+    for _ in 0..20 {
+        let outcomes =
+            join_all([(&cluster.coordinator, "d1"), (&other, "d2")].map(|(one, node)| async move {
+                one.set_roles(&node.into(), &BTreeSet::from([Role::Prefill]), false).await
+            }))
+            .await;
+        let decode = || cluster.nodes.iter().filter(|node| node.info().roles.contains(&Role::Decode)).count();
+        assert!(decode() >= 1, "{outcomes:?}");
+        assert!(outcomes.iter().any(Result::is_err), "{outcomes:?}");
+        // Back, by whoever knows of the change by now.
+        for (index, name) in ["d1", "d2"].into_iter().enumerate() {
+            while !cluster.nodes[index].info().roles.contains(&Role::Decode) {
+                if cluster.set_role(name, Role::Decode, true).await.is_err() {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            }
+        }
+        let knows = |one: &Coordinator| {
+            one.status().nodes.iter().filter(|node| node.roles.contains(&Role::Decode)).count() == 2
+        };
+        cluster.until("both know it", |_| knows(&cluster.coordinator) && knows(&other)).await;
+    }
+}
+
+#[tokio::test]
 async fn a_change_that_others_made_first_is_seen_and_not_overwritten() {
     let cluster = cluster().await;
     let theirs = NodeInfo { epoch: 5, ..cluster.nodes[1].info() };
