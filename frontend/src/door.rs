@@ -35,6 +35,8 @@ use crate::{error::ApiError, metrics::Route};
 /// Lets calls in by their keys; without a file, everyone as the same tenant.
 pub struct Door {
     file: Option<PathBuf>,
+    /// Of the file before it was read first.
+    begins: Stamp,
     ring: RwLock<Arc<KeyRing>>,
     /// Whose calls are when there are no keys.
     anyone: Arc<Tenant>,
@@ -54,11 +56,13 @@ impl Door {
     /// # Errors
     /// When it cannot be read or is wrong.
     pub async fn new(file: Option<PathBuf>) -> Result<Self, KeysError> {
-        let ring = match &file {
-            Some(file) => read(file.clone(), KeyRing::default()).await?,
-            None => KeyRing::default(),
+        let (begins, ring) = match &file {
+            // In this order: what is written meanwhile is read again.
+            Some(file) => (stamp(file.clone()).await, read(file.clone(), KeyRing::default()).await?),
+            None => (None, KeyRing::default()),
         };
-        Ok(Self { file, ring: RwLock::new(Arc::new(ring)), anyone: Arc::new(Tenant::anyone()) })
+        let ring = RwLock::new(Arc::new(ring));
+        Ok(Self { file, begins, ring, anyone: Arc::new(Tenant::anyone()) })
     }
 
     /// Whether callers need keys, so that there may be several tenants.
@@ -91,7 +95,7 @@ impl Door {
     pub async fn follow(&self) -> Infallible {
         let Some(file) = &self.file else { return std::future::pending().await };
         let mut hangup = signal(SignalKind::hangup()).ok();
-        let mut known = stamp(file.clone()).await;
+        let mut known = self.begins;
         loop {
             let asked = tokio::select! {
                 () = sleep(LOOK_INTERVAL) => false,

@@ -213,7 +213,7 @@ pub struct BenchBudgets {
 #[derive(Debug, Args)]
 pub struct BenchFlip {
     /// Callers at once, each with one request after the other.
-    #[arg(long, default_value_t = 16)]
+    #[arg(long, default_value_t = 64)]
     pub callers: usize,
     /// Milliseconds between two changes of a node's role.
     #[arg(long, default_value_t = 1000)]
