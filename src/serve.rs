@@ -1,13 +1,13 @@
 //! `baton serve`: composes the roles of this process and takes them down again.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use baton_coordinator::{Coordinator, CoordinatorTasks, Health};
-use baton_frontend::{Door, FrontendError, HttpMetrics, KeptAnswers, Services, Shelves};
+use baton_frontend::{Door, FrontendError, HttpMetrics, KeptAnswers, Seat, Services, Shelves};
 use baton_model::ModelText;
-use baton_protocol::Role;
-use baton_registry::{EtcdConfig, EtcdRegistry, MemoryRegistry, Registry};
+use baton_protocol::{Incarnation, NodeId, NodeInfo, Role};
+use baton_registry::{EtcdConfig, EtcdRegistry, MemoryRegistry, Registration, Registry};
 use baton_trust::{Gate, Trust, for_roles};
 use prometheus_client::registry::Registry as Metrics;
 use tokio::{signal::unix::SignalKind, task::JoinHandle};
@@ -19,7 +19,7 @@ use crate::{
     compute::Compute,
     config::{ClusterConfig, NodeConfig, RegistryConfig},
     terminal::{note, say},
-    worker_node::WorkerNode,
+    worker_node::{WITHDRAW_LIMIT, WorkerNode},
 };
 
 /// The nodes of this process, running.
@@ -32,6 +32,8 @@ pub struct Cluster {
     admin: Option<JoinHandle<Result<(), FrontendError>>>,
     admin_grpc: Option<JoinHandle<Result<(), tonic::transport::Error>>>,
     coordinator: Option<CoordinatorTasks>,
+    /// Its entry among the coordinators.
+    entry: Option<Registration>,
     workers: Vec<WorkerNode>,
     /// What this process's nodes read and write; the API needs no copies of its own.
     texts: Vec<Arc<ModelText>>,
@@ -100,6 +102,7 @@ impl Cluster {
             admin: None,
             admin_grpc: None,
             coordinator: None,
+            entry: None,
             workers: Vec::new(),
             texts: Vec::new(),
             registry,
@@ -128,6 +131,10 @@ impl Cluster {
 
     /// Lets running answers end within the grace period, leaves the registry, and joins everything.
     pub async fn shutdown(mut self) {
+        if let Some(entry) = self.entry.take() {
+            // Others take over what this one keeps.
+            entry.withdraw(WITHDRAW_LIMIT).await;
+        }
         self.stop.cancel();
         for (name, serving) in [("frontend", self.frontend.take()), ("admin", self.admin.take())] {
             let Some(serving) = serving else { continue };
@@ -210,6 +217,7 @@ impl Cluster {
             door,
             kept,
             shelves,
+            seat: self.take_seat()?,
             texts: self.texts.clone(),
         };
         let stop = self.stop.clone().cancelled_owned();
@@ -220,6 +228,26 @@ impl Cluster {
         self.start_admin_grpc(&coordinator)?;
         wait_until_served(&coordinator, self.workers.len()).await;
         Ok(())
+    }
+
+    /// Announces this coordinator to the others. Those of one process alone have none.
+    fn take_seat(&mut self) -> Result<Option<Seat>> {
+        let routes = |node: &&NodeConfig| node.roles.contains(&Role::Coordinator);
+        let node = self.config.nodes.iter().find(routes);
+        let Some(node) = node.filter(|_| matches!(self.config.registry, RegistryConfig::Etcd(_))) else {
+            return Ok(None);
+        };
+        // A node that works besides is announced, and called, as that.
+        let (own, listen) = match node.roles.as_slice() {
+            [_] => (node.id.clone(), node.listen),
+            _ => (NodeId(format!("{}-api", node.id)), SocketAddr::new(node.listen.ip(), 0)),
+        };
+        let listener = self.trust.gate().listen(listen)?;
+        let addr = listener.local_addr().to_string();
+        let entry = NodeInfo::routing(own.clone(), Incarnation(fastrand::u64(1..)), addr);
+        self.entry = Some(self.registry.register(entry));
+        let (trust, members) = (self.trust.clone(), self.registry.watch());
+        Ok(Some(Seat { own, trust, members, listener }))
     }
 
     fn start_admin(&mut self, coordinator: &Coordinator) -> Result<()> {

@@ -42,7 +42,7 @@ pub struct WorkerNode {
 }
 
 /// Time to take the entry out of the registry before leaving anyway.
-const WITHDRAW_LIMIT: Duration = Duration::from_secs(2);
+pub const WITHDRAW_LIMIT: Duration = Duration::from_secs(2);
 
 // === impl WorkerNode ===
 

@@ -30,13 +30,14 @@ fn baton(args: &[&str]) -> Output {
 }
 
 /// Certificates of a whole cluster, as a person makes them.
-fn init(dir: &Path) {
+pub fn init(dir: &Path) {
     let made = baton(&["certs", "init", "--cluster", CLUSTER, "--out", dir.to_str().unwrap()]);
     let said = String::from_utf8_lossy(&made.stdout);
     assert!(made.status.success() && said.contains("{roles}.crt") && said.contains("ca.key"), "{made:?}");
 }
 
-fn settings(certs: &Path) -> String {
+/// What nodes with such certificates are told.
+pub fn settings(certs: &Path) -> String {
     let certs = certs.display();
     format!(
         r#"

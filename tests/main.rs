@@ -15,6 +15,7 @@ mod losses;
 mod malformed;
 mod matrix;
 mod models;
+mod once;
 mod openapi;
 mod operators;
 mod overload;

@@ -93,6 +93,9 @@ pub enum ApiError {
         /// Whether that one is not answered yet.
         running: bool,
     },
+    /// The coordinator that keeps the call's answer, if there is one, cannot be asked.
+    #[error("the coordinator that keeps this Idempotency-Key is out of reach: try again")]
+    KeeperLost,
     /// The body did not arrive in time.
     #[error("the body did not arrive within {} ms", limit.as_millis())]
     BodyTimeout {
@@ -221,6 +224,7 @@ impl ApiError {
             Self::BodyTimeout { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::BodySize { .. } | Self::Full { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::MediaType { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::KeeperLost => StatusCode::SERVICE_UNAVAILABLE,
             Self::Failed(failure) => failure_status(failure.code),
         }
     }
@@ -256,6 +260,7 @@ impl ApiError {
             Self::WrongKey => (None, "invalid_api_key"),
             Self::OperatorsOnly { .. } => (None, "operators_only"),
             Self::RateLimit { .. } => (None, "rate_limit_exceeded"),
+            Self::KeeperLost => (None, "idempotency_keeper_lost"),
             Self::BodyTimeout { .. } => (None, "body_timeout"),
             Self::BodySize { .. } => (None, "body_too_large"),
             Self::BodyBroken => (None, "body_incomplete"),
@@ -296,12 +301,15 @@ impl ApiError {
     }
 
     pub(crate) fn retry_after(&self) -> Option<Duration> {
-        if let Self::RateLimit { wait, .. } = self {
-            return Some(*wait);
+        match self {
+            Self::RateLimit { wait, .. } => Some(*wait),
+            Self::KeeperLost => Some(RETRY),
+            Self::Failed(failure) => {
+                let wait = if failure.code.is_retryable() { Some(RETRY) } else { None };
+                failure.retry_after.or(wait)
+            }
+            _ => None,
         }
-        let Self::Failed(failure) = self else { return None };
-        let wait = if failure.code.is_retryable() { Some(RETRY) } else { None };
-        failure.retry_after.or(wait)
     }
 }
 

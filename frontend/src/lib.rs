@@ -70,6 +70,6 @@ pub use door::{
 };
 pub use metrics::HttpMetrics;
 pub use openai::{embeddings::EmbeddingConfig, responses::ResponseLimits};
-pub use replay::{Store as KeptAnswers, StoreError};
+pub use replay::{Seat, Store as KeptAnswers, StoreError};
 pub use serve::{FrontendError, Services, serve, serve_metrics, serve_routes};
 pub use shelves::Shelves;

@@ -3,6 +3,7 @@
 //!
 //! - [`record`]: an answer as it comes, for as many readers as want it
 //! - [`store`]: answers by tenant and key, within bounds, and on disk if there is a place
+//! - [`replicas`]: which of several coordinators keeps an answer; [`service`]: what the others ask of it
 //!
 //! The first call with a key runs in a task of the store, not of its connection:
 //! whoever reads may leave, and is waited for as long as `detach_grace_ms`.
@@ -11,6 +12,8 @@
 //! next call with the key is the first again.
 
 mod record;
+mod replicas;
+mod service;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -24,6 +27,8 @@ use axum::{
     middleware::Next,
     response::Response,
 };
+use baton_protocol::wire::KeyedCall;
+use bytes::Bytes;
 use futures::StreamExt;
 use sha2::{Digest, Sha256};
 use tokio::{sync::watch, time::sleep};
@@ -32,9 +37,13 @@ use self::{
     record::Record,
     store::{Found, Unfinished},
 };
-use crate::{Config, body, calls::Ticket, error::ApiError};
+use crate::{body, calls::Ticket, error::ApiError, openai::responses, routes::Room};
 
-pub use self::store::{Calls, Store, StoreError};
+pub use self::{
+    replicas::{Replicas, Seat},
+    service::{Sent, serve},
+    store::{Calls, Store, StoreError},
+};
 
 /// Longest key.
 const MAX_KEY_BYTES: usize = 255;
@@ -46,24 +55,33 @@ static LAST_EVENT: HeaderName = HeaderName::from_static("last-event-id");
 ///
 /// # Errors
 /// When the key cannot be one, belongs to another body, or there is no room.
-pub async fn answer(
-    store: &Arc<Store>,
-    config: &Config,
-    request: Request,
-    next: Next,
-) -> Result<Response, ApiError> {
+pub async fn answer(room: &Room, request: Request, next: Next) -> Result<Response, ApiError> {
     let Some(key) = key(request.headers())? else {
         return match last_event(request.headers()) {
             Ok(0) => Ok(next.run(request).await),
             _ => Err(ApiError::invalid("Last-Event-ID", "needs an `Idempotency-Key`")),
         };
     };
+    let (store, config) = (&room.kept, &room.desk.config);
     let after = last_event(request.headers())?;
     let (parts, body) = request.into_parts();
-    let bytes = body::read(Request::from_parts(parts.clone(), body), config).await?;
+    let bytes = Bytes::from(body::read(Request::from_parts(parts.clone(), body), config).await?);
     let ticket = parts.extensions.get::<Ticket>().cloned().ok_or_else(|| ApiError::internal("no ticket"))?;
-    let name = digest(&[ticket.tenant.name.as_bytes(), key.as_bytes()]);
+    let name = name_of(&ticket.tenant.name, &key);
     let asked = digest(&[parts.uri.path().as_bytes(), &bytes]);
+    if !store.has(&name) && !stays(parts.uri.path(), &bytes) {
+        let call = || KeyedCall {
+            tenant: ticket.tenant.name.clone(),
+            path: parts.uri.to_string(),
+            headers: replicas::write_headers(&parts.headers),
+            body: bytes.clone(),
+            if_known: false,
+        };
+        let was_sent = parts.extensions.get::<Sent>().is_some();
+        if let Some(response) = room.replicas.answer(&name, call, was_sent).await? {
+            return Ok(response);
+        }
+    }
     let (record, is_again) = match store.find(&name, &asked)? {
         Found::There(record) => (record, true),
         Found::New(sender) => {
@@ -87,6 +105,15 @@ pub async fn answer(
         response.headers_mut().insert("idempotent-replayed", HeaderValue::from_static("true"));
     }
     Ok(response)
+}
+
+/// Whether the answer leaves something at this coordinator, or goes on from it, so that no other can give it.
+fn stays(path: &str, body: &[u8]) -> bool {
+    match path {
+        "/v1/batches" => true,
+        "/v1/responses" => responses::is_kept(body),
+        _ => false,
+    }
 }
 
 /// Reads an answer to its end; false if nobody wanted it any more.
@@ -134,6 +161,11 @@ fn last_event(headers: &HeaderMap) -> Result<usize, ApiError> {
     let Some(value) = headers.get(&LAST_EVENT) else { return Ok(0) };
     let number = value.to_str().ok().and_then(|text| text.parse().ok());
     number.ok_or_else(|| ApiError::invalid("Last-Event-ID", "must be the number of an event"))
+}
+
+/// Of a tenant's call with this key.
+fn name_of(tenant: &str, key: &str) -> String {
+    digest(&[tenant.as_bytes(), key.as_bytes()])
 }
 
 /// SHA-256 of parts, told apart by their lengths, in hexadecimal.

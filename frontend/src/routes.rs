@@ -28,7 +28,7 @@ use crate::{
     openai,
     openapi::{self, Content, Operation, Schemas},
     patience::Patience,
-    replay::{self, Store},
+    replay::{self, Replicas, Sent, Store},
     reply::unix_seconds,
     serve::Services,
     sglang,
@@ -48,6 +48,7 @@ pub struct Room {
     pub metrics: HttpMetrics,
     pub door: Door,
     pub kept: Arc<Store>,
+    pub replicas: Replicas,
     pub shelves: Arc<Shelves>,
     /// Start of this process, seconds since 1970: what models say as their age.
     pub started: u64,
@@ -70,13 +71,14 @@ impl Room {
 }
 
 /// All routes, and the room that they share. Every path that is not named here is refused.
-pub fn router(config: Config, services: Services) -> (Router, Arc<Room>) {
-    let Services { dispatch, registry, metrics, door, kept, shelves, texts } = services;
+pub fn router(config: Config, services: Services, replicas: Replicas) -> (Router, Arc<Room>) {
+    let Services { dispatch, registry, metrics, door, kept, shelves, texts, seat: _ } = services;
     let cors = cors(&config.cors_origins);
     let texts = Arc::new(Texts::new(Arc::clone(&dispatch), &config, texts));
     let streams = Arc::new(Semaphore::new(config.max_streams));
     let desk = Desk { config, dispatch, texts, streams };
-    let room = Arc::new(Room { desk, registry, metrics, door, kept, shelves, started: unix_seconds() });
+    let started = unix_seconds();
+    let room = Arc::new(Room { desk, registry, metrics, door, kept, replicas, shelves, started });
     let router = Router::new()
         .merge(openai::router())
         .merge(vllm::router())
@@ -111,11 +113,13 @@ async fn around(State(room): State<Arc<Room>>, mut request: Request, next: Next)
     // Theirs, if they gave one, is only said back and logged.
     let given = given_id(&request);
     let shown = given.clone().or_else(|| HeaderValue::from_str(&id.to_string()).ok());
-    let known = room.door.tenant_of(route, request.headers());
+    let sent = request.extensions().get::<Sent>().cloned();
+    // Who sent it has let it in.
+    let enters = route.answers() && sent.is_none();
+    let known = sent.map_or_else(|| room.door.tenant_of(route, request.headers()), |Sent(tenant)| Ok(tenant));
     let tenant = known.as_ref().ok().cloned();
-    let admitted = known.and_then(|tenant| {
-        if route.answers() { tenant.enter(Instant::now()).map(|()| tenant) } else { Ok(tenant) }
-    });
+    let admitted = known
+        .and_then(|tenant| if enters { tenant.enter(Instant::now()).map(|()| tenant) } else { Ok(tenant) });
     let tally = Arc::new(room.metrics.start(route, tenant.clone()));
     let path = request.uri().path().to_owned();
     // Batches are made once too.
@@ -124,11 +128,7 @@ async fn around(State(room): State<Arc<Room>>, mut request: Request, next: Next)
         Ok(tenant) => {
             let patience = Patience::of(request.headers());
             request.extensions_mut().insert(Ticket { id, tenant, tally: Arc::clone(&tally), patience });
-            if is_kept {
-                replay::answer(&room.kept, &room.desk.config, request, next).await
-            } else {
-                Ok(next.run(request).await)
-            }
+            if is_kept { replay::answer(&room, request, next).await } else { Ok(next.run(request).await) }
         }
         Err(error) => Err(error),
     };

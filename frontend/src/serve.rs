@@ -22,7 +22,7 @@ use tracing::{debug, info, warn};
 use crate::{
     Config, ConfigError, Dispatch, Door, HttpMetrics, Shelves,
     batches::work_on_all,
-    replay::{Calls, Store},
+    replay::{self, Calls, Replicas, Seat, Store},
     routes,
     write_timeout::WriteTimeout,
 };
@@ -41,6 +41,8 @@ pub struct Services {
     pub kept: Arc<Store>,
     /// What tenants leave here.
     pub shelves: Arc<Shelves>,
+    /// This coordinator among others; none: it is the only one.
+    pub seat: Option<Seat>,
     /// Texts that this process has anyway; others are fetched from nodes, before the first call if possible.
     pub texts: Vec<Arc<ModelText>>,
 }
@@ -51,6 +53,9 @@ pub enum FrontendError {
     /// A setting cannot work.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// Other coordinators cannot be served.
+    #[error("other coordinators cannot be served")]
+    Replicas(#[source] tonic::transport::Error),
 }
 
 /// Time between two looks for models whose text is not here yet.
@@ -67,10 +72,18 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub async fn serve(
     listener: Listener,
     config: Config,
-    services: Services,
+    mut services: Services,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), FrontendError> {
-    let (router, room) = routes::router(config.clone(), services);
+    let seat = services.seat.take();
+    let replicas = seat.as_ref().map_or_else(Replicas::alone, Seat::replicas);
+    let (router, room) = routes::router(config.clone(), services, replicas);
+    let stop = CancellationToken::new();
+    let keeping = keep(seat, (router.clone(), Arc::clone(&room)), &stop);
+    let conversing = converse_with_all(listener, &config, router, async {
+        shutdown.await;
+        stop.cancel();
+    });
     // Calls that nobody reads any more end with the room.
     let _calls = Calls(Arc::clone(&room.kept));
     let prefetch = async {
@@ -80,13 +93,28 @@ pub async fn serve(
         }
     };
     let served = tokio::select! {
-        served = converse_with_all(listener, &config, router, shutdown) => served,
+        served = async { tokio::try_join!(conversing, keeping) } => served.map(drop),
         never = prefetch => never,
         never = room.door.follow() => match never {},
         never = work_on_all(&room) => match never {},
     };
     room.shelves.settle().await;
     served
+}
+
+/// Answers for other coordinators what this one keeps, until `stop` and the configured grace after it.
+async fn keep(
+    seat: Option<Seat>,
+    (router, room): (Router, Arc<routes::Room>),
+    stop: &CancellationToken,
+) -> Result<(), FrontendError> {
+    let Some(Seat { listener, trust, .. }) = seat else { return Ok(()) };
+    let grace = room.desk.config.grace();
+    let stopped = stop.clone().cancelled_owned();
+    tokio::select! {
+        served = replay::serve(listener, &trust, (router, room), stopped) => served.map_err(FrontendError::Replicas),
+        () = async { stop.cancelled().await; tokio::time::sleep(grace).await } => Ok(()),
+    }
 }
 
 /// `/health` and `/metrics` alone, for a process without the API.

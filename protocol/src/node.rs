@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ErrorCode, Failure, Incarnation, KvShape, NodeId};
+use crate::{ErrorCode, Failure, Incarnation, KvDtype, KvShape, NodeId};
 
 /// What a node admits. Every node can do both kinds of work; a role is an admission policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -114,6 +114,29 @@ impl Intake {
 }
 
 impl NodeInfo {
+    /// Of a node that routes and does nothing else: it has no model and no pages.
+    pub fn routing(id: NodeId, incarnation: Incarnation, control_addr: String) -> Self {
+        Self {
+            id,
+            incarnation,
+            roles: [Role::Coordinator].into(),
+            epoch: 0,
+            control_addr,
+            model: String::new(),
+            model_fingerprint: String::new(),
+            text_digest: String::new(),
+            context_tokens: 0,
+            kv: KvShape { layers: 0, kv_heads: 0, head_dim: 0, dtype: KvDtype::F32, page_tokens: 0 },
+            pages: 0,
+            state: NodeState::Ready,
+        }
+    }
+
+    /// Whether it routes and does nothing else.
+    pub fn only_routes(&self) -> bool {
+        self.roles.iter().eq([&Role::Coordinator])
+    }
+
     /// Whether KV of one node can be used by the other.
     pub fn can_hand_off_to(&self, other: &Self) -> bool {
         let (a, b) = (&self.kv, &other.kv);

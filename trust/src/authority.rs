@@ -94,11 +94,9 @@ impl Authority {
         }
         params.use_authority_key_identifier_extension = true;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        // A coordinator only calls.
-        if roles.iter().ne(&[Role::Coordinator]) {
-            params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
-        }
+        // Every node calls, and is called.
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
         let key = KeyPair::generate()?;
         Ok(Issued { cert: params.signed_by(&key, &self.issuer)?.pem(), key: key.serialize_pem() })
     }

@@ -21,6 +21,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
+use serde::{Deserialize, de::IgnoredAny};
 use serde_json::{Map, Value};
 
 pub use described::operations;
@@ -44,6 +45,18 @@ pub fn read(
     tenant: &str,
 ) -> Result<Call, ApiError> {
     body::read(object, config)?.call(kept, tenant)
+}
+
+/// Whether the answer to a body is kept here, or goes on from one that is.
+pub fn is_kept(body: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Keeping {
+        store: Option<bool>,
+        previous_response_id: Option<IgnoredAny>,
+    }
+    // What cannot be read is refused wherever it is.
+    serde_json::from_slice::<Keeping>(body)
+        .is_ok_and(|body| body.store != Some(false) || body.previous_response_id.is_some())
 }
 
 async fn create(

@@ -99,6 +99,13 @@ impl Store {
         Ok(Arc::new(store))
     }
 
+    /// Whether a call of this name runs or was answered.
+    pub fn has(&self, name: &str) -> bool {
+        let mut entries = self.entries.lock();
+        self.make_room(&mut entries);
+        entries.contains_key(name)
+    }
+
     /// The call of this name, which asks for `asked`.
     ///
     /// # Errors
