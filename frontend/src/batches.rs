@@ -73,7 +73,8 @@ async fn list(
     Query(query): Query<HashMap<String, String>>,
 ) -> Result<Response, ApiError> {
     let paging = Paging::read(query, PAGE)?;
-    let (page, has_more) = paging.page(room.shelves.batches.of_tenant(&ticket.tenant.name));
+    let all = room.shelves.batches.of_tenant(&ticket.tenant.name);
+    let (page, has_more) = paging.page(all, |batch, id| batch.id == id);
     let batches = page.iter().map(|kept| &kept.record.batch).collect();
     Ok(Json(List::of(batches, |batch: &&Batch| batch.id.clone(), has_more)).into_response())
 }

@@ -93,7 +93,7 @@ async fn list(
     let paging = Paging::read(query, (MAX_PAGE, MAX_PAGE))?;
     let mut files = room.shelves.files.of_tenant(&ticket.tenant.name);
     files.retain(|file| purpose.as_ref().is_none_or(|purpose| file.record.purpose == *purpose));
-    let (page, has_more) = paging.page(files);
+    let (page, has_more) = paging.page(files, |file, id| file.id == id);
     let words = page.iter().map(|file| FileWords::of(&file.id, &file.record)).collect();
     Ok(Json(List::of(words, |file: &FileWords<'_>| file.id.to_owned(), has_more)).into_response())
 }

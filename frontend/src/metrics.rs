@@ -31,7 +31,7 @@ pub enum Route {
     Messages,
     /// `/generate`, `/generate_stream`, and `/` for those who post there
     Generate,
-    /// `/tokenize`, `/detokenize` and `/v1/messages/count_tokens`
+    /// `/tokenize`, `/detokenize`, `/v1/messages/count_tokens` and `/v1/responses/input_tokens`
     Tokenize,
     /// `/v1/models` and one model
     Models,
@@ -100,7 +100,9 @@ impl Route {
             "/v1/responses" => Self::Responses,
             "/v1/messages" => Self::Messages,
             "/generate" | "/generate_stream" | "/" => Self::Generate,
-            "/tokenize" | "/detokenize" | "/v1/messages/count_tokens" => Self::Tokenize,
+            "/tokenize" | "/detokenize" | "/v1/messages/count_tokens" | "/v1/responses/input_tokens" => {
+                Self::Tokenize
+            }
             "/health" | "/ready" | "/openapi.json" => Self::Health,
             "/metrics" => Self::Metrics,
             _ if is_below(path, "/v1/models") => Self::Models,

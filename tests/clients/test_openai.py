@@ -669,6 +669,23 @@ def test_a_response_is_parsed(client, model):
     assert isinstance(answer.output_parsed, Picture)
 
 
+def test_what_a_response_was_asked(client, model):
+    said = [{"role": "user", "content": "Name a colour."}, {"role": "assistant", "content": "Blue."},
+            {"role": "user", "content": "And another."}]
+    made = client.responses.create(model=model, input=said, max_output_tokens=8, temperature=0)
+    items = list(client.responses.input_items.list(made.id, limit=2, order="asc"))
+    assert [item.content[0].text for item in items] == ["Name a colour.", "Blue.", "And another."]
+    counted = client.responses.input_tokens.count(model=model, input=said)
+    assert counted.input_tokens == made.usage.input_tokens
+    with pytest.raises(openai.ConflictError, match="background"):
+        client.responses.cancel(made.id)
+    with pytest.raises(openai.BadRequestError, match="stream"):
+        client.responses.retrieve(made.id, stream=True)
+    client.responses.delete(made.id)
+    with pytest.raises(openai.NotFoundError):
+        client.responses.input_items.list(made.id)
+
+
 def test_responses_call_tools(client, model, respond):
     tools = [openai.pydantic_function_tool(GetWeather, name="get_weather")["function"] | {"type": "function"}]
     demanded = {"tools": tools, "tool_choice": "required", "parallel_tool_calls": False, "max_output_tokens": 200}

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::{error::ApiError, shelf::Shelved};
+use crate::error::ApiError;
 
 /// Which part of a list is wanted.
 pub struct Paging {
@@ -53,12 +53,12 @@ impl Paging {
     }
 
     /// The part of all, of which the newest is first, and whether there is more.
-    pub fn page<T>(&self, mut all: Vec<Shelved<T>>) -> (Vec<Shelved<T>>, bool) {
+    pub fn page<T>(&self, mut all: Vec<T>, is: impl Fn(&T, &str) -> bool) -> (Vec<T>, bool) {
         if self.oldest_first {
             all.reverse();
         }
         if let Some(after) = &self.after {
-            let known = all.iter().position(|entry| entry.id == *after);
+            let known = all.iter().position(|entry| is(entry, after));
             all.drain(..known.map_or(all.len(), |at| at + 1));
         }
         let has_more = all.len() > self.limit;

@@ -153,6 +153,64 @@ async fn what_is_kept_is_had_again_gone_on_from_and_deleted() {
 }
 
 #[tokio::test]
+async fn what_was_said_is_listed_in_parts_and_counted() {
+    let server = TestServer::start(ending("x")).await;
+    let said = json!([
+        {"role": "user", "content": "sum?"},
+        {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "c", "output": "1"},
+        {"role": "assistant", "content": "one", "id": "msg_own"},
+    ]);
+    let first = server.answered(PATH, &ask(&said)).await;
+    let path = format!("{PATH}/{}/input_items", first["id"].as_str().unwrap());
+    let list = async |query: &str| server.get(&format!("{path}{query}")).await.json::<Value>().await.unwrap();
+    let all = list("?order=asc").await;
+    let types: Vec<_> = all["data"].as_array().unwrap().iter().map(|item| item["type"].clone()).collect();
+    assert_eq!(types, ["message", "function_call", "function_call_output", "message"]);
+    assert_eq!(all["data"][0]["content"], json!([{"type": "input_text", "text": "sum?"}]));
+    assert_eq!((&all["last_id"], &all["has_more"]), (&json!("msg_own"), &json!(false)));
+    let page = list("?limit=3").await;
+    assert_eq!((&page["first_id"], &page["has_more"]), (&json!("msg_own"), &json!(true)));
+    let rest = list(&format!("?after={}", page["last_id"].as_str().unwrap())).await;
+    assert_eq!(rest["data"], json!([all["data"][0]]));
+
+    // Of a call that goes on from another, its own items; counted are all.
+    let goes_on = json!({"previous_response_id": first["id"]});
+    let second = server.answered(PATH, &and(ask(&json!("more?")), &goes_on)).await;
+    let path = format!("{PATH}/{}/input_items", second["id"].as_str().unwrap());
+    let own: Value = server.get(&path).await.json().await.unwrap();
+    assert_eq!(own["data"].as_array().unwrap().len(), 1);
+    let counted =
+        server.answered(&format!("{PATH}/input_tokens"), &and(ask(&json!("more?")), &goes_on)).await;
+    let asked = server.script.asked.lock().last().unwrap().tokens.len();
+    assert_eq!(counted, json!({"object": "response.input_tokens", "input_tokens": asked}));
+}
+
+#[tokio::test]
+async fn what_cannot_be_done_with_an_answer_is_refused_by_name() {
+    let server = TestServer::start(ending("x")).await;
+    let id = server.answered(PATH, &ask(&json!("hi"))).await["id"].as_str().unwrap().to_owned();
+    for (path, param) in [
+        (format!("{id}?stream=true"), "stream"),
+        (format!("{id}/input_items?include=x"), "include"),
+        (format!("{id}/input_items?limit=101"), "limit"),
+    ] {
+        let refused = server.get(&format!("{PATH}/{path}")).await;
+        assert_eq!(refused.status(), 400, "{path}");
+        assert_eq!(refused.json::<Value>().await.unwrap()["error"]["param"], param);
+    }
+    let streamed = and(ask(&json!("hi")), &json!({"stream": true}));
+    let refused = server.post(&format!("{PATH}/input_tokens"), &streamed).await;
+    assert_eq!(refused.json::<Value>().await.unwrap()["error"]["param"], "stream");
+    let cancelled = server.post(&format!("{PATH}/{id}/cancel"), &json!({})).await;
+    assert_eq!(cancelled.status(), 409);
+    let unknown = server.post(&format!("{PATH}/resp_1/cancel"), &json!({})).await;
+    assert_eq!(unknown.status(), 404);
+    let unknown = server.get(&format!("{PATH}/resp_1/input_items")).await;
+    assert_eq!(unknown.status(), 404);
+}
+
+#[tokio::test]
 async fn an_answer_that_shall_not_be_kept_is_not() {
     let server = TestServer::start(ending("x")).await;
     let answer = server.answered(PATH, &and(ask(&json!("hi")), &json!({"store": false}))).await;

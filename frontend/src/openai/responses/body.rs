@@ -6,7 +6,7 @@ use baton_protocol::Sampling;
 use serde_json::{Map, Value, json};
 
 use super::{
-    input,
+    given, input,
     reply::{Keep, ResponseReply},
     store::Responses,
 };
@@ -26,6 +26,8 @@ pub struct Asked {
     instructions: Option<String>,
     /// As messages.
     input: Vec<Value>,
+    /// The same as items, if it is to be kept.
+    given: Vec<Value>,
     /// The answer that it goes on from.
     previous: Option<String>,
     store: bool,
@@ -103,12 +105,15 @@ pub fn read(object: Map<String, Value>, config: &Config) -> Result<Asked, ApiErr
     let mut reasoning = body.object("reasoning")?;
     let effort = parameters::effort(&mut reasoning, "effort", "reasoning.effort")?;
     reasoning.finish()?;
+    let (store, said_now) = (body.boolean_or("store", true)?, body.require("input")?);
+    let given = if store { given::items(said_now.clone()) } else { Vec::new() };
     let asked = Asked {
         model,
         instructions: body.string("instructions")?,
-        input: input::read(body.require("input")?, config)?,
+        input: input::read(said_now, config)?,
+        given,
         previous: body.string("previous_response_id")?,
-        store: body.boolean_or("store", true)?,
+        store,
         parameters,
         tools: tools::read_responses(&mut body, config)?,
         effort,
@@ -116,6 +121,32 @@ pub fn read(object: Map<String, Value>, config: &Config) -> Result<Asked, ApiErr
     };
     body.finish()?;
     Ok(asked)
+}
+
+/// What a call may hold that only counts the tokens of another.
+const COUNTED: [&str; 10] = [
+    "input",
+    "instructions",
+    "model",
+    "parallel_tool_calls",
+    "previous_response_id",
+    "reasoning",
+    "text",
+    "tool_choice",
+    "tools",
+    "truncation",
+];
+
+/// Reads the body of a call that only counts.
+///
+/// # Errors
+/// As [`read`], and when it holds what makes no difference to the count.
+pub fn read_count(mut object: Map<String, Value>, config: &Config) -> Result<Asked, ApiError> {
+    if let Some(param) = object.keys().find(|field| !COUNTED.contains(&field.as_str())) {
+        return Err(ApiError::Unsupported { param: param.clone() });
+    }
+    object.insert("store".to_owned(), Value::Bool(false));
+    read(object, config)
 }
 
 /// Fields that ask for nothing we could do differently.
@@ -187,7 +218,12 @@ impl Asked {
             variables: Map::new(),
             effort: self.effort,
         };
-        let keep = self.store.then(|| Keep { kept: Arc::clone(kept), tenant: tenant.to_owned(), messages });
+        let keep = self.store.then(|| Keep {
+            kept: Arc::clone(kept),
+            tenant: tenant.to_owned(),
+            messages,
+            given: self.given,
+        });
         let content = Content::Chat(Box::new(conversation));
         let prompt = Prompt { param: "input".to_owned(), content, truncate: None };
         let ask = Ask { model: Some(self.model), prompts: vec![prompt], parameters: self.parameters };

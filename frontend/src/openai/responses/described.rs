@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde_json::Value;
 
+use super::{InputTokens, PAGE};
 use crate::{
-    files::Deleted,
+    files::{Deleted, List, paging},
     openai::described::Effort,
     openapi::{Content, Operation, Schemas},
 };
@@ -17,11 +18,24 @@ pub fn operations(schemas: &mut Schemas) -> Vec<Operation> {
     let answer = |schemas: &mut Schemas| Content::Json(schemas.written::<ResponseAnswer>());
     let (made, one) = (answer(schemas), answer(schemas));
     let deleted = Content::Json(schemas.written::<Deleted<'static>>());
-    let body = schemas.read::<ResponseBody>();
+    let (body, counted) = (schemas.read::<ResponseBody>(), schemas.read::<CountedBody>());
+    let count = Content::Json(schemas.written::<InputTokens>());
+    let items = Content::Json(schemas.written::<List<BTreeMap<String, Value>>>());
+    let cancelled = answer(schemas);
     vec![
         Operation::post("/v1/responses", "Answers, and keeps the answer", body, made, schemas).streaming(),
+        Operation::post(
+            "/v1/responses/input_tokens",
+            "How many tokens a call would have",
+            counted,
+            count,
+            schemas,
+        ),
         Operation::get("/v1/responses/{id}", "An answer that is kept", one, schemas),
         Operation::delete("/v1/responses/{id}", "Deletes it", deleted, schemas),
+        Operation::act("/v1/responses/{id}/cancel", "Refused: answers are made at once", cancelled, schemas),
+        Operation::get("/v1/responses/{id}/input_items", "What was said in its call", items, schemas)
+            .asking(paging(PAGE.1)),
     ]
 }
 
@@ -66,6 +80,22 @@ struct ResponseBody {
     safety_identifier: Option<String>,
     /// Said back: every prefix is cached.
     prompt_cache_key: Option<String>,
+}
+
+/// What would be answered.
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+struct CountedBody {
+    model: String,
+    input: Input,
+    instructions: Option<String>,
+    previous_response_id: Option<String>,
+    text: Option<TextForm>,
+    reasoning: Option<Reasoning>,
+    tools: Option<Vec<BTreeMap<String, Value>>>,
+    tool_choice: Option<Value>,
+    parallel_tool_calls: Option<bool>,
+    truncation: Option<String>,
 }
 
 /// A text, or items.

@@ -36,6 +36,8 @@ pub struct Keep {
     pub tenant: String,
     /// What was said before.
     pub messages: Vec<Value>,
+    /// The call's own part of that, as items.
+    pub given: Vec<Value>,
 }
 
 /// How an answer stands.
@@ -186,9 +188,10 @@ impl ResponseReply {
             output.map(|(at, item)| item.ended(if at == last { status } else { "completed" })).collect();
         let used = Some((used, choice.thought_tokens));
         let response = self.object(facts, Standing { status, output, used, error: Value::Null });
-        if let Some(Keep { kept, tenant, messages }) = &self.keep {
+        if let Some(Keep { kept, tenant, messages, given }) = &self.keep {
             let messages = messages.iter().cloned().chain([items::message(items)]).collect();
-            kept.keep(tenant, &id(facts), KeptResponse { messages, response: response.clone() });
+            let (given, response) = (given.clone(), response.clone());
+            kept.keep(tenant, &id(facts), KeptResponse { messages, given, response });
         }
         response
     }

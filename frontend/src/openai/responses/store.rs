@@ -38,6 +38,8 @@ pub struct Responses {
 pub struct KeptResponse {
     /// The conversation as templates know it, from its beginning to this answer.
     pub messages: Vec<Value>,
+    /// What this call added to it, as items.
+    pub given: Vec<Value>,
     /// As it was sent.
     pub response: Value,
 }
