@@ -1,6 +1,6 @@
 // Talks to Baton with OpenAI's client for Node: npm ci, start `baton serve`, node example.mjs.
 
-import OpenAI from "openai";
+import OpenAI, { toFile } from "openai";
 import { zodResponseFormat, zodTextFormat } from "openai/helpers/zod";
 import { z } from "zod";
 
@@ -61,3 +61,40 @@ const more = await client.responses.create({
 });
 console.log("pieces:", pieces, "and then:", JSON.stringify(more.output_text));
 await client.responses.delete(last.id);
+
+// Embeddings: of two texts that say much the same, and one that does not.
+const texts = ["The cat sleeps on the mat.", "A cat is asleep on a mat.", "Interest rates went up by a point."];
+const vectors = (await client.embeddings.create({ model, input: texts })).data.map((made) => made.embedding);
+const dot = (a, b) => a.reduce((sum, value, i) => sum + value * b[i], 0);
+console.log("alike:", dot(vectors[0], vectors[1]).toFixed(3), "and not:", dot(vectors[0], vectors[2]).toFixed(3));
+
+// Calls that have time, as a file of lines.
+const lines = [1, 2, 3].map((number) => JSON.stringify({
+  custom_id: `call-${number}`, method: "POST", url: "/v1/chat/completions",
+  body: { ...settings, messages: [{ role: "user", content: `Say ${number}.` }], max_tokens: 8 },
+}));
+const calls = await client.files.create({
+  file: await toFile(Buffer.from(lines.join("\n")), "calls.jsonl"), purpose: "batch",
+});
+let batch = await client.batches.create({
+  input_file_id: calls.id, endpoint: "/v1/chat/completions", completion_window: "24h",
+});
+while (!["completed", "failed", "expired", "cancelled"].includes(batch.status)) {
+  await new Promise((resolve) => setTimeout(resolve, 100));
+  batch = await client.batches.retrieve(batch.id);
+}
+const written = await (await client.files.content(batch.output_file_id)).text();
+console.log("batch:", batch.status, written.trim().split("\n").length, "answers");
+for (const file of [calls.id, batch.output_file_id]) await client.files.delete(file);
+
+// A call that takes too long is given up and made again, by the client itself. With a key it is computed once.
+let tries = 0;
+const hasty = client.withOptions({
+  timeout: 100, maxRetries: 8,
+  fetch: (url, init) => { tries += 1; return fetch(url, init); },
+});
+const late = await hasty.chat.completions.create(
+  { ...settings, messages: question, max_tokens: 100, ignore_eos: true },
+  { headers: { "Idempotency-Key": crypto.randomUUID() } },
+);
+console.log("tries:", tries, "for", late.usage.completion_tokens, "tokens");
