@@ -9,6 +9,7 @@ mod configs;
 mod coordinators;
 mod counts;
 mod golden;
+mod hostile;
 mod hub;
 mod load;
 mod losses;

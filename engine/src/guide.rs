@@ -138,7 +138,9 @@ fn next(
     find().map_err(|error: GrammarError| {
         let code = match error {
             GrammarError::Source { .. } | GrammarError::Stuck { .. } => ErrorCode::InvalidRequest,
-            GrammarError::NoEnd | GrammarError::Vocabulary { .. } => ErrorCode::Internal,
+            GrammarError::NoEnd | GrammarError::Vocabulary { .. } | GrammarError::Thread { .. } => {
+                ErrorCode::Internal
+            }
         };
         Failure::new(code, format!("the request's grammar: {error}"))
     })

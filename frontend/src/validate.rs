@@ -302,6 +302,7 @@ impl Terms<'_> {
                 warn!(%error, "cannot follow grammars with the text of a model");
                 Err(ApiError::internal("the model's vocabulary cannot be used for grammars"))
             }
+            Err(error @ GrammarError::Thread { .. }) => Err(ApiError::internal(error.to_string())),
             Err(error) => Err(ApiError::invalid(grammar.param, error.to_string())),
         }
     }

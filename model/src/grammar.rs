@@ -2,11 +2,12 @@
 //!
 //! - [`Grammars`]: compiles for the vocabulary of one model, within limits, and keeps the last few
 //! - [`GrammarState`]: where one answer stands, and the tokens that may follow
-//! - `source`: what `llguidance` is given
+//! - `source`: what `llguidance` is given; `formats`: what it does not know of formats
 
+mod formats;
 mod source;
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, thread};
 
 use baton_protocol::Grammar;
 use llguidance::{
@@ -52,6 +53,12 @@ pub enum GrammarError {
         /// Why.
         reason: String,
     },
+    /// Nothing can be compiled now.
+    #[error("no thread for compiling grammars could be started: {reason}")]
+    Thread {
+        /// What the system said.
+        reason: String,
+    },
     /// The answer cannot go on: it has left the grammar, or a step exceeds the limits.
     #[error("the answer cannot go on within its grammar: {reason}")]
     Stuck {
@@ -62,6 +69,10 @@ pub enum GrammarError {
 
 /// Grammars that are kept compiled.
 const KEPT: usize = 32;
+
+/// Stack of what compiles: `llguidance` calls itself for each reference in a chain of them, some KiB a time,
+/// and 64 KiB of source hold a chain of thousands. What is not used is never touched.
+const STACK: usize = 256 << 20;
 
 /// A lexer's states take one to two KiB each.
 const MAX_LEXER_STATES: usize = 30_000;
@@ -118,6 +129,23 @@ impl Grammars {
         if let Some(state) = self.kept(grammar) {
             return Ok(state);
         }
+        let state = thread::scope(|scope| {
+            let thread = thread::Builder::new().name("compile-grammar".to_owned()).stack_size(STACK);
+            let compiling = thread.spawn_scoped(scope, || self.compile(grammar));
+            let compiling = compiling.map_err(|error| GrammarError::Thread { reason: error.to_string() })?;
+            compiling
+                .join()
+                .unwrap_or_else(|_| Err(GrammarError::Source { reason: "it breaks the compiler".into() }))
+        })?;
+        let mut compiled = self.compiled.lock();
+        if compiled.len() >= KEPT {
+            compiled.remove(0);
+        }
+        compiled.push((Arc::clone(grammar), state.clone()));
+        Ok(state)
+    }
+
+    fn compile(&self, grammar: &Grammar) -> Result<GrammarState, GrammarError> {
         let top = source::top_level(grammar)?;
         let compile = || self.factory.create_parser(top);
         let parser = panic_utils::catch_unwind(std::panic::AssertUnwindSafe(compile));
@@ -129,11 +157,6 @@ impl Grammars {
             GrammarError::Stuck { reason } => GrammarError::Source { reason },
             other => other,
         })?;
-        let mut compiled = self.compiled.lock();
-        if compiled.len() >= KEPT {
-            compiled.remove(0);
-        }
-        compiled.push((Arc::clone(grammar), state.clone()));
         Ok(state)
     }
 

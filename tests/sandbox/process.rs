@@ -81,6 +81,11 @@ impl Process {
         Some(self.line_with("metrics at ")?.split("metrics at ").nth(1)?.trim().to_owned())
     }
 
+    /// Its number, as the system counts.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// All output so far.
     pub fn output(&self) -> String {
         self.lines.lock().unwrap().join("\n")

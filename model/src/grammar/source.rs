@@ -7,7 +7,7 @@ use llguidance::{
 };
 use serde_json::{Map, Value, json};
 
-use super::GrammarError;
+use super::{GrammarError, formats};
 
 /// What is compiled for a grammar.
 ///
@@ -42,6 +42,7 @@ fn schema(source: &str) -> Result<Value, GrammarError> {
 /// blanks are free, a model may write them to the end of its days. For schemas within grammars.
 #[must_use]
 pub fn on_one_line(mut schema: Value) -> Value {
+    formats::narrow(&mut schema);
     // What a client put there does not count.
     schema["x-guidance"] =
         json!({ "item_separator": ", ?", "key_separator": ": ?", "whitespace_flexible": false });

@@ -1,5 +1,5 @@
 use baton_protocol::GrammarKind;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
 
@@ -175,4 +175,54 @@ fn only_the_last_few_grammars_are_kept() {
     let compiled = grammars.compiled.lock();
     assert_eq!(compiled.len(), KEPT);
     assert_eq!(compiled.last().unwrap().0.source, "x0");
+}
+
+#[test]
+fn dates_are_days_that_there_are() {
+    let holds =
+        |schema: Value, text: &str| accepts(GrammarKind::Json, &schema.to_string(), &format!("\"{text}\""));
+    let date = || json!({"type": "string", "format": "date"});
+    for (text, is_day) in [
+        ("2024-02-29", true),
+        ("2000-02-29", true),
+        ("1945-02-29", false),
+        ("1900-02-29", false),
+        ("0000-01-01", false),
+        ("0001-12-31", true),
+        ("2026-04-31", false),
+        ("2026-11-26", true),
+    ] {
+        assert_eq!(holds(date(), text), is_day, "{text}");
+        let at = json!({"type": "string", "format": "date-time"});
+        assert_eq!(holds(at, &format!("{text}T23:59:59Z")), is_day, "{text}");
+    }
+    assert!(!holds(json!({"type": "string", "format": "time"}), "23:59:60Z"));
+    // Beside a pattern, below other keywords, and not where it is no keyword.
+    let of_may = json!({"allOf": [{"type": "string", "format": "date", "pattern": "-05-"}]});
+    assert!(holds(of_may.clone(), "2026-05-01") && !holds(of_may.clone(), "2026-06-01"));
+    assert!(!holds(of_may, "2026-05-32"));
+    let named = json!({"type": "object", "required": ["format"], "additionalProperties": false,
+        "properties": {"format": {"const": {"format": "date"}}}});
+    assert!(accepts(GrammarKind::Json, &named.to_string(), r#"{"format":{"format":"date"}}"#));
+}
+
+/// As long as fits into the 64 KiB that a call may bring.
+#[test]
+fn chains_of_references_are_followed_to_their_end() {
+    let chain = |link: fn(usize) -> String, last: &str| {
+        let links = (0..).map(link).scan(0, |bytes, link| {
+            *bytes += link.len();
+            (*bytes < 60_000).then_some(link)
+        });
+        let links: Vec<_> = links.collect();
+        links.concat() + &last.replace('#', &links.len().to_string())
+    };
+    let rules = chain(|i| format!("r{i}:r{}\n", i + 1), "r#:\"a\"\nstart:r0\n");
+    let terminals = chain(|i| format!("T{i}:T{}\n", i + 1), "T#:\"a\"\nstart:T0\n");
+    for (kind, source, text) in [(GrammarKind::Lark, rules, "a"), (GrammarKind::Lark, terminals, "a")] {
+        assert!(accepts(kind, &source, text));
+    }
+    let references = chain(|i| format!("\"{i}\":{{\"$ref\":\"#/$defs/{}\"}},", i + 1), "\"#\":{}");
+    let schema = format!("{{\"$ref\":\"#/$defs/0\",\"$defs\":{{{references}}}}}");
+    assert!(accepts(GrammarKind::Json, &schema, "1"));
 }
