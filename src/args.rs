@@ -13,9 +13,9 @@ use clap::{Args, Parser, Subcommand};
 
 pub use self::{
     bench::{
-        Bench, BenchBudgets, BenchEngine, BenchFlip, BenchFront, BenchHandoff, BenchHttp, BenchKind,
-        BenchOverload, BenchPrefixIndex, BenchRouting, BenchRow, BenchServer, BenchStart, BenchTransfer,
-        RowKind,
+        Bench, BenchBudgets, BenchEngine, BenchFlip, BenchFront, BenchGrammar, BenchHandoff, BenchHttp,
+        BenchKind, BenchOverload, BenchPrefixIndex, BenchRouting, BenchRow, BenchServer, BenchStart,
+        BenchTransfer, RowKind,
     },
     load::{BenchServe, BenchSlo, MannerArgs, Output, Questions},
 };

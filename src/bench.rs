@@ -9,6 +9,7 @@ pub mod engine;
 pub mod flip;
 mod foretold;
 pub mod front;
+pub mod grammar;
 pub mod handoff;
 pub mod http;
 mod load;

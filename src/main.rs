@@ -44,6 +44,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             BenchKind::Server(args) => baton::bench::server::run(&args),
             BenchKind::PrefixIndex(args) => baton::bench::prefix_index::run(&args),
             BenchKind::Budgets(args) => baton::bench::budgets::run(&args),
+            BenchKind::Grammar(args) => baton::bench::grammar::run(&args),
             BenchKind::Flip(args) => baton::bench::flip::run(&args),
             BenchKind::Overload(args) => baton::bench::overload::run(&args),
             BenchKind::Front(args) => baton::bench::front::run(&args),

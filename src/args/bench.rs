@@ -44,6 +44,8 @@ pub enum BenchKind {
     PrefixIndex(BenchPrefixIndex),
     /// An answer with a budget between tokens among many without.
     Budgets(BenchBudgets),
+    /// Time between tokens under a grammar beside that without one, taking turns.
+    Grammar(BenchGrammar),
     /// Nodes whose roles change under load, and the same load without, taking turns.
     Flip(BenchFlip),
     /// More calls than a cluster can answer: what is answered and what is refused.
@@ -295,6 +297,20 @@ pub struct BenchServer {
     /// Clients at a time, or sequences of a batch.
     #[arg(long, value_delimiter = ',', default_value = "1,8,32")]
     pub concurrency: Vec<usize>,
+    /// Interleaved pairs; the median ratio is shown.
+    #[arg(long, default_value_t = 5)]
+    pub runs: usize,
+}
+
+/// `baton bench grammar`.
+#[derive(Debug, Args)]
+pub struct BenchGrammar {
+    /// Where settings come from.
+    #[command(flatten)]
+    pub settings: Settings,
+    /// Answers at once.
+    #[arg(long, default_value_t = 32)]
+    pub clients: usize,
     /// Interleaved pairs; the median ratio is shown.
     #[arg(long, default_value_t = 5)]
     pub runs: usize,
