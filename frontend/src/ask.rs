@@ -122,6 +122,8 @@ pub struct Parameters {
     pub stream: bool,
     /// Until the end of the answer; no later than the server's own limit.
     pub deadline: Option<Duration>,
+    /// Place in line where no header says one.
+    pub priority: i32,
 }
 
 /// How likely the tokens of a prompt are.
@@ -204,6 +206,7 @@ impl Default for Parameters {
             embedding: None,
             stream: false,
             deadline: None,
+            priority: 0,
         }
     }
 }

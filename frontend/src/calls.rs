@@ -111,9 +111,12 @@ impl Desk {
     /// Why it cannot be answered.
     pub async fn answer(&self, ticket: Ticket, call: Call) -> Result<Response, ApiError> {
         let Ticket { id, tenant, tally, patience } = ticket;
-        let Patience { wishes, deadline } = patience?;
+        let Patience { mut wishes, deadline } = patience?;
         let Call { mut ask, reply } = call;
         ask.parameters.deadline = deadline;
+        if wishes.priority == 0 {
+            wishes.priority = ask.parameters.priority;
+        }
         let place = if ask.parameters.stream { Some(self.place()?) } else { None };
         let (ask, requests, text) = self.requests(id, tenant, ask).await?;
         tally.spend(requests.iter().map(|request| request.tokens.len()).sum());

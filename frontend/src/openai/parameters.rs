@@ -11,6 +11,9 @@ use crate::{
     grammars,
 };
 
+/// Between one tier of service and the next.
+const TIER: i32 = 10;
+
 /// How the answer is sent.
 pub struct Streaming {
     pub stream: bool,
@@ -50,6 +53,7 @@ pub fn read(body: &mut Fields, config: &Config, may_be_empty: bool) -> Result<Pa
         // vLLM's name and SGLang's.
         shows_stop: body.boolean("include_stop_str_in_output")? | body.boolean("no_stop_trim")?,
         spells_control: !body.boolean_or("skip_special_tokens", true)?,
+        priority: tier(body)?,
         choices: body.limited("n", 1..=config.max_choices, "max_choices")?.unwrap_or(1),
         ..Parameters::default()
     })
@@ -122,8 +126,20 @@ fn bookkeeping(body: &mut Fields) -> Result<(), ApiError> {
     body.string("user")?;
     body.string("safety_identifier")?;
     body.object("metadata")?;
-    body.only("store", &[json!(false)])?;
-    body.only("service_tier", &[json!("auto"), json!("default")])
+    body.only("store", &[json!(false)])
+}
+
+/// OpenAI's tiers of service, as places in line.
+///
+/// # Errors
+/// When there is no such tier.
+pub fn tier(body: &mut Fields) -> Result<i32, ApiError> {
+    match body.string("service_tier")?.as_deref() {
+        None | Some("auto" | "default") => Ok(0),
+        Some("flex") => Ok(-TIER),
+        Some("priority") => Ok(TIER),
+        Some(_) => Err(ApiError::Unsupported { param: "service_tier".to_owned() }),
+    }
 }
 
 /// Switches of vLLM and SGLang whose usual values change nothing; their routers send them with every call.

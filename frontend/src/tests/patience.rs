@@ -41,6 +41,25 @@ async fn wishes_reach_the_coordinator_from_every_dialect() {
 }
 
 #[tokio::test]
+async fn tiers_of_service_are_places_in_line_where_no_header_says_one() {
+    let server = TestServer::start(Script::saying(says(&["ok"]))).await;
+    let message = json!([{"role": "user", "content": "hi"}]);
+    let tiers = [("flex", -10), ("auto", 0), ("default", 0), ("priority", 10)];
+    for (tier, expected) in tiers {
+        for (path, body) in [
+            ("/v1/completions", json!({"model": "mock", "prompt": "hi", "service_tier": tier})),
+            ("/v1/chat/completions", json!({"model": "mock", "messages": message, "service_tier": tier})),
+            ("/v1/responses", json!({"model": "mock", "input": "hi", "service_tier": tier})),
+        ] {
+            assert_eq!(post(&server, path, &[], body.clone()).await.status(), 200, "{path}");
+            assert_eq!(server.script.wishes.lock().pop().unwrap().priority, expected, "{path} {tier}");
+            assert_eq!(post(&server, path, &[("x-baton-priority", "3")], body).await.status(), 200, "{path}");
+            assert_eq!(server.script.wishes.lock().pop().unwrap().priority, 3, "{path} {tier}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_malformed_header_is_named_and_nothing_is_asked() {
     let server = TestServer::start(Script::saying(says(&["ok"]))).await;
     let body = json!({"model": "mock", "prompt": "hi"});

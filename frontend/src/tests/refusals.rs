@@ -156,7 +156,7 @@ async fn parameters_that_are_missing_or_not_supported() {
         (json!({"modalities": ["text", "audio"]}), "modalities"),
         (json!({"audio": {"voice": "alloy"}}), "audio"),
         (json!({"store": true}), "store"),
-        (json!({"service_tier": "flex"}), "service_tier"),
+        (json!({"service_tier": "scale"}), "service_tier"),
         (json!({"reasoning_effort": "low"}), "reasoning_effort"),
         (json!({"temprature": 1}), "temprature"),
         (json!({"chat_template_kwargs": {"tools": []}}), "chat_template_kwargs.tools"),

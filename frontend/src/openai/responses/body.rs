@@ -100,6 +100,7 @@ pub fn read(object: Map<String, Value>, config: &Config) -> Result<Asked, ApiErr
         max_tokens: max_tokens.map(|value| Named { value, param: "max_output_tokens" }),
         logprobs: logprobs(&mut body, config)?,
         stream: streaming(&mut body)?,
+        priority: parameters::tier(&mut body)?,
         ..Parameters::default()
     };
     let mut reasoning = body.object("reasoning")?;
@@ -155,7 +156,6 @@ fn bookkeeping(body: &mut Fields) -> Result<(), ApiError> {
         body.string(notes)?;
     }
     body.object("metadata")?;
-    body.only("service_tier", &[json!("auto"), json!("default")])?;
     body.only("truncation", &[json!("disabled")])?;
     body.only("background", &[json!(false)])
 }
