@@ -1,6 +1,6 @@
 //! `baton serve`: composes the roles of this process and takes them down again.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{convert::Infallible, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use baton_coordinator::{Coordinator, CoordinatorTasks, Health};
@@ -10,7 +10,10 @@ use baton_protocol::{Incarnation, NodeId, NodeInfo, Role};
 use baton_registry::{EtcdConfig, EtcdRegistry, MemoryRegistry, Registration, Registry};
 use baton_trust::{Gate, Trust, for_roles};
 use prometheus_client::registry::Registry as Metrics;
-use tokio::{signal::unix::SignalKind, task::JoinHandle};
+use tokio::{
+    signal::unix::SignalKind,
+    task::{JoinHandle, JoinSet},
+};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Server, server::TcpIncoming};
 
@@ -39,6 +42,8 @@ pub struct Cluster {
     texts: Vec<Arc<ModelText>>,
     /// Last to go: nodes withdraw from it first.
     registry: Arc<dyn Registry>,
+    /// Looks after files that may change.
+    _following: JoinSet<Infallible>,
 }
 
 /// Prefix of every metric of this program.
@@ -94,7 +99,9 @@ impl Cluster {
                 Arc::new(EtcdRegistry::start(&config.cluster, etcd)?)
             }
         };
-        let mut metrics = Metrics::with_prefix(METRICS_PREFIX);
+        let (mut metrics, mut following) = (Metrics::with_prefix(METRICS_PREFIX), JoinSet::new());
+        let followed = trust.clone();
+        following.spawn(async move { followed.follow().await });
         let mut cluster = Self {
             url: None,
             stop: CancellationToken::new(),
@@ -108,6 +115,7 @@ impl Cluster {
             registry,
             trust,
             config,
+            _following: following,
         };
         let started = cluster.start_nodes(&mut metrics).await;
         let started = match started {

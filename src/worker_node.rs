@@ -21,7 +21,7 @@ use baton_trust::Trust;
 use prometheus_client::registry::Registry as Metrics;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tonic::{service::interceptor::InterceptedService, transport::server::TcpIncoming};
+use tonic::{service::interceptor::InterceptedService, transport::Server};
 
 use self::work::Work;
 use crate::{
@@ -85,16 +85,15 @@ impl WorkerNode {
         let service = NodeService::new(words, [text], stop.clone());
         // Who may ask what is decided here, for every service of the node.
         let (routes, decodes) = (trust.guard(Role::Coordinator), trust.guard(Role::Decode));
-        let router = trust
-            .server()?
+        let router = Server::builder()
             .http2_keepalive_interval(Some(Duration::from_secs(10)))
             .add_service(InterceptedService::new(service.service(), routes.clone()))
             .add_service(InterceptedService::new(work.decode.service(), routes))
             .add_service(InterceptedService::new(PrefillServer::new(prefill_service.clone()), decodes));
-        let incoming = TcpIncoming::from(listener.into_inner()).with_nodelay(Some(true));
+        let callers = trust.callers(listener);
         let stopped = stop.clone().cancelled_owned();
         #[expect(clippy::disallowed_methods, reason = "owned by the node and joined at shutdown")]
-        let server = tokio::spawn(router.serve_with_incoming_shutdown(incoming, stopped));
+        let server = tokio::spawn(router.serve_with_incoming_shutdown(callers, stopped));
         work.announce(registry);
         Ok(Self { info, work, stop, server, prefill_service, sessions, engine: worker })
     }

@@ -43,12 +43,14 @@ impl NodeClient {
     /// tokio runtime, which will run the connection.
     pub(crate) fn new(trust: &Trust, addr: &str, roles: &BTreeSet<Role>) -> Result<Self, ReachError> {
         let channel = trust
-            .endpoint(addr, roles)?
-            .connect_timeout(Duration::from_secs(2))
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(Duration::from_secs(10))
-            .keep_alive_timeout(Duration::from_secs(10))
-            .keep_alive_while_idle(true)
+            .callee(addr, roles)?
+            .with(|endpoint| {
+                endpoint
+                    .connect_timeout(Duration::from_secs(2))
+                    .http2_keep_alive_interval(Duration::from_secs(10))
+                    .keep_alive_timeout(Duration::from_secs(10))
+                    .keep_alive_while_idle(true)
+            })
             .connect_lazy();
         Ok(Self { channel })
     }

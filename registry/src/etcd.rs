@@ -121,6 +121,7 @@ pub struct EtcdRegistry {
 #[derive(Clone, Debug)]
 struct Store {
     config: EtcdConfig,
+    /// As it was at the start.
     tls: Option<TlsOptions>,
     /// `/{cluster}/v1/nodes/`
     prefix: String,
@@ -331,8 +332,13 @@ impl Store {
             .with_keep_alive(Duration::from_secs(5), Duration::from_secs(3))
             .with_keep_alive_while_idle(true)
             .with_require_leader(true);
-        if let Some(tls) = &self.tls {
-            options = options.with_tls(tls.clone());
+        // Files may have changed since. Both callers are on threads of their own, where a read may block.
+        let tls = self.config.tls().unwrap_or_else(|error| {
+            tracing::warn!(%error, "kept the certificates for etcd as they were");
+            self.tls.clone()
+        });
+        if let Some(tls) = tls {
+            options = options.with_tls(tls);
         }
         Ok(tokio::time::timeout(ANSWER, Client::connect(&self.config.endpoints, Some(options))).await??)
     }

@@ -3,7 +3,7 @@
 use baton_protocol::Role;
 use tonic::{Request, Status, service::Interceptor};
 
-use crate::{Gate, Trust, roles};
+use crate::{Gate, Trust, callers::CallerInfo, roles};
 
 /// Checks each call's bearer; without certificates, that it comes from this machine.
 #[derive(Clone, Debug)]
@@ -20,14 +20,16 @@ impl Guard {
     }
 
     fn allows(&self, request: &Request<()>) -> bool {
+        let caller = request.extensions().get::<CallerInfo>();
         match self.trust.cluster() {
             Some(cluster) => {
-                let shown = request.peer_certs();
-                let bearer = shown.as_deref().and_then(|chain| chain.first());
+                let bearer = caller.and_then(|caller| caller.chain.as_deref()?.first());
                 bearer.is_some_and(|certificate| roles::of(certificate, cluster).contains(&self.role))
             }
             // No address: not over a socket at all.
-            None => request.remote_addr().is_none_or(|addr| Gate::NoCertificates.check(addr).is_ok()),
+            None => caller
+                .and_then(|caller| caller.addr)
+                .is_none_or(|addr| Gate::NoCertificates.check(addr).is_ok()),
         }
     }
 }
@@ -37,7 +39,8 @@ impl Interceptor for Guard {
         if self.allows(&request) {
             return Ok(request);
         }
-        tracing::warn!(from = ?request.remote_addr(), wanted = %self.role, "caller refused by its certificate");
+        let from = request.extensions().get::<CallerInfo>().and_then(|caller| caller.addr);
+        tracing::warn!(?from, wanted = %self.role, "caller refused by its certificate");
         Err(Status::permission_denied(format!("only a {} may ask this", self.role)))
     }
 }

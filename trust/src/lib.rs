@@ -4,16 +4,22 @@
 //! of node, which names the cluster, the roles, and the addresses under which
 //! such nodes are reached. Both ends of every connection show one and check
 //! the other's. A process without certificates talks to its own machine only.
+//! Files that change are read again, for connections from then on.
 //!
 //! - [`Trust`]: this process's certificates, loaded and checked; both ends of TLS
 //! - [`TlsConfig`]: section `[tls]`
 //! - [`Gate`], [`Listener`]: the one rule of what may be listened on and dialled
+//! - [`Callee`], [`Caller`]: both ends of a gRPC connection
 //! - [`Guard`]: lets callers of one role through to a gRPC service
 //! - `roles`: what a certificate says of its bearer; the server's, checked by whoever dials
 //! - [`authority`]: makes certificates
 
 pub mod authority;
+mod callee;
+mod callers;
+mod certified;
 mod config;
+mod followed;
 mod gate;
 mod guard;
 mod load;
@@ -22,6 +28,8 @@ mod roles;
 mod tests;
 mod trust;
 
+pub use callee::Callee;
+pub use callers::Caller;
 pub use config::{TlsConfig, for_roles};
 pub use gate::{Gate, Listener, ReachError};
 pub use guard::Guard;

@@ -54,9 +54,6 @@ pub struct Loaded {
     pub roots: Arc<RootCertStore>,
     pub chain: Vec<CertificateDer<'static>>,
     pub key: PrivateKeyDer<'static>,
-    /// The same certificate and key, as tonic wants them.
-    pub identity: tonic::transport::Identity,
-    pub authority: tonic::transport::Certificate,
 }
 
 /// The one cryptographic library of the house.
@@ -75,8 +72,6 @@ pub fn load(config: &TlsConfig) -> Result<Loaded, TrustError> {
         roots: Arc::new(roots),
         chain: certificates(&config.cert, &cert_pem)?,
         key: PrivateKeyDer::from_pem_slice(&key_pem).map_err(useless(&config.key))?,
-        identity: tonic::transport::Identity::from_pem(&cert_pem, &key_pem),
-        authority: tonic::transport::Certificate::from_pem(&ca_pem),
     })
 }
 

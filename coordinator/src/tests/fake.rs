@@ -25,12 +25,10 @@ use baton_trust::Trust;
 use futures::{Stream, StreamExt, future, stream};
 use parking_lot::Mutex;
 use tokio::{
-    net::TcpListener,
     sync::{Notify, watch},
     task::JoinSet,
 };
-use tokio_stream::wrappers::TcpListenerStream;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Request, Response, Status, Streaming, transport::Server};
 
 /// What every fake node serves as its model's text.
 pub(super) const TEXT: &[u8] = b"a tokenizer and a template";
@@ -96,8 +94,8 @@ impl FakeNode {
 
     /// As [`start`](Self::start), over the node's own certificates.
     pub(super) async fn certified(info: NodeInfo, trust: &Trust) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let info = NodeInfo { control_addr: listener.local_addr().unwrap().to_string(), ..info };
+        let listener = trust.gate().listen(([127, 0, 0, 1], 0).into()).unwrap();
+        let info = NodeInfo { control_addr: listener.local_addr().to_string(), ..info };
         let state = Arc::new(State {
             info: Mutex::new(info),
             scripts: Mutex::default(),
@@ -113,12 +111,10 @@ impl FakeNode {
             forgot: AtomicUsize::new(0),
             ended: watch::Sender::new(0),
         });
-        let server = trust
-            .server()
-            .unwrap()
+        let server = Server::builder()
             .add_service(DecodeServer::new(Service(Arc::clone(&state))))
             .add_service(NodeServer::new(Service(Arc::clone(&state))))
-            .serve_with_incoming(TcpListenerStream::new(listener));
+            .serve_with_incoming(trust.callers(listener));
         let mut tasks = JoinSet::new();
         tasks.spawn(async { server.await.unwrap() });
         Self { state, _server: tasks }

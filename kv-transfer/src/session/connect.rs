@@ -42,8 +42,8 @@ pub async fn open(
     peer: &PrefillPeer,
 ) -> Result<Opened, SessionError> {
     let failed = |reason: String| SessionError::Connect { node: peer.node.0.clone(), reason };
-    let endpoint = local.trust.endpoint(&peer.control_addr, &[Role::Prefill].into())?;
-    let channel = endpoint.tcp_nodelay(true).connect().await.map_err(|error| failed(describe(&error)))?;
+    let callee = local.trust.callee(&peer.control_addr, &[Role::Prefill].into())?;
+    let channel = callee.connect().await.map_err(|error| failed(describe(&error)))?;
     let (outbound, messages) = mpsc::channel(STREAM_MESSAGES);
     let greeting = opening(Message::Hello(hello(local, config, transports, peer)));
     outbound.send(greeting).await.map_err(|_| failed("control stream closed".to_owned()))?;

@@ -27,8 +27,7 @@ use tokio::{
     task::JoinSet,
     time::timeout,
 };
-use tokio_stream::wrappers::TcpListenerStream;
-use tonic::service::interceptor::InterceptedService;
+use tonic::{service::interceptor::InterceptedService, transport::Server};
 
 use super::*;
 use crate::{
@@ -142,14 +141,12 @@ async fn serve(local: LocalNode, config: TransferConfig, engine: Arc<Engine>) ->
     let peer_node = (local.node.clone(), local.incarnation);
     let trust = local.trust.clone();
     let service = PrefillService::new(local, config, engine.clone()).unwrap();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let control_addr = listener.local_addr().unwrap().to_string();
+    let listener = trust.gate().listen(([127, 0, 0, 1], 0).into()).unwrap();
+    let control_addr = listener.local_addr().to_string();
     let mut server = JoinSet::new();
     let guarded = InterceptedService::new(PrefillServer::new(service.clone()), trust.guard(Role::Decode));
-    let router = trust.server().unwrap().add_service(guarded);
-    server.spawn(async move {
-        router.serve_with_incoming(TcpListenerStream::new(listener)).await.unwrap();
-    });
+    let router = Server::builder().add_service(guarded);
+    server.spawn(async move { router.serve_with_incoming(trust.callers(listener)).await.unwrap() });
     let (node, incarnation) = peer_node;
     Served { service, peer: PrefillPeer { node, control_addr, incarnation }, engine, _server: server }
 }

@@ -8,16 +8,16 @@ use baton_protocol::wire::{
     node_client::NodeClient,
     node_server::{Node, NodeServer},
 };
+use futures::stream::Empty;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     task::JoinSet,
 };
-use tokio_stream::{Empty, wrappers::TcpListenerStream};
 use tonic::{
     Code, Request, Response, Status,
     service::interceptor::InterceptedService,
-    transport::{Certificate, ClientTlsConfig, Endpoint},
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Server},
 };
 
 use super::*;
@@ -63,20 +63,18 @@ impl Node for Described {
 }
 
 /// A node that only coordinators may describe.
-fn serve(trust: &Trust) -> (SocketAddr, JoinSet<()>) {
+pub fn serve(trust: &Trust) -> (SocketAddr, JoinSet<()>) {
     let listener = trust.gate().listen(([127, 0, 0, 1], 0).into()).unwrap();
     let addr = listener.local_addr();
     let guarded = InterceptedService::new(NodeServer::new(Described), trust.guard(Role::Coordinator));
-    let router = trust.server().unwrap().add_service(guarded);
+    let (router, callers) = (Server::builder().add_service(guarded), trust.callers(listener));
     let mut server = JoinSet::new();
-    server.spawn(async move {
-        router.serve_with_incoming(TcpListenerStream::new(listener.into_inner())).await.unwrap();
-    });
+    server.spawn(async move { router.serve_with_incoming(callers).await.unwrap() });
     (addr, server)
 }
 
-async fn describe(endpoint: Endpoint) -> Result<String, Status> {
-    let mut client = NodeClient::new(endpoint.connect_lazy());
+pub async fn describe(channel: Channel) -> Result<String, Status> {
+    let mut client = NodeClient::new(channel);
     Ok(client.describe(DescribeRequest {}).await?.into_inner().info_json)
 }
 
@@ -97,7 +95,7 @@ async fn only_a_coordinator_of_the_cluster_is_let_in() {
     let mut authority = authority();
     let (addr, _server) = serve(&Files::of(&authority, &nodes(&WORKER)).trusted_blindly());
     let worker = BTreeSet::from(WORKER);
-    let call = |trust: Trust| describe(trust.endpoint(&addr.to_string(), &worker).unwrap());
+    let call = |trust: Trust| describe(trust.callee(&addr.to_string(), &worker).unwrap().connect_lazy());
     assert_eq!(call(coordinator(&authority)).await.unwrap(), "me");
 
     // The authority is right, the role is not.
@@ -109,7 +107,7 @@ async fn only_a_coordinator_of_the_cluster_is_let_in() {
     let ca = Certificate::from_pem(authority.itself().cert);
     let ours = |tls: ClientTlsConfig| {
         let endpoint = Endpoint::from_shared(format!("https://{addr}")).unwrap();
-        endpoint.tls_config(tls.ca_certificate(ca.clone())).unwrap()
+        endpoint.tls_config(tls.ca_certificate(ca.clone())).unwrap().connect_lazy()
     };
     let stranger = self::authority().issue(&nodes(&[Role::Coordinator]), &here(), now()).unwrap();
     let expired = authority.issue(&nodes(&[Role::Coordinator]), &here(), past()).unwrap();
@@ -127,7 +125,7 @@ async fn only_a_coordinator_of_the_cluster_is_let_in() {
     let refused = call(coordinator(&authority)).await.unwrap_err();
     assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
     // Nothing in the open.
-    let plain = Endpoint::from_shared(format!("http://{addr}")).unwrap();
+    let plain = Endpoint::from_shared(format!("http://{addr}")).unwrap().connect_lazy();
     assert!(describe(plain).await.is_err());
     let mut socket = TcpStream::connect(addr).await.unwrap();
     socket.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
@@ -147,8 +145,9 @@ async fn only_the_node_that_is_meant_is_spoken_to() {
     };
     let right = issue(&nodes(&[Role::Prefill, Role::Decode]), &here(), now());
     let (addr, _server) = serve(&right.trusted_blindly());
-    let endpoint = |trust: &Trust, addr: SocketAddr| trust.endpoint(&addr.to_string(), &both).unwrap();
-    assert_eq!(describe(endpoint(&caller, addr)).await.unwrap(), "me");
+    let callee =
+        |trust: &Trust, addr: SocketAddr| trust.callee(&addr.to_string(), &both).unwrap().connect_lazy();
+    assert_eq!(describe(callee(&caller, addr)).await.unwrap(), "me");
 
     let wrong = [
         ("a role less", issue(&nodes(&[Role::Decode]), &here(), now())),
@@ -160,22 +159,22 @@ async fn only_the_node_that_is_meant_is_spoken_to() {
     ];
     for (what, files) in wrong {
         let (addr, _server) = serve(&files.trusted_blindly());
-        let refused = describe(endpoint(&caller, addr)).await.unwrap_err();
+        let refused = describe(callee(&caller, addr)).await.unwrap_err();
         assert_eq!(refused.code(), Code::Unavailable, "{what}: {refused}");
     }
     let (addr, _server) = serve(&Trust::none());
-    assert!(describe(endpoint(&caller, addr)).await.is_err());
+    assert!(describe(callee(&caller, addr)).await.is_err());
 }
 
 #[tokio::test]
 async fn without_certificates_this_machine_speaks_in_the_open() {
     let (addr, _server) = serve(&Trust::none());
-    let endpoint = Trust::none().endpoint(&addr.to_string(), &BTreeSet::from(WORKER)).unwrap();
-    assert_eq!(describe(endpoint).await.unwrap(), "me");
+    let callee = Trust::none().callee(&addr.to_string(), &BTreeSet::from(WORKER)).unwrap();
+    assert_eq!(describe(callee.connect_lazy()).await.unwrap(), "me");
 }
 
 /// Both ends of a data socket between these two, and whether a byte came through.
-async fn meet(prefill: &Trust, decode: &Trust) -> bool {
+pub async fn meet(prefill: &Trust, decode: &Trust) -> bool {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     let accepting = async {

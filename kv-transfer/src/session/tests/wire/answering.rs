@@ -1,7 +1,7 @@
 //! Bad prefill nodes.
 
 use baton_protocol::{KvSource, KvSpan, wire::prefill_server::Prefill};
-use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::*;
@@ -292,7 +292,7 @@ async fn answerer(
     let service =
         Answerer { road, local, welcome, script: Mutex::new(Some(script)), tasks: Mutex::default() };
     let mut server = JoinSet::new();
-    let router = tonic::transport::Server::builder().add_service(PrefillServer::new(service));
+    let router = Server::builder().add_service(PrefillServer::new(service));
     server.spawn(async move { drop(router.serve_with_incoming(TcpListenerStream::new(listener)).await) });
     (peer, server)
 }
