@@ -10,6 +10,7 @@ use std::{
 
 use baton_protocol::Role;
 use baton_trust::Trust;
+use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
 use tokio::net::TcpStream as AsyncStream;
 use tokio_rustls::{
     TlsStream,
@@ -19,6 +20,9 @@ use tokio_util::either::Either;
 
 /// A socket whose peer has shown its certificate, if it needs one.
 pub type Opening = Either<AsyncStream, TlsStream<AsyncStream>>;
+
+/// Pieces that the system takes at once.
+const MAX_PIECES: usize = 1024;
 
 /// A socket for one blocking thread.
 pub enum Socket {
@@ -72,6 +76,19 @@ impl Socket {
                 Self::Connected(Box::new(StreamOwned::new(tls, socket.into_std()?)))
             }
         })
+    }
+
+    /// Writes what there is room for. Bytes of an open socket may wait for `more` that follow,
+    /// so that they leave in full segments.
+    ///
+    /// # Errors
+    /// As `write_vectored`.
+    pub fn send(&mut self, pieces: &[IoSlice<'_>], more: bool) -> io::Result<usize> {
+        let Self::Plain(socket) = self else { return self.write_vectored(pieces) };
+        let now = &pieces[..pieces.len().min(MAX_PIECES)];
+        let more = more || now.len() < pieces.len();
+        let flags = if more { SendFlags::MORE } else { SendFlags::empty() };
+        Ok(sendmsg(socket, now, &mut SendAncillaryBuffer::default(), flags | SendFlags::NOSIGNAL)?)
     }
 
     /// What is below TLS.

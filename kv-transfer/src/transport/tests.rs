@@ -1,6 +1,7 @@
 //! The same tests for every transport, plain and disturbed.
 
 use std::{
+    collections::VecDeque,
     io::Write,
     net::{TcpListener, TcpStream},
     sync::Arc,
@@ -95,6 +96,46 @@ fn frames_arrive_whole_and_in_order() {
         }
         assert!(sending.join().unwrap().0 && sink.holds(0..TOKENS));
         assert_eq!(Arc::strong_count(&memory), 1, "no frame is left in the path");
+    });
+}
+
+#[test]
+fn frames_may_begin_before_they_are_sent() {
+    each_transport(|(mut near, mut far)| {
+        let sink = Memory::empty(&SHAPE, 0..TOKENS);
+        let source: Arc<dyn KvSource> = Memory::computed(&SHAPE, 0..TOKENS);
+        let sending = thread::spawn(move || {
+            let (mut begun, mut rest) = (VecDeque::new(), frames().into_iter());
+            loop {
+                while begun.len() <= near.end.ahead()
+                    && let Some(header) = rest.next()
+                {
+                    near.end.begin(&header, &source).unwrap();
+                    begun.push_back(header);
+                }
+                let Some(header) = begun.pop_front() else { return near };
+                near.end.send(&header, &source, None).unwrap();
+            }
+        });
+        for seq in 0..TOKENS {
+            let frame = far.end.recv(&mut |_| Placement::Land(sink.clone())).unwrap();
+            assert_eq!((frame.header.seq, frame.intact), (seq, true));
+        }
+        drop(sending.join().unwrap());
+        assert!(sink.holds(0..TOKENS));
+    });
+}
+
+#[test]
+fn frames_of_many_pieces_are_written_in_parts() {
+    let shape = baton_protocol::KvShape { page_tokens: 1, ..SHAPE };
+    let head = header(&shape, 0, shape.span(0..shape.layers, 0..2000));
+    each_transport(|(mut near, mut far)| {
+        let sink = Memory::empty(&shape, 0..2000);
+        let (source, head): (Arc<dyn KvSource>, _) = (Memory::computed(&shape, 0..2000), head.clone());
+        let sending = thread::spawn(move || near.end.send(&head, &source, None).map(|_| near));
+        assert!(far.end.recv(&mut |_| Placement::Land(sink.clone())).unwrap().intact);
+        assert!(sending.join().unwrap().is_ok() && sink.holds(0..2000));
     });
 }
 

@@ -35,6 +35,10 @@ const STEP: usize = 128 << 10;
 /// Bytes written at once. With less, loopback ran at half its speed more often; why is not known.
 const WRITE: usize = 256 << 10;
 
+/// Payload of a frame that may wait for the next one. What loopback carries at once is 64 KiB: of
+/// frames as large as that, waiting would only keep the receiver.
+const SMALL: u32 = 16 << 10;
+
 /// Bytes that may wait in a socket of one host: what does not fit into the cores' caches is read
 /// from memory once more.
 const WAITING_BYTES: usize = 1 << 20;
@@ -47,6 +51,8 @@ struct Sender {
     turn: usize,
     checksum: Checksum,
     stall: Duration,
+    /// Frames that were announced and not sent yet.
+    begun: usize,
 }
 
 struct Receiver {
@@ -76,7 +82,7 @@ pub fn sender(
     stall: Duration,
 ) -> io::Result<Link<dyn FrameSender>> {
     let closer = prepare(&sockets)?;
-    Ok(Link { end: Box::new(Sender { sockets, turn: 0, checksum, stall }), closer })
+    Ok(Link { end: Box::new(Sender { sockets, turn: 0, checksum, stall, begun: 0 }), closer })
 }
 
 /// The receiving end over sockets that have said hello, at least one.
@@ -151,20 +157,31 @@ fn patiently(
 // === impl Sender ===
 
 impl FrameSender for Sender {
+    /// The end of a small frame leaves together with the beginning of the next one.
+    fn ahead(&self) -> usize {
+        usize::from(self.sockets.len() == 1)
+    }
+
+    fn begin(&mut self, _: &FrameHeader, _: &Arc<dyn KvSource>) -> Result<(), PathError> {
+        self.begun += 1;
+        Ok(())
+    }
+
     fn send(
         &mut self,
         header: &FrameHeader,
         source: &Arc<dyn KvSource>,
         told: Option<u32>,
     ) -> Result<u32, PathError> {
-        let Self { sockets, turn, checksum, stall } = self;
+        let Self { sockets, turn, checksum, stall, begun } = self;
         let socket = &mut sockets[*turn];
-        let told = read_pieces(header, &**source, |pieces| {
+        *begun = begun.saturating_sub(1);
+        let sent = read_pieces(header, &**source, |pieces| {
             let (head, mut crc) = (header.encode(), checksum.begin());
             let (mut step, mut room) = (vec![IoSlice::new(&head)], WRITE);
             for piece in pieces.iter().flat_map(|piece| piece.chunks(STEP)) {
                 if piece.len() > room {
-                    write_all(socket, &mut step, *stall)?;
+                    write_all(socket, &mut step, false, *stall)?;
                     step.clear();
                     room = WRITE;
                 }
@@ -175,19 +192,29 @@ impl FrameSender for Sender {
             let told = told.unwrap_or_else(|| crc.value());
             let last = told.to_le_bytes();
             step.push(IoSlice::new(&last));
-            write_all(socket, &mut step, *stall)?;
+            write_all(socket, &mut step, *begun > 0 && header.bytes <= SMALL, *stall)?;
             // TLS may hold the last bytes back until here.
             patiently(socket, PollFlags::OUT, Some(*stall), |socket| socket.flush().map(|()| 1))?;
             Ok(told)
-        })?;
+        });
+        if matches!(sent, Err(PathError::Unreadable(_))) {
+            // Nothing may follow: what waits for more leaves now.
+            socket.tcp().set_nodelay(true)?;
+        }
+        let told = sent?;
         *turn = (*turn + 1) % sockets.len();
         Ok(told)
     }
 }
 
-fn write_all(socket: &mut Socket, mut pieces: &mut [IoSlice<'_>], stall: Duration) -> Result<(), PathError> {
+fn write_all(
+    socket: &mut Socket,
+    mut pieces: &mut [IoSlice<'_>],
+    more: bool,
+    stall: Duration,
+) -> Result<(), PathError> {
     while !pieces.is_empty() {
-        let write = |socket: &mut Socket| socket.write_vectored(pieces);
+        let write = |socket: &mut Socket| socket.send(pieces, more);
         let written = patiently(socket, PollFlags::OUT, Some(stall), write)?;
         IoSlice::advance_slices(&mut pieces, written);
     }
