@@ -144,11 +144,13 @@ impl Replicas {
         }
         let channel = self
             .trust
-            .endpoint(addr, &[Role::Coordinator].into())?
-            .connect_timeout(HEARING)
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(Duration::from_secs(10))
-            .keep_alive_timeout(Duration::from_secs(10))
+            .callee(addr, &[Role::Coordinator].into())?
+            .with(|endpoint| {
+                endpoint
+                    .connect_timeout(HEARING)
+                    .http2_keep_alive_interval(Duration::from_secs(10))
+                    .keep_alive_timeout(Duration::from_secs(10))
+            })
             .connect_lazy();
         let announced: BTreeSet<_> =
             self.members.borrow().values().map(|info| info.control_addr.clone()).collect();

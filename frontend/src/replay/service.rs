@@ -12,7 +12,7 @@ use baton_protocol::{
 };
 use baton_trust::{Listener, Trust};
 use futures::{FutureExt, StreamExt, stream::BoxStream};
-use tonic::{Status, service::interceptor::InterceptedService, transport::server::TcpIncoming};
+use tonic::{Status, service::interceptor::InterceptedService, transport::Server};
 use tower::Service;
 
 use super::{
@@ -37,7 +37,7 @@ const HEADER_BYTES: usize = 64 << 10;
 /// Serves other coordinators; after `stop`, until the calls that run have ended.
 ///
 /// # Errors
-/// When the library refuses the certificates, or the socket breaks.
+/// When the socket breaks.
 pub async fn serve(
     listener: Listener,
     trust: &Trust,
@@ -47,8 +47,7 @@ pub async fn serve(
     let limit = room.desk.config.max_body_bytes + HEADER_BYTES;
     let service = ReplicaServer::new(Keeper { router, room }).max_decoding_message_size(limit);
     let guarded = InterceptedService::new(service, trust.guard(Role::Coordinator));
-    let incoming = TcpIncoming::from(listener.into_inner()).with_nodelay(Some(true));
-    trust.server()?.add_service(guarded).serve_with_incoming_shutdown(incoming, stop).await
+    Server::builder().add_service(guarded).serve_with_incoming_shutdown(trust.callers(listener), stop).await
 }
 
 #[tonic::async_trait]
