@@ -11,7 +11,8 @@ use tokio::{
 
 use crate::{
     Limits,
-    queue::{Claim, Queue},
+    places::{Entry, Places, RETRY_AFTER, overloaded},
+    queue::Claim,
 };
 
 /// A place among the running requests; dropping it gives it to the next in line.
@@ -21,7 +22,7 @@ pub(crate) struct Permit(Arc<Admission>);
 /// Places for running requests, and a bounded line before them.
 #[derive(Debug)]
 pub(crate) struct Admission {
-    state: Mutex<State>,
+    places: Mutex<Places<oneshot::Sender<Permit>>>,
 }
 
 /// Who runs and who waits.
@@ -37,89 +38,40 @@ pub struct QueueStatus {
     pub interval: Option<Duration>,
 }
 
-#[derive(Debug)]
-struct State {
-    running: usize,
-    max_running: usize,
-    max_waiting: usize,
-    max_wait: Duration,
-    line: Queue<oneshot::Sender<Permit>>,
-    pace: Pace,
-}
-
-/// How fast places come free while someone waits.
-#[derive(Debug, Default)]
-struct Pace {
-    last: Option<Instant>,
-    /// Between two of them, on average of late.
-    interval: Option<Duration>,
-}
-
 /// One in line; leaves it when dropped.
 struct InLine {
     admission: Arc<Admission>,
     number: u64,
 }
 
-/// When a refused request may try again while nothing is known of how fast places come free.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
-/// So many times `max_wait_ms` are waited in the end.
-const LATE: u32 = 2;
-/// One part in so many of the average is the newest interval's.
-const NEWEST: u32 = 8;
-
 // === impl Admission ===
 
 impl Admission {
     pub(crate) fn new(limits: &Limits) -> Arc<Self> {
-        let state = State {
-            running: 0,
-            max_running: limits.max_running,
-            max_waiting: limits.max_waiting,
-            max_wait: Duration::from_millis(limits.max_wait_ms),
-            line: Queue::default(),
-            pace: Pace::default(),
-        };
-        Arc::new(Self { state: Mutex::new(state) })
+        Arc::new(Self { places: Mutex::new(Places::new(limits)) })
     }
 
     /// Other limits from now on: who has a place keeps it, and who waits goes on waiting.
     pub(crate) fn set(self: &Arc<Self>, limits: &Limits) {
-        {
-            let mut state = self.state.lock();
-            state.max_running = limits.max_running;
-            state.max_waiting = limits.max_waiting;
-            state.max_wait = Duration::from_millis(limits.max_wait_ms);
-        }
+        self.places.lock().set(limits);
         self.call();
     }
 
     pub(crate) fn status(&self) -> QueueStatus {
-        let state = self.state.lock();
-        QueueStatus {
-            running: state.running,
-            waiting: state.line.len(),
-            by_tenant: state.line.by_tenant(),
-            interval: state.pace.interval,
-        }
+        self.places.lock().status()
     }
 
-    /// A place now or after waiting in line. Who would be refused in the end is refused at once.
+    /// A place now or after waiting in line.
     pub(crate) async fn admit(self: &Arc<Self>, claim: Claim, deadline: Instant) -> Result<Permit, Failure> {
-        let (now, max_wait) = (Instant::now(), self.state.lock().max_wait);
-        // Whoever was expected to get a place in time has waited most of the way when it is
-        // late, and is refused only when that goes on.
-        let patience = now + LATE * max_wait;
-        let last = patience.min(deadline);
-        let expected_by = deadline.min(now + max_wait);
-        let Some((in_line, called)) = self.line_up(claim, expected_by)? else {
-            return Ok(Permit(Arc::clone(self)));
-        };
-        let called = timeout_at(last, called).await;
+        let (call, called) = oneshot::channel();
+        let entry = self.places.lock().enter(claim, call, deadline, Instant::now())?;
+        let Entry::InLine { number, until } = entry else { return Ok(Permit(Arc::clone(self))) };
+        let in_line = InLine { admission: Arc::clone(self), number };
+        let called = timeout_at(until, called).await;
         drop(in_line);
         match called {
             Ok(Ok(permit)) => Ok(permit),
-            Err(_) if deadline <= patience => Err(Failure::new(
+            Err(_) if deadline <= until => Err(Failure::new(
                 ErrorCode::DeadlineExceeded,
                 "the deadline passed while waiting for a place",
             )),
@@ -127,35 +79,9 @@ impl Admission {
         }
     }
 
-    /// Takes a free place (none), or lines up, if that is of use before `last`.
-    fn line_up(
-        self: &Arc<Self>,
-        claim: Claim,
-        last: Instant,
-    ) -> Result<Option<(InLine, oneshot::Receiver<Permit>)>, Failure> {
-        let mut state = self.state.lock();
-        if state.running < state.max_running {
-            state.running += 1;
-            return Ok(None);
-        }
-        let wait = state.pace.wait(state.line.ahead_of(&claim));
-        if state.line.len() >= state.max_waiting {
-            return Err(overloaded("too many requests are waiting", wait.unwrap_or(RETRY_AFTER)));
-        }
-        if let Some(wait) = wait.filter(|wait| Instant::now() + *wait > last) {
-            return Err(overloaded("no place is expected to be free in time", wait));
-        }
-        if state.line.len() == 0 {
-            state.pace.last = None;
-        }
-        let (call, called) = oneshot::channel();
-        let number = state.line.push(claim, call);
-        Ok(Some((InLine { admission: Arc::clone(self), number }, called)))
-    }
-
     /// A place came free.
     fn release(self: &Arc<Self>) {
-        self.state.lock().running -= 1;
+        self.places.lock().release();
         self.call();
     }
 
@@ -167,14 +93,7 @@ impl Admission {
     }
 
     fn next(&self) -> Option<oneshot::Sender<Permit>> {
-        let mut state = self.state.lock();
-        if state.running >= state.max_running {
-            return None;
-        }
-        let next = state.line.pop()?;
-        state.running += 1;
-        state.pace.tick(Instant::now());
-        Some(next)
+        self.places.lock().call(Instant::now())
     }
 }
 
@@ -186,30 +105,8 @@ impl Drop for Permit {
 
 impl Drop for InLine {
     fn drop(&mut self) {
-        self.admission.state.lock().line.leave(self.number);
+        self.admission.places.lock().leave(self.number);
     }
-}
-
-// === impl Pace ===
-
-impl Pace {
-    /// A place came free for someone in line.
-    fn tick(&mut self, now: Instant) {
-        let Some(last) = self.last.replace(now) else { return };
-        let newest = now - last;
-        self.interval = Some(self.interval.map_or(newest, |usual| (usual * (NEWEST - 1) + newest) / NEWEST));
-    }
-
-    /// Until the place after so many others is free, if anything is known.
-    fn wait(&self, ahead: usize) -> Option<Duration> {
-        let places = u32::try_from(ahead + 1).unwrap_or(u32::MAX);
-        Some(self.interval?.saturating_mul(places))
-    }
-}
-
-/// Refused; `wait`: what it would have waited.
-pub(crate) fn overloaded(why: &str, wait: Duration) -> Failure {
-    Failure { retry_after: Some(wait), ..Failure::new(ErrorCode::Overloaded, why) }
 }
 
 #[cfg(test)]
@@ -251,8 +148,8 @@ mod tests {
         assert_eq!(admission.admit(claim(), soon).await.unwrap_err().code, ErrorCode::DeadlineExceeded);
         let (next, ()) = tokio::join!(admission.admit(claim(), far()), async { drop(held) });
         drop(next.unwrap());
-        let state = admission.state.lock();
-        assert_eq!((state.running, state.line.len()), (0, 0));
+        let status = admission.status();
+        assert_eq!((status.running, status.waiting), (0, 0));
     }
 
     #[tokio::test(start_paused = true)]
@@ -278,7 +175,7 @@ mod tests {
             drop(admission.admit(urgent, begun + SECOND * 3 / 2).await.unwrap());
         };
         tokio::join!(futures::future::join_all(others), impatient, async { drop(held) });
-        assert_eq!(admission.state.lock().running, 0);
+        assert_eq!(admission.status().running, 0);
     }
 
     #[tokio::test(start_paused = true)]
@@ -293,7 +190,7 @@ mod tests {
         drop(held);
         drop(leaves);
         drop(stays.await.unwrap());
-        assert_eq!(admission.state.lock().running, 0);
+        assert_eq!(admission.status().running, 0);
     }
 
     #[tokio::test(start_paused = true)]

@@ -148,7 +148,8 @@ impl CoordinatorConfig {
         Duration::from_millis(u64::from(self.load_interval_ms.max(1)))
     }
 
-    pub(crate) fn prefix_limits(&self) -> PrefixLimits {
+    /// How much is known of prefix caches.
+    pub fn prefix_limits(&self) -> PrefixLimits {
         PrefixLimits { pages: self.max_indexed_pages, pages_of_node: self.max_indexed_pages_of_node }
     }
 

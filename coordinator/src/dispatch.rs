@@ -13,13 +13,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Answer, IncidentKind, Shared, Wishes,
-    admission::{Permit, overloaded},
+    admission::Permit,
     attempt::{Attempt, Loss},
     balancer::Ended,
     fleet::Node,
     journal::{Journal, JournalError, News, record_prompt},
     lines::Line,
     metrics::Meter,
+    places::overloaded,
     quarantine::NODES,
     queue::Claim,
     requests::Tracked,

@@ -36,15 +36,21 @@ pub(crate) use self::{
 };
 pub use self::{
     node::{Health, Load},
-    sent::Sent,
+    sent::{Ledger, Sent},
 };
 use crate::{
     CoordinatorConfig, CoordinatorMetrics, IncidentKind, ServedModel, incidents::Incidents,
-    node_client::NodeClient, prefix::PrefixIndex,
+    node_client::NodeClient, prefix::PrefixIndex, router::Pool,
 };
 
 /// Between two looks for nodes that are slow.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A model's nodes by role.
+pub(crate) struct Pools {
+    pub(crate) prefill: Pool<Arc<Node>>,
+    pub(crate) decode: Pool<Arc<Node>>,
+}
 
 /// The known nodes. Locks are held for a few lines and never across an await.
 pub(crate) struct Fleet {
@@ -52,6 +58,8 @@ pub(crate) struct Fleet {
     /// Models by name, once announced, always listed: a model whose nodes are
     /// all gone, or have not answered yet, is unavailable, not unknown.
     models: Mutex<BTreeMap<String, ServedModel>>,
+    /// By model, as long as nobody comes, goes or changes roles.
+    pools: Mutex<BTreeMap<String, Arc<Pools>>>,
     prefixes: Arc<PrefixIndex>,
     outliers: Mutex<Outliers>,
     changed: watch::Sender<()>,
@@ -70,6 +78,7 @@ impl Fleet {
         Self {
             nodes: Mutex::default(),
             models: Mutex::default(),
+            pools: Mutex::default(),
             prefixes: PrefixIndex::new(config.prefix_limits()),
             outliers: Mutex::default(),
             changed: watch::Sender::new(()),
@@ -162,17 +171,33 @@ impl Fleet {
         }
     }
 
-    /// Ready nodes with this model and role that take new work. Outliers among
-    /// decode nodes do not; prompts are computed by all.
-    pub(crate) fn takers(&self, model: &str, role: Role) -> Vec<Arc<Node>> {
-        let mut nodes = self.ready(model, role);
-        if role == Role::Decode {
-            let (outliers, now) = (self.outliers.lock(), Instant::now());
-            if nodes.iter().any(|node| !outliers.is_out(node.id(), now)) {
-                nodes.retain(|node| !outliers.is_out(node.id(), now));
-            }
+    /// Tells which nodes get no new work since they are slow. Outliers among decode nodes
+    /// do not; prompts are computed by all.
+    pub(crate) fn outliers(&self, now: Instant) -> impl Fn(&NodeId) -> bool + '_ {
+        let outliers = self.outliers.lock();
+        move |node| outliers.is_out(node, now)
+    }
+
+    /// A model's nodes by role, whatever their health.
+    pub(crate) fn pools(&self, model: &str) -> Arc<Pools> {
+        // Held while nodes are looked at, so that none that changes meanwhile is kept as it was.
+        let mut pools = self.pools.lock();
+        if let Some(known) = pools.get(model) {
+            return Arc::clone(known);
         }
-        nodes
+        let nodes = self.nodes();
+        let of = |role| {
+            let fits = |node: &&Arc<Node>| {
+                let info = node.info();
+                info.model == model && info.roles.contains(&role)
+            };
+            Pool::new(nodes.iter().filter(fits).cloned().collect())
+        };
+        let found = Arc::new(Pools { prefill: of(Role::Prefill), decode: of(Role::Decode) });
+        if self.knows(model) {
+            pools.insert(model.to_owned(), Arc::clone(&found));
+        }
+        found
     }
 
     /// Ready nodes with this model and role.
@@ -252,6 +277,8 @@ impl Fleet {
         let mut nodes = self.nodes.lock();
         if nodes.get(node.id()).is_some_and(|known| Arc::ptr_eq(known, node)) {
             nodes.remove(node.id());
+            drop(nodes);
+            self.pools.lock().clear();
             self.outliers.lock().forget(node.id());
             tracing::info!(node = %node.id(), "node left");
             self.incidents.of(node.id(), IncidentKind::NodeLeft, "has left the cluster");
@@ -270,6 +297,7 @@ impl Fleet {
     }
 
     fn tell(&self) {
+        self.pools.lock().clear();
         self.metrics.set_nodes(self.nodes.lock().values().map(|node| node.health()));
         self.changed.send_replace(());
     }

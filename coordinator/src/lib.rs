@@ -1,10 +1,11 @@
 //! Who serves this request, who is alive, what may wait.
 //!
 //! - [`dispatch`](Coordinator::dispatch): one request's life, top to bottom
-//! - `lines`: a line for each model; `admission`: how many run, how many wait, for how long; `queue`: in which order
+//! - `lines`: a line for each model; `admission`: waits in it; [`places`]: how many run, how many wait, for how long; `queue`: in which order
 //! - [`Wishes`]: what a client says of its patience; [`BudgetConfig`]: what holds if it says nothing
 //! - `retries`, `quarantine`: how often what failed is tried again, and what never is
 //! - `route`: which decode node, and which prefill nodes in which order
+//! - [`router`]: which of many nodes are looked at
 //! - [`policy`]: how nodes are chosen; pure
 //! - [`prefix`]: which nodes hold which pages of KV
 //! - `attempt`: one stream to one decode node
@@ -32,6 +33,7 @@ mod lines;
 pub mod metrics;
 mod model_text;
 mod node_client;
+pub mod places;
 pub mod policy;
 pub mod prefix;
 mod quarantine;
@@ -39,6 +41,7 @@ mod queue;
 mod requests;
 mod retries;
 mod route;
+pub mod router;
 mod status;
 mod steering;
 mod topology;
@@ -47,10 +50,7 @@ mod wishes;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, atomic::AtomicU64},
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use baton_protocol::{Failure, Request};
 use baton_registry::Registry;
@@ -62,10 +62,11 @@ pub use admission::QueueStatus;
 pub use answer::Answer;
 pub use budgets::{BudgetClass, BudgetConfig};
 pub use config::{BalancerMode, BalancingConfig, CoordinatorConfig, PolicyName};
-pub use fleet::{Health, Load, Sent};
+pub use fleet::{Health, Ledger, Load, Sent};
 pub use incidents::{Incident, IncidentKind};
 pub use limits::{Limits, LimitsError};
 pub use metrics::CoordinatorMetrics;
+pub use queue::Claim;
 pub use requests::{RequestStatus, Stage};
 pub use status::{ClusterStatus, NodeStatus, ServedModel};
 pub use steering::SteerError;
@@ -78,9 +79,9 @@ use incidents::Incidents;
 use lines::Lines;
 use model_text::Texts;
 use parking_lot::RwLock;
-use policy::Policy;
 use quarantine::Quarantine;
 use requests::Requests;
+use router::Router;
 
 /// Takes requests and answers them through nodes; clones are the same coordinator.
 #[derive(Clone)]
@@ -98,9 +99,7 @@ struct Shared {
     config: CoordinatorConfig,
     registry: Arc<dyn Registry>,
     fleet: Arc<Fleet>,
-    policy: Box<dyn Policy>,
-    /// Counts routings, for policies that take turns.
-    turn: AtomicU64,
+    router: Router,
     lines: Lines,
     limits: RwLock<Limits>,
     requests: Arc<Requests>,
@@ -132,8 +131,7 @@ impl Coordinator {
         let noted = Arc::clone(&incidents);
         tasks.tasks.spawn(incidents::watch(Arc::clone(&registry), noted, tasks.stop.clone()));
         let shared = Shared {
-            policy: policy::named(config.policy),
-            turn: AtomicU64::new(0),
+            router: Router::new(&config),
             lines: Lines::new(Limits::of(&config)),
             limits: RwLock::new(Limits::of(&config)),
             requests: Arc::default(),

@@ -47,7 +47,8 @@ const MOST_REQUESTS: u64 = 1_000_000;
 // === impl Limits ===
 
 impl Limits {
-    pub(crate) fn of(config: &CoordinatorConfig) -> Self {
+    /// At first, by the configuration.
+    pub fn of(config: &CoordinatorConfig) -> Self {
         let CoordinatorConfig { max_running, max_waiting, max_wait_ms, .. } = *config;
         Self { revision: 1, max_running, max_waiting, max_wait_ms, budgets: config.budgets.clone() }
     }

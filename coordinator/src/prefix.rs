@@ -186,6 +186,11 @@ impl Holder {
         kept_out
     }
 
+    /// Its number in the index, while it lives.
+    pub(crate) fn slot(&self) -> usize {
+        self.slot as usize
+    }
+
     /// Its pages.
     pub fn len(&self) -> u64 {
         self.index.state.read().pages[self.slot as usize]
@@ -214,6 +219,13 @@ impl Drop for Holder {
 // === impl Held ===
 
 impl Held {
+    /// Slots of those that hold something, most first.
+    pub(crate) fn holders(&self) -> Vec<usize> {
+        let mut holders: Vec<usize> = (0..self.0.len()).filter(|slot| self.0[*slot] > 0).collect();
+        holders.sort_by_key(|slot| std::cmp::Reverse(self.0[*slot]));
+        holders
+    }
+
     /// Pages that a node holds.
     pub fn pages(&self, holder: &Holder) -> usize {
         self.0.get(holder.slot as usize).map_or(0, |pages| *pages as usize)

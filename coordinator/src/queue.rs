@@ -13,14 +13,15 @@ use tokio::time::Instant;
 
 /// What is asked for a place.
 #[derive(Clone, Debug)]
-pub(crate) struct Claim {
-    pub(crate) tenant: String,
+pub struct Claim {
+    /// Whose it is.
+    pub tenant: String,
     /// Higher goes first.
-    pub(crate) priority: i32,
+    pub priority: i32,
     /// When its first token should be there.
-    pub(crate) due: Instant,
+    pub due: Instant,
     /// Prompt and answer at most: what it costs its tenant.
-    pub(crate) tokens: u64,
+    pub tokens: u64,
 }
 
 /// Those that wait, each with what it waits with.

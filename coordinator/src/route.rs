@@ -1,15 +1,16 @@
 //! Which decode node, and which prefill nodes in which order.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::Arc;
 
-use baton_protocol::{Budgets, ErrorCode, Failure, NodeId, Request, Role, chain};
+use baton_protocol::{Budgets, ErrorCode, Failure, NodeId, NodeInfo, Request, Role, wire::KvPath};
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
-    Shared,
-    fleet::Node,
-    policy::{Ask, Candidate, Prediction},
-    prefix::Held,
+    Load, Sent, Shared,
+    fleet::{Health, Node},
+    policy::Prediction,
+    prefix::Holder,
+    router::{self, Seen},
 };
 
 /// Where one attempt goes.
@@ -33,14 +34,6 @@ pub(crate) struct Wanted<'a> {
     pub(crate) avoid: &'a [NodeId],
     /// Of the model that has begun the answer: another one of its name would go on differently.
     pub(crate) fingerprint: Option<&'a str>,
-}
-
-/// Nodes looked at for one request.
-struct Looking<'a> {
-    shared: &'a Shared,
-    request: &'a Request,
-    /// What nodes hold of the prompt, looked up once for each page size.
-    held: Vec<(usize, Held)>,
 }
 
 /// Waits a while for a model that no node has announced yet.
@@ -84,63 +77,50 @@ fn unavailable(shared: &Shared, why: String) -> Failure {
 
 fn choose(shared: &Shared, wanted: &Wanted<'_>) -> Option<Route> {
     let Wanted { request, budgets, avoid, fingerprint } = *wanted;
-    let mut looking = Looking { shared, request, held: Vec::new() };
-    let mut decode = shared.fleet.takers(&request.model, Role::Decode);
-    decode.retain(|node| fingerprint.is_none_or(|begun| node.info().model_fingerprint == begun));
-    if decode.iter().any(|node| !avoid.contains(node.id())) {
-        decode.retain(|node| !avoid.contains(node.id()));
-    }
+    let pools = shared.fleet.pools(&request.model);
+    let is_out = shared.fleet.outliers(Instant::now());
+    // Those that failed this request are second to those that are slow.
+    let decodes = |node: &Arc<Node>| {
+        let takes = takes(node, Role::Decode)
+            && fingerprint.is_none_or(|begun| node.info().model_fingerprint == begun);
+        takes.then(|| 2 * u8::from(is_out(node.id())) + u8::from(avoid.contains(node.id())))
+    };
     // What is read of a prompt's rows comes from who computes them, who is the decode node then.
-    let prefill =
-        if request.reads_prompt() { Vec::new() } else { shared.fleet.ready(&request.model, Role::Prefill) };
-    let (to, from) = (looking.candidates(&decode), looking.candidates(&prefill));
-    let pair = shared.policy.pair(&Ask {
-        request,
-        budgets,
-        decode: &to,
-        prefill: &from,
-        turn: shared.turn.fetch_add(1, Ordering::Relaxed),
-        local_below: shared.config.local_prefill_below_tokens,
-    })?;
-    let best = pair.prefill.iter().take(shared.config.max_prefill_candidates);
-    let runs = pair.prefill.first().map_or(&to[pair.decode], |&first| &from[first]);
+    let reads = request.reads_prompt();
+    let prefills = |node: &Arc<Node>| (!reads && takes(node, Role::Prefill)).then_some(0);
+    let (to, from) = (&pools.decode, &pools.prefill);
+    let asked = router::Wanted { request, budgets, now: Instant::now() };
+    let choice = shared.router.choose(&asked, shared.fleet.prefixes(), (to, &decodes), (from, &prefills))?;
     Some(Route {
-        prefill_tokens: request.tokens.len().saturating_sub(runs.cached_tokens),
-        decode: Arc::clone(&decode[pair.decode]),
-        prefill: best.map(|&node| Arc::clone(&prefill[node])).collect(),
-        prediction: pair.prediction,
+        decode: Arc::clone(&to.nodes()[choice.decode]),
+        prefill: choice.prefill.iter().map(|&node| Arc::clone(&from.nodes()[node])).collect(),
+        prefill_tokens: choice.prefill_tokens,
+        prediction: choice.prediction,
     })
 }
 
-// === impl Looking ===
+fn takes(node: &Node, role: Role) -> bool {
+    node.health() == Health::Ready && node.info().roles.contains(&role)
+}
 
-impl Looking<'_> {
-    fn candidates(&mut self, nodes: &[Arc<Node>]) -> Vec<Candidate> {
-        nodes.iter().map(|node| self.candidate(node)).collect()
+impl Seen for Arc<Node> {
+    fn info(&self) -> Arc<NodeInfo> {
+        Node::info(self)
     }
 
-    fn candidate(&mut self, node: &Node) -> Candidate {
-        Candidate {
-            info: node.info(),
-            load: node.load(),
-            sent: node.sent(),
-            cached_tokens: self.cached_tokens(node),
-            roads: node.kv_paths(),
-        }
+    fn load(&self) -> Load {
+        Node::load(self)
     }
 
-    /// Tokens of the prompt in a node's prefix cache, as far as the policy wants to know.
-    fn cached_tokens(&mut self, node: &Node) -> usize {
-        if !self.shared.config.policy.knows_prefixes() {
-            return 0;
-        }
-        let page_tokens = node.info().kv.page_tokens.max(1) as usize;
-        let known = self.held.iter().position(|(size, _)| *size == page_tokens);
-        let at = known.unwrap_or_else(|| {
-            let blocks = chain(&self.request.tenant, page_tokens, &self.request.tokens);
-            self.held.push((page_tokens, self.shared.fleet.prefixes().held(&blocks)));
-            self.held.len() - 1
-        });
-        self.held[at].1.pages(node.prefixes()) * page_tokens
+    fn sent(&self, _now: Instant) -> Sent {
+        Node::sent(self)
+    }
+
+    fn roads(&self) -> Arc<[KvPath]> {
+        self.kv_paths()
+    }
+
+    fn prefixes(&self) -> &Holder {
+        Node::prefixes(self)
     }
 }

@@ -10,10 +10,13 @@ use baton_protocol::{
     wire::{KvPath, LoadReport},
 };
 use parking_lot::Mutex;
-use tokio::sync::{Notify, watch};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
-use super::sent::{InFlight, Ledger, Sent, SentPrefill};
+use super::sent::{InFlight, Sent, SentPrefill, SharedLedger};
 use crate::{node_client::NodeClient, prefix::Holder};
 
 /// What direct checks say of a node.
@@ -70,7 +73,7 @@ pub(crate) struct Node {
     ask: Notify,
     /// Another incarnation has taken its name.
     replaced: CancellationToken,
-    sent: Arc<Ledger>,
+    sent: SharedLedger,
     sent_attempts: AtomicU64,
     /// What it holds, as far as that is known.
     prefixes: Holder,
@@ -117,7 +120,7 @@ impl Node {
             heard: AtomicU64::new(0),
             ask: Notify::new(),
             replaced: CancellationToken::new(),
-            sent: Arc::default(),
+            sent: SharedLedger::default(),
             sent_attempts: AtomicU64::new(0),
             prefixes,
         }
@@ -155,12 +158,12 @@ impl Node {
     }
 
     pub(crate) fn in_flight(&self) -> usize {
-        self.sent.requests()
+        self.sent().requests as usize
     }
 
     /// What this coordinator has sent to it.
     pub(crate) fn sent(&self) -> Sent {
-        self.sent.sent()
+        self.sent.lock().sent(Instant::now())
     }
 
     /// Requests ever sent to it to decode.
@@ -212,12 +215,12 @@ impl Node {
     /// Counts a request on it.
     pub(crate) fn occupy(&self) -> InFlight {
         self.sent_attempts.fetch_add(1, Ordering::Relaxed);
-        self.sent.occupy()
+        InFlight::on(&self.sent)
     }
 
     /// Counts a prompt sent to it.
     pub(crate) fn send_prefill(&self, tokens: usize) -> SentPrefill {
-        self.sent.send_prefill(tokens)
+        SentPrefill::to(&self.sent, tokens)
     }
 
     /// Whether this is the incarnation that `info` announces, at the same place.

@@ -1,13 +1,6 @@
 //! What this coordinator has sent to a node and has not heard the end of.
 
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -27,141 +20,164 @@ pub struct Sent {
     pub first_prompt_for: Duration,
 }
 
-/// Counts what is sent to a node.
+/// Counts what is sent to a node. Pure: the clock is passed in.
 #[derive(Debug, Default)]
-pub(super) struct Ledger {
-    requests: AtomicUsize,
-    generating: AtomicUsize,
-    prompts: Mutex<Prompts>,
-}
-
-/// Prompts in the order in which they were sent, by number.
-#[derive(Debug, Default)]
-struct Prompts {
-    tokens: BTreeMap<u64, u64>,
-    sent: u64,
+pub struct Ledger {
+    requests: u64,
+    generating: u64,
+    /// Prompts in the order in which they were sent, by number.
+    prompts: BTreeMap<u64, u64>,
+    prompt_tokens: u64,
+    numbered: u64,
     /// When the first of them became the first.
     first_since: Option<Instant>,
 }
 
+/// A ledger that guards write to.
+pub(super) type SharedLedger = Arc<Mutex<Ledger>>;
+
 /// Counts one request as decoding on a node until dropped.
 #[derive(Debug)]
 pub(crate) struct InFlight {
-    ledger: Arc<Ledger>,
+    ledger: SharedLedger,
     generates: bool,
 }
 
 /// Counts a prompt as sent to a prefill node until dropped.
 #[derive(Debug)]
 pub(crate) struct SentPrefill {
-    ledger: Arc<Ledger>,
+    ledger: SharedLedger,
     number: u64,
 }
 
 // === impl Ledger ===
 
 impl Ledger {
-    pub(super) fn requests(&self) -> usize {
-        self.requests.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn sent(&self) -> Sent {
-        let prompts = self.prompts.lock();
+    /// What it comes to.
+    pub fn sent(&self, now: Instant) -> Sent {
+        let for_how_long = |since| now.saturating_duration_since(since);
         Sent {
-            requests: self.requests() as u64,
-            generating: self.generating.load(Ordering::Relaxed) as u64,
-            prompt_tokens: prompts.tokens.values().sum(),
-            first_prompt_tokens: prompts.tokens.first_key_value().map_or(0, |(_, tokens)| *tokens),
-            first_prompt_for: prompts.first_since.map_or(Duration::ZERO, |since| since.elapsed()),
+            requests: self.requests,
+            generating: self.generating,
+            prompt_tokens: self.prompt_tokens,
+            first_prompt_tokens: self.prompts.first_key_value().map_or(0, |(_, tokens)| *tokens),
+            first_prompt_for: self.first_since.map_or(Duration::ZERO, for_how_long),
         }
     }
 
-    pub(super) fn occupy(self: &Arc<Self>) -> InFlight {
-        self.requests.fetch_add(1, Ordering::Relaxed);
-        InFlight { ledger: Arc::clone(self), generates: false }
+    /// A request decodes there, or will.
+    pub fn occupy(&mut self) {
+        self.requests += 1;
     }
 
-    pub(super) fn send_prefill(self: &Arc<Self>, tokens: usize) -> SentPrefill {
-        let mut prompts = self.prompts.lock();
-        let number = prompts.sent;
-        prompts.sent += 1;
-        prompts.tokens.insert(number, tokens as u64);
-        prompts.first_since.get_or_insert_with(Instant::now);
-        SentPrefill { ledger: Arc::clone(self), number }
+    /// One of them has had its first token.
+    pub fn generates(&mut self) {
+        self.generating += 1;
+    }
+
+    /// One of them has ended; `generated`: it has had a token.
+    pub fn leave(&mut self, generated: bool) {
+        self.requests -= 1;
+        self.generating -= u64::from(generated);
+    }
+
+    /// A prompt was sent there, of which so many tokens are to be computed; its number.
+    pub fn send_prompt(&mut self, tokens: usize, now: Instant) -> u64 {
+        let number = self.numbered;
+        self.numbered += 1;
+        self.prompts.insert(number, tokens as u64);
+        self.prompt_tokens += tokens as u64;
+        self.first_since.get_or_insert(now);
+        number
+    }
+
+    /// A prompt has its first token, or never will.
+    pub fn prompt_ended(&mut self, number: u64, now: Instant) {
+        let was_first = self.prompts.first_key_value().is_some_and(|(first, _)| *first == number);
+        self.prompt_tokens -= self.prompts.remove(&number).unwrap_or(0);
+        if was_first {
+            self.first_since = (!self.prompts.is_empty()).then_some(now);
+        }
     }
 }
 
 // === impl InFlight ===
 
 impl InFlight {
+    pub(super) fn on(ledger: &SharedLedger) -> Self {
+        ledger.lock().occupy();
+        Self { ledger: Arc::clone(ledger), generates: false }
+    }
+
     /// It has had a token.
     pub(crate) fn generates(&mut self) {
         if !std::mem::replace(&mut self.generates, true) {
-            self.ledger.generating.fetch_add(1, Ordering::Relaxed);
+            self.ledger.lock().generates();
         }
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.ledger.requests.fetch_sub(1, Ordering::Relaxed);
-        if self.generates {
-            self.ledger.generating.fetch_sub(1, Ordering::Relaxed);
-        }
+        self.ledger.lock().leave(self.generates);
+    }
+}
+
+// === impl SentPrefill ===
+
+impl SentPrefill {
+    pub(super) fn to(ledger: &SharedLedger, tokens: usize) -> Self {
+        let number = ledger.lock().send_prompt(tokens, Instant::now());
+        Self { ledger: Arc::clone(ledger), number }
     }
 }
 
 impl Drop for SentPrefill {
     fn drop(&mut self) {
-        let mut prompts = self.ledger.prompts.lock();
-        let was_first = prompts.tokens.first_key_value().is_some_and(|(first, _)| *first == self.number);
-        prompts.tokens.remove(&self.number);
-        if was_first {
-            prompts.first_since = (!prompts.tokens.is_empty()).then(Instant::now);
-        }
+        self.ledger.lock().prompt_ended(self.number, Instant::now());
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::advance;
-
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn the_first_prompt_runs_from_when_it_became_the_first() {
-        let ledger = Arc::new(Ledger::default());
-        let first = ledger.send_prefill(100);
-        advance(Duration::from_millis(30)).await;
-        let (second, third) = (ledger.send_prefill(50), ledger.send_prefill(7));
-        advance(Duration::from_millis(10)).await;
+    #[test]
+    fn the_first_prompt_runs_from_when_it_became_the_first() {
+        let (mut ledger, start) = (Ledger::default(), Instant::now());
+        let ms = |millis| start + Duration::from_millis(millis);
+        let first = ledger.send_prompt(100, start);
+        let (second, third) = (ledger.send_prompt(50, ms(30)), ledger.send_prompt(7, ms(30)));
         let at = |prompt_tokens, first_prompt_tokens, millis| Sent {
             prompt_tokens,
             first_prompt_tokens,
             first_prompt_for: Duration::from_millis(millis),
             ..Sent::default()
         };
-        assert_eq!(ledger.sent(), at(157, 100, 40));
+        assert_eq!(ledger.sent(ms(40)), at(157, 100, 40));
         // One behind the first that ends changes nothing of the first.
-        drop(second);
-        assert_eq!(ledger.sent(), at(107, 100, 40));
-        drop(first);
-        advance(Duration::from_millis(5)).await;
-        assert_eq!(ledger.sent(), at(7, 7, 5));
-        drop(third);
-        assert_eq!(ledger.sent(), Sent::default());
+        ledger.prompt_ended(second, ms(40));
+        assert_eq!(ledger.sent(ms(40)), at(107, 100, 40));
+        ledger.prompt_ended(first, ms(40));
+        assert_eq!(ledger.sent(ms(45)), at(7, 7, 5));
+        ledger.prompt_ended(third, ms(45));
+        assert_eq!(ledger.sent(ms(50)), Sent::default());
     }
 
     #[test]
     fn a_request_generates_once_and_until_it_ends() {
-        let ledger = Arc::new(Ledger::default());
-        let (mut one, other) = (ledger.occupy(), ledger.occupy());
+        let (ledger, now) = (SharedLedger::default(), Instant::now());
+        let (mut one, other) = (InFlight::on(&ledger), InFlight::on(&ledger));
         one.generates();
         one.generates();
-        assert_eq!((ledger.sent().requests, ledger.sent().generating), (2, 1));
+        let counts = || {
+            let sent = ledger.lock().sent(now);
+            (sent.requests, sent.generating)
+        };
+        assert_eq!(counts(), (2, 1));
         drop(other);
-        assert_eq!((ledger.sent().requests, ledger.sent().generating), (1, 1));
+        assert_eq!(counts(), (1, 1));
         drop(one);
-        assert_eq!(ledger.sent(), Sent::default());
+        assert_eq!(counts(), (0, 0));
     }
 }
