@@ -14,7 +14,7 @@ const ARROWS: [(&str, &[&str]); 13] = [
     ("coordinator", &["registry", "trust", "protocol"]),
     ("frontend", &["coordinator", "model", "trust", "protocol"]),
     ("admin", &["coordinator", "protocol"]),
-    ("lab", &[]),
+    ("lab", &["coordinator", "protocol"]),
     ("prefill-node", &["engine", "kv-transfer", "registry", "protocol"]),
     ("decode-node", &["engine", "kv-transfer", "registry", "protocol"]),
 ];

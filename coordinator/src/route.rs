@@ -103,17 +103,17 @@ fn takes(node: &Node, role: Role) -> bool {
     node.health() == Health::Ready && node.info().roles.contains(&role)
 }
 
-impl Seen for Arc<Node> {
+impl Seen for Node {
     fn info(&self) -> Arc<NodeInfo> {
-        Node::info(self)
+        Self::info(self)
     }
 
     fn load(&self) -> Load {
-        Node::load(self)
+        Self::load(self)
     }
 
     fn sent(&self, _now: Instant) -> Sent {
-        Node::sent(self)
+        Self::sent(self)
     }
 
     fn roads(&self) -> Arc<[KvPath]> {
@@ -121,6 +121,6 @@ impl Seen for Arc<Node> {
     }
 
     fn prefixes(&self) -> &Holder {
-        Node::prefixes(self)
+        Self::prefixes(self)
     }
 }

@@ -3,6 +3,7 @@
 
 use std::{
     collections::HashMap,
+    rc::Rc,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -83,10 +84,42 @@ struct Looking<'a> {
 }
 
 /// So many nodes of a role are looked at for a request, in turn, so that a choice costs the
-/// same among thousands; the best of so many is hardly worse than the best of all.
+/// same among thousands.
 pub const LOOKED_AT: usize = 64;
 /// And so many more that hold most of its prompt.
 const HOLDERS: usize = 8;
+
+// === impl Seen ===
+
+/// A node that is shared is seen as it is.
+macro_rules! seen_through {
+    ($pointer:ident) => {
+        impl<N: Seen> Seen for $pointer<N> {
+            fn info(&self) -> Arc<NodeInfo> {
+                N::info(self)
+            }
+
+            fn load(&self) -> Load {
+                N::load(self)
+            }
+
+            fn sent(&self, now: Instant) -> Sent {
+                N::sent(self, now)
+            }
+
+            fn roads(&self) -> Arc<[KvPath]> {
+                N::roads(self)
+            }
+
+            fn prefixes(&self) -> &Holder {
+                N::prefixes(self)
+            }
+        }
+    };
+}
+
+seen_through!(Arc);
+seen_through!(Rc);
 
 // === impl Pool ===
 

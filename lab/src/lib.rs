@@ -2,7 +2,9 @@
 //!
 //! - [`budgets`]: what requests should keep
 //! - [`measure`]: asks a server and notes what comes
+//! - [`plan`]: how many nodes of which role, by arithmetic
 //! - [`report`]: tables and files of runs
+//! - [`simulate`]: the coordinator's own code over nodes and a clock that are made up
 //! - [`slo`]: searches for the highest rate that keeps budgets
 //! - [`traffic`]: what is asked when, drawn from a seed or read from a trace
 //!
@@ -12,6 +14,8 @@
 
 pub mod budgets;
 pub mod measure;
+pub mod plan;
 pub mod report;
+pub mod simulate;
 pub mod slo;
 pub mod traffic;

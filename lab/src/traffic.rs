@@ -224,6 +224,37 @@ impl Traffic {
     pub fn requests(&self) -> usize {
         self.sessions.iter().map(|session| session.turns.len()).sum()
     }
+
+    /// Whether any prompt begins as another one does, as far as can be told from its pieces.
+    pub(crate) fn shares(&self) -> bool {
+        let mut seen = std::collections::HashSet::new();
+        self.sessions.iter().any(|session| {
+            let mut is_known = |piece: &Piece| match piece {
+                Piece::Drawn { seed, .. } => !seen.insert(*seed),
+                Piece::Text(_) => true,
+            };
+            let mut pieces = session.prefix.iter().chain(session.turns.iter().flat_map(|turn| &turn.said));
+            session.turns.len() > 1 || pieces.any(&mut is_known)
+        })
+    }
+
+    /// The same, with so many times as many sessions a second from given seconds on.
+    #[must_use]
+    pub fn faster(mut self, rates: &[(f64, f64)]) -> Self {
+        for session in &mut self.sessions {
+            let mut left = session.at.as_secs_f64();
+            let (mut at, mut times) = (0.0, 1.0);
+            for &(from, next) in rates {
+                if left < (from - at) * times {
+                    break;
+                }
+                left -= (from - at) * times;
+                (at, times) = (from, next);
+            }
+            session.at = Duration::from_secs_f64(at + left / times);
+        }
+        self
+    }
 }
 
 // === impl Session ===

@@ -79,6 +79,30 @@ pub struct Phases {
 // === impl Record ===
 
 impl Record {
+    /// A request of class, session and turn that is sent at its time, and of which nothing has come.
+    pub(crate) fn begun(
+        (class, session, turn): (usize, usize, usize),
+        at: f64,
+        wanted_tokens: usize,
+    ) -> Self {
+        Self {
+            class,
+            session,
+            turn,
+            intended: at,
+            sent: at,
+            end: at,
+            outcome: Outcome::Answered,
+            ttft: None,
+            gaps: Vec::new(),
+            prompt_tokens: None,
+            cached_tokens: None,
+            output_tokens: 0,
+            wanted_tokens,
+            phases: None,
+        }
+    }
+
     /// Notes what came; `at` makes seconds of times.
     pub(super) fn note(&mut self, answer: &Answer, at: impl Fn(tokio::time::Instant) -> f64) {
         self.end = at(answer.end);

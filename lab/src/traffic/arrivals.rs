@@ -64,6 +64,14 @@ impl Arrivals {
         }
     }
 
+    /// Sessions a second; replay and closed loops have no rate.
+    pub fn rate(&self) -> Option<f64> {
+        match *self {
+            Self::Poisson { rate } | Self::Gamma { rate, .. } | Self::Constant { rate } => Some(rate),
+            Self::Replay { .. } | Self::Closed { .. } => None,
+        }
+    }
+
     /// Clients of a closed loop.
     pub fn clients(&self) -> Option<usize> {
         match *self {

@@ -1,6 +1,6 @@
 //! Prompts by the number of their tokens, and how they are spelled.
 
-use rand::{Rng, SeedableRng};
+use rand::{Rng, RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 /// A part of a prompt. Equal pieces are spelled alike.
@@ -57,6 +57,18 @@ impl Piece {
             Self::Drawn { tokens, .. } => *tokens,
             Self::Text(text) => guess_tokens(text),
         }
+    }
+
+    /// So many ids of some vocabulary, equal for equal pieces: where nobody reads them.
+    pub(crate) fn any_ids(&self) -> Vec<u32> {
+        let seed = match self {
+            Self::Drawn { seed, .. } => *seed,
+            Self::Text(text) => text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+                (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+            }),
+        };
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        (0..self.tokens()).map(|_| random.next_u32()).collect()
     }
 }
 
