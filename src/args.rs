@@ -2,9 +2,11 @@
 //!
 //! - `bench`: benches
 //! - `load`: load on servers, and searches with it
+//! - `simulate`: clusters that are made up, and plans of them
 
 mod bench;
 mod load;
+mod simulate;
 
 use std::path::PathBuf;
 
@@ -18,6 +20,7 @@ pub use self::{
         BenchTransfer, RowKind,
     },
     load::{BenchServe, BenchSlo, MannerArgs, Output, Questions},
+    simulate::{BenchSimulated, MachineArgs, Plan, Simulate},
 };
 
 /// Disaggregated prefill/decode LLM serving.
@@ -42,6 +45,10 @@ pub enum Command {
     Batch(Batch),
     /// Measures; the figures of BENCHMARKS.md.
     Bench(Bench),
+    /// Simulates a cluster: the coordinator's own code over nodes that are figures.
+    Simulate(Box<Simulate>),
+    /// How many nodes of which role a load needs, whether to split at all, and what breaks first.
+    Plan(Box<Plan>),
     /// Looks at this machine: what it has, and what a configuration lacks on it. Fails if something is missing.
     Doctor(Doctor),
     /// Looks at a running cluster and steers it.

@@ -20,11 +20,11 @@ pub mod routing;
 pub mod row;
 pub mod serve;
 pub mod server;
+pub mod simulated;
 pub mod slo;
 pub mod start;
 pub mod transfer;
 
-#[cfg(feature = "cuda")]
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
@@ -36,7 +36,6 @@ use crate::{args, terminal::say};
 const BLOCKS: (usize, usize) = (1 << 20, 64);
 
 /// A shape is a directory, or a name in the repository's shapes.
-#[cfg(feature = "cuda")]
 pub(crate) fn shape_path(shape: &Path) -> PathBuf {
     if shape.is_dir() { shape.to_owned() } else { Path::new("shapes").join(shape) }
 }

@@ -13,6 +13,8 @@ fn main() -> ExitCode {
             | Command::Chat(_)
             | Command::Batch(_)
             | Command::Bench(_)
+            | Command::Simulate(_)
+            | Command::Plan(_)
             | Command::Doctor(_)
             | Command::Admin(_)
     );
@@ -42,6 +44,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             BenchKind::Serve(args) => baton::bench::serve::run(&args),
             BenchKind::Slo(args) => baton::bench::slo::run(&args),
             BenchKind::Server(args) => baton::bench::server::run(&args),
+            BenchKind::Simulated(args) => baton::bench::simulated::run(&args),
             BenchKind::PrefixIndex(args) => baton::bench::prefix_index::run(&args),
             BenchKind::Budgets(args) => baton::bench::budgets::run(&args),
             BenchKind::Grammar(args) => baton::bench::grammar::run(&args),
@@ -52,6 +55,8 @@ fn run(command: Command) -> anyhow::Result<()> {
             BenchKind::Row(args) => baton::bench::row::run(&args),
             BenchKind::Check => baton::bench::check(&runtime),
         },
+        Command::Simulate(args) => baton::simulate::run(&args),
+        Command::Plan(args) => baton::plan::run(&args),
         Command::Doctor(doctor) => {
             runtime.block_on(baton::doctor::run(&baton::config::ClusterConfig::load(&doctor.settings)?))
         }

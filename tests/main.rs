@@ -27,4 +27,5 @@ mod roles;
 mod routing;
 mod sandbox;
 mod sense;
+mod simulate;
 mod structured;

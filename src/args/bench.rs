@@ -7,6 +7,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use super::{
     Settings,
     load::{BenchServe, BenchSlo},
+    simulate::BenchSimulated,
 };
 use crate::config::{Dtype, KvDtype, Weights};
 
@@ -40,6 +41,8 @@ pub enum BenchKind {
     /// The highest rate at which requests keep their budgets: of servers, or of a split cluster
     /// beside one that is not.
     Slo(Box<BenchSlo>),
+    /// A cluster on two cores, mock backend, beside what is simulated of the same traffic.
+    Simulated(BenchSimulated),
     /// Look-ups in the coordinator's index of all prefix caches.
     PrefixIndex(BenchPrefixIndex),
     /// An answer with a budget between tokens among many without.

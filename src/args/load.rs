@@ -223,10 +223,15 @@ impl Questions {
     /// # Errors
     /// When the file cannot be read.
     pub fn workload(&self) -> anyhow::Result<Workload> {
-        let mut workload = match &self.workload {
+        let workload = match &self.workload {
             Some(path) => toml::from_str(&crate::config::read(path)?)?,
             None => Workload { classes: vec![self.class()], ..Workload::default() },
         };
+        Ok(self.over(workload))
+    }
+
+    /// That workload, with the times and numbers of the options in place of its own.
+    pub fn over(&self, mut workload: Workload) -> Workload {
         let trace = |path: &PathBuf| Trace { path: path.clone(), format: TraceFormat::of(path) };
         workload.trace = self.trace.as_ref().map(trace).or(workload.trace);
         workload.arrivals = self.arrivals().unwrap_or(workload.arrivals);
@@ -234,7 +239,7 @@ impl Questions {
         workload.sessions = self.sessions.unwrap_or(workload.sessions);
         workload.seconds = self.seconds.or(workload.seconds);
         workload.max_in_flight = self.max_in_flight.or(workload.max_in_flight);
-        Ok(workload)
+        workload
     }
 
     fn class(&self) -> Class {

@@ -84,7 +84,8 @@ impl Cluster {
         let etcd = Etcd::start()?;
         let mut all: Vec<String> = layout.settings().map(str::to_owned).into();
         all.extend(["registry.kind=etcd".to_owned(), format!("registry.endpoints=['{}']", etcd.url)]);
-        if layout != Layout::Front {
+        let computes = !set.iter().any(|setting| setting == "engine.backend=mock");
+        if layout != Layout::Front && computes {
             all.push("engine.threads=1".to_owned());
         }
         all.extend(set.iter().cloned());

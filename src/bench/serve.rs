@@ -129,6 +129,6 @@ fn why_failed(record: &Record) -> Option<&str> {
     }
 }
 
-pub(super) fn write(path: &Path, text: &str) -> Result<()> {
+pub(crate) fn write(path: &Path, text: &str) -> Result<()> {
     std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
