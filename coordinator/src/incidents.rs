@@ -227,13 +227,14 @@ mod tests {
     async fn the_registry_goes_away_and_comes_back_once() {
         let registry = Arc::new(Fickle::default());
         let (incidents, stop) = (Arc::<Incidents>::default(), CancellationToken::new());
-        let watching = tokio::spawn(watch(registry.clone(), Arc::clone(&incidents), stop.clone()));
-        for away in [false, true, false] {
-            registry.away.store(away, Ordering::Relaxed);
-            sleep(LOOK_INTERVAL * 3).await;
-        }
-        stop.cancel();
-        watching.await.unwrap();
+        let going = async {
+            for away in [false, true, false] {
+                registry.away.store(away, Ordering::Relaxed);
+                sleep(LOOK_INTERVAL * 3).await;
+            }
+            stop.cancel();
+        };
+        tokio::join!(watch(registry.clone(), Arc::clone(&incidents), stop.clone()), going);
         let kinds: Vec<_> =
             incidents.latest().iter().map(|incident| (incident.kind, incident.times)).collect();
         assert_eq!(kinds, [(IncidentKind::RegistryBack, 1), (IncidentKind::RegistryAway, 1)]);

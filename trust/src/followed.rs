@@ -16,6 +16,8 @@ use crate::TrustError;
 /// A value with the files that it was made of.
 pub struct Followed<T> {
     files: Vec<PathBuf>,
+    /// Of the files before they were read first.
+    begins: Stamp,
     make: Make<T>,
     newest: RwLock<Arc<T>>,
 }
@@ -39,8 +41,11 @@ impl<T: Send + Sync + 'static> Followed<T> {
         files: impl IntoIterator<Item = PathBuf>,
         make: impl Fn() -> Result<T, TrustError> + Send + Sync + 'static,
     ) -> Result<Self, TrustError> {
+        let files: Vec<_> = files.into_iter().collect();
+        // In this order: what is written meanwhile is read again.
+        let begins = stamps(&files);
         let newest = RwLock::new(Arc::new(make()?));
-        Ok(Self { files: files.into_iter().collect(), make: Box::new(make), newest })
+        Ok(Self { files, begins, make: Box::new(make), newest })
     }
 
     /// The newest that could be made.
@@ -60,7 +65,7 @@ impl<T: Send + Sync + 'static> Followed<T> {
 
     /// Looks at the files for ever. Of those that are no good the old ones are kept.
     pub async fn follow(self: Arc<Self>) -> Infallible {
-        let mut known = self.clone().look().await;
+        let mut known = self.begins.clone();
         loop {
             sleep(LOOK_INTERVAL).await;
             let found = self.clone().look().await;
@@ -78,11 +83,14 @@ impl<T: Send + Sync + 'static> Followed<T> {
     }
 
     async fn look(self: Arc<Self>) -> Stamp {
-        let stamp = |path: &PathBuf| {
-            let found = fs::metadata(path).ok()?;
-            Some((found.modified().ok()?, found.len()))
-        };
-        let look = move || self.files.iter().map(stamp).collect();
-        spawn_blocking(look).await.unwrap_or_default()
+        spawn_blocking(move || stamps(&self.files)).await.unwrap_or_default()
     }
+}
+
+fn stamps(files: &[PathBuf]) -> Stamp {
+    let stamp = |path: &PathBuf| {
+        let found = fs::metadata(path).ok()?;
+        Some((found.modified().ok()?, found.len()))
+    };
+    files.iter().map(stamp).collect()
 }
