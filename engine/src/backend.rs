@@ -116,7 +116,7 @@ fn likeliest(row: &[f32], sequence: &BatchSequence<'_>, shape: Option<&Shape<'_>
     let &Shape { sampling, prompt_tokens, ref mask, .. } = shape;
     let tokens = &sequence.tokens[..sequence.end];
     let draw = sampler::Draw { sampling, choice: 0, tokens, prompt_tokens, mask: mask.as_deref() };
-    sampler::greatest(sampler::shaped(row, &draw).as_deref().unwrap_or(row))
+    sampler::likeliest_shaped(row, &draw)
 }
 
 /// A step that could not be computed.

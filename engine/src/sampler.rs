@@ -16,6 +16,8 @@ pub(crate) use shape::{History, is_shaping};
 /// Logits that are compared or added at a time, and those of which the best is searched.
 const LANES: usize = 16;
 const BLOCK: usize = 1024;
+/// Tokens of a word of a mask.
+const WORD: usize = 32;
 
 /// Everything a draw depends on besides the logits.
 #[derive(Clone, Copy, Debug)]
@@ -39,12 +41,12 @@ pub struct Draw<'a> {
 /// Ties go to the lowest id.
 pub fn draw(logits: &[f32], draw: &Draw<'_>) -> Option<u32> {
     let sampling = draw.sampling;
+    if sampling.temperature <= 0.0 {
+        return likeliest_shaped(logits, draw);
+    }
     let shaped = shaped(logits, draw);
     let logits = shaped.as_deref().unwrap_or(logits);
     let best = greatest(logits)?;
-    if sampling.temperature <= 0.0 {
-        return Some(best);
-    }
     let peak = usable(logits[best as usize]);
     let weight = |&logit: &f32| exp((usable(logit) - peak) / sampling.temperature);
     let weights: Vec<f32> = logits.iter().map(weight).collect();
@@ -107,7 +109,7 @@ fn usable(logit: f32) -> f32 {
 }
 
 /// The logits that a token is drawn from, where they are not those of the model.
-pub(crate) fn shaped(logits: &[f32], draw: &Draw<'_>) -> Option<Vec<f32>> {
+fn shaped(logits: &[f32], draw: &Draw<'_>) -> Option<Vec<f32>> {
     let is_shaping = is_shaping(draw.sampling);
     if !is_shaping && draw.mask.is_none() {
         return None;
@@ -120,6 +122,14 @@ pub(crate) fn shaped(logits: &[f32], draw: &Draw<'_>) -> Option<Vec<f32>> {
         shape::forbid(mask, &mut logits);
     }
     Some(logits)
+}
+
+/// The likeliest token once its row is shaped. A step waits for it: under a mask alone the row is not copied.
+pub(crate) fn likeliest_shaped(logits: &[f32], draw: &Draw<'_>) -> Option<u32> {
+    match draw.mask {
+        Some(mask) if !is_shaping(draw.sampling) => greatest_of(logits, mask),
+        _ => greatest(shaped(logits, draw).as_deref().unwrap_or(logits)),
+    }
 }
 
 /// The lowest id of the greatest logit that is [`usable`]. A row is read once,
@@ -135,6 +145,32 @@ pub(crate) fn greatest(logits: &[f32]) -> Option<u32> {
     let start = place?;
     let offset = logits[start..].iter().position(|logit| *logit >= best)?;
     Some((start + offset) as u32)
+}
+
+/// As [`greatest`], of the tokens that a mask has a bit of.
+fn greatest_of(logits: &[f32], mask: &[u32]) -> Option<u32> {
+    let (mut best, mut found) = (f32::NEG_INFINITY, None);
+    for (index, (block, &word)) in logits.chunks(WORD).zip(mask).enumerate() {
+        let peak = if word == 0 { f32::NEG_INFINITY } else { usable(peak_of(block, word)) };
+        if peak > best {
+            (best, found) = (peak, Some((index * WORD, block, word)));
+        }
+    }
+    let (start, block, word) = found?;
+    let is_best = |(bit, logit): (usize, &f32)| word >> bit & 1 == 1 && *logit >= best;
+    Some((start + block.iter().enumerate().position(is_best)?) as u32)
+}
+
+/// As [`peak`], of the logits of a word's bits.
+fn peak_of(block: &[f32], word: u32) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    for (part, shift) in block.chunks(LANES).zip((0..).step_by(LANES)) {
+        for (bit, (lane, &logit)) in lanes.iter_mut().zip(part).enumerate() {
+            let is_greater = word >> (shift + bit) & 1 == 1 && logit > *lane;
+            *lane = if is_greater { logit } else { *lane };
+        }
+    }
+    lanes.into_iter().fold(f32::NEG_INFINITY, f32::max)
 }
 
 /// The greatest of a block, NaN left out.

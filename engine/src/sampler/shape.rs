@@ -72,9 +72,7 @@ impl History {
 pub(super) fn forbid(mask: &[u32], logits: &mut [f32]) {
     for (word, logits) in mask.iter().zip(logits.chunks_mut(32)) {
         for (bit, logit) in logits.iter_mut().enumerate() {
-            if word >> bit & 1 == 0 {
-                *logit = f32::NEG_INFINITY;
-            }
+            *logit = if word >> bit & 1 == 1 { *logit } else { f32::NEG_INFINITY };
         }
     }
 }

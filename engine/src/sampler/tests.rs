@@ -200,6 +200,17 @@ proptest! {
         prop_assert_eq!(shaped, expected);
     }
 
+    /// Without copying the row, the likeliest that is allowed is the likeliest of the row with the others taken out.
+    #[test]
+    fn the_likeliest_of_a_mask_is_found_where_it_lies(
+        logits in prop::collection::vec(prop_oneof![-2.0..2.0f32, prop::num::f32::ANY], 1..200),
+        mask in prop::collection::vec(prop_oneof![Just(0), Just(!0), any::<u32>()], 7),
+    ) {
+        let greedy = Sampling { temperature: 0.0, ..Sampling::default() };
+        let draw = Draw { mask: Some(&mask), ..with(&greedy, &[0], 1) };
+        prop_assert_eq!(super::draw(&logits, &draw), greatest(&shaped(&logits, &draw).unwrap()));
+    }
+
     #[test]
     fn any_logits_give_a_token_that_may_be_drawn(
         logits in prop::collection::vec(prop::num::f32::ANY, 1..50),
