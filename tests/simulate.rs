@@ -45,7 +45,7 @@ fn a_simulation_says_what_came_of_it_and_agrees_with_itself() {
         csv.display()
     ));
     assert!(
-        ok && said.contains("TTFT") && said.contains("goodput") && said.contains("decision p99"),
+        ok && said.contains("TTFT") && said.contains("goodput") && said.contains("decision p50"),
         "{said}"
     );
     let file = RunFile::load(&json).unwrap();

@@ -5,6 +5,8 @@
 //! to and fro. Good where prompts and answers have nodes of their own and runs do not queue much;
 //! a node's own step model, which it publishes, is better where it can be had.
 
+use std::collections::BTreeMap;
+
 use baton_protocol::StepCost;
 
 use super::{ClusterShape, LAYER_GROUPS, Link, Machine};
@@ -80,7 +82,7 @@ impl Fitted {
         };
         Ok(Self {
             prefill: line(&prompts),
-            decode: line(&gaps),
+            decode: line(&middles(&gaps)),
             front: median(answered().filter_map(around)).max(0.0),
             handoff: median(answered().filter_map(waits)).max(0.0),
         })
@@ -145,6 +147,20 @@ fn gaps(records: &[Record], nodes: usize) -> Vec<Point> {
         }
     }
     points
+}
+
+/// The middle of the gaps with as many answers at once, as often as there are such: what came
+/// together on the way has hardly a gap between, and the next one is the longer for it.
+fn middles(gaps: &[Point]) -> Vec<Point> {
+    let mut levels: BTreeMap<u64, Vec<f64>> = BTreeMap::new();
+    for gap in gaps {
+        levels.entry(gap.units.round() as u64).or_default().push(gap.seconds);
+    }
+    let middle = |(units, seconds): (u64, Vec<f64>)| {
+        let point = Point { steps: 1.0, units: units as f64, seconds: median(seconds.iter().copied()) };
+        std::iter::repeat_n(point, seconds.len())
+    };
+    levels.into_iter().flat_map(middle).collect()
 }
 
 /// The line `base × steps + unit × units` through points, by relative errors, without those far off.
@@ -213,6 +229,17 @@ mod tests {
                 prop_assert!((cost.seconds(1.0, units, 0.0) / right - 1.0).abs() < 0.05, "{cost:?}");
             }
         }
+    }
+
+    #[test]
+    fn tokens_that_come_together_do_not_make_steps_short() {
+        let gap = |at: usize, units: f64| {
+            let step = 2e-3 + 5e-4 * units;
+            Point { steps: 1.0, units, seconds: if at % 5 == 0 { 1e-6 } else { step } }
+        };
+        let gaps: Vec<Point> = (0..400).map(|at| gap(at, (at / 50 + 1) as f64)).collect();
+        let cost = line(&middles(&gaps));
+        assert!((cost.base - 2e-3).abs() < 1e-4 && (cost.unit - 5e-4).abs() < 1e-5, "{cost:?}");
     }
 
     #[test]
