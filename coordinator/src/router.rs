@@ -75,6 +75,9 @@ pub struct Router {
     turn: AtomicU64,
 }
 
+/// How reluctantly a node takes a request, 0 being not at all; none: it does not.
+type Reluctance<'a, N> = &'a dyn Fn(&N) -> Option<u8>;
+
 /// What nodes hold of a prompt, looked up once for each page size.
 struct Looking<'a> {
     wanted: &'a Wanted<'a>,
@@ -138,7 +141,7 @@ impl<N: Seen> Pool<N> {
     /// Those to look at of the nodes that take the work, with the least reluctance that any of
     /// them has (none: it does not take it). The node whose turn it is stands where policies
     /// look for it.
-    fn shortlist(&self, turn: u64, reluctance: &dyn Fn(&N) -> Option<u8>, held: Option<&Held>) -> Vec<usize> {
+    fn shortlist(&self, turn: u64, reluctance: Reluctance<'_, N>, held: Option<&Held>) -> Vec<usize> {
         let count = self.nodes.len();
         let start = start(count, turn);
         let order = || (start..count).chain(0..start);
@@ -194,8 +197,8 @@ impl Router {
         &self,
         wanted: &Wanted<'_>,
         index: &PrefixIndex,
-        (decode, to): (&Pool<N>, &dyn Fn(&N) -> Option<u8>),
-        (prefill, from): (&Pool<N>, &dyn Fn(&N) -> Option<u8>),
+        (decode, to): (&Pool<N>, Reluctance<'_, N>),
+        (prefill, from): (&Pool<N>, Reluctance<'_, N>),
     ) -> Option<Choice> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let index = self.knows_prefixes.then_some(index);
@@ -227,7 +230,7 @@ impl Looking<'_> {
     fn at<N: Seen>(
         &mut self,
         pool: &Pool<N>,
-        reluctance: &dyn Fn(&N) -> Option<u8>,
+        reluctance: Reluctance<'_, N>,
         turn: u64,
     ) -> (Vec<usize>, Vec<Candidate>) {
         let list = match pool.nodes.first().filter(|_| self.index.is_some()) {

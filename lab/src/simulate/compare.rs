@@ -15,8 +15,10 @@ pub struct Compared {
     pub bound: f64,
 }
 
-/// Figures, each with the error that it may have.
-const FIGURES: [(&str, f64, fn(&Figures) -> f64); 5] = [
+/// A figure's name, the error that it may have, and where it stands.
+type Compares = (&'static str, f64, fn(&Figures) -> f64);
+
+const FIGURES: [Compares; 5] = [
     ("TTFT p50, ms", 0.1, |of| 1e3 * of.ttft.p50),
     ("TTFT p99, ms", 0.2, |of| 1e3 * of.ttft.p99),
     ("ITL p50, ms", 0.1, |of| 1e3 * of.itl.p50),
@@ -26,7 +28,7 @@ const FIGURES: [(&str, f64, fn(&Figures) -> f64); 5] = [
 
 /// Of runs of the same traffics, in the same order.
 pub fn compare(measured: &[&Figures], simulated: &[&Figures]) -> Vec<Compared> {
-    let of = |(name, bound, figure): (&'static str, f64, fn(&Figures) -> f64)| Compared {
+    let of = |(name, bound, figure): Compares| Compared {
         name,
         measured: measured.iter().map(|of| figure(of)).collect(),
         simulated: simulated.iter().map(|of| figure(of)).collect(),

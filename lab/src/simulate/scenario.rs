@@ -164,7 +164,7 @@ impl ScenarioFile {
             match event {
                 Happening::Rate { at, times } => rates.push((checked("at", at)?, checked("times", times)?)),
                 Happening::Fails { at, node } => {
-                    changes.push(cluster.change(at, &node, |node| What::Fails { node })?)
+                    changes.push(cluster.change(at, &node, |node| What::Fails { node })?);
                 }
                 Happening::Returns { at, node } => {
                     changes.push(cluster.change(at, &node, |node| What::Returns { node })?);
