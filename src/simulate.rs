@@ -42,11 +42,11 @@ pub fn run(args: &Simulate) -> Result<()> {
     let file = scenario(args)?;
     match &args.against {
         Some(path) => against(args, &file, path),
-        None => alone(args, file),
+        None => alone(args, &file),
     }
 }
 
-fn alone(args: &Simulate, file: ScenarioFile) -> Result<()> {
+fn alone(args: &Simulate, file: &ScenarioFile) -> Result<()> {
     let parts: &[f64] = if args.growth { &GROWTH } else { &[1.0] };
     let mut costs = Table::new([
         "nodes",

@@ -131,7 +131,7 @@ pub fn run(scenario: Scenario) -> Simulated {
     let mut world = World::new((&coordinator, seed), (nodes, index), (traffic, &classes), &changes);
     world.run();
     #[cfg(test)]
-    assert!(world.nodes().iter().all(|node| node.is_idle()), "a node is left with something");
+    assert!(world.nodes().iter().all(Node::is_idle), "a node is left with something");
     let busy = busy(world.nodes(), &cluster, world.cost.seconds);
     let (records, kv_usage) = (std::mem::take(&mut world.records), std::mem::take(&mut world.kv_usage));
     let first = records.iter().map(|record| record.intended).min_by(f64::total_cmp).unwrap_or(0.0);

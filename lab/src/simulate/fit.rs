@@ -235,7 +235,7 @@ mod tests {
     fn tokens_that_come_together_do_not_make_steps_short() {
         let gap = |at: usize, units: f64| {
             let step = 2e-3 + 5e-4 * units;
-            Point { steps: 1.0, units, seconds: if at % 5 == 0 { 1e-6 } else { step } }
+            Point { steps: 1.0, units, seconds: if at.is_multiple_of(5) { 1e-6 } else { step } }
         };
         let gaps: Vec<Point> = (0..400).map(|at| gap(at, (at / 50 + 1) as f64)).collect();
         let cost = line(&middles(&gaps));
