@@ -32,6 +32,27 @@ def test_an_agent_calls_a_tool_and_answers(example):
     assert answers.strip()
 
 
+def test_anthropics_client_streams():
+    shown = run(sys.executable, EXAMPLES / "anthropic_client.py").splitlines()
+    assert re.fullmatch(r"\(\d+ prompt tokens\)", shown[0]) and re.fullmatch(r"\(\d+ generated\)", shown[-1]), shown
+    assert "".join(shown[1:-1]).strip(), shown
+
+
+def test_clients_of_text_generation_go_on():
+    shown = run(sys.executable, EXAMPLES / "text_generation_client.py", "One two three")
+    text, counted = shown.rsplit("\n(", 1)
+    assert text.startswith("One two three") and len(text) > len("One two three"), shown
+    assert re.fullmatch(r"\d+ generated: (length|eos_token)\)\n", counted), shown
+    chat, continued = run(sys.executable, EXAMPLES / "huggingface_client.py").rsplit("\nOne two three ", 1)
+    assert chat.strip() and continued.strip()
+
+
+def test_a_program_of_sglangs_language_runs():
+    shown = run(sys.executable, EXAMPLES / "sglang_program.py").splitlines()
+    answers = [re.fullmatch(r".+ \| for sports: (yes|no) \| a year: (19|20)\d\d", line) for line in shown]
+    assert len(answers) == 2 and all(answers), shown
+
+
 def computed():
     """Requests that nodes were given, as the coordinator counts them."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
