@@ -1,15 +1,21 @@
 //! The bytes of a call's body, within their limits.
 
+use std::time::Duration;
+
 use axum::{
-    body::Body,
+    body::{Body, BodyDataStream},
     http::{
         HeaderMap, Request,
-        header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE},
+        header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT},
     },
 };
 use futures::StreamExt;
 
 use crate::{Config, error::ApiError};
+
+/// Of a body that is too large, so many times the limit is read over, for so long.
+const PASSED_OVER: usize = 4;
+const PASSING: Duration = Duration::from_secs(1);
 
 /// Reads a JSON body to its end.
 ///
@@ -20,27 +26,47 @@ pub async fn read(request: Request<Body>, config: &Config) -> Result<Vec<u8>, Ap
     if !is_plain_json(&head.headers) {
         return Err(ApiError::MediaType { wanted: "application/json" });
     }
-    let limit = config.max_body_bytes;
+    let (limit, timeout) = (config.max_body_bytes, config.body_timeout());
+    let mut parts = body.into_data_stream();
     if declared_bytes(&head.headers).is_some_and(|bytes| bytes > limit) {
+        if !head.headers.contains_key(EXPECT) {
+            pass_over(&mut parts, limit).await;
+        }
         return Err(ApiError::BodySize { limit, setting: "max_body_bytes" });
     }
-    let timeout = config.body_timeout();
-    tokio::time::timeout(timeout, collect(body, limit))
+    tokio::time::timeout(timeout, collect(&mut parts, limit))
         .await
         .unwrap_or(Err(ApiError::BodyTimeout { limit: timeout }))
 }
 
-async fn collect(body: Body, limit: usize) -> Result<Vec<u8>, ApiError> {
+async fn collect(parts: &mut BodyDataStream, limit: usize) -> Result<Vec<u8>, ApiError> {
     let mut bytes = Vec::new();
-    let mut parts = body.into_data_stream();
     while let Some(part) = parts.next().await {
         let part = part.map_err(|_| ApiError::BodyBroken)?;
         if bytes.len() + part.len() > limit {
+            drop(bytes);
+            pass_over(parts, limit).await;
             return Err(ApiError::BodySize { limit, setting: "max_body_bytes" });
         }
         bytes.extend_from_slice(&part);
     }
     Ok(bytes)
+}
+
+/// Reads what is too much, within bounds, and keeps nothing of it: a connection that is closed while its
+/// caller writes may be broken before the refusal is read.
+async fn pass_over(parts: &mut BodyDataStream, limit: usize) {
+    let mut left = PASSED_OVER * limit;
+    let passing = async {
+        while let Some(Ok(part)) = parts.next().await {
+            left = left.saturating_sub(part.len());
+            if left == 0 {
+                break;
+            }
+        }
+    };
+    // Whoever sends nothing is told at once after this.
+    let _ = tokio::time::timeout(PASSING, passing).await;
 }
 
 fn is_plain_json(headers: &HeaderMap) -> bool {
