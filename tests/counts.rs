@@ -15,6 +15,8 @@ pub struct Counts {
     pub schemas: usize,
     /// Random regular expressions that answers are held to.
     pub regexes: usize,
+    /// Times that a decode node dies, a few of these answers each time.
+    pub structured_losses: usize,
     /// Seconds of 32 concurrent streams on the real model.
     pub load_seconds: u64,
     /// Rounds of each fault on the process cluster.
@@ -42,6 +44,7 @@ const CI: Counts = Counts {
     golden_forced_stride: 6,
     schemas: 16,
     regexes: 8,
+    structured_losses: 1,
     load_seconds: 10,
     chaos_rounds: 1,
     requests_without_etcd: 8,
@@ -59,6 +62,7 @@ const FULL: Counts = Counts {
     golden_forced_stride: 1,
     schemas: 300,
     regexes: 100,
+    structured_losses: usize::MAX,
     load_seconds: 60,
     chaos_rounds: 5,
     requests_without_etcd: 40,

@@ -29,6 +29,8 @@ listen = "127.0.0.1:0"
 
 /// Requests under way at once.
 const TOGETHER: usize = 8;
+/// A prefill node and two decode nodes.
+const WORKERS: usize = 3;
 
 /// What an answer must be, and how that is found out without the code under test.
 enum Rule {
@@ -120,9 +122,26 @@ async fn answers_are_what_their_grammars_say_wherever_they_are_made() {
     assert_same(&cases, &expected, &expected);
     assert_same(&cases, &answers(&split, &cases).await, &expected);
 
-    // Once more, and in the middle of it a decode node is gone.
-    let count = cases.len().min(TOGETHER);
-    let (cases, expected) = (&cases[..count], &expected[..count]);
+    // The schemas once more, and in the middle of each few a decode node is gone.
+    let (schemas, expected) = (&cases[..counts().schemas], &expected[..counts().schemas]);
+    let rounds = schemas.chunks(TOGETHER).zip(expected.chunks(TOGETHER)).take(counts().structured_losses);
+    let (mut losses, count) = (0, rounds.len());
+    for (cases, expected) in rounds {
+        let (found, is_lost) = answers_with_a_loss(&mut split, cases).await;
+        assert_same(cases, &found, expected);
+        split.wait_until_idle(Duration::from_secs(30)).await;
+        if is_lost {
+            losses += 1;
+            split.start_node("decode-1");
+            split.wait_for_members(WORKERS).await;
+        }
+    }
+    println!("{} schemas, {losses} decode nodes lost in {count} rounds of them", schemas.len());
+    assert!(2 * losses >= count, "{losses} of {count}");
+}
+
+/// While decode-1 is killed at work, unless all were done before it was seen at work.
+async fn answers_with_a_loss(split: &mut Cluster, cases: &[Case]) -> (Vec<StreamedAnswer>, bool) {
     let asking = {
         let (http, url) = (split.http.clone(), split.url.clone());
         let ask = |case: &Case| {
@@ -131,15 +150,15 @@ async fn answers_are_what_their_grammars_say_wherever_they_are_made() {
         };
         futures::future::join_all(cases.iter().map(ask).collect::<Vec<_>>())
     };
-    let losing = async {
-        let is_at_work = |pages: &PageCounts| pages.running > 0;
-        eventually("decode-1 to be at work", || async {
-            split.pages("decode-1").await.filter(is_at_work).map(drop)
-        })
-        .await;
-        split.kill("decode-1");
-    };
-    let (found, ()) = tokio::join!(asking, losing);
-    assert_same(cases, &found, expected);
-    split.wait_until_idle(Duration::from_secs(30)).await;
+    let is_at_work = |pages: &PageCounts| pages.running > 0;
+    let working = eventually("decode-1 to be at work", || async {
+        split.pages("decode-1").await.filter(is_at_work).map(drop)
+    });
+    let mut asking = std::pin::pin!(asking);
+    tokio::select! {
+        found = &mut asking => return (found, false),
+        () = working => {}
+    }
+    split.kill("decode-1");
+    (asking.await, true)
 }
