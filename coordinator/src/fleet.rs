@@ -278,6 +278,7 @@ impl Fleet {
         if nodes.get(node.id()).is_some_and(|known| Arc::ptr_eq(known, node)) {
             nodes.remove(node.id());
             drop(nodes);
+            self.measure_pools();
             self.pools.lock().clear();
             self.outliers.lock().forget(node.id());
             tracing::info!(node = %node.id(), "node left");
@@ -287,18 +288,36 @@ impl Fleet {
 
     /// Lists a node's model.
     fn learn(&self, info: &NodeInfo) {
+        let mut models = self.models.lock();
+        let known = models.get(&info.model).map(|model| model.pool_tokens);
         let model = ServedModel {
             name: info.model.clone(),
             text_digest: info.text_digest.clone(),
             context_tokens: info.context_tokens,
+            pool_tokens: known.unwrap_or_else(|| pool_tokens(info)),
             fingerprint: info.model_fingerprint.clone(),
         };
-        self.models.lock().insert(model.name.clone(), model);
+        models.insert(model.name.clone(), model);
+    }
+
+    /// Finds out what fits on every node of each model. Without a node it stays as it was.
+    fn measure_pools(&self) {
+        let nodes = self.nodes();
+        for model in self.models.lock().values_mut() {
+            let infos = nodes.iter().map(|node| node.info()).filter(|info| info.model == model.name);
+            model.pool_tokens = infos.map(|info| pool_tokens(&info)).min().unwrap_or(model.pool_tokens);
+        }
     }
 
     fn tell(&self) {
+        self.measure_pools();
         self.pools.lock().clear();
         self.metrics.set_nodes(self.nodes.lock().values().map(|node| node.health()));
         self.changed.send_replace(());
     }
+}
+
+/// What the pages of a node hold, in tokens.
+fn pool_tokens(info: &NodeInfo) -> u32 {
+    u32::try_from(info.pages.saturating_mul(u64::from(info.kv.page_tokens))).unwrap_or(u32::MAX)
 }

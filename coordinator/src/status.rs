@@ -16,6 +16,8 @@ pub struct ServedModel {
     pub text_digest: String,
     /// Longest sequence, in tokens.
     pub context_tokens: u32,
+    /// What the pages of its smallest node hold, in tokens.
+    pub pool_tokens: u32,
     /// Weights and shape in one hash.
     pub fingerprint: String,
 }
@@ -60,6 +62,15 @@ pub struct NodeStatus {
     pub kv_paths: Vec<KvPath>,
     /// Pages of its prefix cache that are in the index.
     pub indexed_pages: u64,
+}
+
+// === impl ServedModel ===
+
+impl ServedModel {
+    /// Longest sequence that every node of it can hold, in tokens.
+    pub fn longest(&self) -> u32 {
+        self.context_tokens.min(self.pool_tokens)
+    }
 }
 
 pub(crate) fn of(fleet: &Fleet, registry: RegistryHealth) -> ClusterStatus {

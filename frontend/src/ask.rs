@@ -122,8 +122,16 @@ pub struct Parameters {
     pub stream: bool,
     /// Until the end of the answer; no later than the server's own limit.
     pub deadline: Option<Duration>,
-    /// Place in line where no header says one.
-    pub priority: i32,
+    /// Place in line where no header says one; none: nothing was said of it.
+    pub tier: Option<Tier>,
+}
+
+/// OpenAI's tiers of service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tier {
+    Flex,
+    Default,
+    Priority,
 }
 
 /// How likely the tokens of a prompt are.
@@ -206,7 +214,29 @@ impl Default for Parameters {
             embedding: None,
             stream: false,
             deadline: None,
-            priority: 0,
+            tier: None,
+        }
+    }
+}
+
+// === impl Tier ===
+
+impl Tier {
+    /// Its place in line, among -100 to 100.
+    pub fn priority(self) -> i32 {
+        match self {
+            Self::Flex => -10,
+            Self::Default => 0,
+            Self::Priority => 10,
+        }
+    }
+
+    /// As OpenAI calls it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Flex => "flex",
+            Self::Default => "default",
+            Self::Priority => "priority",
         }
     }
 }

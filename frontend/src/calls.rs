@@ -13,7 +13,7 @@ use tracing::debug;
 
 use crate::{
     Answer, Config, Dispatch,
-    ask::{Ask, Call, Parameters, Prompt},
+    ask::{Ask, Call, Parameters, Prompt, Tier},
     body,
     door::tenant::Tenant,
     error::ApiError,
@@ -115,7 +115,7 @@ impl Desk {
         let Call { mut ask, reply } = call;
         ask.parameters.deadline = deadline;
         if wishes.priority == 0 {
-            wishes.priority = ask.parameters.priority;
+            wishes.priority = ask.parameters.tier.map_or(0, Tier::priority);
         }
         let place = if ask.parameters.stream { Some(self.place()?) } else { None };
         let (ask, requests, text) = self.requests(id, tenant, ask).await?;

@@ -18,7 +18,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use axum::http::{HeaderMap, header::AUTHORIZATION};
+use axum::http::{HeaderMap, HeaderName, header::AUTHORIZATION};
 use parking_lot::RwLock;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -44,6 +44,9 @@ pub struct Door {
 
 /// A version of the file: when it was written, and its length.
 type Stamp = Option<(SystemTime, u64)>;
+
+/// Anthropic's own.
+const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 /// Time between two looks at the file.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -144,9 +147,15 @@ async fn heard(hangup: &mut Option<Signal>) {
 
 /// The key of a call: OpenAI's clients send it as a bearer's token, Anthropic's in a header of its own.
 fn presented(headers: &HeaderMap) -> Option<&str> {
-    let bearer = headers.get(AUTHORIZATION).and_then(|value| {
-        let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
+    // Where a header is there twice, what stands before this server may have looked at the other.
+    let once = |name: &HeaderName| {
+        let mut said = headers.get_all(name).iter();
+        let first = said.next()?.to_str().ok();
+        if said.next().is_some() { None } else { first }
+    };
+    let bearer = once(&AUTHORIZATION).and_then(|said| {
+        let (scheme, token) = said.split_once(' ')?;
         scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
     });
-    bearer.or_else(|| headers.get("x-api-key")?.to_str().ok())
+    bearer.or_else(|| once(&X_API_KEY))
 }

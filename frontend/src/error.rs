@@ -10,6 +10,7 @@ use axum::{
     },
     response::{IntoResponse, Response},
 };
+use baton_coordinator::ServedModel;
 use baton_protocol::{ErrorCode, Failure};
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -59,6 +60,9 @@ pub enum ApiError {
         /// Its name.
         model: String,
     },
+    /// It is for no host, for two, or for something that is none.
+    #[error("a call names one host, once")]
+    Host,
     /// No such route.
     #[error("no such route")]
     NoRoute,
@@ -213,6 +217,7 @@ impl ApiError {
             | Self::Unsupported { .. }
             | Self::ContextLength { .. }
             | Self::Form { .. }
+            | Self::Host
             | Self::BodyBroken => StatusCode::BAD_REQUEST,
             Self::UnknownModel { .. } | Self::Absent { .. } | Self::NoRoute => StatusCode::NOT_FOUND,
             Self::KeyReused { running: true } | Self::Conflict { .. } => StatusCode::CONFLICT,
@@ -252,6 +257,7 @@ impl ApiError {
             Self::Unsupported { param } => (Some(param), "unsupported_parameter"),
             Self::ContextLength { param, .. } => (Some(param), "context_length_exceeded"),
             Self::UnknownModel { .. } => (Some("model"), "model_not_found"),
+            Self::Host => (None, "invalid_host"),
             Self::NoRoute => (None, "not_found"),
             Self::Method => (None, "method_not_allowed"),
             Self::KeyReused { running: true } => (None, "idempotency_key_in_use"),
@@ -316,9 +322,9 @@ impl ApiError {
 // === impl TokenLimit ===
 
 impl TokenLimit {
-    /// Of a model with this context.
-    pub(crate) fn context(tokens: u32) -> Self {
-        Self { tokens, setting: None }
+    /// Of a model, and of what its nodes can hold.
+    pub(crate) fn of(model: &ServedModel) -> Self {
+        Self { tokens: model.context_tokens, setting: None }.or_lower("engine.pages", model.pool_tokens)
     }
 
     /// That of a setting, if it is lower. 0 sets none.
@@ -401,5 +407,20 @@ mod tests {
         let response = ApiError::from(failure).into_response();
         assert_eq!(response.status(), 429);
         assert_eq!(response.headers()[RETRY_AFTER], "2");
+    }
+
+    #[test]
+    fn the_lowest_limit_is_the_one_that_is_named() {
+        let model = |pool_tokens| ServedModel {
+            name: String::new(),
+            text_digest: String::new(),
+            context_tokens: 100,
+            pool_tokens,
+            fingerprint: String::new(),
+        };
+        let said = |pool, most| TokenLimit::of(&model(pool)).or_lower("frontend.most", most).to_string();
+        assert_eq!(said(100, 0), "the model's context of 100 tokens");
+        assert_eq!(said(80, 90), "the limit of 80 tokens (engine.pages)");
+        assert_eq!(said(80, 70), "the limit of 70 tokens (frontend.most)");
     }
 }

@@ -4,7 +4,7 @@
 //!
 //! - [`serve`](fn@serve): accepts connections, one task each, and lets them end on shutdown; [`write_timeout`]: not for ever
 //! - [`routes`]: which path does what; request ids and counting around every call
-//! - [`door`]: who may come in: API keys, tenants and their limits, CORS
+//! - [`host`]: whom a call is for; [`door`]: who may come in: API keys, tenants and their limits, CORS
 //! - [`replay`]: calls with an `Idempotency-Key` are computed once
 //! - [`body`]: bytes of a request within their limits; [`json`]: strict JSON; [`fields`]: typed fields by name
 //! - [`openai`], [`vllm`], [`anthropic`], [`tgi`], [`sglang`]: dialects: routes, how their bodies become an [`ask`], how answers are
@@ -38,6 +38,7 @@ mod fields;
 mod files;
 mod generation;
 mod grammars;
+mod host;
 mod json;
 mod metrics;
 mod openai;

@@ -18,7 +18,7 @@ use baton_protocol::{Request, RequestId};
 use serde::Serialize;
 
 use crate::{
-    ask::Ask,
+    ask::{Ask, Tier},
     error::ApiError,
     generation::{Delta, Used},
 };
@@ -76,6 +76,8 @@ pub struct Facts {
     /// Of a prompt's choices only this many are shown, the likeliest first.
     pub best: Option<u32>,
     pub prompts: u32,
+    /// The tier of service, if the call says one.
+    pub tier: Option<Tier>,
 }
 
 /// Server-sent events that are to be sent next.
@@ -103,6 +105,7 @@ impl Facts {
             max_tokens: first.stop.max_tokens,
             best: ask.parameters.best,
             prompts: requests.len() as u32,
+            tier: ask.parameters.tier,
         })
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
-use axum::Router;
+use axum::{Router, middleware::from_fn};
 use baton_model::ModelText;
 use baton_trust::Listener;
 use hyper::server::conn::http1;
@@ -22,6 +22,7 @@ use tracing::{debug, info, warn};
 use crate::{
     Config, ConfigError, Dispatch, Door, HttpMetrics, Shelves,
     batches::work_on_all,
+    host::one_host,
     replay::{self, Calls, Replicas, Seat, Store},
     routes,
     write_timeout::WriteTimeout,
@@ -156,6 +157,7 @@ async fn converse_with_all(
     let (grace, write_timeout) = (config.grace(), config.write_timeout());
     let places = Arc::new(Semaphore::new(config.max_connections));
     let http = connection_settings(config);
+    let router = router.layer(from_fn(one_host));
     let stop = CancellationToken::new();
     let mut connections = JoinSet::new();
     let mut shutdown = pin!(shutdown);

@@ -69,7 +69,7 @@ async fn told(room: &Room) -> Result<Response, ApiError> {
     let (model, _) = room.desk.texts.of_model(None).await?;
     let config = &room.desk.config;
     let at_most = |limit: u32, most: u32| if limit == 0 { most } else { limit.min(most) };
-    let max_total_tokens = at_most(config.max_total_tokens, model.context_tokens);
+    let max_total_tokens = at_most(config.max_total_tokens, model.longest());
     Ok(Json(json!({
         "model_id": model.name,
         "model_sha": model.fingerprint,

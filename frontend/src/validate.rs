@@ -272,8 +272,7 @@ impl Terms<'_> {
     }
 
     fn total_limit(&self) -> TokenLimit {
-        TokenLimit::context(self.model.context_tokens)
-            .or_lower("frontend.max_total_tokens", self.config.max_total_tokens)
+        TokenLimit::of(self.model).or_lower("frontend.max_total_tokens", self.config.max_total_tokens)
     }
 
     fn input_limit(&self) -> TokenLimit {

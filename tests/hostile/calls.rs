@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 /// A call that is to be refused.
+#[derive(Clone)]
 pub struct Call {
     /// What is bad about it.
     pub what: &'static str,
@@ -10,28 +11,38 @@ pub struct Call {
     pub body: String,
     /// What the refusal names: a field, or a word of its message.
     pub names: &'static str,
-    /// Whether it may be answered too: it costs nothing.
-    pub may_pass: bool,
+    /// What may come of it.
+    pub may: May,
+}
+
+/// What may come of a call.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum May {
+    Refuse,
+    /// It costs nothing.
+    Both,
+    /// It is unusual, and right.
+    Answer,
 }
 
 const CHAT: &str = "/v1/chat/completions";
-const COMPLETIONS: &str = "/v1/completions";
+pub const COMPLETIONS: &str = "/v1/completions";
 
 // === impl Call ===
 
 impl Call {
-    fn raw(what: &'static str, path: &'static str, body: String, names: &'static str) -> Self {
-        Self { what, path, body, names, may_pass: false }
+    pub fn raw(what: &'static str, path: &'static str, body: String, names: &'static str) -> Self {
+        Self { what, path, body, names, may: May::Refuse }
     }
 
     /// A chat that is good but for these fields.
-    fn chat(what: &'static str, change: Value, names: &'static str) -> Self {
+    pub fn chat(what: &'static str, change: Value, names: &'static str) -> Self {
         let good = json!({"model": "mock", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4});
         Self::raw(what, CHAT, with(good, change), names)
     }
 
     /// The same of a completion.
-    fn completion(what: &'static str, change: Value, names: &'static str) -> Self {
+    pub fn completion(what: &'static str, change: Value, names: &'static str) -> Self {
         let good = json!({"model": "mock", "prompt": "hi", "max_tokens": 4});
         Self::raw(what, COMPLETIONS, with(good, change), names)
     }
@@ -41,12 +52,17 @@ impl Call {
         Self::chat(what, json!({"messages": [{"role": "user", "content": [part]}]}), "messages[0].content[0]")
     }
 
-    fn or_answered(self) -> Self {
-        Self { may_pass: true, ..self }
+    pub fn or_answered(self) -> Self {
+        Self { may: May::Both, ..self }
+    }
+
+    pub fn answered(self) -> Self {
+        Self { may: May::Answer, ..self }
     }
 }
 
-fn with(mut body: Value, change: Value) -> String {
+/// A body with other fields.
+pub fn with(mut body: Value, change: Value) -> String {
     if let (Value::Object(body), Value::Object(change)) = (&mut body, change) {
         body.extend(change);
     }
@@ -67,7 +83,7 @@ pub fn calls() -> Vec<Call> {
 
 /// Bodies that are no calls.
 fn bodies() -> Vec<Call> {
-    let good = r#"{"model":"mock","messages":[{"role":"user","content":"hi"}]"#;
+    let good = r#"{"model":"mock","max_tokens":4,"messages":[{"role":"user","content":"hi"}]"#;
     vec![
         Call::raw("arrays in arrays", CHAT, "[".repeat(100_000), "JSON"),
         Call::raw("objects in objects", CHAT, r#"{"a":"#.repeat(100_000), "JSON"),

@@ -132,6 +132,17 @@ async fn the_model_text_is_fetched_by_digest() {
 }
 
 #[tokio::test]
+async fn a_sequence_may_be_as_long_as_every_node_can_hold() {
+    let sized = |id, pages| NodeInfo { pages, ..node_info(id, &[Role::Decode]) };
+    for (pages, longest) in [([8, 3], 48), ([2, 8], 32), ([8, 8], 64)] {
+        let nodes = vec![sized("a", pages[0]), sized("b", pages[1])];
+        let cluster = Cluster::start(config(), nodes).await;
+        let model = cluster.coordinator.models().remove(0);
+        assert_eq!((model.context_tokens, model.longest()), (64, longest), "{pages:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_text_of_another_digest_is_not_taken() {
     let info = NodeInfo { text_digest: "00".into(), ..node_info("d", &[Role::Decode]) };
     let cluster = Cluster::start(config(), vec![info]).await;

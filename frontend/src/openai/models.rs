@@ -57,7 +57,7 @@ impl<'a> ModelWords<'a> {
             object: "model",
             created: room.started,
             owned_by: "baton",
-            max_model_len: model.context_tokens,
+            max_model_len: model.longest(),
         }
     }
 }

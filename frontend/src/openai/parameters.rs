@@ -5,14 +5,11 @@ use serde_json::{Value, json};
 
 use crate::{
     Config,
-    ask::{Named, Parameters, Told, Truncate},
+    ask::{Named, Parameters, Tier, Told, Truncate},
     error::ApiError,
     fields::Fields,
     grammars,
 };
-
-/// Between one tier of service and the next.
-const TIER: i32 = 10;
 
 /// How the answer is sent.
 pub struct Streaming {
@@ -53,7 +50,7 @@ pub fn read(body: &mut Fields, config: &Config, may_be_empty: bool) -> Result<Pa
         // vLLM's name and SGLang's.
         shows_stop: body.boolean("include_stop_str_in_output")? | body.boolean("no_stop_trim")?,
         spells_control: !body.boolean_or("skip_special_tokens", true)?,
-        priority: tier(body)?,
+        tier: tier(body)?,
         choices: body.limited("n", 1..=config.max_choices, "max_choices")?.unwrap_or(1),
         ..Parameters::default()
     })
@@ -129,15 +126,16 @@ fn bookkeeping(body: &mut Fields) -> Result<(), ApiError> {
     body.only("store", &[json!(false)])
 }
 
-/// OpenAI's tiers of service, as places in line.
+/// The tier of service.
 ///
 /// # Errors
 /// When there is no such tier.
-pub fn tier(body: &mut Fields) -> Result<i32, ApiError> {
+pub fn tier(body: &mut Fields) -> Result<Option<Tier>, ApiError> {
     match body.string("service_tier")?.as_deref() {
-        None | Some("auto" | "default") => Ok(0),
-        Some("flex") => Ok(-TIER),
-        Some("priority") => Ok(TIER),
+        None => Ok(None),
+        Some("auto" | "default") => Ok(Some(Tier::Default)),
+        Some("flex") => Ok(Some(Tier::Flex)),
+        Some("priority") => Ok(Some(Tier::Priority)),
         Some(_) => Err(ApiError::Unsupported { param: "service_tier".to_owned() }),
     }
 }

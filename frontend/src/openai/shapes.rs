@@ -7,7 +7,7 @@ use super::{
     logprobs::{ChatLogprobs, CompletionLogprobs, PromptLogprobs},
     usage::Usage,
 };
-use crate::{generation::End, reply::Facts};
+use crate::{ask::Tier, generation::End, reply::Facts};
 
 /// What every object of an answer begins with.
 pub struct Envelope<'a> {
@@ -15,6 +15,7 @@ pub struct Envelope<'a> {
     object: &'static str,
     created: u64,
     model: &'a str,
+    service_tier: Option<&'static str>,
 }
 
 /// A whole answer or one chunk of a stream.
@@ -25,6 +26,9 @@ pub struct Object<'a, C> {
     object: &'static str,
     created: u64,
     model: &'a str,
+    /// Where the call says one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    service_tier: Option<&'static str>,
     choices: &'a [C],
     /// Left off, null or there: a stream that ends with usage says null until then.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -134,7 +138,13 @@ pub fn stop_reason(end: &End) -> Option<&str> {
 impl<'a> Envelope<'a> {
     /// Of the answer to a call; its id begins with `prefix`.
     pub fn new(object: &'static str, prefix: &str, facts: &'a Facts) -> Self {
-        Self { id: format!("{prefix}-{}", facts.id), object, created: facts.created, model: &facts.model }
+        Self {
+            id: format!("{prefix}-{}", facts.id),
+            object,
+            created: facts.created,
+            model: &facts.model,
+            service_tier: facts.tier.map(Tier::word),
+        }
     }
 
     /// With these choices.
@@ -144,6 +154,7 @@ impl<'a> Envelope<'a> {
             object: self.object,
             created: self.created,
             model: self.model,
+            service_tier: self.service_tier,
             choices,
             usage,
             prompt_logprobs: None,

@@ -51,7 +51,9 @@ async fn tiers_of_service_are_places_in_line_where_no_header_says_one() {
             ("/v1/chat/completions", json!({"model": "mock", "messages": message, "service_tier": tier})),
             ("/v1/responses", json!({"model": "mock", "input": "hi", "service_tier": tier})),
         ] {
-            assert_eq!(post(&server, path, &[], body.clone()).await.status(), 200, "{path}");
+            let answer: Value = post(&server, path, &[], body.clone()).await.json().await.unwrap();
+            let used = if tier == "auto" { "default" } else { tier };
+            assert_eq!(answer["service_tier"], used, "{path}: {answer}");
             assert_eq!(server.script.wishes.lock().pop().unwrap().priority, expected, "{path} {tier}");
             assert_eq!(post(&server, path, &[("x-baton-priority", "3")], body).await.status(), 200, "{path}");
             assert_eq!(server.script.wishes.lock().pop().unwrap().priority, 3, "{path} {tier}");

@@ -208,6 +208,7 @@ impl Dispatch for Cluster {
             name: "mock".to_owned(),
             text_digest: TEXT.digest(),
             context_tokens: self.0.context,
+            pool_tokens: u32::MAX,
             fingerprint: String::new(),
         }]
     }

@@ -45,7 +45,7 @@ pub async fn tokenized(desk: &Desk, call: TokenizeCall) -> Result<Response, ApiE
     let strings: Option<Vec<_>> = strings.then(|| tokens.iter().map(string).collect());
     Ok(Json(json!({
         "count": tokens.len(),
-        "max_model_len": model.context_tokens,
+        "max_model_len": model.longest(),
         "tokens": tokens,
         "token_strs": strings,
     }))

@@ -100,7 +100,7 @@ pub fn read(object: Map<String, Value>, config: &Config) -> Result<Asked, ApiErr
         max_tokens: max_tokens.map(|value| Named { value, param: "max_output_tokens" }),
         logprobs: logprobs(&mut body, config)?,
         stream: streaming(&mut body)?,
-        priority: parameters::tier(&mut body)?,
+        tier: parameters::tier(&mut body)?,
         ..Parameters::default()
     };
     let mut reasoning = body.object("reasoning")?;
