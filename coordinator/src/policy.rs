@@ -2,16 +2,17 @@
 //!
 //! - [`Policy`]: the trait; `round_robin`, `least_loaded` and `prefix_aware` rank each side by itself
 //! - [`Predicted`]: pairs by what is foretold of them
-//! - `predict`: what a request would see on given nodes
+//! - `predict`: what a request would see on given nodes; [`suppose`]: of nodes that have said nothing yet
 
 mod predict;
 mod predicted;
+mod unknown;
 
 use std::sync::Arc;
 
 use baton_protocol::{Budgets, NodeInfo, Request, Role, wire::KvPath};
 
-pub use self::{predict::Prediction, predicted::Predicted};
+pub use self::{predict::Prediction, predicted::Predicted, unknown::suppose};
 use crate::{Load, PolicyName, Sent};
 
 /// What a node is wanted for.

@@ -203,8 +203,9 @@ impl Router {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let index = self.knows_prefixes.then_some(index);
         let mut looking = Looking { wanted, index, held: Vec::new() };
-        let (to, decoding) = looking.at(decode, to, turn);
-        let (from, prefilling) = looking.at(prefill, from, turn);
+        let (to, mut decoding) = looking.at(decode, to, turn);
+        let (from, mut prefilling) = looking.at(prefill, from, turn);
+        policy::suppose(&mut decoding, &mut prefilling);
         let pair = self.policy.pair(&Ask {
             request: wanted.request,
             budgets: wanted.budgets,

@@ -10,6 +10,7 @@
 //! When pages run out the youngest goes back to waiting without its pages and
 //! is computed again later. The oldest always goes on, so all end.
 
+mod admission;
 mod budget;
 mod fit;
 mod keeper;
@@ -23,13 +24,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use baton_protocol::{ErrorCode, Failure, PageCounts, StepModel};
+use baton_protocol::{ErrorCode, Failure, StepModel};
 
 use crate::{
-    SchedulerConfig, SequenceEvent,
+    SchedulerConfig,
     batch::{Batch, BatchSequence},
     guide::{Guides, PATIENCE},
-    kv::{Hold, KvPool, PageId, PageRef},
+    kv::{KvPool, PageId, PageRef},
     metrics::EngineMetrics,
     sequence::{Sequence, SequenceKey},
 };
@@ -89,7 +90,10 @@ impl Scheduler {
 
     /// Takes new sequences.
     pub(crate) fn push(&mut self, sequences: impl IntoIterator<Item = Sequence>) {
-        self.waiting.extend(sequences.into_iter().map(|sequence| (sequence.key, sequence)));
+        for mut sequence in sequences {
+            sequence.foresee(&self.pool);
+            self.waiting.insert(sequence.key, sequence);
+        }
         self.count();
     }
 
@@ -192,6 +196,9 @@ impl Scheduler {
         self.plan_decodes(&mut plan);
         let going: Vec<_> = self.planned(&plan).map(|(_, sequence)| Going::of(sequence)).collect();
         let mut budget = self.prompt_budget(&going);
+        if going.is_empty() {
+            budget = self.shared(budget);
+        }
         self.plan_prefills(&mut plan, &mut budget);
         self.admit(&mut plan, &mut budget);
         if plan.chunks.is_empty() && self.running.is_empty() && !is_ahead {
@@ -230,6 +237,13 @@ impl Scheduler {
         most.within(left, cost, self.pool.shape().page_tokens as usize)
     }
 
+    /// A budget for all prompts that there are, where no answers go on beside them.
+    fn shared(&self, budget: Budget) -> Budget {
+        let Some(cost) = self.steps.model().prefill else { return budget };
+        let all = self.running.values().chain(self.waiting.values());
+        budget.shared(cost, all.filter(|sequence| sequence.remaining() > 1).count())
+    }
+
     /// Prompt tokens of a step in which so many answers go on, whatever they were promised:
     /// their readers shall not wait for a whole prompt of someone else, and prompts shall
     /// come in as fast as answers end.
@@ -255,8 +269,8 @@ impl Scheduler {
                 generating.push(Going::of(sequence));
             }
         }
-        remaining +=
-            self.waiting.values().map(|sequence| sequence.remaining().saturating_sub(1)).sum::<usize>();
+        let waiting = self.waiting.values().map(Sequence::foreseen_remaining);
+        remaining += waiting.map(|left| left.saturating_sub(1)).sum::<usize>();
         self.metrics.running.set(answers as i64);
         self.metrics.waiting.set(self.waiting.len() as i64);
         self.metrics.waiting_prefill_tokens.set(remaining as i64);
@@ -298,9 +312,16 @@ impl Scheduler {
 
     /// Gives a running prompt what the budget has for it.
     fn plan_prompt(&mut self, plan: &mut Plan, key: SequenceKey, budget: &mut Budget) {
-        let Some(start) = self.running.get(&key).map(|sequence| sequence.computed) else { return };
-        let used = self.plan_chunk(plan, key, budget.fits(start));
-        budget.spend(&(start..start + used));
+        let Some(sequence) = self.running.get(&key) else { return };
+        let left = sequence.computed..sequence.tokens.len();
+        if !budget.admits(&left) {
+            return;
+        }
+        let used = self.plan_chunk(plan, key, budget.fits(left.start));
+        budget.spend(&(left.start..left.start + used));
+        if used == left.len() {
+            budget.end();
+        }
     }
 
     /// Gives a running sequence up to `budget` tokens. Returns how many it got.
@@ -374,126 +395,6 @@ impl Scheduler {
             sequence
                 .origin
                 .fail(Failure::new(ErrorCode::Overloaded, "the request needs more kv pages than there are"));
-        }
-    }
-
-    /// Lets waiting sequences in, oldest first. Once one has to wait for pages,
-    /// only those that have theirs already pass it.
-    fn admit(&mut self, plan: &mut Plan, budget: &mut Budget) {
-        let (mut is_short, mut is_prefill_full, mut is_decode_full) = (false, false, false);
-        let mut running: usize = self.running.values().map(|sequence| sequence.choices.len().max(1)).sum();
-        let keys: Vec<_> = self.waiting.keys().copied().collect();
-        for key in keys {
-            let Some(sequence) = self.waiting.get(&key) else { continue };
-            let places = sequence.choices.len().max(1);
-            if budget.fits(0) == 0 || (running > 0 && running + places > self.config.max_sequences) {
-                return;
-            }
-            if !sequence.origin.has_room() {
-                continue;
-            }
-            if !self.keeps_budgets(sequence) {
-                return;
-            }
-            let has_pages = !sequence.pages.is_empty();
-            let quota = if sequence.origin.is_prefill { &mut is_prefill_full } else { &mut is_decode_full };
-            *quota |= !has_pages && self.exceeds_quota(sequence);
-            if (*quota || is_short) && !has_pages {
-                continue;
-            }
-            let Some(mut sequence) = self.waiting.remove(&key) else { continue };
-            if !self.reserve(&mut sequence) {
-                is_short = true;
-                self.waiting.insert(key, sequence);
-                continue;
-            }
-            if !self.start(&mut sequence) {
-                continue;
-            }
-            running += places;
-            let is_decode = sequence.remaining() == 1;
-            if sequence.remaining() == 0 {
-                self.part(sequence);
-                continue;
-            }
-            self.running.insert(key, sequence);
-            if is_decode {
-                self.plan_chunk(plan, key, 1);
-            } else {
-                self.plan_prompt(plan, key, budget);
-            }
-        }
-    }
-
-    fn exceeds_quota(&self, sequence: &Sequence) -> bool {
-        let PageCounts { sending, running, .. } = self.pool.counts();
-        let needed = self.pool.shape().pages_for(sequence.tokens.len()) as u64;
-        let config = self.pool.config();
-        let (used, quota) = if sequence.origin.is_prefill {
-            (sending, config.max_prefill)
-        } else {
-            (running, config.max_decode)
-        };
-        used > 0 && used + needed > quota as u64
-    }
-
-    /// Reserves the pages of all known tokens, and of one more where one
-    /// follows, so that it does not come back at once. All or nothing.
-    fn reserve(&self, sequence: &mut Sequence) -> bool {
-        let is_cold = sequence.pages.is_empty();
-        let queried = if is_cold { sequence.match_prefix(&self.pool) } else { 0 };
-        let known = sequence.tokens.len();
-        let tokens = if sequence.origin.is_prefill { known } else { known + 1 };
-        let pages = self.pool.shape().pages_for(tokens).min(self.pool.config().pages);
-        let Some(more) = self.pool.allocate(pages.saturating_sub(sequence.pages.len())) else {
-            if is_cold {
-                sequence.release();
-            }
-            return false;
-        };
-        sequence.pages.extend(more);
-        if is_cold {
-            self.metrics.prefix_cache_queries.inc_by(queried as u64);
-            self.metrics.prefix_cache_hits.inc_by(sequence.computed as u64);
-        }
-        true
-    }
-
-    /// Tells a sequence's receiver that it has started, once. False when it has nothing to do.
-    fn start(&self, sequence: &mut Sequence) -> bool {
-        if std::mem::replace(&mut sequence.is_started, true) {
-            return true;
-        }
-        let is_prefill = sequence.origin.is_prefill;
-        let hold = |page: &PageRef| page.held_as(Hold::Sending);
-        let pages = if is_prefill { sequence.pages.iter().map(hold).collect() } else { Vec::new() };
-        let cached = sequence.computed;
-        sequence.origin.emit(SequenceEvent::Started { cached_tokens: cached, pages });
-        if is_prefill && cached > 0 {
-            let layers = 0..self.pool.shape().layers;
-            sequence.origin.emit(SequenceEvent::Computed { layers, tokens: 0..cached as u32 });
-        }
-        sequence.end_complete()
-    }
-
-    /// Everything common is there and every choice knows how it goes on.
-    fn part(&mut self, sequence: Sequence) {
-        let mut left = Some(sequence);
-        while let Some(sequence) = left {
-            let (mut one, rest) = sequence.part(self.pool.shape());
-            one.replay();
-            self.running.insert(one.key, one);
-            left = rest;
-        }
-    }
-
-    /// Nothing runs and nothing can start: those that wait with pages may be
-    /// waiting for each other's. A single one waits for handoffs, which end.
-    fn release_youngest_waiting(&mut self) {
-        if self.holders() > 1
-            && let Some(key) = self.youngest_holder()
-        {
-            self.preempt(&mut Plan::default(), key);
         }
     }
 }

@@ -77,6 +77,8 @@ pub(crate) struct Sequence {
     hashes: Vec<BlockHash>,
     /// Leading pages that the prefix cache was told of.
     offered_pages: usize,
+    /// Tokens that the prefix cache had when it came.
+    foreseen: usize,
 }
 
 // === impl Origin ===
@@ -160,6 +162,7 @@ impl Sequence {
             guide: None,
             hashes: Vec::new(),
             offered_pages: 0,
+            foreseen: 0,
         };
         if let [only] = sequence.choices.make_contiguous() {
             sequence.tokens.append(&mut only.generated);
@@ -301,17 +304,35 @@ impl Sequence {
         !self.choices.is_empty()
     }
 
-    /// Takes what the prefix cache has of the known tokens; the last one is
-    /// always computed, and so are the rows that are to be read. Returns how many tokens were looked for.
+    /// Looks at what the prefix cache has of it, before it takes it.
+    pub(crate) fn foresee(&mut self, pool: &KvPool) {
+        let page_tokens = pool.shape().page_tokens as usize;
+        let full = self.shareable(page_tokens);
+        self.foreseen = pool.foresee_prefix(&self.hashes[..full]) * page_tokens;
+    }
+
+    /// Tokens that will have to be computed, as far as can be foreseen.
+    pub(crate) fn foreseen_remaining(&self) -> usize {
+        self.tokens.len() - if self.pages.is_empty() { self.foreseen } else { self.computed }
+    }
+
+    /// Takes what the prefix cache has of the known tokens. Returns how many tokens were looked for.
     pub(crate) fn match_prefix(&mut self, pool: &Arc<KvPool>) -> usize {
         let page_tokens = pool.shape().page_tokens as usize;
-        let unread = self.unread.as_ref().map_or(usize::MAX, Unread::next_row);
-        let full = (self.tokens.len() - 1).min(unread) / page_tokens;
-        self.hash_pages(full, page_tokens);
+        let full = self.shareable(page_tokens);
         self.pages = pool.match_prefix(&self.hashes[..full]);
         self.computed = self.pages.len() * page_tokens;
         self.offered_pages = self.pages.len();
         full * page_tokens
+    }
+
+    /// Full pages that the prefix cache may have, and their hashes: the last token is always computed,
+    /// and so are the rows that are to be read.
+    fn shareable(&mut self, page_tokens: usize) -> usize {
+        let unread = self.unread.as_ref().map_or(usize::MAX, Unread::next_row);
+        let full = (self.tokens.len() - 1).min(unread) / page_tokens;
+        self.hash_pages(full, page_tokens);
+        full
     }
 
     /// Gives all pages back; everything will be computed again.
@@ -374,6 +395,7 @@ impl Sequence {
                 guide: self.ready().cloned().map(Guide::Ready),
                 hashes: self.hashes.clone(),
                 offered_pages: self.offered_pages,
+                foreseen: self.foreseen,
             }
         });
         self.key.1 = choice.choice + 1;

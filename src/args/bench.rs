@@ -268,6 +268,9 @@ pub struct BenchOverload {
 /// `baton bench routing`.
 #[derive(Debug, Args)]
 pub struct BenchRouting {
+    /// What is otherwise than said: another backend, fewer nodes.
+    #[command(flatten)]
+    pub settings: Settings,
     /// Policies; ratios are to the first.
     #[arg(long, value_delimiter = ',', default_value = "round_robin,least_loaded,prefix_aware,predicted")]
     pub policy: Vec<String>,

@@ -43,9 +43,10 @@ pub fn run(args: &args::BenchRouting) -> Result<()> {
     let mut errors = Errors::default();
     for _ in 0..args.runs.max(1) {
         for policy in &args.policy {
-            let mut set: Vec<String> = SETTINGS.map(str::to_owned).into();
-            set.push(format!("coordinator.policy={policy}"));
-            let server = ServerProcess::start(&args::Settings { set, ..args::Settings::default() })?;
+            let ours = SETTINGS.map(str::to_owned).into_iter();
+            let set = ours.chain(args.settings.set.clone()).chain([format!("coordinator.policy={policy}")]);
+            let server =
+                ServerProcess::start(&args::Settings { set: set.collect(), ..args.settings.clone() })?;
             let run = runtime.block_on(async {
                 load::run(&load::completions(&server.url(), load::WORDS_OF_BYTES).await?, &workload).await
             })?;

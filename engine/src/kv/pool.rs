@@ -150,6 +150,11 @@ impl KvPool {
         pages
     }
 
+    /// Pages of the longest cached prefix of a chain, none of them held.
+    pub fn foresee_prefix(&self, hashes: &[BlockHash]) -> usize {
+        self.ledger.lock().tree.reach(hashes)
+    }
+
     /// Takes pages that are nobody's, evicting cached ones if need be; held as
     /// [`Hold::Running`]. All or none: none when promises need them.
     pub fn allocate(self: &Arc<Self>, pages: usize) -> Option<Vec<PageRef>> {

@@ -45,6 +45,11 @@ impl PrefixTree {
         chain.iter().map_while(|hash| self.nodes.get(hash)).map(|node| node.page).collect()
     }
 
+    /// Length of the longest known prefix of a chain, in blocks.
+    pub(super) fn reach(&self, chain: &[BlockHash]) -> usize {
+        chain.iter().take_while(|hash| self.contains(hash)).count()
+    }
+
     /// Adds a chain's last block. False when the block is known already, or
     /// the one before it is not.
     pub(super) fn insert(&mut self, parent: Option<BlockHash>, hash: BlockHash, page: PageId) -> bool {

@@ -42,8 +42,12 @@ impl Fixture {
     }
 
     fn push_within(&mut self, tokens: usize, goal: Goal, itl: Option<Duration>) -> u64 {
+        let first = 1000 * (self.arrivals as u32 + 1);
+        self.push_tokens((first..first + tokens as u32).collect(), goal, itl)
+    }
+
+    fn push_tokens(&mut self, tokens: Vec<u32>, goal: Goal, itl: Option<Duration>) -> u64 {
         self.arrivals += 1;
-        let tokens: Vec<u32> = (0..tokens as u32).map(|token| token + 1000 * self.arrivals as u32).collect();
         let spec = SequenceSpec {
             request: RequestId(0),
             tenant: String::new(),
@@ -138,6 +142,50 @@ fn beside_answers_a_prompt_gets_what_fits_the_time() {
     assert_eq!(f.step(), [(a, 40..41), (b, 0..12)]);
     f.scheduler.take((a, 1));
     assert_eq!(f.step(), [(b, 12..60)]);
+}
+
+#[test]
+fn prompts_that_cost_more_than_a_step_do_not_wait_for_each_other() {
+    let mut f = fixture(200, 100);
+    // A step takes 10 ms and 1 ms a token.
+    for round in 0..20usize {
+        let tokens = 8 + round * 37 % 80;
+        let chunk = Chunk { key: (1_000, 0), tokens: 0..tokens, wants_logits: false };
+        f.scheduler.learn(
+            &Plan { chunks: vec![chunk], ..Plan::default() },
+            Duration::from_millis(10 + tokens as u64),
+        );
+    }
+    let (a, b) = (f.prompt(20), f.prompt(30));
+    assert_eq!(f.step(), [(a, 0..20)]);
+    f.scheduler.take((a, 1)).unwrap();
+    assert_eq!(f.step(), [(b, 0..30)]);
+    f.scheduler.take((b, 1)).unwrap();
+    // The longer one is behind a short one, and saves more than it costs.
+    let (c, d) = (f.prompt(30), f.prompt(6));
+    assert_eq!(f.step(), [(c, 0..30), (d, 0..6)]);
+    for ended in [c, d] {
+        f.scheduler.take((ended, 1)).unwrap();
+    }
+    // Beside answers they share what time there is.
+    let e = f.answer(5);
+    assert_eq!(f.step(), [(e, 0..5)]);
+    let (g, h) = (f.prompt(20), f.prompt(30));
+    assert_eq!(f.step(), [(e, 5..6), (g, 0..20), (h, 0..16)]);
+}
+
+#[test]
+fn what_is_cached_of_waiting_prompts_is_not_counted() {
+    let mut f = fixture(100, 100);
+    let tokens: Vec<u32> = (0..40).collect();
+    let prompt = || Goal::Prefill { sample: vec![0] };
+    let a = f.push_tokens(tokens.clone(), prompt(), None);
+    assert_eq!(f.scheduler.metrics.waiting_prefill_tokens.get(), 39);
+    assert_eq!(f.step(), [(a, 0..40)]);
+    f.scheduler.take((a, 1)).unwrap();
+    let b = f.push_tokens(tokens, prompt(), None);
+    assert_eq!(f.scheduler.metrics.waiting_prefill_tokens.get(), 3);
+    assert_eq!(f.step(), [(b, 36..40)]);
 }
 
 #[test]
