@@ -72,7 +72,7 @@ pub fn check(runtime: &tokio::runtime::Runtime) -> Result<()> {
     let marks = [
         ("prefill 512 over candle's dense f32 matmul", engine.prefill_over_candle, 1.0),
         ("tcp frames over a plain tcp stream that never sleeps", tcp.over_stream, 0.5),
-        ("shm frames over copying", shm.over_copy, 0.5),
+        ("shm frames over copying through shared memory", shm.over_shared, 0.5),
         ("time to first token that is not exposed transfer, 512 tokens", 1.0 - handoff.exposed_share, 0.9),
         ("seconds allowed for start over seconds taken", 1.0 / start.median_seconds, 1.0),
         ("server over its engine, 8 clients", median(&server.over_engine), 0.9),

@@ -57,7 +57,8 @@ pub trait FrameSender: Send {
         0
     }
 
-    /// Begins with a frame that is sent after those begun before, if there is room.
+    /// Begins with a frame that is sent after those begun before, if there is room. To be followed
+    /// by its `send`: what was sent before may wait for it.
     ///
     /// # Errors
     /// When the path is broken; what is wrong with the source shows later.

@@ -163,14 +163,14 @@ def run(args: argparse.Namespace, peer: str, more: dict[str, str]) -> list[float
 def ours(args: argparse.Namespace, transport: str) -> dict[str, list[float]]:
     """One round of ours with and without checksums, and the yardsticks of the same run."""
     command = [args.baton, "bench", "transfer", "--transport", transport, "--runs", "1", "--mib", str(args.mib)]
-    rates: dict[str, list[float]] = {"crc32c": [], "none": [], "stream": [], "copy": []}
+    rates: dict[str, list[float]] = {"crc32c": [], "none": [], "stream": [], "shared": [], "copy": []}
     for block in args.blocks:
         at_once = str(min(AT_ONCE, POOL // block))
         out = subprocess.run([*command, "--block", str(block), "--at-once", at_once], check=True,
                              stdout=subprocess.PIPE, text=True).stdout
-        rows = re.findall(r"x ?\d+ +([\d.]+) .*stream ([\d.]+), copy ([\d.]+)", out)
-        (checked, stream, copy), (plain, *_) = rows
-        for name, rate in zip(rates, (checked, plain, stream, copy)):
+        rows = re.findall(r"x ?\d+ +([\d.]+) .*stream ([\d.]+), shared ([\d.]+), copy ([\d.]+)", out)
+        (checked, *yardsticks), (plain, *_) = rows
+        for name, rate in zip(rates, (checked, plain, *yardsticks)):
             rates[name].append(float(rate))
     return rates
 

@@ -1,12 +1,14 @@
 //! KV frames between two processes, pages to pages, beside what the machine
-//! allows in the same run: a plain TCP stream that never sleeps, and copying
-//! from memory to memory. Runs are interleaved, ratios are taken of each pair.
+//! allows in the same run: a plain TCP stream, copying through shared memory,
+//! nobody ever sleeping, and copying from memory to memory of one process. Runs
+//! are interleaved, ratios are taken of each pair.
 //!
 //! - [`peer`]: the other process, which receives
-//! - [`road`]: a block's way in each form
+//! - [`road`]: a block's way in each form; [`shared`]: that through shared memory
 
 pub mod peer;
 pub mod road;
+pub mod shared;
 
 use std::time::{Duration, Instant};
 
@@ -24,8 +26,8 @@ use crate::{args, terminal::say};
 pub struct Measured {
     /// Frames over a plain stream.
     pub over_stream: f64,
-    /// Frames over copying.
-    pub over_copy: f64,
+    /// Frames over copying through shared memory.
+    pub over_shared: f64,
 }
 
 /// Rounds of one run, on this side.
@@ -61,7 +63,7 @@ pub fn run(args: &args::BenchTransfer) -> Result<()> {
     Ok(())
 }
 
-/// One row of the table: frames, stream and copy take turns.
+/// One row of the table: frames and the yardsticks take turns.
 ///
 /// # Errors
 /// When a transport is not in this build, or a path breaks.
@@ -81,32 +83,35 @@ pub fn row(
     let job = |road| Job { road, checksum: checksum == Checksum::Crc32c, block, at_once, rounds };
     let mut peer = Peer::start()?;
     let memory = Memory::new()?;
-    let roads = [Road::Frames(known.as_str().to_owned()), Road::Stream, Road::Copy];
-    let mut runs: [Vec<Run>; 3] = Default::default();
+    let roads = [Road::Frames(known.as_str().to_owned()), Road::Stream, Road::Shared, Road::Copy];
+    let mut runs: [Vec<Run>; 4] = Default::default();
     for _ in 0..args.runs.max(1) {
         for (road, runs) in roads.iter().zip(&mut runs) {
             runs.push(peer.run(&memory, &job(road.clone()))?);
         }
     }
-    let [frames, stream, copy] = runs.each_ref().map(|runs| runs.iter().map(Run::rate).collect::<Vec<_>>());
+    let [frames, stream, shared, copy] =
+        runs.each_ref().map(|runs| runs.iter().map(Run::rate).collect::<Vec<_>>());
     let ratio = |yardstick: &[f64]| {
         median(&frames.iter().zip(yardstick).map(|(frames, other)| frames / other).collect::<Vec<_>>())
     };
-    let measured = Measured { over_stream: ratio(&stream), over_copy: ratio(&copy) };
+    let measured = Measured { over_stream: ratio(&stream), over_shared: ratio(&shared) };
     let mut times: Vec<Duration> = runs[0].iter().flat_map(|run| run.rounds.iter().copied()).collect();
     times.sort_unstable();
     let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e6;
     let cpu = median(&runs[0].iter().map(Run::cpu_per_gb).collect::<Vec<_>>());
     say(format_args!(
-        "{:>6} KiB x {at_once:<2} {} | round p50 {:.1} us, p99 {:.1} us | {cpu:.3} CPU s/GB | stream {:.2}, copy {:.2} | over stream {:.2}, over copy {:.2}",
+        "{:>6} KiB x {at_once:<2} {} | round p50 {:.1} us, p99 {:.1} us | {cpu:.3} CPU s/GB | stream {:.2}, shared {:.2}, copy {:.2} | over stream {:.2}, over shared {:.2}, over copy {:.2}",
         block >> 10,
         shown(&frames),
         at(0.5),
         at(0.99),
         median(&stream),
+        median(&shared),
         median(&copy),
         measured.over_stream,
-        measured.over_copy
+        measured.over_shared,
+        ratio(&copy)
     ));
     Ok(measured)
 }

@@ -189,6 +189,21 @@ fn pages_that_cannot_be_read_cost_nothing() {
 }
 
 #[test]
+fn a_frame_is_whole_though_the_next_one_cannot_be_read() {
+    each_transport(|(mut near, mut far)| {
+        let source: Arc<dyn KvSource> = Memory::computed(&SHAPE, 0..1);
+        for header in &frames()[..2] {
+            near.end.begin(header, &source).unwrap();
+        }
+        near.end.send(&frames()[0], &source, None).unwrap();
+        let error = near.end.send(&frames()[1], &source, None).unwrap_err();
+        assert!(matches!(error, PathError::Unreadable(_)), "{error}");
+        // Nothing else is sent.
+        assert!(far.end.recv(&mut |_| Placement::Discard).unwrap().intact);
+    });
+}
+
+#[test]
 fn what_is_told_is_compared_with_what_arrives() {
     each_transport(|(mut near, mut far)| {
         let memory = Memory::computed(&SHAPE, 0..TOKENS);
@@ -352,6 +367,39 @@ fn closing_ends_a_silence() {
 fn two_maps() -> [shm::map::Map; 2] {
     let fd = shm::map::create().unwrap();
     [(); 2].map(|()| shm::map::Map::new(&fd).unwrap())
+}
+
+#[test]
+fn bytes_past_the_caches_land_in_their_place_alone() {
+    let [near, far] = two_maps();
+    let bytes: Vec<u8> = (0..300_u32).map(|at| (at % 251) as u8 + 1).collect();
+    for (at, size) in (0..70).flat_map(|at| [0, 1, 63, 64, 65, 129, 300].map(|size| (at, size))) {
+        near.copy_in(0, &[0; 512]);
+        near.stream_in(at, &bytes[..size]);
+        let mut seen = [0; 512];
+        far.copy_out(0, &mut seen);
+        let (before, rest) = seen.split_at(at);
+        let (written, after) = rest.split_at(size);
+        assert_eq!(written, &bytes[..size], "{size} at {at}");
+        assert!(before.iter().chain(after).all(|byte| *byte == 0), "{size} at {at}");
+    }
+}
+
+#[test]
+fn frames_arrive_whole_however_far_the_caches_are() {
+    use std::sync::atomic::Ordering::SeqCst;
+    let shape = baton_protocol::KvShape { head_dim: 4096, page_tokens: 1, ..SHAPE };
+    let head = header(&shape, 0, shape.span(0..3, 0..200));
+    let [near, far] = two_maps();
+    // Word 8 says so; the receiver may find that it is not.
+    near.word(8).store(1, SeqCst);
+    let (mut near, mut far) =
+        (shm::sender(near, Checksum::Crc32c, PATIENT), shm::receiver(far, Checksum::Crc32c, PATIENT));
+    let (source, sink) = (Memory::computed(&shape, 0..200), Memory::empty(&shape, 0..200));
+    let sending =
+        thread::spawn(move || near.end.send(&head, &(source as Arc<dyn KvSource>), None).map(|_| near));
+    assert!(far.end.recv(&mut |_| Placement::Land(sink.clone())).unwrap().intact);
+    assert!(sending.join().unwrap().is_ok() && sink.holds(0..200));
 }
 
 #[test]

@@ -14,6 +14,7 @@ use tokio::runtime::Runtime;
 use super::{
     Run,
     road::{Ends, Job, Memory, POOL_BYTES, Road, cpu_seconds, read_spinning, write_spinning},
+    shared::Shared,
 };
 
 /// The other process; it ends with this value.
@@ -65,6 +66,7 @@ impl Peer {
         match &job.road {
             Road::Frames(name) => self.frames(name, memory, job),
             Road::Stream => self.stream(memory, job),
+            Road::Shared => self.shared(memory, job),
             Road::Copy => copy(memory, job),
         }
     }
@@ -102,6 +104,21 @@ impl Peer {
                 write_spinning(&mut socket, &memory.plain[place..place + job.block])?;
             }
             Ok(read_spinning(&mut socket, &mut [0])?)
+        });
+        self.with_spent(run?)
+    }
+
+    fn shared(&mut self, memory: &Memory, job: &Job) -> Result<Run> {
+        let (mut shared, _file, addr) = Shared::create()?;
+        self.order(&Order { job: job.clone(), addr, secret: [0; 32] })?;
+        let mut place = 0;
+        let run = Run::of(job.rounds, job.bytes(), || {
+            for _ in 0..job.at_once {
+                place = (place + job.block) % POOL_BYTES;
+                shared.write(&memory.plain[place..place + job.block]);
+            }
+            shared.drained();
+            Ok(())
         });
         self.with_spent(run?)
     }
@@ -163,6 +180,7 @@ pub fn serve() -> Result<()> {
         let spent = match order.job.road.clone() {
             Road::Frames(name) => receive(&runtime, &memory, &name, order)?,
             Road::Stream => drain(&mut memory.plain, &order)?,
+            Road::Shared => copy_out(&mut memory.plain, &order)?,
             Road::Copy => continue,
         };
         tell(&spent)?;
@@ -209,6 +227,21 @@ fn drain(memory: &mut [u8], order: &Order) -> Result<Spent> {
             read_spinning(&mut socket, &mut memory[place..place + job.block])?;
         }
         write_spinning(&mut socket, &[1])?;
+    }
+    Ok(Spent { cpu_seconds: cpu_seconds() - cpu })
+}
+
+fn copy_out(memory: &mut [u8], order: &Order) -> Result<Spent> {
+    let (job, mut shared) = (&order.job, Shared::open(&order.addr)?);
+    let (mut place, mut cpu) = (0, cpu_seconds());
+    for round in 0..=job.rounds {
+        if round == 1 {
+            cpu = cpu_seconds();
+        }
+        for _ in 0..job.at_once {
+            place = (place + job.block) % POOL_BYTES;
+            shared.read(&mut memory[place..place + job.block]);
+        }
     }
     Ok(Spent { cpu_seconds: cpu_seconds() - cpu })
 }

@@ -1,5 +1,5 @@
 //! A block's way between two processes: as frames over a transport, as a plain
-//! TCP stream, or copied within one process. Each way moves the same bytes out
+//! TCP stream, copied through shared memory, or copied within one process. Each way moves the same bytes out
 //! of 64 MiB and into 64 MiB.
 
 use std::{
@@ -62,6 +62,8 @@ pub enum Road {
     Frames(String),
     /// Written to a socket and read from it, nobody ever sleeping.
     Stream,
+    /// Copied into memory that both processes see and out of it, nobody ever sleeping.
+    Shared,
     /// From memory to memory of one process.
     Copy,
 }

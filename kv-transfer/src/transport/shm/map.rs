@@ -87,6 +87,16 @@ impl Map {
         unsafe { copy_nonoverlapping(from.as_ptr(), self.0.add(WORDS_BYTES + at).as_ptr(), from.len()) };
     }
 
+    /// As [`copy_in`](Self::copy_in), but past the caches.
+    ///
+    /// # Panics
+    /// When that is not within the data.
+    pub fn stream_in(&self, at: usize, from: &[u8]) {
+        assert!(at <= DATA_BYTES && from.len() <= DATA_BYTES - at, "{} bytes at {at}", from.len());
+        // SAFETY: as above.
+        unsafe { stream(from.as_ptr(), self.0.add(WORDS_BYTES + at).as_ptr(), from.len()) };
+    }
+
     /// Copies out of the data at `at`.
     ///
     /// # Panics
@@ -105,4 +115,38 @@ impl Drop for Map {
             tracing::error!(%error, "cannot unmap a ring");
         }
     }
+}
+
+/// Copies past the caches.
+///
+/// # Safety
+/// As for `copy_nonoverlapping`.
+#[cfg(target_arch = "x86_64")]
+unsafe fn stream(from: *const u8, to: *mut u8, bytes: usize) {
+    use std::arch::x86_64::{__m128i, _mm_loadu_si128, _mm_sfence, _mm_stream_si128};
+    const LINE: usize = 64;
+    let head = to.align_offset(LINE).min(bytes);
+    let body = bytes - (bytes - head) % LINE;
+    // SAFETY: head, lines and tail are the bytes that the caller vouches for, and lines are aligned.
+    // The fence keeps them before whatever tells of them.
+    unsafe {
+        copy_nonoverlapping(from, to, head);
+        for at in (head..body).step_by(LINE) {
+            let (from, to) = (from.add(at).cast::<__m128i>(), to.add(at).cast::<__m128i>());
+            let line = [0, 1, 2, 3].map(|part| _mm_loadu_si128(from.add(part)));
+            line.into_iter().enumerate().for_each(|(part, value)| _mm_stream_si128(to.add(part), value));
+        }
+        copy_nonoverlapping(from.add(body), to.add(body), bytes - body);
+        _mm_sfence();
+    }
+}
+
+/// Copies: elsewhere there is no stable way past the caches.
+///
+/// # Safety
+/// As for `copy_nonoverlapping`.
+#[cfg(not(target_arch = "x86_64"))]
+unsafe fn stream(from: *const u8, to: *mut u8, bytes: usize) {
+    // SAFETY: by the caller's promise.
+    unsafe { copy_nonoverlapping(from, to, bytes) };
 }

@@ -1,7 +1,7 @@
 //! Frames over sockets: header, payload, checksum, one frame after the other.
 //!
-//! A payload goes out of pages and into pages in steps that are summed up while
-//! they are in a core's cache: just before the system copies them, or just after.
+//! A payload goes out of pages and into pages in steps that are summed up just
+//! after the system has copied them, while they are in a core's cache.
 
 use std::{
     hint::spin_loop,
@@ -26,8 +26,11 @@ use crate::transport::{
 /// How long to try again before sleeping: about what sleeping and waking cost.
 const SPIN: Duration = Duration::from_micros(50);
 
-/// How often to pause before trying again: a socket that is looked at all the time is slower.
+/// How often to pause before looking again.
 const PAUSES: u32 = 32;
+
+/// Not at all, for `poll`.
+const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 
 /// Bytes of a step: little enough to stay in a core's cache, large against a call of the system.
 const STEP: usize = 128 << 10;
@@ -53,6 +56,8 @@ struct Sender {
     stall: Duration,
     /// Frames that were announced and not sent yet.
     begun: usize,
+    /// The checksum of the frame before, which leaves with the next one.
+    owed: Option<[u8; 4]>,
 }
 
 struct Receiver {
@@ -82,7 +87,7 @@ pub fn sender(
     stall: Duration,
 ) -> io::Result<Link<dyn FrameSender>> {
     let closer = prepare(&sockets)?;
-    Ok(Link { end: Box::new(Sender { sockets, turn: 0, checksum, stall, begun: 0 }), closer })
+    Ok(Link { end: Box::new(Sender { sockets, turn: 0, checksum, stall, begun: 0, owed: None }), closer })
 }
 
 /// The receiving end over sockets that have said hello, at least one.
@@ -138,7 +143,14 @@ fn patiently(
             // TLS says so where a peer leaves without a farewell.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(PathError::Closed),
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(PathError::Io(error)),
-            Err(_) if begun.elapsed() < SPIN => (0..PAUSES).for_each(|_| spin_loop()),
+            // Asking takes no lock of the socket; trying would, and so keep the system from it.
+            Err(_) if begun.elapsed() < SPIN => {
+                while begun.elapsed() < SPIN
+                    && poll(&mut [PollFd::new(socket.tcp(), flags)], Some(&NOW)) == Ok(0)
+                {
+                    (0..PAUSES).for_each(|_| spin_loop());
+                }
+            }
             Err(_) => {
                 let left = limit.map(|limit| limit.saturating_sub(begun.elapsed()));
                 if left.is_some_and(|left| left.is_zero()) {
@@ -157,7 +169,7 @@ fn patiently(
 // === impl Sender ===
 
 impl FrameSender for Sender {
-    /// The end of a small frame leaves together with the beginning of the next one.
+    /// The checksum of a frame leaves together with the beginning of the next one.
     fn ahead(&self) -> usize {
         usize::from(self.sockets.len() == 1)
     }
@@ -173,33 +185,50 @@ impl FrameSender for Sender {
         source: &Arc<dyn KvSource>,
         told: Option<u32>,
     ) -> Result<u32, PathError> {
-        let Self { sockets, turn, checksum, stall, begun } = self;
-        let socket = &mut sockets[*turn];
+        let Self { sockets, turn, checksum, stall, begun, owed } = self;
         *begun = begun.saturating_sub(1);
+        // Over several sockets the next frame takes another one.
+        let (more, small) = (*begun > 0 && sockets.len() == 1, header.bytes <= SMALL);
+        let socket = &mut sockets[*turn];
         let sent = read_pieces(header, &**source, |pieces| {
-            let (head, mut crc) = (header.encode(), checksum.begin());
-            let (mut step, mut room) = (vec![IoSlice::new(&head)], WRITE);
+            let (before, head, mut crc) = (owed.take(), header.encode(), checksum.begin());
+            let mut step: Vec<_> = before.iter().map(|told| IoSlice::new(told)).collect();
+            step.push(IoSlice::new(&head));
+            let (mut unsummed, mut room) = (Vec::new(), WRITE);
             for piece in pieces.iter().flat_map(|piece| piece.chunks(STEP)) {
                 if piece.len() > room {
                     write_all(socket, &mut step, false, *stall)?;
+                    unsummed.drain(..).for_each(|piece| crc.update(piece));
                     step.clear();
                     room = WRITE;
                 }
-                crc.update(piece);
                 step.push(IoSlice::new(piece));
+                unsummed.push(piece);
                 room -= piece.len();
             }
+            if more || !small {
+                write_all(socket, &mut step, more && small, *stall)?;
+                step.clear();
+            }
+            unsummed.drain(..).for_each(|piece| crc.update(piece));
             let told = told.unwrap_or_else(|| crc.value());
             let last = told.to_le_bytes();
+            if more {
+                *owed = Some(last);
+                return Ok(told);
+            }
             step.push(IoSlice::new(&last));
-            write_all(socket, &mut step, *begun > 0 && header.bytes <= SMALL, *stall)?;
+            write_all(socket, &mut step, false, *stall)?;
             // TLS may hold the last bytes back until here.
             patiently(socket, PollFlags::OUT, Some(*stall), |socket| socket.flush().map(|()| 1))?;
             Ok(told)
         });
-        if matches!(sent, Err(PathError::Unreadable(_))) {
+        if matches!(sent, Err(PathError::Unreadable(_)))
+            && let Some(told) = owed.take()
+        {
             // Nothing may follow: what waits for more leaves now.
-            socket.tcp().set_nodelay(true)?;
+            write_all(socket, &mut [IoSlice::new(&told)], false, *stall)?;
+            patiently(socket, PollFlags::OUT, Some(*stall), |socket| socket.flush().map(|()| 1))?;
         }
         let told = sent?;
         *turn = (*turn + 1) % sockets.len();
