@@ -218,6 +218,8 @@ pub struct Doctor {
 pub enum Certs {
     /// Makes a private authority and the certificates of a cluster, and says how to use them.
     Init(CertsInit),
+    /// Makes new certificates and keys for all that an authority has signed in a directory.
+    Renew(CertsRenew),
 }
 
 /// `baton certs init`.
@@ -236,6 +238,20 @@ pub struct CertsInit {
     #[arg(long = "role", value_name = "ROLE[+ROLE]...")]
     pub roles: Vec<String>,
     /// How long certificates are good; the authority is for ten years at least.
+    #[arg(long, default_value_t = 365)]
+    pub days: u32,
+}
+
+/// `baton certs renew`.
+#[derive(Debug, Args)]
+pub struct CertsRenew {
+    /// The directory of the authority's `ca.crt` and `ca.key` and of what it has signed.
+    #[arg(long, value_name = "DIR", default_value = "certs")]
+    pub dir: PathBuf,
+    /// An address or DNS name beside those that the certificates have (repeat for several).
+    #[arg(long = "name", value_name = "ADDRESS|NAME")]
+    pub names: Vec<String>,
+    /// How long they are good, from now on.
     #[arg(long, default_value_t = 365)]
     pub days: u32,
 }

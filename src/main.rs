@@ -62,6 +62,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         }
         Command::Admin(admin) => runtime.block_on(baton::admin::run(&admin)),
         Command::Certs(Certs::Init(args)) => baton::certs::init(&args),
+        Command::Certs(Certs::Renew(args)) => baton::certs::renew(&args),
         Command::Key(Key::New(args)) => baton::key::new(&args),
         Command::Model(Model::Pull { name }) => baton::pull::run(&name),
         Command::Model(Model::List) => baton::pull::list(),

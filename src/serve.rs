@@ -8,7 +8,7 @@ use baton_frontend::{Door, FrontendError, HttpMetrics, KeptAnswers, Seat, Servic
 use baton_model::ModelText;
 use baton_protocol::{Incarnation, NodeId, NodeInfo, Role};
 use baton_registry::{EtcdConfig, EtcdRegistry, MemoryRegistry, Registration, Registry};
-use baton_trust::{Gate, Trust, for_roles};
+use baton_trust::{Gate, Https, Trust, for_roles};
 use prometheus_client::registry::Registry as Metrics;
 use tokio::{
     signal::unix::SignalKind,
@@ -58,6 +58,8 @@ const LAST_CALLS: Duration = Duration::from_secs(2);
 pub async fn run(args: &args::Serve) -> Result<()> {
     let mut config = ClusterConfig::load(&args.settings)?;
     config.choose_nodes(&args.nodes, &args.roles)?;
+    // Who sends it wants files to be read again, as they are anyway, and not that the process ends.
+    let _hangup = tokio::signal::unix::signal(SignalKind::hangup())?;
     let cluster = Cluster::start(Arc::new(config)).await?;
     if let Some(url) = cluster.url() {
         say(format_args!("ready at {url}"));
@@ -216,13 +218,16 @@ impl Cluster {
         let limits = self.config.frontend.clone();
         let (kept, shelves) = (KeptAnswers::open(&limits).await?, Shelves::open(&limits).await?);
         let door = Door::new(limits.keys_file.clone()).await?;
+        let https = limits.tls.as_ref().map(Https::load).transpose().context("frontend.tls")?;
         let listener = self.config.api_gate().listen(limits.listen)?;
-        self.url = Some(format!("http://{}", listener.local_addr()));
+        let scheme = if https.is_some() { "https" } else { "http" };
+        self.url = Some(format!("{scheme}://{}", listener.local_addr()));
         let services = Services {
             dispatch: Arc::new(coordinator.clone()),
             registry: Arc::new(metrics),
             metrics: http,
             door,
+            https,
             kept,
             shelves,
             seat: self.take_seat()?,

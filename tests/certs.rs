@@ -30,7 +30,7 @@ use crate::sandbox::{Cluster, Outcome, PATIENCE, Plan, Process, complete, eventu
 
 const CLUSTER: &str = "certified";
 
-fn baton(args: &[&str]) -> Output {
+pub fn baton(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_baton")).args(args).output().unwrap()
 }
 

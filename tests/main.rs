@@ -10,6 +10,7 @@ mod coordinators;
 mod counts;
 mod golden;
 mod hostile;
+mod https;
 mod hub;
 mod load;
 mod losses;

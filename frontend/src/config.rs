@@ -7,6 +7,7 @@ use std::{
 };
 
 use axum::http::HeaderValue;
+use baton_trust::HttpsConfig;
 use serde::Deserialize;
 
 use crate::{
@@ -18,8 +19,10 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Where the API listens. Beyond loopback only with keys; they travel in clear unless a proxy adds TLS.
+    /// Where the API listens. Beyond loopback only with keys; they travel in clear without `tls`.
     pub listen: SocketAddr,
+    /// The certificate that clients are shown over HTTPS, and its key; none: HTTP.
+    pub tls: Option<HttpsConfig>,
     /// The file of API keys, which `baton key new` adds to; none: everyone on this machine may call.
     pub keys_file: Option<PathBuf>,
     /// Where answers to calls with an `Idempotency-Key`, files, batches and stored responses survive a restart;
@@ -114,6 +117,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8000)),
+            tls: None,
             keys_file: None,
             state_dir: None,
             batches: BatchLimits::default(),

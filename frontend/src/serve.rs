@@ -4,7 +4,7 @@ use std::{pin::pin, sync::Arc, time::Duration};
 
 use axum::{Router, middleware::from_fn};
 use baton_model::ModelText;
-use baton_trust::Listener;
+use baton_trust::{Https, Listener};
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -12,6 +12,7 @@ use hyper_util::{
 };
 use prometheus_client::registry::Registry;
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
@@ -38,6 +39,8 @@ pub struct Services {
     pub metrics: HttpMetrics,
     /// Whom it lets in.
     pub door: Door,
+    /// What clients are shown; none: they come over HTTP.
+    pub https: Option<Https>,
     /// What calls with an `Idempotency-Key` were answered.
     pub kept: Arc<Store>,
     /// What tenants leave here.
@@ -76,15 +79,22 @@ pub async fn serve(
     mut services: Services,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), FrontendError> {
-    let seat = services.seat.take();
+    let (seat, https) = (services.seat.take(), services.https.take());
     let replicas = seat.as_ref().map_or_else(Replicas::alone, Seat::replicas);
     let (router, room) = routes::router(config.clone(), services, replicas);
     let stop = CancellationToken::new();
     let keeping = keep(seat, (router.clone(), Arc::clone(&room)), &stop);
-    let conversing = converse_with_all(listener, &config, router, async {
+    let end = async {
         shutdown.await;
         stop.cancel();
-    });
+    };
+    let conversing = converse_with_all((listener, https.clone()), &config, router, end);
+    let follow = async {
+        match &https {
+            Some(https) => https.follow().await,
+            None => std::future::pending().await,
+        }
+    };
     // Calls that nobody reads any more end with the room.
     let _calls = Calls(Arc::clone(&room.kept));
     let prefetch = async {
@@ -97,6 +107,7 @@ pub async fn serve(
         served = async { tokio::try_join!(conversing, keeping) } => served.map(drop),
         never = prefetch => never,
         never = room.door.follow() => match never {},
+        never = follow => match never {},
         never = work_on_all(&room) => match never {},
     };
     room.shelves.settle().await;
@@ -128,7 +139,7 @@ pub async fn serve_metrics(
     registry: Arc<Registry>,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), FrontendError> {
-    converse_with_all(listener, &config, routes::metrics_router(registry), shutdown).await
+    converse_with_all((listener, None), &config, routes::metrics_router(registry), shutdown).await
 }
 
 /// Routes of another room, with the limits of this one on connections.
@@ -141,20 +152,20 @@ pub async fn serve_routes(
     router: Router,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), FrontendError> {
-    converse_with_all(listener, &config, router, shutdown).await
+    converse_with_all((listener, None), &config, router, shutdown).await
 }
 
 /// Accepts connections until `shutdown`, then lets them end.
 async fn converse_with_all(
-    listener: Listener,
+    (listener, https): (Listener, Option<Https>),
     config: &Config,
     router: Router,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), FrontendError> {
     config.validate()?;
-    info!(addr = %listener.local_addr(), "serving HTTP");
+    info!(addr = %listener.local_addr(), tls = https.is_some(), "serving HTTP");
     let listener = listener.into_inner();
-    let (grace, write_timeout) = (config.grace(), config.write_timeout());
+    let (grace, write_timeout, patience) = (config.grace(), config.write_timeout(), config.header_timeout());
     let places = Arc::new(Semaphore::new(config.max_connections));
     let http = connection_settings(config);
     let router = router.layer(from_fn(one_host));
@@ -167,9 +178,16 @@ async fn converse_with_all(
             Some(_) = connections.join_next() => {}
             (stream, place) = accept(&listener, &places) => {
                 let stream = WriteTimeout::new(stream, write_timeout);
-                let connection = converse(http.clone(), stream, router.clone(), stop.clone());
+                let (https, http, router, stop) = (https.clone(), http.clone(), router.clone(), stop.clone());
                 connections.spawn(async move {
-                    connection.await;
+                    match https {
+                        None => converse(http, stream, router, stop).await,
+                        Some(https) => {
+                            if let Some(stream) = shown(&https, stream, patience, &stop).await {
+                                converse(http, stream, router, stop).await;
+                            }
+                        }
+                    }
                     drop(place);
                 });
             }
@@ -222,10 +240,28 @@ async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> (TcpStream, 
     }
 }
 
+/// The stream inside TLS; none if the client leaves, is too slow, or comes too late.
+async fn shown<S: AsyncRead + AsyncWrite + Unpin>(
+    https: &Https,
+    stream: S,
+    patience: Duration,
+    stop: &CancellationToken,
+) -> Option<impl AsyncRead + AsyncWrite + Unpin + use<S>> {
+    let accepting = tokio::time::timeout(patience, https.accept(stream));
+    match stop.run_until_cancelled(accepting).await? {
+        Ok(Ok(stream)) => Some(stream),
+        Ok(Err(error)) => {
+            debug!(%error, "no TLS with a client");
+            None
+        }
+        Err(_) => None,
+    }
+}
+
 /// One connection to its end. After `stop` it ends with the answer that is under way.
 async fn converse(
     http: http1::Builder,
-    stream: WriteTimeout<TcpStream>,
+    stream: impl AsyncRead + AsyncWrite + Unpin,
     router: Router,
     stop: CancellationToken,
 ) {

@@ -12,6 +12,7 @@
 //! - [`Callee`], [`Caller`]: both ends of a gRPC connection
 //! - [`Guard`]: lets callers of one role through to a gRPC service
 //! - `roles`: what a certificate says of its bearer; the server's, checked by whoever dials
+//! - [`Https`]: TLS for clients of the API, who show no certificate
 //! - [`authority`]: makes certificates
 
 pub mod authority;
@@ -22,6 +23,7 @@ mod config;
 mod followed;
 mod gate;
 mod guard;
+mod https;
 mod load;
 mod roles;
 #[cfg(test)]
@@ -33,5 +35,6 @@ pub use callers::Caller;
 pub use config::{TlsConfig, for_roles};
 pub use gate::{Gate, Listener, ReachError};
 pub use guard::Guard;
+pub use https::{Https, HttpsConfig};
 pub use load::TrustError;
 pub use trust::Trust;

@@ -56,6 +56,9 @@ pub struct Loaded {
     pub key: PrivateKeyDer<'static>,
 }
 
+/// A certificate, with those behind it, and its key.
+pub type Pair = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
 /// The one cryptographic library of the house.
 pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
@@ -63,16 +66,18 @@ pub fn provider() -> Arc<CryptoProvider> {
 
 /// Reads the files.
 pub fn load(config: &TlsConfig) -> Result<Loaded, TrustError> {
-    let (ca_pem, cert_pem, key_pem) = (read(&config.ca)?, read(&config.cert)?, read(&config.key)?);
     let mut roots = RootCertStore::empty();
-    for certificate in certificates(&config.ca, &ca_pem)? {
+    for certificate in certificates(&config.ca)? {
         roots.add(certificate).map_err(useless(&config.ca))?;
     }
-    Ok(Loaded {
-        roots: Arc::new(roots),
-        chain: certificates(&config.cert, &cert_pem)?,
-        key: PrivateKeyDer::from_pem_slice(&key_pem).map_err(useless(&config.key))?,
-    })
+    let (chain, key) = pair(&config.cert, &config.key)?;
+    Ok(Loaded { roots: Arc::new(roots), chain, key })
+}
+
+/// Reads a certificate, with those behind it, and its key.
+pub fn pair(cert: &Path, key: &Path) -> Result<Pair, TrustError> {
+    let chain = certificates(cert)?;
+    Ok((chain, PrivateKeyDer::from_pem_slice(&read(key)?).map_err(useless(key))?))
 }
 
 /// An error about a file.
@@ -85,8 +90,8 @@ fn read(path: &Path) -> Result<Vec<u8>, TrustError> {
 }
 
 /// All certificates of a file; at least one.
-fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TrustError> {
-    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TrustError> {
+    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read(path)?).collect();
     let all = all.map_err(useless(path))?;
     if all.is_empty() { Err(useless(path)("no certificate in it")) } else { Ok(all) }
 }
