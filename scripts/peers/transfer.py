@@ -176,9 +176,9 @@ def ours(args: argparse.Namespace, transport: str) -> dict[str, list[float]]:
 
 
 ROADS = {
-    "tcp": ("stream", {"NIXL, UCX over TCP": ("nixl", {"UCX_TLS": "tcp", "UCX_NET_DEVICES": "lo"}),
+    "tcp": (("stream",), {"NIXL, UCX over TCP": ("nixl", {"UCX_TLS": "tcp", "UCX_NET_DEVICES": "lo"}),
                        "Mooncake, TCP": ("mooncake", {"MC_FORCE_TCP": "1"})}),
-    "shm": ("copy", {"NIXL, UCX over shared memory": ("nixl", {"UCX_TLS": "tcp,shm,self", "UCX_NET_DEVICES": "lo"})}),
+    "shm": (("shared", "copy"), {"NIXL, UCX over shared memory": ("nixl", {"UCX_TLS": "tcp,shm,self", "UCX_NET_DEVICES": "lo"})}),
 }
 
 
@@ -187,21 +187,26 @@ def shown(values: list[float]) -> str:
 
 
 def compare(args: argparse.Namespace) -> None:
-    for transport, (yardstick, peers) in ROADS.items():
+    for transport, (yardsticks, peers) in ROADS.items():
         columns: dict[str, list[list[float]]] = {}
         for _ in range(args.rounds):
             mine = ours(args, transport)
             found = {f"{transport}, crc32c": mine["crc32c"], f"{transport}, none": mine["none"]}
-            found |= {name: run(args, *how) for name, how in peers.items()} | {yardstick: mine[yardstick]}
+            found |= {name: run(args, *how) for name, how in peers.items()} | {name: mine[name] for name in yardsticks}
             for name, rates in found.items():
                 columns.setdefault(name, []).append(rates)
-        print(f"| block | {' | '.join(columns)} | crc32c over the best of theirs |\n|{'---|' * (len(columns) + 2)}")
+        print(f"| block | {' | '.join(columns)} | crc32c, none over {yardsticks[0]} | crc32c over the best of theirs |")
+        print(f"|{'---|' * (len(columns) + 3)}")
         for at, block in enumerate(args.blocks):
             cells = {name: [rates[at] for rates in rounds] for name, rounds in columns.items()}
             best = [max(cells[name][at] for name in peers) for at in range(args.rounds)]
-            over = statistics.median(own / other for own, other in zip(cells[f"{transport}, crc32c"], best))
+            def over(own: str, others: list[float]) -> str:
+                pairs = zip(cells[f"{transport}, {own}"], others)
+                return f"{statistics.median(own / other for own, other in pairs):.2f}"
+
+            usual = ", ".join(over(own, cells[yardsticks[0]]) for own in ("crc32c", "none"))
             size = f"{block >> 20} MiB" if block >> 20 else f"{block >> 10} KiB"
-            print(f"| {size} | {' | '.join(map(shown, cells.values()))} | {over:.2f} |", flush=True)
+            print(f"| {size} | {' | '.join(map(shown, cells.values()))} | {usual} | {over('crc32c', best)} |", flush=True)
         print()
 
 
