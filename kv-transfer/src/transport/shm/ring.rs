@@ -44,8 +44,8 @@ const WINDOW: Range<u32> = 0..24 << 10;
 /// Where a copy out begins that is timed: all of it was copied in within the window.
 const TIMED: Range<u32> = 8 << 10..16 << 10;
 
-/// What a copy out takes for 4 KiB where the other core's caches are far. Within one die it is about
-/// 400 ns, between two 1,400; past the caches some 400 everywhere, but the sender is held up.
+/// What a copy out of 4 KiB takes at least where the other core's caches are far. At the rates of whole
+/// rings it would be 400 ns within one die, and 1,400 between two.
 const FAR_NS_PER_4K: u128 = 800;
 
 /// Which word is which; the producer's come first.
