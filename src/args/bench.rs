@@ -88,6 +88,9 @@ pub struct BenchEngine {
     /// Number of the card.
     #[arg(long, default_value_t = 0, requires = "shape")]
     pub device: usize,
+    /// Requests computed at the same time in the offline row.
+    #[arg(long, default_value_t = 256, requires = "shape")]
+    pub sequences: usize,
     /// Runs of each row; the median is shown.
     #[arg(long, default_value_t = 3)]
     pub runs: usize,

@@ -26,7 +26,7 @@ use crate::{args, config, terminal::say};
 /// New tokens of a prefill step.
 const CHUNK: usize = 8192;
 
-/// Sequences at a time.
+/// Most sequences of the decode rows.
 const SEQUENCES: usize = 256;
 
 /// Context of the decode rows, and steps after it.
@@ -66,7 +66,8 @@ pub fn run(args: &args::BenchEngine, shape: &Path) -> Result<()> {
     ensure!(args.weights != config::Weights::Int4, "a card holds weights in sixteen bits or in fp8");
     let form = WeightForm::from(args.weights);
     let model = CudaModel::random(&config, &gpu, form)?;
-    let mut limits = CudaLimits::new(CHUNK, SEQUENCES, config.context_tokens.min(1 << 14));
+    let mut limits =
+        CudaLimits::new(CHUNK, args.sequences.max(SEQUENCES), config.context_tokens.min(1 << 14));
     limits.kv = args.kv_dtype.into();
     limits.deterministic = args.deterministic;
     limits.cache = Some(baton_model::default_cache().join("gemm"));
@@ -91,7 +92,7 @@ pub fn run(args: &args::BenchEngine, shape: &Path) -> Result<()> {
     let mut bench = Bench { backend, config, weight_bytes, rates, runs: args.runs.max(1) };
     bench.decode_rows()?;
     bench.prefill_rows()?;
-    bench.offline(pages)
+    bench.offline(pages, args.sequences.max(1))
 }
 
 /// A line of the table: what, found, and the floor (or ceiling) beside it.
@@ -163,7 +164,7 @@ fn timed(gpu: &Gpu, times: usize, mut op: impl FnMut() -> Result<()>) -> Result<
 impl Bench {
     /// Inter-token latency: steps enqueued ahead, tokens drawn on the card.
     fn decode_rows(&mut self) -> Result<()> {
-        for sequences in [1, 8, 32, 64, 128, 256] {
+        for sequences in [1, 8, 32, 64, 128, SEQUENCES] {
             let pages = self.backend.kv_shape().pages_for(CONTEXT + 2 * STEPS) * sequences;
             let mut load = Load::new(&mut self.backend, sequences, CONTEXT, pages)?;
             load.prefill(&mut self.backend)?;
@@ -209,21 +210,21 @@ impl Bench {
         Ok(median(&seconds[1..]))
     }
 
-    /// Many requests through the engine: 768 of 128 to 896 tokens in, 256 out.
-    fn offline(self, pages: usize) -> Result<()> {
+    /// Many requests through the engine, so many at a time: 768 of 128 to 896 tokens in, 256 out.
+    fn offline(self, pages: usize, sequences: usize) -> Result<()> {
         const REQUESTS: usize = 768;
         const OUTPUTS: u32 = 256;
         let mut random = fastrand::Rng::with_seed(7);
         let prompts: Vec<usize> = (0..REQUESTS).map(|_| random.usize(128..=896)).collect();
         let known: usize = prompts.iter().sum();
         let prefill: f64 = prompts.iter().map(|prompt| self.prefill_floor(*prompt)).sum();
-        let decode = self.decode_floor(SEQUENCES, known / REQUESTS + OUTPUTS as usize / 2);
-        let steps = (REQUESTS * OUTPUTS as usize).div_ceil(SEQUENCES);
+        let decode = self.decode_floor(sequences, known / REQUESTS + OUTPUTS as usize / 2);
+        let steps = (REQUESTS * OUTPUTS as usize).div_ceil(sequences);
         let ceiling = (REQUESTS * OUTPUTS as usize) as f64 / (prefill + decode * steps as f64);
         let vocab = self.config.vocab as u32;
         let mut config = EngineConfig::new(pages, self.config.context_tokens);
         config.scheduler.max_batch_tokens = CHUNK;
-        config.scheduler.max_sequences = SEQUENCES;
+        config.scheduler.max_sequences = sequences;
         config.scheduler.max_waiting = REQUESTS;
         // Nobody waits for single tokens.
         config.scheduler.mixed_step_ms = 0;

@@ -1,5 +1,5 @@
-//! Penalties, biases and bans on a card: the tokens are those of the host's sampler,
-//! and of a request that was lost half-way.
+//! Penalties, biases, bans and grammars on a card: the tokens are those of the host's
+//! sampler, and of a request that was lost half-way.
 
 use std::sync::Arc;
 
@@ -12,7 +12,9 @@ use baton_engine::{
     batch::{Batch, Draw, Logits, Rows, Shape},
     kv::KvStore,
 };
-use baton_protocol::{KvShape, LogitBias, RequestId, Sampling};
+use baton_model::ModelText;
+use baton_protocol::{Grammar, GrammarKind, KvShape, LogitBias, RequestId, Sampling};
+use regex::Regex;
 
 use super::{answers, golden, model, spec};
 
@@ -54,12 +56,21 @@ impl Backend for HostDraws {
 }
 
 fn engine(model: &Arc<CudaModel>, draws_on_host: bool) -> (Engine, EngineHandle) {
+    engine_of(model, draws_on_host, |_| ())
+}
+
+fn engine_of(
+    model: &Arc<CudaModel>,
+    draws_on_host: bool,
+    set: impl FnOnce(&mut EngineConfig),
+) -> (Engine, EngineHandle) {
     let mut limits = CudaLimits::new(2048, 64, 4096);
     limits.deterministic = true;
     let card = CudaBackend::new(Arc::clone(model), limits).unwrap();
     let backend: Box<dyn Backend> = if draws_on_host { Box::new(HostDraws(card)) } else { Box::new(card) };
     let mut config = EngineConfig::new(128, 4096);
     (config.scheduler.max_batch_tokens, config.scheduler.max_sequences) = (192, 64);
+    set(&mut config);
     let engine = Engine::new(backend, config).unwrap();
     let handle = engine.handle();
     (engine, handle)
@@ -129,5 +140,42 @@ fn drawn_tokens_are_the_same_alone_beside_others_and_resumed() {
         let mut resumed = spec;
         resumed.goal = Goal::Generate { choices: vec![choice(expected[..half].to_vec())] };
         assert_eq!(answers(&mut card, &handle, vec![resumed])[0], expected[half..]);
+    }
+}
+
+/// What answers under a grammar are.
+const LISTS: &str = "[a-z]{2,12}=[0-9]{1,4}(;[a-z]{2,12}=[0-9]{1,4}){1,3}";
+
+/// Requests whose answers a grammar rules, some with other shapes besides.
+fn ruled(temperature: f32) -> Vec<SequenceSpec> {
+    let grammar = Arc::new(Grammar { kind: GrammarKind::Regex, source: LISTS.to_owned() });
+    let rule = |mut spec: SequenceSpec| {
+        spec.sampling.grammar = Some(Arc::clone(&grammar));
+        // Their stops would end answers before their grammar does.
+        (spec.stop.ignore_eos, spec.stop.min_tokens, spec.stop.token_ids) = (false, 0, Vec::new());
+        spec
+    };
+    specs(temperature).into_iter().map(rule).collect()
+}
+
+#[test]
+fn answers_under_a_grammar_fit_it_and_are_those_of_the_hosts_sampler() {
+    let path = baton_model::resolve("smollm2-135m", &baton_model::default_cache()).unwrap();
+    let text = baton_model::load(&path).unwrap().text;
+    let with_text = |config: &mut EngineConfig| {
+        config.eos_tokens = text.eos_tokens().to_vec();
+        config.text = Some(Arc::<ModelText>::clone(&text));
+    };
+    let model = model();
+    let (mut card, card_handle) = engine_of(&model, false, with_text);
+    let (mut host, host_handle) = engine_of(&model, true, with_text);
+    let found = answers(&mut card, &card_handle, ruled(0.0));
+    assert_eq!(found, answers(&mut host, &host_handle, ruled(0.0)));
+    let drawn = answers(&mut card, &card_handle, ruled(0.9));
+    assert_ne!(drawn, found);
+    let fits = Regex::new(&format!("^{LISTS}$")).unwrap();
+    for answer in found.iter().chain(&drawn) {
+        let said = text.decode(answer);
+        assert!(fits.is_match(&said), "{said}");
     }
 }
