@@ -1,11 +1,13 @@
 //! Both machines joined by simulated channels: control in order, data faulty.
 //! Interleavings are random, with at most one crash and one end by the caller.
 
+mod every_order;
 mod matrix;
 mod shapes;
 
 use std::{
     collections::VecDeque,
+    ops::Range,
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
@@ -69,10 +71,17 @@ fn script(source: Arc<Memory>) -> VecDeque<Progress> {
     ])
 }
 
+/// What an engine reports of tokens of a prompt.
+type Script = fn(Range<u32>, Arc<Memory>) -> VecDeque<Progress>;
+
 /// A frame on its way into pages or the bit bucket, and whether it is intact.
 type Reading = (FrameHeader, bool, Option<Arc<dyn KvSink>>);
 
 struct World {
+    /// To be sent.
+    tokens: Range<u32>,
+    /// What each machine was told, in order: the sender, the receiver.
+    told: [Vec<u8>; 2],
     now: Instant,
     sender: Sender,
     receiver: Receiver,
@@ -100,14 +109,23 @@ struct World {
 
 impl World {
     fn new(landing: bool) -> Self {
+        Self::of(HAVE..TOKENS, landing, |_, source| script(source))
+    }
+
+    /// A handoff of these tokens, of which the engine reports this.
+    fn of(tokens: Range<u32>, landing: bool, script: Script) -> Self {
         let now = Instant::now();
-        let (source, sink) = (Memory::computed(&SHAPE, 0..TOKENS), Memory::empty(&SHAPE, HAVE..TOKENS));
+        let (source, sink) = (Memory::computed(&SHAPE, 0..tokens.end), Memory::empty(&SHAPE, tokens.clone()));
         let slot = Slot(landing.then(|| sink.clone()));
+        let sending = SenderTerms { tokens: tokens.clone(), ..sender_terms() };
+        let receiving = ReceiverTerms { tokens: tokens.clone(), ..receiver_terms() };
         let mut world = Self {
+            told: Default::default(),
             now,
-            sender: Sender::new(sender_terms()),
-            receiver: Receiver::new(receiver_terms(), Box::new(slot)),
-            engine: script(source.clone()),
+            sender: Sender::new(sending),
+            receiver: Receiver::new(receiving, Box::new(slot)),
+            engine: script(tokens.clone(), source.clone()),
+            tokens,
             source,
             sink,
             up: VecDeque::new(),
@@ -134,6 +152,7 @@ impl World {
     fn tell_sender(&mut self, event: SenderEvent) {
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
+            note(&mut self.told[0], &every_order::word_to_sender(&event));
             if self.sender_closed.is_some() {
                 // A session answers for machines that are gone.
                 if matches!(event, SenderEvent::Abort | SenderEvent::Commit { drop: true }) && !self.crashed {
@@ -167,6 +186,7 @@ impl World {
 
     fn tell_receiver(&mut self, event: ReceiverEvent<'_>) -> Option<Arc<dyn KvSink>> {
         let mut place = None;
+        note(&mut self.told[1], &every_order::word_to_receiver(&event));
         if self.receiver_closed.is_some() {
             return None;
         }
@@ -179,9 +199,9 @@ impl World {
                 }
                 ReceiverAction::Emit(HandoffEvent::Ready { sink, stats }) => {
                     assert!(!self.left && self.lost.is_none() && !self.ready);
-                    assert!(self.sink.holds(HAVE..TOKENS), "ready without the right bytes");
-                    assert_eq!(stats.bytes, u64::from(TOKENS - HAVE) * SHAPE.token_bytes() as u64);
-                    assert_eq!(sink.tokens(), HAVE..TOKENS);
+                    assert!(self.sink.holds(self.tokens.clone()), "ready without the right bytes");
+                    assert_eq!(stats.bytes, self.tokens.len() as u64 * SHAPE.token_bytes() as u64);
+                    assert_eq!(sink.tokens(), self.tokens);
                     self.sink.sealed.store(true, Ordering::SeqCst);
                     self.ready = true;
                 }
@@ -189,7 +209,10 @@ impl World {
                     assert!(!self.left && self.lost.is_none() && !self.ready);
                     assert!(self.sink.holds(HAVE..complete_tokens), "kept what is not whole");
                     assert_eq!(sink.is_some(), complete_tokens > HAVE);
-                    assert!(complete_tokens.is_multiple_of(SHAPE.page_tokens) || complete_tokens == TOKENS);
+                    assert!(
+                        complete_tokens.is_multiple_of(SHAPE.page_tokens)
+                            || complete_tokens == self.tokens.end
+                    );
                     if sink.is_some() {
                         self.sink.sealed.store(true, Ordering::SeqCst);
                     }
@@ -325,6 +348,17 @@ impl World {
         }
     }
 
+    /// After a crash nothing more can land some time.
+    fn close_path(&mut self) -> bool {
+        if !self.crashed || self.path_closed {
+            return false;
+        }
+        self.path_closed = true;
+        self.wire.clear();
+        self.tell_receiver(ReceiverEvent::PathClosed);
+        true
+    }
+
     /// Lets everything that is under way come to its end, without new misfortune.
     fn settle(&mut self) {
         for round in 0.. {
@@ -332,10 +366,7 @@ impl World {
             if (0..7).any(|what| self.step(what)) {
                 continue;
             }
-            if self.crashed && !self.path_closed {
-                self.path_closed = true;
-                self.wire.clear();
-                self.tell_receiver(ReceiverEvent::PathClosed);
+            if self.close_path() {
                 continue;
             }
             if self.sender_closed.is_some() && self.receiver_closed.is_some() {
@@ -356,6 +387,10 @@ impl World {
         assert_eq!((Arc::strong_count(&source), Arc::strong_count(&sink)), (1, 1), "a guard was kept");
         end
     }
+}
+
+fn note(told: &mut Vec<u8>, word: &str) {
+    told.extend(word.bytes().chain([0]));
 }
 
 fn as_event(message: &Message) -> SenderEvent {
