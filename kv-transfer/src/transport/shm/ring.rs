@@ -3,14 +3,12 @@
 //! ring holds. Whoever has to wait spins briefly, then sleeps at its bell (a
 //! futex) until the other one rings it.
 //!
-//! Bytes go through the caches where both cores share one. Where they do not (other
-//! dies, other sockets), fetching what another core has written takes several times
-//! as long as memory, so the producer writes past its caches there. The consumer
-//! finds out by timing, now and then: threads move, and virtual machines too.
+//! Bytes are written past the producer's caches. Where both cores share a cache that is as fast as through
+//! it, nearly; where they do not (other dies, other sockets, a virtual machine that was moved), fetching what
+//! another core has just written takes several times as long as memory.
 
 use std::{
     hint::spin_loop,
-    ops::Range,
     sync::{
         Arc,
         atomic::{AtomicBool, fence},
@@ -36,25 +34,11 @@ const SPIN: Duration = Duration::from_micros(50);
 /// Longest sleep at once. Only a peer that tampers with the words makes one miss its bell.
 const NAP: Duration = Duration::from_secs(1);
 
-/// Bytes after which a window is copied in through the caches whatever the consumer has said, so
-/// that it can look again how far they are.
-const PROBE: u32 = 1 << 20;
-const WINDOW: Range<u32> = 0..24 << 10;
-
-/// Where a copy out begins that is timed: all of it was copied in within the window.
-const TIMED: Range<u32> = 8 << 10..16 << 10;
-
-/// What a copy out of 4 KiB takes at least where the other core's caches are far. At the rates of whole
-/// rings it would be 400 ns within one die, and 1,400 between two.
-const FAR_NS_PER_4K: u128 = 800;
-
 /// Which word is which; the producer's come first.
 const POSITION: [usize; 2] = [0, 4];
 const BELL: [usize; 2] = [1, 5];
 const ASLEEP: [usize; 2] = [2, 6];
 const CLOSED: [usize; 2] = [3, 7];
-/// The consumer's: the producer's caches are far.
-const FAR: usize = 8;
 
 /// The writing end. Closes the ring when dropped.
 pub struct Producer(End<0>);
@@ -108,11 +92,7 @@ impl Producer {
             }
             let at = end.mine as usize % DATA_BYTES;
             let size = bytes.len().min(room).min(DATA_BYTES - at).min(STEP - end.untold());
-            if WINDOW.contains(&(end.mine % PROBE)) || end.map.word(FAR).load(Relaxed) == 0 {
-                end.map.copy_in(at, &bytes[..size]);
-            } else {
-                end.map.stream_in(at, &bytes[..size]);
-            }
+            end.map.stream_in(at, &bytes[..size]);
             end.advance(size);
             bytes = &bytes[size..];
         }
@@ -164,12 +144,7 @@ impl Consumer {
             let at = end.mine as usize % DATA_BYTES;
             let size = bytes.len().min(held).min(DATA_BYTES - at).min(STEP - end.untold());
             let (now, later) = bytes.split_at_mut(size);
-            let begun = (TIMED.contains(&(end.mine % PROBE)) && size >= 4 << 10).then(Instant::now);
             end.map.copy_out(at, now);
-            if let Some(begun) = begun {
-                let far = begun.elapsed().as_nanos() << 12 > FAR_NS_PER_4K * size as u128;
-                end.map.word(FAR).store(u32::from(far), Relaxed);
-            }
             end.advance(size);
             bytes = later;
         }
