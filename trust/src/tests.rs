@@ -28,8 +28,10 @@ fn past() -> Range<SystemTime> {
     SystemTime::now() - 2 * HOUR..SystemTime::now() - HOUR
 }
 
+/// It is good for longer than what it signs.
 fn authority() -> Authority {
-    Authority::new(CLUSTER, now()).unwrap()
+    let now = SystemTime::now();
+    Authority::new(CLUSTER, now - HOUR..now + 2 * HOUR).unwrap()
 }
 
 fn nodes(roles: &[Role]) -> Bearer {

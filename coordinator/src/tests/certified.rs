@@ -25,7 +25,7 @@ fn trust(authority: &Authority, role: Role) -> Trust {
 
 #[tokio::test]
 async fn a_node_has_no_role_that_it_is_not_certified_for() {
-    let valid = SystemTime::now() - LONG..SystemTime::now() + Duration::from_secs(3600);
+    let valid = SystemTime::now() - LONG..SystemTime::now() + Duration::from_secs(7200);
     let authority = Authority::new("test", valid).unwrap();
     let certified = trust(&authority, Role::Decode);
     let mut cluster = Cluster::empty(config(), trust(&authority, Role::Coordinator));

@@ -14,7 +14,7 @@ use super::*;
 
 fn authority() -> Authority {
     let now = SystemTime::now();
-    Authority::new("test", now - Duration::from_secs(60)..now + Duration::from_secs(3600)).unwrap()
+    Authority::new("test", now - Duration::from_secs(60)..now + Duration::from_secs(7200)).unwrap()
 }
 
 /// What a node of this role has.
