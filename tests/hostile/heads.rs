@@ -99,7 +99,7 @@ fn keys(key: &str) -> Vec<Head> {
         with("half a key", &format!("authorization: Bearer {half}\r\n")),
         with("a key and more", &format!("authorization: Bearer {key}x\r\n")),
         with("two keys", &format!("authorization: Bearer {key}\r\nauthorization: Bearer {key}\r\n")),
-        with("a key in the query", &format!("x-api: {key}\r\n")),
+        head("a key in the query", lines(&format!("GET /v1/models?api_key={key}"), "host: a\r\n"), CLOSED),
         with("who it says it is for", "x-forwarded-for: 127.0.0.1\r\nx-baton-tenant: operator\r\n"),
         head(
             "a key with a zero",

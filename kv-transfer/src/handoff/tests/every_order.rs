@@ -1,5 +1,5 @@
-//! Every order in which a small handoff can go: two frames of a prompt, their first token, and at most
-//! one crash, one end by the caller or the engine, and one fault of a frame, each at any moment.
+//! Every order in which a small handoff can go: one or two frames of a prompt and its first token, with a
+//! crash and an end by the caller or the engine, or a fault of a frame and a silence, each at any moment.
 //!
 //! A state is known by what each machine was told, in order, and by what is between them, since machines
 //! are functions of what they are told. Orders that differ only in which of the two was told first are one
@@ -31,6 +31,9 @@ struct Bounds {
     faults: usize,
     silences: usize,
 }
+
+/// The last token of a page, so that what the first frame brings may be kept without the second.
+const FIRST: u32 = 2 * SHAPE.page_tokens - 1;
 
 const SILENCE: u8 = 7;
 const FAULTS: [u8; 2] = [0, 1];
@@ -146,7 +149,9 @@ impl World {
             .iter()
             .map(|(header, intact, place)| (header.seq, intact, place.is_some()))
             .collect();
-        let ends = (self.engine.len(), self.left, self.crashed, self.path_closed);
+        let has_failed = matches!(self.engine.front(), Some(Progress::Failed(_)));
+        let engine = (self.engine.len(), has_failed);
+        let ends = (engine, self.left, self.crashed, self.path_closed);
         let lines = (self.line.len(), self.hand.is_some(), self.up.len(), self.down.len());
         format!("{:?} {wire:?} {reading:?} {ends:?} {lines:?}", self.told)
     }
@@ -165,7 +170,7 @@ fn digest(known: &str) -> [u64; 2] {
 fn explore(frames: u32, landing: bool, bounds: Bounds) -> usize {
     let (mut seen, mut paths) = (HashSet::new(), vec![Vec::new()]);
     while let Some(path) = paths.pop() {
-        let mut world = World::of(HAVE..HAVE + frames, landing, script_of);
+        let mut world = World::of(FIRST..FIRST + frames, landing, script_of);
         path.iter().for_each(|made| world.make(*made));
         if !seen.insert(digest(&world.known_by())) {
             continue;
