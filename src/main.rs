@@ -4,6 +4,11 @@ use std::process::ExitCode;
 
 use baton::args::{BenchKind, Certs, Cli, Command, Key, Model};
 use clap::Parser;
+use mimalloc::MiMalloc;
+
+/// A request in front of the engine makes hundreds of small allocations.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();

@@ -25,7 +25,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    pub(crate) fn new(first: Event, run: Run, stop: mpsc::Sender<u32>, choices: u32) -> Self {
+    pub(crate) fn new(first: Event, run: Box<Run>, stop: mpsc::Sender<u32>, choices: u32) -> Self {
         let rest = stream::unfold(run, async |mut run| run.next().await.map(|event| (event, run)));
         let events = Box::pin(stream::iter([first]).chain(rest));
         Self { events, stop, stopped: vec![false; choices as usize] }

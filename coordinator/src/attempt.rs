@@ -1,6 +1,6 @@
 //! One stream to one decode node. Dropping it cancels what runs there.
 
-use std::{error::Error, sync::Arc};
+use std::{error::Error, pin::Pin, sync::Arc};
 
 use baton_protocol::{
     ErrorCode, Failure,
@@ -21,6 +21,8 @@ pub(crate) struct Attempt {
     up: mpsc::Sender<u32>,
     down: Streaming<GenerateDown>,
     in_flight: InFlight,
+    /// Ends when the node is lost; waited for once, not with every message.
+    lost: Pin<Box<dyn Future<Output = ()> + Send>>,
     sent_prefill: Option<SentPrefill>,
 }
 
@@ -45,12 +47,15 @@ impl Attempt {
         let (up, stopped) = mpsc::channel(choices as usize);
         let in_flight = decode.occupy();
         let open = GenerateUp { message: Some(Message::Open(open)) };
+        let watched = Arc::clone(&decode);
+        let mut losing: Pin<Box<dyn Future<Output = ()> + Send>> =
+            Box::pin(async move { watched.lost().await });
         let client = decode.client();
         let opened = tokio::select! {
             opened = client.generate(open, stopped) => opened.map_err(|status| broken(&status, &decode)),
-            () = decode.lost() => Err(lost(&decode)),
+            () = &mut losing => Err(lost(&decode)),
         };
-        Ok(Self { down: opened?, decode, up, in_flight, sent_prefill })
+        Ok(Self { down: opened?, decode, up, in_flight, lost: losing, sent_prefill })
     }
 
     /// The next message. An attempt ends by what the caller makes of its
@@ -67,7 +72,7 @@ impl Attempt {
                 Ok(None) => Err(unexplained("a node ended the stream early", &self.decode)),
                 Err(status) => Err(broken(&status, &self.decode)),
             },
-            () = self.decode.lost() => Err(lost(&self.decode)),
+            () = &mut self.lost => Err(lost(&self.decode)),
         }
     }
 

@@ -7,7 +7,7 @@ use baton_registry::Backoff;
 use futures::future::join_all;
 use tokio::{
     sync::mpsc,
-    time::{Instant, sleep, timeout, timeout_at},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -16,6 +16,7 @@ use crate::{
     admission::Permit,
     attempt::{Attempt, Loss},
     balancer::Ended,
+    ends::{Ends, by_an_operator},
     fleet::Node,
     journal::{Journal, JournalError, News, record_prompt},
     lines::Line,
@@ -30,6 +31,12 @@ use crate::{
 /// A request that was admitted. Pulled by the answer's reader: nothing of it
 /// runs on its own, so dropping it is all that cancel needs.
 pub(crate) struct Run {
+    course: Course,
+    ends: Ends,
+}
+
+/// How it goes, unless it is ended from outside.
+struct Course {
     shared: Arc<Shared>,
     request: Request,
     budgets: Budgets,
@@ -41,7 +48,7 @@ pub(crate) struct Run {
     deadline: Instant,
     /// Choices that the reader has seen enough of.
     stops: mpsc::Receiver<u32>,
-    attempt: Option<Attempt>,
+    attempt: Option<Box<Attempt>>,
     /// Attempts begun.
     attempts: u32,
     /// How far the running attempt has come.
@@ -63,7 +70,6 @@ pub(crate) struct Run {
     over: bool,
     meter: Meter,
     tracked: Tracked,
-    cancelled: CancellationToken,
     line: Line,
     _permit: Permit,
 }
@@ -115,7 +121,7 @@ pub(crate) async fn dispatch(
     tracked.admitted();
     let (stop, stops) = mpsc::channel(request.choices.max(1) as usize);
     let choices = request.choices;
-    let mut run = Run {
+    let course = Course {
         shared: Arc::clone(shared),
         journal: Journal::new(request.choices),
         fingerprint: None,
@@ -137,10 +143,10 @@ pub(crate) async fn dispatch(
         over: false,
         meter,
         tracked,
-        cancelled,
         line,
         _permit: permit,
     };
+    let mut run = Box::new(Run { course, ends: Ends::new(deadline, cancelled) });
     match run.next().await {
         Some(Event::Failed(failure)) => Err(failure),
         Some(first) => Ok(Answer::new(first, run, stop, choices)),
@@ -169,17 +175,22 @@ async fn enter(
 impl Run {
     /// The next event; `None` after the last.
     pub(crate) async fn next(&mut self) -> Option<Event> {
-        while self.ready.is_empty() && !self.over {
-            let (cancelled, deadline) = (self.cancelled.clone(), self.deadline);
-            match cancelled.run_until_cancelled(timeout_at(deadline, self.advance())).await {
-                Some(Ok(())) => {}
-                Some(Err(_)) => self.fail(Failure::new(ErrorCode::DeadlineExceeded, "the deadline passed")),
-                None => self.fail(by_an_operator()),
+        let Self { course, ends } = self;
+        while course.ready.is_empty() && !course.over {
+            let ended = tokio::select! {
+                biased;
+                failure = ends.come() => Some(failure),
+                () = course.advance() => None,
+            };
+            if let Some(failure) = ended {
+                course.fail(failure);
             }
         }
-        self.ready.pop_front()
+        course.ready.pop_front()
     }
+}
 
+impl Course {
     /// One step: begin an attempt, or take one message of the running one.
     async fn advance(&mut self) {
         let step = match self.attempt.take() {
@@ -193,7 +204,7 @@ impl Run {
     }
 
     /// The next attempt, on nodes chosen now.
-    async fn begin(&mut self) -> Result<Option<Attempt>, Loss> {
+    async fn begin(&mut self) -> Result<Option<Box<Attempt>>, Loss> {
         self.settle();
         if self.over {
             return Ok(None);
@@ -235,7 +246,8 @@ impl Run {
             candidates: Vec::new(),
             itl_us: self.kept_itl.map_or(0, |itl| u64::try_from(itl.as_micros()).unwrap_or(u64::MAX)),
         };
-        Attempt::open(route, open, self.request.choices).await.map(Some)
+        let attempt = Attempt::open(route, open, self.request.choices).await?;
+        Ok(Some(Box::new(attempt)))
     }
 
     /// Why an attempt that is foretold to miss the deadline is not begun. What
@@ -262,7 +274,7 @@ impl Run {
     }
 
     /// One message of the node, or one word of the reader.
-    async fn step(&mut self, mut attempt: Attempt) -> Result<Option<Attempt>, Loss> {
+    async fn step(&mut self, mut attempt: Box<Attempt>) -> Result<Option<Box<Attempt>>, Loss> {
         let message = tokio::select! {
             biased;
             Some(choice) = self.stops.recv() => {
@@ -399,10 +411,6 @@ impl Run {
         self.ready.push_back(Event::Failed(failure));
         self.over = true;
     }
-}
-
-fn by_an_operator() -> Failure {
-    Failure::new(ErrorCode::Cancelled, "an operator cancelled the request")
 }
 
 /// Tokens of the prompt and of the answers at most.

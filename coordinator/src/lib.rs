@@ -25,6 +25,7 @@ pub mod balancer;
 mod budgets;
 mod config;
 mod dispatch;
+mod ends;
 mod fleet;
 mod incidents;
 mod journal;

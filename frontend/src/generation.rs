@@ -4,6 +4,7 @@ use std::{
     borrow::Cow,
     collections::{HashSet, VecDeque},
     future::poll_fn,
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
@@ -12,7 +13,7 @@ use std::{
 use baton_model::{Detokenizer, ModelText};
 use baton_protocol::{Bill, ErrorCode, Event, Failure, FinishReason, PromptPart, Request, Token};
 use futures::future::join_all;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::{
     Answer,
@@ -31,7 +32,8 @@ pub struct Generation {
     /// Whose turn it is to be asked first.
     turn: usize,
     pending: VecDeque<Delta>,
-    deadline: Instant,
+    /// Waited for once, not with every event.
+    deadline: Pin<Box<Sleep>>,
     showing: Showing,
     tally: Arc<Tally>,
 }
@@ -187,6 +189,7 @@ impl Generation {
         let answers = answers.into_iter().zip(prompts).map(follow).collect();
         let deadline = prompts.iter().map(|terms| terms.deadline).max().unwrap_or_default();
         let deadline = Instant::now() + deadline + DEADLINE_SLACK.min(deadline / 4);
+        let deadline = Box::pin(sleep_until(deadline));
         Self { answers, turn: 0, pending: VecDeque::new(), deadline, showing, tally }
     }
 
@@ -214,10 +217,7 @@ impl Generation {
             if self.answers.iter().all(PromptAnswer::is_finished) {
                 return Ok(None);
             }
-            let deadline = self.deadline;
-            let (prompt, event) = tokio::time::timeout_at(deadline, poll_fn(|cx| self.poll(cx)))
-                .await
-                .map_err(|_| Failure::new(ErrorCode::DeadlineExceeded, "the answer took too long"))?;
+            let (prompt, event) = poll_fn(|cx| self.poll(cx)).await?;
             self.take(prompt, event)?;
         }
     }
@@ -236,17 +236,18 @@ impl Generation {
         self.used()
     }
 
-    /// An event of any answer that has one.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<(usize, Option<Event>)> {
+    /// An event of any answer that has one, or that there is no more time for it.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(usize, Option<Event>), Failure>> {
         let prompts = self.answers.len();
         for prompt in (0..prompts).map(|offset| (self.turn + offset) % prompts) {
             let Some(events) = &mut self.answers[prompt].events else { continue };
             if let Poll::Ready(event) = events.poll_event(cx) {
                 self.turn = prompt + 1;
-                return Poll::Ready((prompt, event));
+                return Poll::Ready(Ok((prompt, event)));
             }
         }
-        Poll::Pending
+        let late = || Failure::new(ErrorCode::DeadlineExceeded, "the answer took too long");
+        self.deadline.as_mut().poll(cx).map(|()| Err(late()))
     }
 
     fn take(&mut self, prompt: usize, event: Option<Event>) -> Result<(), Failure> {

@@ -1,5 +1,7 @@
 //! Everything between text and tokens: tokenizer, chat template, detokenizer.
 //!
+//! - [`encoder`]: text to tokens, words that were seen before by looking them up
+//! - [`splits`]: how tokenizers cut text into words
 //! - [`document`]: what a text is made of, and its form as bytes
 //! - [`vocabulary`]: the bytes that each token stands for
 //! - [`detokenizer`]: tokens to text, one by one, never half a character
@@ -10,8 +12,10 @@
 mod control;
 mod detokenizer;
 mod document;
+mod encoder;
 mod error;
 mod mock;
+pub(crate) mod splits;
 mod strftime;
 mod template;
 mod vocabulary;
@@ -23,13 +27,13 @@ use std::{
 };
 
 use serde_json::{Map, Value as Json};
-use tokenizers::Tokenizer;
 
 pub use detokenizer::Detokenizer;
 pub(crate) use document::Document;
 pub use error::TextError;
 
 use control::Control;
+use encoder::Encoder;
 use template::ChatTemplate;
 use vocabulary::Vocabulary;
 
@@ -42,9 +46,9 @@ use crate::{
 /// frontend needs. Travels as bytes and is named by their digest.
 pub struct ModelText {
     /// Finds control tokens in text.
-    parsing: Tokenizer,
-    /// Takes control tokens in text for text.
-    plain: Tokenizer,
+    parsing: Encoder,
+    /// Takes control tokens in text for text; made when the first such text comes, which is seldom.
+    plain: OnceLock<Encoder>,
     vocabulary: Vocabulary,
     template: Option<ChatTemplate>,
     control: Control,
@@ -83,13 +87,11 @@ impl ModelText {
             let eos_name = eos_tokens.first().map(|token| name(*token));
             ChatTemplate::new(source, bos_token.map(name), eos_name)
         });
-        let mut plain = tokenizer.clone();
-        plain.set_encode_special_tokens(true);
         Ok(Self {
             template: template.transpose()?,
             control: Control::new(vocabulary.control_names()),
-            parsing: tokenizer,
-            plain,
+            parsing: Encoder::new(tokenizer),
+            plain: OnceLock::new(),
             vocabulary,
             bos_token,
             adds_bos: document.adds_bos,
@@ -122,10 +124,16 @@ impl ModelText {
     /// # Errors
     /// If the tokenizer cannot encode the text.
     pub fn encode(&self, text: &str, parse_special: bool) -> Result<Vec<u32>, TextError> {
-        let tokenizer = if parse_special { &self.parsing } else { &self.plain };
-        let encoding = tokenizer.encode_fast(text, false);
-        let encoding = encoding.map_err(|error| TextError::Encode { reason: error.to_string() })?;
-        Ok(encoding.get_ids().to_vec())
+        let encoder = if parse_special { &self.parsing } else { self.plain() };
+        encoder.encode(text).map_err(|error| TextError::Encode { reason: error.to_string() })
+    }
+
+    fn plain(&self) -> &Encoder {
+        self.plain.get_or_init(|| {
+            let mut tokenizer = self.parsing.tokenizer().clone();
+            tokenizer.set_encode_special_tokens(true);
+            Encoder::new(tokenizer)
+        })
     }
 
     /// As [`encode`](Self::encode) with control tokens found, each with the characters of `text` that it stands for.
@@ -133,7 +141,7 @@ impl ModelText {
     /// # Errors
     /// As [`encode`](Self::encode).
     pub fn encode_spans(&self, text: &str) -> Result<Vec<(u32, Range<usize>)>, TextError> {
-        let encoding = self.parsing.encode_char_offsets(text, false);
+        let encoding = self.parsing.tokenizer().encode_char_offsets(text, false);
         let encoding = encoding.map_err(|error| TextError::Encode { reason: error.to_string() })?;
         let spans = encoding.get_offsets().iter().map(|&(start, end)| start..end);
         Ok(encoding.get_ids().iter().copied().zip(spans).collect())
@@ -184,7 +192,7 @@ impl ModelText {
     /// The tokens of a rendered conversation whose spelled control tokens are marked.
     fn marked_tokens(&self, text: &str, marker: char) -> Result<Vec<u32>, TextError> {
         let mut tokens = Vec::new();
-        for piece in control::pieces(&self.parsing, text) {
+        for piece in control::pieces(self.parsing.tokenizer(), text) {
             match piece {
                 control::Piece::Token(token) => tokens.push(token),
                 control::Piece::Text(text) => tokens.extend(self.encode(&text.replace(marker, ""), false)?),
@@ -217,7 +225,7 @@ impl ModelText {
     /// The token that is spelled like this.
     #[must_use]
     pub fn token_named(&self, name: &str) -> Option<u32> {
-        self.parsing.token_to_id(name)
+        self.parsing.tokenizer().token_to_id(name)
     }
 
     /// Turns the tokens of one answer into text, one by one.

@@ -44,7 +44,8 @@ pub fn stream(
     tally.streams();
     let stream =
         Stream { generation, facts, reply, tally, begun: false, ended: false, trailers: None, _place: place };
-    let body = futures::stream::unfold(stream, |mut stream| async {
+    // Boxed, since every event moves it into its future and out again.
+    let body = futures::stream::unfold(Box::new(stream), |mut stream| async {
         let frame = match stream.next().await {
             Some(bytes) => Frame::data(bytes),
             None => Frame::trailers(stream.trailers.take()?),

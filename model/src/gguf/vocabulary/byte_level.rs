@@ -10,19 +10,7 @@ use tokenizers::{
 };
 
 use super::{Tokens, unusable};
-use crate::{error::FormatError, gguf::metadata::Metadata};
-
-/// How Llama 3 cuts text before BPE.
-const LLAMA3_SPLIT: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-
-/// How Qwen 2 does: digits one by one.
-const QWEN2_SPLIT: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-
-/// How GPT-4o does, and Phi-4 mini.
-const GPT4O_SPLIT: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-
-/// How Mistral's newer models do.
-const TEKKEN_SPLIT: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+use crate::{error::FormatError, gguf::metadata::Metadata, text::splits};
 
 /// What llama.cpp does for files that name nothing better.
 const DEFAULT_SPLITS: [&str; 4] = [
@@ -89,11 +77,11 @@ impl PreTokenizer {
             "default" => (Cut::Regexes(&DEFAULT_SPLITS), false, false),
             "gpt-2" | "phi-2" | "olmo" => (Cut::Gpt2 { digits_apart: false }, false, false),
             "smollm" => (Cut::Gpt2 { digits_apart: true }, false, false),
-            "llama-bpe" | "llama3" | "llama-v3" => (Cut::Regex(LLAMA3_SPLIT), true, true),
-            "dbrx" => (Cut::Regex(LLAMA3_SPLIT), false, false),
-            "qwen2" | "deepseek-r1-qwen" => (Cut::Regex(QWEN2_SPLIT), false, false),
-            "gpt-4o" => (Cut::Regex(GPT4O_SPLIT), false, false),
-            "tekken" => (Cut::Regex(TEKKEN_SPLIT), true, true),
+            "llama-bpe" | "llama3" | "llama-v3" => (Cut::Regex(splits::LLAMA3), true, true),
+            "dbrx" => (Cut::Regex(splits::LLAMA3), false, false),
+            "qwen2" | "deepseek-r1-qwen" => (Cut::Regex(splits::QWEN2), false, false),
+            "gpt-4o" => (Cut::Regex(splits::GPT4O), false, false),
+            "tekken" => (Cut::Regex(splits::TEKKEN), true, true),
             found => {
                 return Err(FormatError::Unsupported {
                     what: "pre-tokenizer",
