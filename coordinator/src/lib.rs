@@ -16,7 +16,7 @@
 //! - `model_text`: tokenizer and template, fetched from nodes by digest
 //! - `steering`: what a person may see and do: drain, roles, cancel, [`Limits`], the `requests` in flight
 //! - [`balancer`]: which roles nodes should have, and when that is worth a change
-//! - [`metrics`]: what all of this counts
+//! - [`metrics`]: what all of this counts; [`Pace`]: how long tokens took, for percentiles
 
 mod admission;
 mod answer;
@@ -34,6 +34,7 @@ mod lines;
 pub mod metrics;
 mod model_text;
 mod node_client;
+mod pace;
 pub mod places;
 pub mod policy;
 pub mod prefix;
@@ -53,7 +54,7 @@ mod tests;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use baton_protocol::{Failure, Request};
+use baton_protocol::{Failure, NodeInfo, Request, Role};
 use baton_registry::Registry;
 use baton_trust::Trust;
 use tokio::task::JoinSet;
@@ -67,6 +68,7 @@ pub use fleet::{Health, Ledger, Load, Sent};
 pub use incidents::{Incident, IncidentKind};
 pub use limits::{Limits, LimitsError};
 pub use metrics::CoordinatorMetrics;
+pub use pace::{Pace, Times};
 pub use queue::Claim;
 pub use requests::{RequestStatus, Stage};
 pub use status::{ClusterStatus, NodeStatus, ServedModel};
@@ -183,6 +185,18 @@ impl Coordinator {
     /// The nodes as this coordinator sees them.
     pub fn status(&self) -> ClusterStatus {
         status::of(&self.shared.fleet, self.shared.registry.health())
+    }
+
+    /// Coordinators that announce themselves, by name: none, if there is no other process.
+    pub fn coordinators(&self) -> Vec<NodeInfo> {
+        let members = self.shared.registry.watch();
+        let routes = |info: &&NodeInfo| info.roles.contains(&Role::Coordinator);
+        members.borrow().values().filter(routes).cloned().collect()
+    }
+
+    /// How long tokens have taken since it began.
+    pub fn pace(&self) -> &Pace {
+        self.shared.metrics.pace()
     }
 
     /// What the balancer advises, by model. Nothing while it is off, or knows too little.

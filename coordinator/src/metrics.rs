@@ -1,6 +1,9 @@
 //! What the coordinator counts. Stems are those that dashboards for vLLM know.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use baton_protocol::{Bill, ErrorCode};
 use prometheus_client::{
@@ -14,7 +17,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::{Health, balancer::BalancerMetrics, policy::Prediction, prefix::PrefixStats};
+use crate::{Health, Pace, balancer::BalancerMetrics, policy::Prediction, prefix::PrefixStats};
 
 /// Handles to the coordinator's metrics; clones count into the same ones.
 #[derive(Clone, Debug)]
@@ -36,6 +39,7 @@ pub struct CoordinatorMetrics {
     ttft_ratio: Histogram,
     itl_ratio: Histogram,
     balancer: BalancerMetrics,
+    pace: Arc<Pace>,
 }
 
 /// Measured over predicted: dense around 1, since 0.8 to 1.2 is what is hoped for.
@@ -99,6 +103,7 @@ impl Default for CoordinatorMetrics {
             ttft_ratio: Histogram::new(RATIOS),
             itl_ratio: Histogram::new(RATIOS),
             balancer: BalancerMetrics::default(),
+            pace: Arc::default(),
         }
     }
 }
@@ -160,6 +165,10 @@ impl CoordinatorMetrics {
             m.itl_ratio,
         );
         m.balancer.register(registry);
+    }
+
+    pub(crate) fn pace(&self) -> &Arc<Pace> {
+        &self.pace
     }
 
     pub(crate) fn balancer(&self) -> &BalancerMetrics {
@@ -251,6 +260,7 @@ impl Meter {
         let now = Instant::now();
         if !std::mem::replace(&mut self.first_token, true) {
             self.metrics.time_to_first_token.observe((now - self.start).as_secs_f64());
+            self.metrics.pace.ttft.observe(now - self.start);
             if let Some(foretold) = &self.foretold {
                 compare(&self.metrics.ttft_ratio, now - foretold.began, foretold.prediction.ttft);
             }
@@ -264,6 +274,7 @@ impl Meter {
         let Some(last) = self.last_token.get_mut(choice as usize) else { return };
         if let Some(last) = last.replace(now) {
             self.metrics.inter_token_latency.observe((now - last).as_secs_f64());
+            self.metrics.pace.itl.observe(now - last);
         }
     }
 

@@ -17,6 +17,8 @@ pub struct Road {
     pub prefill: NodeId,
     /// Where it goes.
     pub decode: NodeId,
+    /// Prompts of this coordinator that were sent this way.
+    pub handoffs: u64,
     /// Transport in use; none: nothing has come this way yet.
     pub transport: Option<String>,
     /// Which transport was wanted, and why it is not in use.
@@ -52,17 +54,22 @@ struct End {
 pub(crate) fn roads(nodes: &[Arc<Node>]) -> Vec<Road> {
     let end = |node: &Arc<Node>| {
         let load = node.load();
-        End {
+        let end = End {
             info: node.info(),
             prefill: load.steps.prefill,
             step_tokens: load.step_prompt_tokens,
             paths: node.kv_paths(),
-        }
+        };
+        (Arc::clone(node), end)
     };
     let ends: Vec<_> = nodes.iter().filter(|node| node.health() != Health::Lost).map(end).collect();
-    let of = |role| ends.iter().filter(move |end| end.info.roles.contains(&role));
+    let of = |role| ends.iter().filter(move |(_, end)| end.info.roles.contains(&role));
     let pairs = of(Role::Prefill).flat_map(|from| of(Role::Decode).map(move |to| (from, to)));
-    pairs.filter_map(|(from, to)| road(from, to)).collect()
+    let known = pairs.filter_map(|((_, from), (node, to))| {
+        let handoffs = node.expected_from(&from.info.id);
+        Some(Road { handoffs, ..road(from, to)? })
+    });
+    known.collect()
 }
 
 /// None between nodes that hand nothing to each other.
@@ -82,6 +89,7 @@ fn road(from: &End, to: &End) -> Option<Road> {
         model: from.info.model.clone(),
         prefill: from.info.id.clone(),
         decode: to.info.id.clone(),
+        handoffs: 0,
         transport: path.map(|path| path.transport.clone()),
         fallback: path.map(|path| path.fallback.clone()).filter(|why| !why.is_empty()),
         bytes_per_second,
