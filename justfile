@@ -9,6 +9,10 @@ demo *ARGS:
 test:
     scripts/test
 
+# The console in a browser; `--screenshots` takes docs/console anew.
+test-console *ARGS:
+    scripts/test-console {{ARGS}}
+
 # Ops on this machine's NVIDIA card: tests, `bench`, or `sanitize`.
 test-gpu *ARGS:
     scripts/test-gpu {{ARGS}}

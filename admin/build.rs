@@ -20,7 +20,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         builder = builder.field_attribute(field, "#[serde(default)]");
     }
     // Always there, which the other end of a message may not believe.
-    for part in ["Node.load", "Node.pages", "Node.step_model"] {
+    for part in ["Node.load", "Node.pages", "Node.step_model", "Pace.ttft", "Pace.itl"] {
         builder = builder.field_attribute(part, "#[schemars(required)]");
     }
     builder.compile_protos(&["proto/admin.proto"], &["proto"])?;

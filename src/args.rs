@@ -51,7 +51,7 @@ pub enum Command {
     Plan(Box<Plan>),
     /// Looks at this machine: what it has, and what a configuration lacks on it. Fails if something is missing.
     Doctor(Doctor),
-    /// Looks at a running cluster and steers it.
+    /// Looks at a running cluster and steers it. Where operators need keys, BATON_ADMIN_KEY has one.
     Admin(Admin),
     /// Certificates with which the nodes of a cluster know each other.
     #[command(subcommand)]
@@ -128,7 +128,7 @@ pub struct Batch {
     pub url: String,
 }
 
-/// `baton admin`.
+/// `baton admin`. Where operators need keys, `BATON_ADMIN_KEY` has one.
 #[derive(Debug, Args)]
 pub struct Admin {
     /// The admin API of a coordinator.
@@ -203,6 +203,8 @@ pub enum AdminKind {
     Topology,
     /// What has happened of late, the newest first.
     Incidents,
+    /// What operators did of late, the newest first.
+    Audit,
 }
 
 /// `baton doctor`.

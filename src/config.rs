@@ -8,7 +8,7 @@ mod engine;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -57,6 +57,8 @@ pub struct ClusterConfig {
 pub struct AdminConfig {
     /// A loopback address; absent: [`USUAL`](Self::USUAL), or any port if that is taken.
     pub listen: Option<SocketAddr>,
+    /// The file of operators' keys, which `baton key new` adds to; none: everyone on this machine may call.
+    pub keys_file: Option<PathBuf>,
     /// Another loopback address, for the same over gRPC (`admin/proto/admin.proto`); absent: none.
     pub grpc_listen: Option<SocketAddr>,
 }

@@ -5,6 +5,8 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use axum::Router;
+use baton_admin::Desk;
 use baton_coordinator::{Coordinator, CoordinatorTasks, Health};
 use baton_frontend::{Door, FrontendError, HttpMetrics, KeptAnswers, Seat, Services, Shelves};
 use baton_model::ModelText;
@@ -14,6 +16,7 @@ use baton_trust::{Gate, Https, Trust, for_roles};
 use prometheus_client::registry::Registry as Metrics;
 use tokio::{
     signal::unix::SignalKind,
+    sync::oneshot,
     task::{JoinHandle, JoinSet},
 };
 use tokio_util::sync::CancellationToken;
@@ -45,7 +48,7 @@ pub struct Cluster {
     /// Last to go: nodes withdraw from it first.
     registry: Arc<dyn Registry>,
     /// Looks after files that may change.
-    _following: JoinSet<Infallible>,
+    following: JoinSet<Infallible>,
 }
 
 /// Prefix of every metric of this program.
@@ -129,7 +132,7 @@ impl Cluster {
             registry,
             trust,
             config,
-            _following: following,
+            following,
         };
         let started = cluster.start_nodes(&mut metrics).await;
         let started = match started {
@@ -234,6 +237,7 @@ impl Cluster {
         let listener = self.config.api_gate().listen(limits.listen)?;
         let scheme = if https.is_some() { "https" } else { "http" };
         self.url = Some(format!("{scheme}://{}", listener.local_addr()));
+        let (inside, api) = oneshot::channel();
         let services = Services {
             dispatch: Arc::new(coordinator.clone()),
             registry: Arc::new(metrics),
@@ -243,14 +247,14 @@ impl Cluster {
             kept,
             shelves,
             seat: self.take_seat()?,
+            inside: Some(inside),
             texts: self.texts.clone(),
         };
         let stop = self.stop.clone().cancelled_owned();
         #[expect(clippy::disallowed_methods, reason = "owned by the cluster and joined at shutdown")]
         let frontend = tokio::spawn(baton_frontend::serve(listener, limits, services, stop));
         self.frontend = Some(frontend);
-        self.start_admin(&coordinator)?;
-        self.start_admin_grpc(&coordinator)?;
+        self.start_admin(&coordinator, api).await?;
         wait_until_served(&coordinator, self.workers.len()).await;
         Ok(())
     }
@@ -275,22 +279,35 @@ impl Cluster {
         Ok(Some(Seat { own, trust, members, listener }))
     }
 
-    fn start_admin(&mut self, coordinator: &Coordinator) -> Result<()> {
+    /// What operators see and do: the console and the admin API, which is given the users' API too.
+    async fn start_admin(&mut self, coordinator: &Coordinator, api: oneshot::Receiver<Router>) -> Result<()> {
+        let mut desk = Desk::new(coordinator.clone());
+        if let Some(file) = &self.config.admin.keys_file {
+            let door = Arc::new(Door::new(Some(file.clone())).await.context("admin.keys_file")?);
+            let followed = Arc::clone(&door);
+            self.following.spawn(async move { followed.follow().await });
+            desk = desk.for_owners(Arc::new(move |key| door.owner_of(key)));
+        }
+        // Without the API there is no playground, and soon no process.
+        if let Ok(api) = api.await {
+            desk = desk.with_playground(api);
+        }
         let listener = self.config.admin.listener()?;
         say(format_args!("admin at http://{}", listener.local_addr()));
-        let router = baton_admin::router(coordinator.clone());
+        say(format_args!("console at http://{}/console/", listener.local_addr()));
+        let router = baton_admin::router(desk.clone()).merge(baton_console::router());
         let (limits, stop) = (self.config.frontend.clone(), self.stop.clone().cancelled_owned());
         #[expect(clippy::disallowed_methods, reason = "owned by the cluster and joined at shutdown")]
         let serving = tokio::spawn(baton_frontend::serve_routes(listener, limits, router, stop));
         self.admin = Some(serving);
-        Ok(())
+        self.start_admin_grpc(desk)
     }
 
-    fn start_admin_grpc(&mut self, coordinator: &Coordinator) -> Result<()> {
+    fn start_admin_grpc(&mut self, desk: Desk) -> Result<()> {
         let Some(listen) = self.config.admin.grpc_listen else { return Ok(()) };
         let listener = Gate::NoKeys.listen(listen).context("admin.grpc_listen")?;
         say(format_args!("admin over gRPC at http://{}", listener.local_addr()));
-        let server = Server::builder().add_service(baton_admin::service(coordinator.clone()));
+        let server = Server::builder().add_service(baton_admin::service(desk));
         let (calls, stop) = (TcpIncoming::from(listener.into_inner()), self.stop.clone().cancelled_owned());
         #[expect(clippy::disallowed_methods, reason = "owned by the cluster and joined at shutdown")]
         let serving = tokio::spawn(server.serve_with_incoming_shutdown(calls, stop));

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fs, path::Path};
 
 /// Room and what it may use, without features or with the one in brackets.
-const ARROWS: [(&str, &[&str]); 13] = [
+const ARROWS: [(&str, &[&str]); 14] = [
     ("protocol", &[]),
     ("kernels", &[]),
     ("model", &["protocol"]),
@@ -14,6 +14,7 @@ const ARROWS: [(&str, &[&str]); 13] = [
     ("coordinator", &["registry", "trust", "protocol"]),
     ("frontend", &["coordinator", "model", "trust", "protocol"]),
     ("admin", &["coordinator", "protocol"]),
+    ("console", &[]),
     ("lab", &["coordinator", "protocol"]),
     ("prefill-node", &["engine", "kv-transfer", "registry", "protocol"]),
     ("decode-node", &["engine", "kv-transfer", "registry", "protocol"]),

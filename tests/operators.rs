@@ -131,9 +131,14 @@ async fn a_request_is_seen_and_cancelled_and_limits_are_changed() {
     assert_eq!((&road["prefill"], &road["decode"]), (&json!("prefill-1"), &json!("decode-1")));
     let transport = road["transport"].as_str().unwrap();
     assert!(["tcp", "shm"].contains(&transport), "{road}");
+    assert_eq!(road["handoffs"], 1, "{road}");
     cluster.wait_until_idle(std::time::Duration::from_secs(30)).await;
     operator.sees("nobody", <[Value]>::is_empty).await;
     assert!(operator.does(&["cancel", "00"]).await.unwrap_err().contains("no request"));
+    let acts = operator.does(&["audit"]).await.unwrap();
+    let refused: Vec<_> = acts.as_array().unwrap().iter().map(|act| !act["refused"].is_null()).collect();
+    assert_eq!(refused, [true, false], "{acts}");
+    assert_eq!((&acts[1]["who"], &acts[1]["what"]), (&json!("anyone"), &json!("cancel")));
 
     let limits = operator.does(&["limits", "max_running=1", "max_waiting=0", "itl_ms=30"]).await.unwrap();
     assert_eq!(

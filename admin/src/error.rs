@@ -2,7 +2,7 @@
 
 use axum::{
     Json,
-    http::StatusCode,
+    http::{HeaderValue, StatusCode, header::WWW_AUTHENTICATE},
     response::{IntoResponse, Response},
 };
 use baton_coordinator::{LimitsError, SteerError};
@@ -22,8 +22,12 @@ pub(crate) enum AdminError {
     NoRequest { id: String },
     #[error("the body cannot be read: {reason}")]
     Body { reason: String },
-    #[error("neither pages of browsers nor other names of this machine may call")]
+    #[error("neither pages of others nor other names of this machine may call")]
     Stranger,
+    #[error("a key for operators is needed: `Authorization: Bearer` with one of admin.keys_file")]
+    NoKey,
+    #[error("this coordinator has no playground")]
+    NoPlayground,
     #[error("no such route; /openapi.json has all of them")]
     NoRoute,
 }
@@ -46,10 +50,12 @@ impl AdminError {
             Self::Steer(SteerError::Unknown { .. })
             | Self::NoNode { .. }
             | Self::NoRequest { .. }
+            | Self::NoPlayground
             | Self::NoRoute => StatusCode::NOT_FOUND,
             Self::Steer(SteerError::Last { .. } | SteerError::Refused { .. })
             | Self::Limits(LimitsError::Stale { .. }) => StatusCode::CONFLICT,
             Self::Stranger => StatusCode::FORBIDDEN,
+            Self::NoKey => StatusCode::UNAUTHORIZED,
             Self::Steer(SteerError::Unreached { .. }) => StatusCode::BAD_GATEWAY,
             Self::Limits(LimitsError::Range { .. }) | Self::Body { .. } => StatusCode::BAD_REQUEST,
         }
@@ -58,6 +64,10 @@ impl AdminError {
 
 impl IntoResponse for AdminError {
     fn into_response(self) -> Response {
-        (self.status(), Json(Refusal { error: self.to_string() })).into_response()
+        let mut response = (self.status(), Json(Refusal { error: self.to_string() })).into_response();
+        if matches!(self, Self::NoKey) {
+            response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
     }
 }

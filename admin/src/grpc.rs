@@ -1,26 +1,42 @@
 //! The same over gRPC.
 
-use baton_coordinator::Coordinator;
-use tonic::{Code, Request as Call, Response, Status};
+use tonic::{
+    Code, Request as Call, Response, Status,
+    service::{Interceptor, interceptor::InterceptedService},
+};
 
 use crate::{
+    desk::{Desk, Operator},
     error::AdminError,
     operations,
     views::{
-        AdviceByModel, Cluster, DrainNodeRequest, Flushed, Incidents, Limits, Node, NodeName, Nodes, Nothing,
-        PrefixIndex, Queues, RequestId, Requests, Roads, SetRolesRequest,
+        Acts, AdviceByModel, Cluster, DrainNodeRequest, Flushed, Incidents, Limits, Node, NodeName, Nodes,
+        Nothing, Pace, PrefixIndex, Queues, RequestId, Requests, Roads, SetRolesRequest,
         admin_server::{Admin, AdminServer},
     },
 };
 
-/// The service over a coordinator.
-struct Service(Coordinator);
+/// The service over a desk.
+struct Service(Desk);
 
 type Answer<T> = Result<Response<T>, Status>;
 
-/// All operations over a coordinator, to be served on loopback: there are no keys.
-pub fn service(coordinator: Coordinator) -> AdminServer<impl Admin> {
-    AdminServer::new(Service(coordinator))
+/// All operations over a desk, to be served on loopback.
+pub fn service(desk: Desk) -> InterceptedService<AdminServer<impl Admin>, impl Interceptor + Clone> {
+    let asking = desk.clone();
+    let guard = move |mut call: Call<()>| {
+        let said = call.metadata().get("authorization").and_then(|said| said.to_str().ok());
+        let operator = asking.operator(said)?;
+        call.extensions_mut().insert(operator);
+        Ok(call)
+    };
+    AdminServer::with_interceptor(Service(desk), guard)
+}
+
+/// Who calls, and what they say. Nobody comes past the guard unknown.
+fn told<T>(mut call: Call<T>) -> Result<(Operator, T), Status> {
+    let operator = call.extensions_mut().remove().ok_or(AdminError::NoKey)?;
+    Ok((operator, call.into_inner()))
 }
 
 // === impl Service ===
@@ -40,17 +56,18 @@ impl Admin for Service {
     }
 
     async fn drain_node(&self, call: Call<DrainNodeRequest>) -> Answer<Node> {
-        let DrainNodeRequest { id, how } = call.into_inner();
-        Ok(Response::new(operations::drain(&self.0, id, how.unwrap_or_default().force).await?))
+        let (who, DrainNodeRequest { id, how }) = told(call)?;
+        Ok(Response::new(operations::drain(&self.0, &who, id, how.unwrap_or_default().force).await?))
     }
 
     async fn undrain_node(&self, call: Call<NodeName>) -> Answer<Node> {
-        Ok(Response::new(operations::undrain(&self.0, call.into_inner().id).await?))
+        let (who, NodeName { id }) = told(call)?;
+        Ok(Response::new(operations::undrain(&self.0, &who, id).await?))
     }
 
     async fn set_roles(&self, call: Call<SetRolesRequest>) -> Answer<Node> {
-        let SetRolesRequest { id, roles } = call.into_inner();
-        Ok(Response::new(operations::set_roles(&self.0, id, roles.unwrap_or_default()).await?))
+        let (who, SetRolesRequest { id, roles }) = told(call)?;
+        Ok(Response::new(operations::set_roles(&self.0, &who, id, roles.unwrap_or_default()).await?))
     }
 
     async fn list_requests(&self, _: Call<Nothing>) -> Answer<Requests> {
@@ -58,7 +75,8 @@ impl Admin for Service {
     }
 
     async fn cancel_request(&self, call: Call<RequestId>) -> Answer<Requests> {
-        Ok(Response::new(Requests { requests: operations::cancel(&self.0, call.into_inner().id)? }))
+        let (who, RequestId { id }) = told(call)?;
+        Ok(Response::new(Requests { requests: operations::cancel(&self.0, &who, &id)? }))
     }
 
     async fn list_queues(&self, _: Call<Nothing>) -> Answer<Queues> {
@@ -70,15 +88,17 @@ impl Admin for Service {
     }
 
     async fn set_limits(&self, call: Call<Limits>) -> Answer<Limits> {
-        Ok(Response::new(operations::set_limits(&self.0, call.into_inner())?))
+        let (who, wanted) = told(call)?;
+        Ok(Response::new(operations::set_limits(&self.0, &who, wanted)?))
     }
 
     async fn get_prefix_index(&self, _: Call<Nothing>) -> Answer<PrefixIndex> {
         Ok(Response::new(operations::prefix_index(&self.0)))
     }
 
-    async fn flush(&self, _: Call<Nothing>) -> Answer<Flushed> {
-        Ok(Response::new(operations::flush(&self.0).await?))
+    async fn flush(&self, call: Call<Nothing>) -> Answer<Flushed> {
+        let (who, Nothing {}) = told(call)?;
+        Ok(Response::new(operations::flush(&self.0, &who).await?))
     }
 
     async fn list_advice(&self, _: Call<Nothing>) -> Answer<AdviceByModel> {
@@ -92,12 +112,21 @@ impl Admin for Service {
     async fn list_incidents(&self, _: Call<Nothing>) -> Answer<Incidents> {
         Ok(Response::new(Incidents { incidents: operations::incidents(&self.0) }))
     }
+
+    async fn get_pace(&self, _: Call<Nothing>) -> Answer<Pace> {
+        Ok(Response::new(operations::pace(&self.0)))
+    }
+
+    async fn list_acts(&self, _: Call<Nothing>) -> Answer<Acts> {
+        Ok(Response::new(Acts { acts: operations::acts(&self.0) }))
+    }
 }
 
 impl From<AdminError> for Status {
     fn from(error: AdminError) -> Self {
         let code = match error.status().as_u16() {
             400 => Code::InvalidArgument,
+            401 => Code::Unauthenticated,
             403 => Code::PermissionDenied,
             404 => Code::NotFound,
             409 if error.is_stale() => Code::Aborted,

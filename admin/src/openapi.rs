@@ -6,7 +6,8 @@ use serde_json::{Map, Value, json};
 use crate::{
     error::Refusal,
     views::{
-        Advice, Cluster, Drain, Flushed, Incident, Limits, Node, PrefixIndex, Queue, Request, Road, Roles,
+        Act, Advice, Cluster, Drain, Flushed, Incident, Limits, Node, Pace, PrefixIndex, Queue, Request,
+        Road, Roles,
     },
 };
 
@@ -39,7 +40,7 @@ pub fn document() -> Value {
         "info": {
             "title": "Baton, for operators",
             "version": env!("CARGO_PKG_VERSION"),
-            "description": "What one coordinator sees and does. There are no keys: it listens on loopback alone.",
+            "description": "What one coordinator sees and does. It listens on loopback alone, and with admin.keys_file asks for a key (`Authorization: Bearer`) besides.",
         },
         "paths": paths,
         "components": { "schemas": schemas.take_definitions(true) },
@@ -78,6 +79,8 @@ fn looks(schemas: &mut SchemaGenerator) -> Vec<Operation> {
             "What has happened of late, the newest first",
             of::<Vec<Incident>>(schemas),
         ),
+        get("/admin/v1/pace", "How long tokens have taken since the coordinator began", of::<Pace>(schemas)),
+        get("/admin/v1/audit", "What operators did of late, the newest first", of::<Vec<Act>>(schemas)),
         get("/openapi.json", "This document", json!({ "type": "object" })),
     ]
 }

@@ -3,33 +3,35 @@
 use std::net::IpAddr;
 
 use axum::{
-    Json, Router,
+    Extension, Json, Router,
     body::Bytes,
     extract::{DefaultBodyLimit, Path, Request as Call, State},
     http::{
         HeaderMap,
         header::{HOST, ORIGIN},
     },
-    middleware::{Next, from_fn},
+    middleware::{Next, from_fn_with_state},
     response::{IntoResponse, Response},
     routing::{delete, get, post, put},
 };
-use baton_coordinator::Coordinator;
 use serde::de::DeserializeOwned;
 
 use crate::{
+    desk::{Desk, Operator, authorization},
     error::AdminError,
-    openapi, operations,
-    views::{Advice, Cluster, Drain, Flushed, Incident, Limits, Node, PrefixIndex, Queue, Request, Road},
+    openapi, operations, playground,
+    views::{
+        Act, Advice, Cluster, Drain, Flushed, Incident, Limits, Node, Pace, PrefixIndex, Queue, Request, Road,
+    },
 };
 
 type Answer<T> = Result<Json<T>, AdminError>;
 
-/// Longest body.
+/// Longest body of an operator's call.
 const MAX_BODY_BYTES: usize = 64 << 10;
 
-/// All routes over a coordinator.
-pub fn router(coordinator: Coordinator) -> Router {
+/// All routes over a desk.
+pub fn router(desk: Desk) -> Router {
     Router::new()
         .route("/admin/v1/cluster", get(cluster))
         .route("/admin/v1/nodes", get(nodes))
@@ -46,18 +48,30 @@ pub fn router(coordinator: Coordinator) -> Router {
         .route("/admin/v1/advice", get(advice))
         .route("/admin/v1/topology", get(roads))
         .route("/admin/v1/incidents", get(incidents))
+        .route("/admin/v1/pace", get(pace))
+        .route("/admin/v1/audit", get(acts))
         .route("/openapi.json", get(|| async { Json(openapi::document()) }))
+        .merge(playground::router())
         .fallback(|| async { AdminError::NoRoute })
         .method_not_allowed_fallback(|| async { AdminError::NoRoute })
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
-        .layer(from_fn(guard))
-        .with_state(coordinator)
+        .layer(from_fn_with_state(desk.clone(), guard))
+        .with_state(desk)
 }
 
-/// There are no keys, so that a page in an operator's browser must not be able to call:
-/// neither by itself, nor under a name of its own that leads here.
-async fn guard(call: Call, next: Next) -> Response {
-    if is_familiar(call.headers()) { next.run(call).await } else { AdminError::Stranger.into_response() }
+/// Nobody's page in an operator's browser must be able to call, neither by itself nor under a name
+/// of its own that leads here, but for the console, which comes from here.
+async fn guard(State(desk): State<Desk>, mut call: Call, next: Next) -> Response {
+    if !is_familiar(call.headers()) {
+        return AdminError::Stranger.into_response();
+    }
+    match desk.operator(authorization(call.headers())) {
+        Ok(operator) => {
+            call.extensions_mut().insert(operator);
+            next.run(call).await
+        }
+        Err(error) => error.into_response(),
+    }
 }
 
 fn is_familiar(headers: &HeaderMap) -> bool {
@@ -71,76 +85,107 @@ fn is_familiar(headers: &HeaderMap) -> bool {
         let address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
         name == "localhost" || address.is_ok_and(|address| address.is_loopback())
     };
-    !headers.contains_key(ORIGIN) && host.is_none_or(is_loopback)
+    let is_ours = |origin: &str| origin.strip_prefix("http://").is_some_and(|origin| Some(origin) == host);
+    let origin = headers.get(ORIGIN).map(|origin| origin.to_str().is_ok_and(is_ours));
+    // Browsers name no origin where nothing is changed; what they say of it in place of that is believed.
+    let site =
+        headers.get("sec-fetch-site").map(|site| ["same-origin", "none"].iter().any(|own| site == own));
+    origin.unwrap_or(true) && site.unwrap_or(true) && host.is_none_or(is_loopback)
 }
 
-async fn cluster(State(coordinator): State<Coordinator>) -> Json<Cluster> {
-    Json(operations::cluster(&coordinator))
+async fn cluster(State(desk): State<Desk>) -> Json<Cluster> {
+    Json(operations::cluster(&desk))
 }
 
-async fn nodes(State(coordinator): State<Coordinator>) -> Json<Vec<Node>> {
-    Json(operations::nodes(&coordinator))
+async fn nodes(State(desk): State<Desk>) -> Json<Vec<Node>> {
+    Json(operations::nodes(&desk))
 }
 
-async fn node(State(coordinator): State<Coordinator>, Path(id): Path<String>) -> Answer<Node> {
-    Ok(Json(operations::node(&coordinator, id)?))
+async fn node(State(desk): State<Desk>, Path(id): Path<String>) -> Answer<Node> {
+    Ok(Json(operations::node(&desk, id)?))
 }
 
-async fn drain(State(coordinator): State<Coordinator>, Path(id): Path<String>, body: Bytes) -> Answer<Node> {
-    let Drain { force } = if body.is_empty() { Drain::default() } else { read(&body)? };
-    Ok(Json(operations::drain(&coordinator, id, force).await?))
-}
-
-async fn undrain(State(coordinator): State<Coordinator>, Path(id): Path<String>) -> Answer<Node> {
-    Ok(Json(operations::undrain(&coordinator, id).await?))
-}
-
-async fn set_roles(
-    State(coordinator): State<Coordinator>,
+async fn drain(
+    State(desk): State<Desk>,
+    Extension(who): Extension<Operator>,
     Path(id): Path<String>,
     body: Bytes,
 ) -> Answer<Node> {
-    Ok(Json(operations::set_roles(&coordinator, id, read(&body)?).await?))
+    let Drain { force } = if body.is_empty() { Drain::default() } else { read(&body)? };
+    Ok(Json(operations::drain(&desk, &who, id, force).await?))
 }
 
-async fn requests(State(coordinator): State<Coordinator>) -> Json<Vec<Request>> {
-    Json(operations::requests(&coordinator))
+async fn undrain(
+    State(desk): State<Desk>,
+    Extension(who): Extension<Operator>,
+    Path(id): Path<String>,
+) -> Answer<Node> {
+    Ok(Json(operations::undrain(&desk, &who, id).await?))
 }
 
-async fn cancel(State(coordinator): State<Coordinator>, Path(id): Path<String>) -> Answer<Vec<Request>> {
-    Ok(Json(operations::cancel(&coordinator, id)?))
+async fn set_roles(
+    State(desk): State<Desk>,
+    Extension(who): Extension<Operator>,
+    Path(id): Path<String>,
+    body: Bytes,
+) -> Answer<Node> {
+    Ok(Json(operations::set_roles(&desk, &who, id, read(&body)?).await?))
 }
 
-async fn queue(State(coordinator): State<Coordinator>) -> Json<Vec<Queue>> {
-    Json(operations::queues(&coordinator))
+async fn requests(State(desk): State<Desk>) -> Json<Vec<Request>> {
+    Json(operations::requests(&desk))
 }
 
-async fn limits(State(coordinator): State<Coordinator>) -> Json<Limits> {
-    Json(operations::limits(&coordinator))
+async fn cancel(
+    State(desk): State<Desk>,
+    Extension(who): Extension<Operator>,
+    Path(id): Path<String>,
+) -> Answer<Vec<Request>> {
+    Ok(Json(operations::cancel(&desk, &who, &id)?))
 }
 
-async fn set_limits(State(coordinator): State<Coordinator>, body: Bytes) -> Answer<Limits> {
-    Ok(Json(operations::set_limits(&coordinator, read(&body)?)?))
+async fn queue(State(desk): State<Desk>) -> Json<Vec<Queue>> {
+    Json(operations::queues(&desk))
 }
 
-async fn prefix_index(State(coordinator): State<Coordinator>) -> Json<PrefixIndex> {
-    Json(operations::prefix_index(&coordinator))
+async fn limits(State(desk): State<Desk>) -> Json<Limits> {
+    Json(operations::limits(&desk))
 }
 
-async fn flush(State(coordinator): State<Coordinator>) -> Answer<Flushed> {
-    Ok(Json(operations::flush(&coordinator).await?))
+async fn set_limits(
+    State(desk): State<Desk>,
+    Extension(who): Extension<Operator>,
+    body: Bytes,
+) -> Answer<Limits> {
+    Ok(Json(operations::set_limits(&desk, &who, read(&body)?)?))
 }
 
-async fn advice(State(coordinator): State<Coordinator>) -> Json<Vec<Advice>> {
-    Json(operations::advice(&coordinator))
+async fn prefix_index(State(desk): State<Desk>) -> Json<PrefixIndex> {
+    Json(operations::prefix_index(&desk))
 }
 
-async fn roads(State(coordinator): State<Coordinator>) -> Json<Vec<Road>> {
-    Json(operations::roads(&coordinator))
+async fn flush(State(desk): State<Desk>, Extension(who): Extension<Operator>) -> Answer<Flushed> {
+    Ok(Json(operations::flush(&desk, &who).await?))
 }
 
-async fn incidents(State(coordinator): State<Coordinator>) -> Json<Vec<Incident>> {
-    Json(operations::incidents(&coordinator))
+async fn advice(State(desk): State<Desk>) -> Json<Vec<Advice>> {
+    Json(operations::advice(&desk))
+}
+
+async fn roads(State(desk): State<Desk>) -> Json<Vec<Road>> {
+    Json(operations::roads(&desk))
+}
+
+async fn incidents(State(desk): State<Desk>) -> Json<Vec<Incident>> {
+    Json(operations::incidents(&desk))
+}
+
+async fn pace(State(desk): State<Desk>) -> Json<Pace> {
+    Json(operations::pace(&desk))
+}
+
+async fn acts(State(desk): State<Desk>) -> Json<Vec<Act>> {
+    Json(operations::acts(&desk))
 }
 
 /// Without a word on the content type: there is only JSON here.

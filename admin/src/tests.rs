@@ -16,7 +16,7 @@ use tonic::{Code, transport::Server};
 use tower::ServiceExt;
 
 use crate::{
-    openapi, router, service,
+    Desk, openapi, router, service,
     views::{self, Class, Limits, NodeName, Nothing, admin_client::AdminClient},
 };
 
@@ -26,7 +26,7 @@ fn coordinator() -> (Coordinator, CoordinatorTasks) {
 
 async fn call(coordinator: &Coordinator, method: &str, path: &str, body: &str) -> (StatusCode, Value) {
     let request = Request::builder().method(method).uri(path).body(Body::from(body.to_owned())).unwrap();
-    let response = router(coordinator.clone()).oneshot(request).await.unwrap();
+    let response = router(Desk::new(coordinator.clone())).oneshot(request).await.unwrap();
     let status = response.status();
     let bytes = to_bytes(response.into_body(), 1 << 20).await.unwrap();
     (status, serde_json::from_slice(&bytes).unwrap())
@@ -101,10 +101,17 @@ async fn pages_of_browsers_are_refused() {
         ("host", "10.0.0.1:8001", false),
         ("origin", "https://example.com", false),
         ("origin", "null", false),
+        ("origin", "http://127.0.0.1:3000", false),
+        ("origin", "http://localhost:8001", true),
+        ("sec-fetch-site", "cross-site", false),
+        ("sec-fetch-site", "same-site", false),
+        ("sec-fetch-site", "same-origin", true),
+        ("sec-fetch-site", "none", true),
     ] {
         let request = Request::builder().uri("/admin/v1/queue").header(name, value);
+        let request = if name == "host" { request } else { request.header("host", "localhost:8001") };
         let request = request.body(Body::empty()).unwrap();
-        let status = router(coordinator.clone()).oneshot(request).await.unwrap().status();
+        let status = router(Desk::new(coordinator.clone())).oneshot(request).await.unwrap().status();
         assert_eq!(status == StatusCode::OK, is_let_in, "{name}: {value}");
         assert!(is_let_in || status == StatusCode::FORBIDDEN);
     }
@@ -116,7 +123,7 @@ async fn the_same_is_said_over_grpc() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let mut serving = JoinSet::new();
-    let server = Server::builder().add_service(service(coordinator.clone()));
+    let server = Server::builder().add_service(service(Desk::new(coordinator.clone())));
     serving.spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
     let mut client = AdminClient::connect(url).await.unwrap();
 
@@ -135,4 +142,60 @@ async fn the_same_is_said_over_grpc() {
     assert_eq!(client.undrain_node(nobody).await.unwrap_err().code(), Code::NotFound);
     let nothing = views::RequestId { id: "none".to_owned() };
     assert_eq!(client.cancel_request(nothing).await.unwrap_err().code(), Code::NotFound);
+}
+
+#[tokio::test]
+async fn holders_of_keys_alone_come_in_and_what_they_do_is_kept_with_their_names() {
+    let (coordinator, _tasks) = coordinator();
+    let desk = Desk::new(coordinator).for_owners(Arc::new(|key| (key == "right").then(|| "ann".to_owned())));
+    let ask = async |method: &str, path: &str, key: Option<&str>| {
+        let request = Request::builder().method(method).uri(path);
+        let request = key.into_iter().fold(request, |request, key| request.header("authorization", key));
+        let response = router(desk.clone()).oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+        let (status, asks) = (response.status(), response.headers().contains_key("www-authenticate"));
+        let body = to_bytes(response.into_body(), 1 << 20).await.unwrap();
+        assert_eq!(asks, status == StatusCode::UNAUTHORIZED);
+        (status, serde_json::from_slice::<Value>(&body).unwrap())
+    };
+    for key in [None, Some("right"), Some("Bearer wrong"), Some("Basic right")] {
+        for path in ["/admin/v1/cluster", "/openapi.json", "/console/api/v1/models"] {
+            assert_eq!(ask("GET", path, key).await.0, StatusCode::UNAUTHORIZED, "{key:?}");
+        }
+    }
+    let key = Some("Bearer right");
+    assert_eq!(ask("DELETE", "/admin/v1/requests/ab", key).await.0, StatusCode::NOT_FOUND);
+    assert_eq!(ask("POST", "/admin/v1/flush", key).await.0, StatusCode::OK);
+    let (_, acts) = ask("GET", "/admin/v1/audit", key).await;
+    let said = |at: usize| (acts[at]["who"].clone(), acts[at]["what"].clone(), acts[at]["refused"].clone());
+    assert_eq!(said(0), (json!("ann"), json!("flush"), Value::Null));
+    assert_eq!(said(1), (json!("ann"), json!("cancel"), json!("no request \"ab\" is in flight")));
+
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let mut serving = JoinSet::new();
+    let server = Server::builder().add_service(service(desk.clone()));
+    serving.spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+    let mut client = AdminClient::connect(url).await.unwrap();
+    assert_eq!(client.flush(Nothing {}).await.unwrap_err().code(), Code::Unauthenticated);
+    let mut call = tonic::Request::new(Nothing {});
+    call.metadata_mut().insert("authorization", "Bearer right".parse().unwrap());
+    assert_eq!(client.list_acts(call).await.unwrap().into_inner().acts.len(), 2);
+}
+
+#[tokio::test]
+async fn the_playground_passes_on_what_users_need_and_not_an_operators_key() {
+    let (coordinator, _tasks) = coordinator();
+    let echo = async |request: Request<Body>| {
+        let words = |name: &str| request.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
+        let said = json!({ "path": request.uri().path(), "key": words("x-api-key"), "admin": words("authorization") });
+        axum::Json(said)
+    };
+    let desk = Desk::new(coordinator.clone()).with_playground(axum::Router::new().fallback(echo));
+    let path = "/console/api/v1/chat/completions";
+    let request = Request::post(path).header("x-api-key", "theirs").header("authorization", "Bearer own");
+    let response = router(desk).oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+    let body = to_bytes(response.into_body(), 1 << 20).await.unwrap();
+    let said: Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!(said, json!({ "path": "/v1/chat/completions", "key": "theirs", "admin": null }));
+    assert_eq!(call(&coordinator, "POST", path, "").await.0, StatusCode::NOT_FOUND);
 }

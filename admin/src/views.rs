@@ -33,7 +33,7 @@ impl From<&ClusterStatus> for Cluster {
             *nodes.entry(node.health.as_str().to_owned()).or_default() += 1;
         }
         let registry = if status.registry.connected { "connected" } else { "away" };
-        Self { ready: status.ready, registry: registry.to_owned(), nodes }
+        Self { ready: status.ready, registry: registry.to_owned(), nodes, ..Self::default() }
     }
 }
 
@@ -219,6 +219,7 @@ impl From<own::Road> for Road {
             made_per_second: road.made_per_second,
             verdict: road.verdict.as_str().to_owned(),
             fallback: road.fallback,
+            handoffs: road.handoffs,
         }
     }
 }
@@ -254,7 +255,19 @@ impl From<own::Incident> for Incident {
     }
 }
 
-fn since_1970_ms(time: SystemTime) -> u64 {
+impl From<&own::Pace> for Pace {
+    fn from(own::Pace { ttft, itl }: &own::Pace) -> Self {
+        Self { ttft: Some(ttft.into()), itl: Some(itl.into()) }
+    }
+}
+
+impl From<&own::Times> for Times {
+    fn from(times: &own::Times) -> Self {
+        Self { first_ms: ms(own::Times::FIRST), ratio: own::Times::RATIO, counts: times.counts() }
+    }
+}
+
+pub(crate) fn since_1970_ms(time: SystemTime) -> u64 {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -85,6 +85,11 @@ impl Door {
         self.ring.read().tenant_of(key).cloned().ok_or(ApiError::WrongKey)
     }
 
+    /// The name of a key's tenant; none: it is not known.
+    pub fn owner_of(&self, key: &str) -> Option<String> {
+        self.ring.read().tenant_of(key).map(|tenant| tenant.name.clone())
+    }
+
     /// The tenant of this name, if any of their keys is good still.
     pub fn tenant_named(&self, name: &str) -> Option<Arc<Tenant>> {
         if self.file.is_none() {

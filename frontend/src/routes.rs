@@ -72,7 +72,8 @@ impl Room {
 
 /// All routes, and the room that they share. Every path that is not named here is refused.
 pub fn router(config: Config, services: Services, replicas: Replicas) -> (Router, Arc<Room>) {
-    let Services { dispatch, registry, metrics, door, kept, shelves, texts, seat: _, https: _ } = services;
+    let Services { dispatch, registry, metrics, door, kept, shelves, texts, seat: _, https: _, inside: _ } =
+        services;
     let cors = cors(&config.cors_origins);
     let texts = Arc::new(Texts::new(Arc::clone(&dispatch), &config, texts));
     let streams = Arc::new(Semaphore::new(config.max_streams));

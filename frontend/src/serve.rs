@@ -14,7 +14,7 @@ use prometheus_client::registry::Registry;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
@@ -47,6 +47,8 @@ pub struct Services {
     pub shelves: Arc<Shelves>,
     /// This coordinator among others; none: it is the only one.
     pub seat: Option<Seat>,
+    /// Who is given the routes for calls inside this process; none: nobody.
+    pub inside: Option<oneshot::Sender<Router>>,
     /// Texts that this process has anyway; others are fetched from nodes, before the first call if possible.
     pub texts: Vec<Arc<ModelText>>,
 }
@@ -79,9 +81,11 @@ pub async fn serve(
     mut services: Services,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), FrontendError> {
-    let (seat, https) = (services.seat.take(), services.https.take());
+    let (seat, https, inside) = (services.seat.take(), services.https.take(), services.inside.take());
     let replicas = seat.as_ref().map_or_else(Replicas::alone, Seat::replicas);
     let (router, room) = routes::router(config.clone(), services, replicas);
+    // Who asked for them may have given up meanwhile.
+    let _ = inside.map(|inside| inside.send(router.clone()));
     let stop = CancellationToken::new();
     let keeping = keep(seat, (router.clone(), Arc::clone(&room)), &stop);
     let end = async {

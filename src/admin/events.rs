@@ -1,8 +1,8 @@
-//! Roads and incidents as lines of text.
+//! Roads, incidents and operators' acts as lines of text.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use baton_admin::views::{Incident, Road};
+use baton_admin::views::{Act, Incident, Road};
 
 /// How KV comes from each prefill node to each decode node.
 pub(super) fn roads(roads: &[Road]) -> Vec<String> {
@@ -36,8 +36,29 @@ pub(super) fn incidents(incidents: &[Incident]) -> Vec<String> {
     if incidents.is_empty() {
         return vec!["nothing has happened since this coordinator began".to_owned()];
     }
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    let now = now_ms();
     incidents.iter().map(|incident| incident_line(incident, now)).collect()
+}
+
+/// What operators did, the newest first.
+pub(super) fn acts(acts: &[Act]) -> Vec<String> {
+    if acts.is_empty() {
+        return vec!["no operator has done anything since this coordinator began".to_owned()];
+    }
+    let now = now_ms();
+    acts.iter().map(|act| act_line(act, now)).collect()
+}
+
+fn act_line(act: &Act, now_ms: u128) -> String {
+    let ago = now_ms.saturating_sub(u128::from(act.at_ms)) / 1000;
+    let whom = act.whom.as_ref().map_or(String::new(), |whom| format!(" {whom}"));
+    let how = act.how.as_ref().map_or(String::new(), |how| format!(" ({how})"));
+    let refused = act.refused.as_ref().map_or(String::new(), |why| format!(": refused, {why}"));
+    format!("{:>8} ago  {}: {}{whom}{how}{refused}", age(ago), act.who, act.what)
+}
+
+fn now_ms() -> u128 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis()
 }
 
 fn incident_line(incident: &Incident, now_ms: u128) -> String {
@@ -73,6 +94,21 @@ mod tests {
         assert_eq!(incident_line(&incident, 63_500), " 1 m 2 s ago  d1 does not answer (3 times)");
         let once = Incident { node: None, times: 1, ..incident };
         assert_eq!(incident_line(&once, 1_000), "     0 s ago  does not answer");
+    }
+
+    #[test]
+    fn acts_say_who_did_what_to_whom_and_whether() {
+        let act = Act {
+            at_ms: 1_000,
+            who: "ann".to_owned(),
+            what: "drain".to_owned(),
+            whom: Some("d1".to_owned()),
+            how: None,
+            refused: Some("it is the last one".to_owned()),
+        };
+        assert_eq!(act_line(&act, 63_500), " 1 m 2 s ago  ann: drain d1: refused, it is the last one");
+        let done = Act { how: Some("decode".to_owned()), refused: None, ..act };
+        assert_eq!(act_line(&done, 1_000), "     0 s ago  ann: drain d1 (decode)");
     }
 
     #[test]

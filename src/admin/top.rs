@@ -254,6 +254,7 @@ mod tests {
                 ready: true,
                 registry: "connected".into(),
                 nodes: [("ready".into(), 1)].into(),
+                ..Cluster::default()
             },
             nodes: vec![serde_json::from_value(node).unwrap()],
             queues: Vec::new(),

@@ -255,8 +255,18 @@ impl TestServer {
         let kept = KeptAnswers::open(&config).await.unwrap();
         let shelves = Shelves::open(&config).await.unwrap();
         let (registry, texts) = (Arc::new(registry), Vec::new());
-        let services =
-            Services { dispatch, registry, metrics, door, https: None, kept, shelves, texts, seat: None };
+        let services = Services {
+            dispatch,
+            registry,
+            metrics,
+            door,
+            https: None,
+            kept,
+            shelves,
+            texts,
+            seat: None,
+            inside: None,
+        };
         let (stop, stopped) = oneshot::channel::<()>();
         let mut task = JoinSet::new();
         task.spawn(serve(listener, config, services, async {

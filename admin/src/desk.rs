@@ -1,0 +1,67 @@
+//! What operators stand at: the coordinator, who may come, and the record of what they did.
+
+use std::sync::Arc;
+
+use axum::{Router, http::HeaderMap};
+use baton_coordinator::Coordinator;
+
+use crate::{audit::Audit, error::AdminError};
+
+/// Whose a key is; none: nobody's.
+pub type Owner = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
+
+/// Shared by the routes and the service; clones are the same desk.
+#[derive(Clone)]
+pub struct Desk {
+    pub(crate) coordinator: Coordinator,
+    pub(crate) audit: Arc<Audit>,
+    owner: Option<Owner>,
+    /// The API for users, inside this process, for the console's playground.
+    pub(crate) api: Option<Router>,
+}
+
+/// Who calls.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Operator(pub(crate) String);
+
+/// Who calls where there are no keys.
+const ANYONE: &str = "anyone";
+
+// === impl Desk ===
+
+impl Desk {
+    /// Over a coordinator, for everyone who reaches it.
+    pub fn new(coordinator: Coordinator) -> Self {
+        Self { coordinator, audit: Arc::default(), owner: None, api: None }
+    }
+
+    /// The same for holders of keys alone.
+    #[must_use]
+    pub fn for_owners(self, owner: Owner) -> Self {
+        Self { owner: Some(owner), ..self }
+    }
+
+    /// The same with a playground over the routes of the API for users, which asks for its own keys.
+    #[must_use]
+    pub fn with_playground(self, api: Router) -> Self {
+        Self { api: Some(api), ..self }
+    }
+
+    /// Who calls with this `Authorization`.
+    ///
+    /// # Errors
+    /// When there are keys, and this is none of them.
+    pub(crate) fn operator(&self, authorization: Option<&str>) -> Result<Operator, AdminError> {
+        let Some(owner) = &self.owner else { return Ok(Operator(ANYONE.to_owned())) };
+        let (scheme, key) = authorization.and_then(|said| said.split_once(' ')).ok_or(AdminError::NoKey)?;
+        let known = owner(key.trim()).filter(|_| scheme.eq_ignore_ascii_case("bearer"));
+        known.map(Operator).ok_or(AdminError::NoKey)
+    }
+}
+
+/// The one value of `Authorization`.
+pub(crate) fn authorization(headers: &HeaderMap) -> Option<&str> {
+    let mut said = headers.get_all(axum::http::header::AUTHORIZATION).iter();
+    let first = said.next()?.to_str().ok();
+    if said.next().is_some() { None } else { first }
+}
