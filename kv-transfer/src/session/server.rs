@@ -52,6 +52,9 @@ struct Service {
     stop: CancellationToken,
 }
 
+/// Decode nodes that may have a session at once: each says its own name.
+pub(super) const MAX_PEERS: usize = 1024;
+
 /// What a session consists of before it runs.
 struct Opening {
     terms: Terms,
@@ -101,6 +104,12 @@ impl PrefillService {
     /// Open sessions and how their data travels.
     pub fn reports(&self) -> Vec<SessionReport> {
         self.service.open.lock().values().cloned().collect()
+    }
+
+    /// Decode nodes that have a session, or are getting one.
+    #[cfg(test)]
+    pub fn peers(&self) -> usize {
+        self.service.peers.lock().len()
     }
 
     /// Ends all sessions, and waits until their threads and tasks are gone. No
@@ -160,9 +169,14 @@ impl Service {
         // What the other side asks for, within what this side allows.
         let probe_bytes = hello.probe_bytes.min(MAX_FRAME_BYTES);
         let (peer, stop) = (NodeId(hello.node.clone()), self.stop.child_token());
-        if let Some((_, old)) = self.peers.lock().insert(peer.clone(), (session, stop.clone())) {
+        let mut peers = self.peers.lock();
+        if peers.len() >= MAX_PEERS && !peers.contains_key(&peer) {
+            return Err(Status::resource_exhausted("too many decode nodes"));
+        }
+        if let Some((_, old)) = peers.insert(peer.clone(), (session, stop.clone())) {
             old.cancel();
         }
+        drop(peers);
         let receiver = Receiver {
             node: peer.clone(),
             incarnation: Incarnation(hello.incarnation),

@@ -19,9 +19,14 @@ fn authority() -> Authority {
 
 /// What a node of this role has.
 fn trust(authority: &Authority, role: Role) -> Trust {
+    trust_at(authority, role, "127.0.0.1")
+}
+
+/// What a node of this role has that is reached at `addr`.
+fn trust_at(authority: &Authority, role: Role, addr: &str) -> Trust {
     let now = SystemTime::now();
     let valid = now - Duration::from_secs(60)..now + Duration::from_secs(3600);
-    let issued = authority.issue(&Bearer::Nodes([role].into()), &["127.0.0.1".to_owned()], valid).unwrap();
+    let issued = authority.issue(&Bearer::Nodes([role].into()), &[addr.to_owned()], valid).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let [ca, cert, key] = ["ca", "cert", "key"].map(|name| dir.path().join(name));
     fs::write(&ca, authority.itself().cert).unwrap();
@@ -47,7 +52,7 @@ async fn try_handoff(served: &Served, sessions: &Sessions) -> Result<bool, Hando
 }
 
 #[tokio::test]
-async fn kv_arrives_whole_inside_tls() {
+pub async fn kv_arrives_whole_inside_tls() {
     let authority = authority();
     let (prefill, decode) = (trust(&authority, Role::Prefill), trust(&authority, Role::Decode));
     for (tls, transport) in [(true, EACH[1]), (false, EACH[1]), (true, EACH[0]), (true, EACH[2])] {
@@ -65,7 +70,7 @@ async fn kv_arrives_whole_inside_tls() {
 }
 
 #[tokio::test]
-async fn only_a_decode_node_of_the_cluster_has_a_session() {
+pub async fn only_a_decode_node_of_the_cluster_has_a_session() {
     let authority = authority();
     let local = certified(node("p", 1, 4), trust(&authority, Role::Prefill));
     let served = serve(local, tcp(false), engine(&SHAPE, false)).await;
@@ -93,7 +98,7 @@ async fn only_a_decode_node_of_the_cluster_has_a_session() {
 }
 
 #[tokio::test]
-async fn both_sides_encrypt_or_none() {
+pub async fn both_sides_encrypt_or_none() {
     let authority = authority();
     let (prefill, decode) = (trust(&authority, Role::Prefill), trust(&authority, Role::Decode));
     for tls in [true, false] {
@@ -114,7 +119,7 @@ async fn both_sides_encrypt_or_none() {
 }
 
 #[tokio::test]
-async fn the_secret_is_not_heard_in_the_open() {
+pub async fn the_secret_is_not_heard_in_the_open() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     let expected = tcp::listener::Expected::new(Some(trust(&authority(), Role::Prefill)));
@@ -130,4 +135,30 @@ async fn the_secret_is_not_heard_in_the_open() {
     // At most an alert.
     assert!(said.is_empty() || (said[0] == 21 && said.len() == 7), "{said:?}");
     assert!(timeout(Duration::from_millis(50), expectation.sockets()).await.is_err());
+}
+
+#[tokio::test]
+pub async fn a_certificate_is_for_its_address() {
+    let authority = authority();
+    let local = certified(node("p", 1, 4), trust_at(&authority, Role::Prefill, "192.0.2.7"));
+    let served = serve(local, tcp(false), engine(&SHAPE, false)).await;
+    let decode = certified(node("d", 2, 4), trust(&authority, Role::Decode));
+    let refused = try_handoff(&served, &Sessions::new(decode, tcp(false)).unwrap()).await;
+    assert!(matches!(refused, Err(HandoffError::Session(SessionError::Connect { .. }))), "{refused:?}");
+}
+
+#[tokio::test]
+pub async fn handshakes_that_are_never_made_are_in_nobodys_way() {
+    let authority = authority();
+    let local = certified(node("p", 1, 4), trust(&authority, Role::Prefill));
+    let served = serve(local, tcp(false), engine(&SHAPE, false)).await;
+    let mut mute = Vec::new();
+    for _ in 0..300 {
+        mute.push(TcpStream::connect(&served.peer.control_addr).await.unwrap());
+    }
+    let decode = certified(node("d", 2, 4), trust(&authority, Role::Decode));
+    let sessions = Sessions::new(decode, tcp(false)).unwrap();
+    // More than are let in at once: they are hung up on in their time, and whoever comes again is let in.
+    let let_in = async { while try_handoff(&served, &sessions).await != Ok(true) {} };
+    timeout(PATIENT, let_in).await.expect("strangers keep others away");
 }

@@ -16,7 +16,7 @@ async fn refusal(change: impl Fn(&mut LocalNode, &mut TransferConfig)) -> Option
 }
 
 #[tokio::test]
-async fn nodes_that_do_not_fit_are_told_why() {
+pub async fn nodes_that_do_not_fit_are_told_why() {
     let words = |a: &str, b: &str, c: &str| Some((a.to_owned(), b.to_owned(), c.to_owned()));
     assert_eq!(refusal(|_, _| {}).await, None);
     assert_eq!(refusal(|d, _| d.cluster = "other".into()).await, words("cluster", "other", "test"));
@@ -37,7 +37,7 @@ async fn nodes_that_do_not_fit_are_told_why() {
 }
 
 #[tokio::test]
-async fn every_path_is_measured_and_the_choice_is_told_to_both() {
+pub async fn every_path_is_measured_and_the_choice_is_told_to_both() {
     let auto = || TransferConfig { transport: Wanted::Auto, tcp_sockets: 3, ..config(EACH[1]) };
     let served = serve(node("p", 1, 4), auto(), engine(&SHAPE, false)).await;
     let sessions = Sessions::new(node("d", 2, 4), auto()).unwrap();
@@ -55,7 +55,7 @@ async fn every_path_is_measured_and_the_choice_is_told_to_both() {
 }
 
 #[tokio::test]
-async fn another_transport_is_taken_only_with_leave() {
+pub async fn another_transport_is_taken_only_with_leave() {
     let served = serve(node("p", 1, 4), config(EACH[1]), engine(&SHAPE, false)).await;
     let allowed = TransferConfig { transport: Wanted::Only(EACH[0]), fallback: true, ..config(EACH[1]) };
     let sessions = Sessions::new(node("d", 2, 4), allowed).unwrap();
@@ -79,7 +79,7 @@ async fn another_transport_is_taken_only_with_leave() {
 }
 
 #[tokio::test]
-async fn checksums_are_off_only_where_both_say_so() {
+pub async fn checksums_are_off_only_where_both_say_so() {
     for (theirs, end) in [(Checksum::None, "ready"), (Checksum::Crc32c, "lost")] {
         // Every frame is damaged on its way: only checksums tell.
         let faults = FaultsConfig { corrupt_probability: 1.0, ..FaultsConfig::default() };
@@ -95,7 +95,7 @@ async fn checksums_are_off_only_where_both_say_so() {
 }
 
 #[tokio::test]
-async fn nothing_beyond_this_machine() {
+pub async fn nothing_beyond_this_machine() {
     let local = node("p", 1, 4);
     let open = TransferConfig { data_listen: "0.0.0.0:0".parse().unwrap(), ..config(EACH[1]) };
     let refused = PrefillService::new(local.clone(), open, engine(&SHAPE, false)).err();
@@ -116,7 +116,7 @@ async fn nothing_beyond_this_machine() {
 }
 
 #[tokio::test]
-async fn data_sockets_need_the_secret() {
+pub async fn data_sockets_need_the_secret() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     let expected = tcp::listener::Expected::default();
@@ -138,7 +138,7 @@ async fn data_sockets_need_the_secret() {
 }
 
 #[tokio::test]
-async fn asks_that_make_no_sense_are_not_sent() {
+pub async fn asks_that_make_no_sense_are_not_sent() {
     let sessions = Sessions::new(node("d", 2, 4), config(EACH[1])).unwrap();
     let peer =
         PrefillPeer { node: "p".into(), control_addr: "127.0.0.1:1".into(), incarnation: Incarnation(1) };

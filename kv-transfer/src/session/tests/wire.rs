@@ -4,10 +4,12 @@
 //!
 //! - [`asking`]: bad decode nodes, against a prefill node's listeners
 //! - [`answering`]: bad prefill nodes, against a decode node's sessions
+//! - [`ways`]: the thirty ways to be a bad peer, to which cases and tests belong by number
 //! - [`Road`]: one row a transport
 
 mod answering;
 mod asking;
+mod ways;
 
 use baton_protocol::{
     FrameHeader, SessionId,
@@ -44,6 +46,9 @@ const ROADS: &[Road] = &[
 const TCP: Road = ROADS[1];
 const SHM: Road = ROADS[2];
 
+/// A number in [`ways::WAYS`].
+type Way = u8;
+
 /// Deadlines that a test can wait for, and that a busy machine can keep.
 fn limits(road: Road) -> TransferConfig {
     TransferConfig {
@@ -79,7 +84,7 @@ enum Waiting {
 /// Whatever bytes go into a stream where frames belong.
 enum Raw {
     Socket(std::net::TcpStream),
-    Ring(Producer),
+    Ring(Producer, Map),
 }
 
 // === impl Road ===
@@ -142,7 +147,7 @@ impl Waiting {
             }
             Self::Shm(meeting) => {
                 let fd = meeting.ring().await?;
-                let raw = Raw::Ring(Producer::new(Arc::new(Map::new(&fd)?), PATIENT));
+                let raw = Raw::Ring(Producer::new(Arc::new(Map::new(&fd)?), PATIENT), Map::new(&fd)?);
                 Ok((shm::sender(Map::new(&fd)?, Checksum::Crc32c, PATIENT), Some(raw)))
             }
             Self::Other(_transports, listening) => Ok((listening.rendezvous.accept().await?, None)),
@@ -157,10 +162,17 @@ impl Raw {
     fn write(&mut self, bytes: &[u8]) {
         match self {
             Self::Socket(socket) => drop(std::io::Write::write_all(socket, bytes)),
-            Self::Ring(ring) => {
+            Self::Ring(ring, _) => {
                 let _ = ring.write(bytes);
                 ring.publish();
             }
+        }
+    }
+
+    /// Says that the ring holds bytes up to `place`.
+    fn place(&self, place: u32) {
+        if let Self::Ring(_, map) = self {
+            map.word(0).store(place, Ordering::SeqCst);
         }
     }
 }

@@ -154,8 +154,9 @@ fn a_peer_that_leaves_is_noticed_after_its_last_frame() {
     }
 }
 
+/// Lengths that differ from what the header says.
 #[test]
-fn steps_that_make_no_sense_end_the_path() {
+pub fn steps_that_make_no_sense_end_the_path() {
     let (head, _) = memory();
     let payload = vec![0; head.bytes as usize];
     let huge = FrameHeader { bytes: u32::MAX, ..head.clone() };
@@ -183,8 +184,9 @@ fn head_bytes() -> [u8; 80] {
     memory().0.encode()
 }
 
+/// The second step is missing.
 #[test]
-fn a_frame_whose_rest_does_not_come_is_a_stall() {
+pub fn a_frame_whose_rest_does_not_come_is_a_stall() {
     let (mut near, mut far) = rogue(SHORT);
     let (head, _) = memory();
     let long = FrameHeader { bytes: STEP as u32 + 1, ..head };

@@ -2,7 +2,7 @@
 //!
 //! - [`opening`]: those that get no session
 
-mod opening;
+pub mod opening;
 
 use baton_protocol::wire::{Hello, prefill_client::PrefillClient};
 use tokio_stream::wrappers::ReceiverStream;
@@ -23,7 +23,7 @@ struct Asker {
 }
 
 /// One thing that it says.
-enum Said {
+pub enum Said {
     /// Properly numbered.
     Message(Message),
     /// As it stands, but for the session's number added.
@@ -31,15 +31,15 @@ enum Said {
 }
 
 /// What must come of it.
-enum Then {
+pub enum Then {
     /// The session ends.
     CutOff,
     /// The session goes on, and this is among what is said next.
     Told(fn(&Message) -> bool),
 }
 
-/// A name, what is said once a path is chosen, what must come of it.
-type Case = (&'static str, Vec<Said>, Then);
+/// Its way, a name, what is said once a path is chosen, what must come of it.
+type Case = (Way, &'static str, Vec<Said>, Then);
 
 fn says(messages: impl IntoIterator<Item = Message>) -> Vec<Said> {
     messages.into_iter().map(Said::Message).collect()
@@ -76,7 +76,7 @@ fn ping() -> Message {
 }
 
 #[expect(clippy::too_many_lines, reason = "a table")]
-fn cases() -> Vec<Case> {
+pub fn cases() -> Vec<Case> {
     let aborted = Then::Told(|message| matches!(message, Message::Abort(_)));
     let quiesced = || Then::Told(|message| matches!(message, Message::Quiesced(_)));
     let pong = || Then::Told(|message| matches!(message, Message::Ping(_)));
@@ -84,89 +84,109 @@ fn cases() -> Vec<Case> {
     let flood = (0..9).map(|leg| Message::Prefill((&ask(leg, TOKENS, 0)).into()));
     let commit = |drop| Message::Commit(wire::Commit { id: id(0), drop });
     let nack = |seq| Message::Nack(wire::Nack { id: id(0), seq });
-    let lost = |leg| Message::Abort(wire::Abort { id: id(leg), ..Default::default() });
+    let aborts = |id| Message::Abort(wire::Abort { id, ..Default::default() });
+    let lost = |leg| aborts(id(leg));
+    let zeros = || Some(wire::HandoffId { request: vec![0; 16].into(), ..Default::default() });
+    let largest = Message::Ping(wire::SessionPing { open: u32::MAX, xor: u64::MAX, reply: false });
     vec![
-        ("a number again: a replay", numbered(1, Some(ping())), Then::CutOff),
-        ("a number left out", numbered(9, Some(ping())), Then::CutOff),
-        ("the largest number", numbered(u64::MAX, Some(ping())), Then::CutOff),
+        (16, "a number again: a replay", numbered(1, Some(ping())), Then::CutOff),
+        (6, "a number left out", numbered(9, Some(ping())), Then::CutOff),
+        (9, "the largest number", numbered(u64::MAX, Some(ping())), Then::CutOff),
         (
+            10,
             "another session",
             vec![Said::Control(Control { session: 5, number: 2, message: Some(ping()) })],
             Then::CutOff,
         ),
-        ("a kind that nobody knows", numbered(2, None), Then::CutOff),
-        ("HELLO again", says([Message::Hello(Hello::default())]), Then::CutOff),
-        ("WELCOME from the wrong side", says([Message::Welcome(Welcome::default())]), Then::CutOff),
-        ("CHOSEN again", says([chosen("tcp")]), Then::CutOff),
-        ("START from the wrong side", says([start]), Then::CutOff),
-        ("QUEUED without an id", says([chatter]), Then::CutOff),
-        ("RECONCILE from the wrong side", says([Message::Reconcile(Default::default())]), Then::CutOff),
+        (6, "a kind that nobody knows", numbered(2, None), Then::CutOff),
+        (6, "HELLO again", says([Message::Hello(Hello::default())]), Then::CutOff),
+        (6, "WELCOME from the wrong side", says([Message::Welcome(Welcome::default())]), Then::CutOff),
+        (6, "CHOSEN again", says([chosen("tcp")]), Then::CutOff),
+        (6, "START from the wrong side", says([start]), Then::CutOff),
+        (7, "QUEUED without an id", says([chatter]), Then::CutOff),
+        (19, "RECONCILE from the wrong side", says([Message::Reconcile(Default::default())]), Then::CutOff),
         (
+            6,
             "FIN from the wrong side",
             says([Message::Fin(wire::Fin { id: id(0), ..Default::default() })]),
             Then::CutOff,
         ),
-        ("PREFILL without an id", says([prefill(|ask| ask.id = None)]), Then::CutOff),
+        (7, "PREFILL without an id", says([prefill(|ask| ask.id = None)]), Then::CutOff),
         (
+            7,
             "an id of 15 bytes",
             says([prefill(|ask| ask.id.as_mut().unwrap().request = vec![0; 15].into())]),
             Then::CutOff,
         ),
-        ("PREFILL without a request", says([prefill(|ask| ask.request = None)]), Then::CutOff),
-        ("no tokens", says([request(|request| request.tokens.clear())]), Then::CutOff),
-        ("no choices", says([request(|request| request.choices = 0)]), Then::CutOff),
-        ("no sampling", says([request(|request| request.sampling = None)]), Then::CutOff),
-        ("have is everything", says([prefill(|ask| ask.have = TOKENS)]), aborted),
+        (13, "PREFILL without a request", says([prefill(|ask| ask.request = None)]), Then::CutOff),
+        (13, "no tokens", says([request(|request| request.tokens.clear())]), Then::CutOff),
+        (13, "no choices", says([request(|request| request.choices = 0)]), Then::CutOff),
+        (13, "no sampling", says([request(|request| request.sampling = None)]), Then::CutOff),
+        (13, "have is everything", says([prefill(|ask| ask.have = TOKENS)]), aborted),
         (
+            9,
             "have is beyond",
             says([prefill(|ask| ask.have = u32::MAX)]),
             Then::Told(|m| matches!(m, Message::Abort(_))),
         ),
         (
+            13,
             "prompt beyond the tokens",
             says([prefill(|ask| ask.prompt_tokens = TOKENS + 1)]),
             Then::Told(|m| matches!(m, Message::Abort(_))),
         ),
         (
+            13,
             "a sample of no choice",
             says([prefill(|ask| ask.sample = vec![u32::MAX])]),
             Then::Told(|m| matches!(m, Message::Abort(_))),
         ),
-        ("the same PREFILL twice", says([prefill(|_| {}), prefill(|_| {}), credit(1), lost(0)]), quiesced()),
-        ("more handoffs than are allowed", says(flood), Then::Told(|m| matches!(m, Message::Busy(_)))),
         (
+            18,
+            "the same PREFILL twice",
+            says([prefill(|_| {}), prefill(|_| {}), credit(1), lost(0)]),
+            quiesced(),
+        ),
+        (17, "more handoffs than are allowed", says(flood), Then::Told(|m| matches!(m, Message::Busy(_)))),
+        (
+            24,
             "a message of six megabytes",
             says([request(|request| request.tokens = vec![u32::MAX; 1_200_000])]),
             Then::CutOff,
         ),
         (
+            20,
             "a deadline after the end of time",
             says([prefill(|ask| ask.deadline_ms = u64::MAX), lost(0)]),
             quiesced(),
         ),
-        ("CREDIT for nothing", says([credit(7), ping()]), pong()),
+        (7, "CREDIT for nothing", says([credit(7), ping()]), pong()),
         (
+            12,
             "CREDIT of everything, and nobody takes it",
             says([prefill(|_| {}), credit(u32::MAX), credit(u32::MAX), lost(0)]),
             quiesced(),
         ),
-        ("COMMIT for nothing", says([commit(false), commit(true)]), quiesced()),
-        ("COMMIT before FIN", says([prefill(|_| {}), commit(false), ping()]), pong()),
-        ("NACK for what never was", says([prefill(|_| {}), nack(u32::MAX), nack(0), lost(0)]), quiesced()),
-        ("ABORT for what never was", says([lost(3)]), quiesced()),
-        ("ABORT twice", says([prefill(|_| {}), lost(0), lost(0)]), quiesced()),
+        (7, "COMMIT for nothing", says([commit(false), commit(true)]), quiesced()),
+        (12, "COMMIT before FIN", says([prefill(|_| {}), commit(false), ping()]), pong()),
+        (7, "NACK for what never was", says([prefill(|_| {}), nack(u32::MAX), nack(0), lost(0)]), quiesced()),
+        (22, "ABORT for what never was", says([lost(3)]), quiesced()),
+        (22, "ABORT twice", says([prefill(|_| {}), lost(0), lost(0)]), quiesced()),
         (
+            19,
             "a digest of handoffs that never were",
             says([Message::Ping(wire::SessionPing { open: 9, xor: 1, reply: false })]),
             Then::Told(|m| matches!(m, Message::Reconcile(_))),
         ),
         (
+            13,
             "KV handed back without tokens",
             says([Message::Return(wire::Return { id: id(0), ..Default::default() })]),
             Then::CutOff,
         ),
         (
-            "KV handed back that nobody wants",
+            25,
+            "KV handed back at an address beyond this machine",
             says([
                 Message::Return(wire::Return {
                     id: id(0),
@@ -178,7 +198,24 @@ fn cases() -> Vec<Case> {
             ]),
             pong(),
         ),
-        ("silence", Vec::new(), Then::CutOff),
+        (7, "an id of zeros", says([prefill(|ask| ask.id = zeros()), aborts(zeros())]), quiesced()),
+        (
+            19,
+            "the largest digest there is",
+            says([largest]),
+            Then::Told(|m| matches!(m, Message::Reconcile(_))),
+        ),
+        (19, "five thousand pings", says((0..5_000).map(|_| ping())), pong()),
+        (22, "ABORT before its PREFILL", says([lost(0), prefill(|_| {}), lost(0)]), quiesced()),
+        (22, "ABORT behind COMMIT", says([prefill(|_| {}), credit(9), commit(false), lost(0)]), quiesced()),
+        (22, "ABORT behind giving up", says([prefill(|_| {}), commit(true), lost(0)]), quiesced()),
+        (
+            24,
+            "a tenant of three megabytes",
+            says([request(|request| request.tenant = "x".repeat(3 << 20)), lost(0)]),
+            quiesced(),
+        ),
+        (23, "silence", Vec::new(), Then::CutOff),
     ]
 }
 
@@ -277,16 +314,16 @@ async fn prefill_node(road: Road) -> (Served, Hello) {
 }
 
 #[tokio::test]
-async fn bad_words_are_cut_off_or_answered() {
+pub async fn bad_words_are_cut_off_or_answered() {
     for &road in ROADS {
         let (served, hello) = prefill_node(road).await;
-        for (leg, (name, said, then)) in (0..).zip(cases()) {
+        for (leg, (way, name, said, then)) in (0..).zip(cases()) {
             let (_, mut asker, path) = Asker::opened(&served, road, hello.clone()).await;
             let path = Reading::new(path);
             for said in said {
                 asker.say(said).await;
             }
-            assert!(asker.meets(&then).await, "{name} over {}", road.name());
+            assert!(asker.meets(&then).await, "{way}: {name} over {}", road.name());
             drop((asker, path));
             is_well(&served, road, leg).await;
         }
@@ -294,7 +331,7 @@ async fn bad_words_are_cut_off_or_answered() {
 }
 
 #[tokio::test]
-async fn a_peer_may_hang_up_at_any_step() {
+pub async fn a_peer_may_hang_up_at_any_step() {
     for &road in ROADS {
         let (served, hello) = prefill_node(road).await;
         for step in 0..7_usize {
@@ -317,28 +354,58 @@ async fn a_peer_may_hang_up_at_any_step() {
 }
 
 #[tokio::test]
-async fn who_reads_no_words_is_cut_off() {
-    let road = TCP;
-    let served = serve(node("p", 1, 4), limits(road), engine(&SHAPE, true)).await;
-    let hello = hello(&node("bad", 9, 4), &limits(road), &road.transports(), &served.peer);
-    let (_, mut asker, path) = Asker::opened(&served, road, hello).await;
-    let _path = Reading::new(path);
-    asker.say(Said::Message(prefill(|_| {}))).await;
-    until("it has begun", || served.engine.running.load(Ordering::SeqCst) == 1).await;
-    // Answers pile up on the other side, as far as it lets them.
-    let flood = async {
-        loop {
-            asker.say(Said::Message(ping())).await;
+pub async fn who_reads_no_words_is_cut_off() {
+    for &road in ROADS {
+        let served = serve(node("p", 1, 4), limits(road), engine(&SHAPE, true)).await;
+        let hello = hello(&node("bad", 9, 4), &limits(road), &road.transports(), &served.peer);
+        let (_, mut asker, path) = Asker::opened(&served, road, hello).await;
+        let _path = Reading::new(path);
+        asker.say(Said::Message(prefill(|_| {}))).await;
+        until("it has begun", || served.engine.running.load(Ordering::SeqCst) == 1).await;
+        // Answers pile up on the other side, as far as it lets them.
+        let flood = async {
+            loop {
+                asker.say(Said::Message(ping())).await;
+            }
+        };
+        tokio::select! {
+            () = flood => {}
+            () = until("it is cut off", || served.engine.running.load(Ordering::SeqCst) == 0) => {}
         }
-    };
-    tokio::select! {
-        () = flood => {}
-        () = until("it is cut off", || served.engine.running.load(Ordering::SeqCst) == 0) => {}
     }
 }
 
 #[tokio::test]
-async fn who_reads_no_frames_is_cut_off() {
+pub async fn a_flood_of_asks_holds_no_more_than_is_allowed() {
+    const ASKS: u32 = 10_000;
+    for &road in ROADS {
+        let served = serve(node("p", 1, 4), limits(road), engine(&SHAPE, true)).await;
+        let hello = hello(&node("bad", 9, 4), &limits(road), &road.transports(), &served.peer);
+        let (_, mut asker, path) = Asker::opened(&served, road, hello).await;
+        let path = Reading::new(path);
+        let allowed = limits(road).max_handoffs;
+        let (up, session) = (asker.up.clone(), asker.session);
+        let mut flood = JoinSet::new();
+        flood.spawn(async move {
+            for leg in 0..ASKS {
+                let message = Some(Message::Prefill((&ask(leg, TOKENS, 0)).into()));
+                let _ = up.send(Control { session, number: u64::from(leg) + 3, message }).await;
+            }
+        });
+        let mut refused = 0;
+        while refused < ASKS as usize - allowed {
+            let message = asker.heard().await.expect("cut off");
+            refused += usize::from(matches!(message, Message::Busy(_)));
+            assert!(served.engine.running.load(Ordering::SeqCst) <= allowed, "over {}", road.name());
+        }
+        drop((asker, path, flood));
+        until("the engine is let go", || served.engine.running.load(Ordering::SeqCst) == 0).await;
+        until("pages are let go", || Arc::strong_count(&served.engine.source) == 1).await;
+    }
+}
+
+#[tokio::test]
+pub async fn who_reads_no_frames_is_cut_off() {
     // More than sockets hold: the sender stalls in the middle of a frame.
     let shape = KvShape { layers: 12, head_dim: 4096, ..SHAPE };
     for &road in ROADS {
