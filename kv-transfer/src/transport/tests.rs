@@ -252,6 +252,14 @@ fn a_peer_that_does_not_read_is_a_stall() {
 }
 
 #[test]
+fn segments_within_a_host_are_not_held_back() {
+    let (near, far) = sockets();
+    let other = near.try_clone().unwrap();
+    let (_near, _far) = (tcp_link(near, PATIENT), tcp_far(far, PATIENT));
+    assert_eq!(rustix::net::sockopt::tcp_congestion(&other).unwrap(), "reno");
+}
+
+#[test]
 fn a_frame_that_stops_half_way_is_a_stall() {
     let (mut near, far) = sockets();
     let mut far = tcp_far(far, Duration::from_millis(20));
