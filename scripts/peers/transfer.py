@@ -4,7 +4,10 @@
 Every round runs each of them once, one after the other: two processes, 64
 blocks at once (64 MiB at most) out of 64 MiB of memory into as much, which is
 compared at the end. A batch of theirs ends when their library says that it has
-arrived. Prints a Markdown table: medians of the rounds, all of them beside.
+arrived. With --perftest, ours over UCX beside its own benchmark, which sends one
+block again and again, and never looks at it: out of a cache where it fits into
+one, and from memory only with messages of 64 MiB. Prints a Markdown table:
+medians of the rounds, all of them beside.
 """
 
 import argparse
@@ -12,6 +15,7 @@ import json
 import mmap
 import os
 import re
+import socket
 import statistics
 import subprocess
 import sys
@@ -160,19 +164,61 @@ def run(args: argparse.Namespace, peer: str, more: dict[str, str]) -> list[float
             here.kill()
 
 
-def ours(args: argparse.Namespace, transport: str) -> dict[str, list[float]]:
+def ours(args: argparse.Namespace, transport: str, more: dict[str, str] | None = None) -> dict[str, list[float]]:
     """One round of ours with and without checksums, and the yardsticks of the same run."""
     command = [args.baton, "bench", "transfer", "--transport", transport, "--runs", "1", "--mib", str(args.mib)]
     rates: dict[str, list[float]] = {"crc32c": [], "none": [], "stream": [], "shared": [], "copy": []}
     for block in args.blocks:
         at_once = str(min(AT_ONCE, POOL // block))
         out = subprocess.run([*command, "--block", str(block), "--at-once", at_once], check=True,
-                             stdout=subprocess.PIPE, text=True).stdout
+                             stdout=subprocess.PIPE, text=True, env={**os.environ, **(more or {})}).stdout
         rows = re.findall(r"x ?\d+ +([\d.]+) .*stream ([\d.]+), shared ([\d.]+), copy ([\d.]+)", out)
         (checked, *yardsticks), (plain, *_) = rows
         for name, rate in zip(rates, (checked, plain, *yardsticks)):
             rates[name].append(float(rate))
     return rates
+
+
+def perftest(args: argparse.Namespace, tls: str, message: int = 0) -> list[float]:
+    """One round of ucx_perftest for each block size; of messages of another size where one is told."""
+    rates, environment = [], {**os.environ, "UCX_TLS": tls, "UCX_NET_DEVICES": "lo", "UCX_MM_ERROR_HANDLING": "y",
+                              "UCX_MEM_EVENTS": "n"}
+    for block in args.blocks if not message else [message]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        count = str(max(2, (args.mib << 20) // block))
+        there = subprocess.Popen([args.perftest, "-p", port], stdout=subprocess.DEVNULL, env=environment)
+        try:
+            time.sleep(0.5)
+            here = [args.perftest, "127.0.0.1", "-p", port, "-t", "tag_bw", "-e", "-f", "-s", str(block), "-n", count, "-w", "4"]
+            out = subprocess.run(here, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
+            # iterations, three latencies, bandwidth in MiB/s, the average one again, rates
+            rates.append(float(out.split("\n")[-2].split()[4]) * (1 << 20) / 1e9)
+        finally:
+            there.kill()
+            there.wait()
+    return rates * (len(args.blocks) if message else 1)
+
+
+def compare_ucx(args: argparse.Namespace) -> None:
+    """Ours over UCX beside UCX's own benchmark, over TCP and over shared memory."""
+    for road, tls in (("TCP", "tcp"), ("shared memory", "all")):
+        columns: dict[str, list[list[float]]] = {}
+        for _ in range(args.rounds):
+            mine = ours(args, "ucx", {"UCX_TLS": tls})
+            found = {"ucx, crc32c": mine["crc32c"], "ucx, none": mine["none"], "perftest, one block": perftest(args, tls),
+                     "perftest, 64 MiB": perftest(args, tls, POOL), "shared": mine["shared"]}
+            for name, rates in found.items():
+                columns.setdefault(name, []).append(rates)
+        print(f"Over {road}:\n\n| block | {' | '.join(columns)} | crc32c, none over perftest of 64 MiB |")
+        print(f"|{'---|' * (len(columns) + 2)}")
+        for at, block in enumerate(args.blocks):
+            cells = {name: [rates[at] for rates in rounds] for name, rounds in columns.items()}
+            over = [statistics.median(own / other for own, other in zip(cells[f"ucx, {checksum}"], cells["perftest, 64 MiB"]))
+                    for checksum in ("crc32c", "none")]
+            print(f"| {shown_size(block)} | {' | '.join(map(shown, cells.values()))} | {over[0]:.2f}, {over[1]:.2f} |", flush=True)
+        print()
 
 
 ROADS = {
@@ -184,6 +230,10 @@ ROADS = {
 
 def shown(values: list[float]) -> str:
     return f"{statistics.median(values):.2f} [{', '.join(f'{value:.2f}' for value in values)}]"
+
+
+def shown_size(block: int) -> str:
+    return f"{block >> 20} MiB" if block >> 20 else f"{block >> 10} KiB"
 
 
 def compare(args: argparse.Namespace) -> None:
@@ -205,8 +255,7 @@ def compare(args: argparse.Namespace) -> None:
                 return f"{statistics.median(own / other for own, other in pairs):.2f}"
 
             usual = ", ".join(over(own, cells[yardsticks[0]]) for own in ("crc32c", "none"))
-            size = f"{block >> 20} MiB" if block >> 20 else f"{block >> 10} KiB"
-            print(f"| {size} | {' | '.join(map(shown, cells.values()))} | {usual} | {over('crc32c', best)} |", flush=True)
+            print(f"| {shown_size(block)} | {' | '.join(map(shown, cells.values()))} | {usual} | {over('crc32c', best)} |", flush=True)
         print()
 
 
@@ -218,6 +267,7 @@ def main() -> None:
     parser.add_argument("--mib", type=int, default=128, help="moved for each figure")
     parser.add_argument("--blocks", default=[16 << 10, 64 << 10, 256 << 10, 1 << 20, 16 << 20],
                         type=lambda text: [int(block) for block in text.split(",")])
+    parser.add_argument("--perftest", help="compares with this ucx_perftest instead")
     parser.add_argument("--end", nargs=2, metavar=("PEER", "END"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     match args.end:
@@ -225,6 +275,8 @@ def main() -> None:
             target(peer)
         case [peer, _]:
             initiator(peer, args.blocks, args.mib)
+        case _ if args.perftest:
+            compare_ucx(args)
         case _:
             compare(args)
 
