@@ -17,6 +17,10 @@ test-console *ARGS:
 test-gpu *ARGS:
     scripts/test-gpu {{ARGS}}
 
+# Alerts, dashboard and reference of metrics against a real Prometheus; `--write` makes docs/metrics.md anew.
+test-metrics *ARGS:
+    scripts/test-metrics {{ARGS}}
+
 # The issue's whole numbers, which take longer than CI may.
 full:
     BATON_COUNTS=full scripts/test
