@@ -294,7 +294,10 @@ impl Cluster {
         }
         let listener = self.config.admin.listener()?;
         say(format_args!("admin at http://{}", listener.local_addr()));
-        say(format_args!("console at http://{}/console/", listener.local_addr()));
+        match baton_console::missing() {
+            None => say(format_args!("console at http://{}/console/", listener.local_addr())),
+            Some(why) => note(format_args!("no console in this binary: {why}")),
+        }
         let router = baton_admin::router(desk.clone()).merge(baton_console::router());
         let (limits, stop) = (self.config.frontend.clone(), self.stop.clone().cancelled_owned());
         #[expect(clippy::disallowed_methods, reason = "owned by the cluster and joined at shutdown")]

@@ -20,6 +20,11 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; c
 /// Where files lie whose names change with what is in them.
 const HASHED: &str = "assets/";
 
+/// Why there are no pages in this binary; none: there are.
+pub fn missing() -> Option<&'static str> {
+    PAGES.is_empty().then_some(MISSING)
+}
+
 /// The pages at `/console/`.
 pub fn router<S: Clone + Send + Sync + 'static>() -> Router<S> {
     Router::new()
@@ -36,13 +41,14 @@ fn page(path: &str) -> Response {
                 if name.starts_with(HASHED) { "public, max-age=31536000, immutable" } else { "no-cache" };
             ([(header::CONTENT_TYPE, kind(name)), (header::CACHE_CONTROL, kept)], *bytes).into_response()
         }
-        None if PAGES.is_empty() => {
-            let words = format!("the console was not built into this binary: {MISSING}\n");
-            (StatusCode::SERVICE_UNAVAILABLE, words).into_response()
-        }
-        None => {
-            (StatusCode::NOT_FOUND, "there is no such page; the console is at /console/\n").into_response()
-        }
+        None => match missing() {
+            Some(why) => {
+                let words = format!("the console was not built into this binary: {why}\n");
+                (StatusCode::SERVICE_UNAVAILABLE, words).into_response()
+            }
+            None => (StatusCode::NOT_FOUND, "there is no such page; the console is at /console/\n")
+                .into_response(),
+        },
     };
     guarded(response)
 }
@@ -101,8 +107,8 @@ mod tests {
     #[tokio::test]
     async fn the_page_has_all_that_it_names_and_nothing_inline() {
         let (status, headers, html) = get("/console/").await;
-        if PAGES.is_empty() {
-            assert!(status == StatusCode::SERVICE_UNAVAILABLE && html.contains(MISSING), "{html}");
+        if let Some(why) = missing() {
+            assert!(status == StatusCode::SERVICE_UNAVAILABLE && html.contains(why), "{html}");
             return;
         }
         assert_eq!(

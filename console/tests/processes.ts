@@ -62,11 +62,16 @@ export async function freePort(): Promise<number> {
   return address.port;
 }
 
-/** An etcd, and where it is. */
+async function answers(url: string): Promise<boolean> {
+  return fetch(url).then((response) => response.ok, () => false);
+}
+
+/** An etcd that answers, and where it is. */
 export async function etcd(dir: string): Promise<{ process: Process; url: string }> {
   const [url, peer] = [`http://127.0.0.1:${await freePort()}`, `http://127.0.0.1:${await freePort()}`];
   const own = ["--listen-client-urls", url, "--advertise-client-urls", url];
   const peers = ["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", `default=${peer}`];
   const process_ = new Process(process.env["BATON_ETCD"] ?? "etcd", ["--data-dir", dir, ...own, ...peers]);
+  while (!(await answers(`${url}/health`))) await new Promise((resolve) => setTimeout(resolve, 50));
   return { process: process_, url };
 }

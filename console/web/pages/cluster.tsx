@@ -23,9 +23,13 @@ export function ClusterPage(): JSX.Element {
       <Numbers />
       {all.length === 0 ? (
         <Empty title="No nodes">
-          {cluster.value?.registry === "away"
-            ? "The registry does not answer, and no node was known before."
-            : "No prefill or decode node has announced itself yet. Start one with `baton serve --role decode` over the same registry."}
+          {cluster.value?.registry === "away" ? (
+            "The registry does not answer, and no node was known before."
+          ) : (
+            <>
+              No prefill or decode node has announced itself yet. Start one with <code>baton serve --role decode</code> over the same registry.
+            </>
+          )}
         </Empty>
       ) : (
         <>

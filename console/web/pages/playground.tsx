@@ -46,6 +46,11 @@ function Transcript(): JSX.Element {
   );
 }
 
+function problemWords({ problem, answer }: Turn): string {
+  if (problem === "stopped") return "Stopped.";
+  return answer === "" ? `No answer: ${problem}` : `Broken off: ${problem}`;
+}
+
 function TurnView({ turn, isLast }: { turn: Turn; isLast: boolean }): JSX.Element {
   const streams = isLast && isBusy();
   return (
@@ -53,7 +58,7 @@ function TurnView({ turn, isLast }: { turn: Turn; isLast: boolean }): JSX.Elemen
       <p class="question">{turn.question}</p>
       <div class="answer" aria-live={isLast ? "polite" : undefined} aria-busy={streams}>
         <p class={streams ? "streaming" : ""}>{turn.answer}</p>
-        {turn.problem !== null && <p class="problem">{turn.problem === "stopped" ? "Stopped." : `No answer: ${turn.problem}`}</p>}
+        {turn.problem !== null && <p class="problem">{problemWords(turn)}</p>}
         {turn.usage && turn.total_ms !== null && <BillBar usage={turn.usage} first_ms={turn.first_ms} total_ms={turn.total_ms} />}
       </div>
     </li>

@@ -16,8 +16,22 @@ export function Settings(): JSX.Element {
       </label>
       {problem.value !== null && (
         <p class="problem" role="alert">
-          Models cannot be listed: {problem.value}
+          {wantsKey.value ? "The API asks its users for a key, which is none of the operators'." : `Models cannot be listed: ${problem.value}`}
         </p>
+      )}
+      {(wantsKey.value || apiKey.value !== "") && (
+        <label>
+          API key, kept in this tab
+          <input
+            type="password"
+            autoComplete="off"
+            value={apiKey.value}
+            onChange={(event) => {
+              useApiKey(event.currentTarget.value.trim());
+              void learn();
+            }}
+          />
+        </label>
       )}
       <label>
         System message
@@ -39,20 +53,6 @@ export function Settings(): JSX.Element {
         </span>
         <input type="range" min={0} max={2} step={0.1} value={temperature.value} onInput={(event) => (temperature.value = event.currentTarget.valueAsNumber)} />
       </label>
-      {(wantsKey.value || apiKey.value !== "") && (
-        <label>
-          API key, kept in this tab
-          <input
-            type="password"
-            autoComplete="off"
-            value={apiKey.value}
-            onChange={(event) => {
-              useApiKey(event.currentTarget.value.trim());
-              void learn();
-            }}
-          />
-        </label>
-      )}
     </aside>
   );
 }

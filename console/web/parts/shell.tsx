@@ -96,7 +96,7 @@ function Away(): JSX.Element | null {
   if (now.state !== "away") return null;
   const pause = Math.max(0, Math.round((now.next - Date.now()) / 1000));
   return (
-    <div class="away" role="alert">
+    <div class="banner" role="alert">
       <p>
         <b>No contact: {now.why}.</b>{" "}
         {now.since === null ? "Nothing has been seen yet." : `What is shown is ${age(Date.now() - now.since)} old.`}{" "}
