@@ -1,8 +1,12 @@
 //! The real model against reference outputs made with Transformers (see
 //! tests/golden/README.md): through the engine alone, through one process,
-//! and split over processes.
+//! and split over processes. What is named `default_precision` runs on a card too, with
+//! `BATON_TEST_SET="engine.backend=cuda transfer.transport=cuda_ipc"`.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use baton_engine::{
     backend::{
@@ -292,12 +296,12 @@ async fn check_forced(cluster: &Cluster) {
             top.sort_by(|a, b| b.total_cmp(a));
             let gap = top[0] - top[1];
             assert!(
-                (gap - f64::from(step.gap)).abs() <= 0.6,
+                (gap - f64::from(step.gap)).abs() <= near_gap(),
                 "{} step {index}: gap {gap}, not {}",
                 case.name,
                 step.gap
             );
-            if step.gap >= 0.6 {
+            if f64::from(step.gap) >= near_gap() {
                 let bytes = model().text.token_bytes(token);
                 assert_eq!(
                     found["tokens"][0],
@@ -310,10 +314,20 @@ async fn check_forced(cluster: &Cluster) {
     }
 }
 
+/// How far gaps may be in default precision: in bf16 on a card each logit is up to 0.6 away.
+fn near_gap() -> f64 {
+    let set = std::env::var("BATON_TEST_SET").unwrap_or_default();
+    if set.contains("engine.backend=cuda") { 1.0 } else { 0.6 }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn one_process_agrees() {
     let cluster = Cluster::start_embedded(&settings("reference")).await;
     check_through(&cluster, |case| case.compare_until_f32, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_process_agrees_in_default_precision() {
     let cluster = Cluster::start_embedded(&settings("fast")).await;
     check_through(&cluster, |case| case.compare_until_fast, false).await;
     check_forced(&cluster).await;
@@ -321,13 +335,15 @@ async fn one_process_agrees() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn split_over_processes_agrees() {
-    for (precision, exact) in [("reference", true), ("fast", false)] {
-        let cluster = Cluster::start(&Plan { settings: settings(precision), prefill: 1, decode: 1 }).await;
-        let until = |case: &Case| if exact { case.compare_until_f32 } else { case.compare_until_fast };
-        check_through(&cluster, until, true).await;
-        if !exact {
-            check_forced(&cluster).await;
-        }
-        cluster.wait_until_idle(std::time::Duration::from_secs(30)).await;
-    }
+    let cluster = Cluster::start(&Plan { settings: settings("reference"), prefill: 1, decode: 1 }).await;
+    check_through(&cluster, |case| case.compare_until_f32, true).await;
+    cluster.wait_until_idle(Duration::from_secs(30)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn split_over_processes_agrees_in_default_precision() {
+    let cluster = Cluster::start(&Plan { settings: settings("fast"), prefill: 1, decode: 1 }).await;
+    check_through(&cluster, |case| case.compare_until_fast, true).await;
+    check_forced(&cluster).await;
+    cluster.wait_until_idle(Duration::from_secs(30)).await;
 }
