@@ -42,6 +42,21 @@ struct Barrier {
     }
 };
 
+// A place in a ring of stages, and the parity of its round.
+template <int STAGES>
+struct Stage {
+    int index = 0, parity = 0;
+
+    __device__ __forceinline__ void next() {
+        if (++index == STAGES) index = 0, parity ^= 1;
+    }
+};
+
+// Of all threads of a cluster: what one wrote to shared memory, others may read.
+__device__ __forceinline__ void cluster_sync() {
+    asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
 // Makes this thread's writes to shared memory visible to the asynchronous units.
 __device__ __forceinline__ void publish_to_async_units() {
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
@@ -101,9 +116,24 @@ __device__ __forceinline__ void hold(float (&registers)[N]) {
     BATON_NAMES_32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "      \
                    "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
 
+#define BATON_NAMES_128                                                                                      \
+    BATON_NAMES_64 ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "      \
+                   "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "        \
+                   "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, "        \
+                   "%110, %111, %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, "    \
+                   "%124, %125, %126, %127"
+
 // sums[64 x N] (+)= a[64 x 16] * b[16 x N], both in shared memory, inner dimension along
 // the rows. A thread of warp w holds rows 16 w + lane / 4 + {0, 8} and columns
 // 8 n + lane % 4 * 2 + {0, 1} as sums[4 n + {0, 1}] and sums[4 n + {2, 3}].
+__device__ __forceinline__ void product(float (&sums)[128], uint64_t a, uint64_t b, bool add) {
+    asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %130, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n256k16.f32." ELEMENT "." ELEMENT " {" BATON_NAMES_128 "}, "
+                 "%128, %129, add, 1, 1, 0, 0;\n}"
+                 : BATON_SUMS_32(sums, 0), BATON_SUMS_32(sums, 32), BATON_SUMS_32(sums, 64), BATON_SUMS_32(sums, 96)
+                 : "l"(a), "l"(b), "r"((int)add));
+}
+
 __device__ __forceinline__ void product(float (&sums)[64], uint64_t a, uint64_t b, bool add) {
     asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %66, 0;\n"
                  "wgmma.mma_async.sync.aligned.m64n128k16.f32." ELEMENT "." ELEMENT " {" BATON_NAMES_64 "}, "

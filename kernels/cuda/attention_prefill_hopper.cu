@@ -40,15 +40,6 @@ struct alignas(1024) Shared {
     Barrier keys_full[STAGES], keys_free[STAGES], values_full[STAGES], values_free[STAGES];
 };
 
-// A place in the ring of stages.
-struct Stage {
-    int index = 0, parity = 0;
-
-    __device__ __forceinline__ void next() {
-        if (++index == STAGES) index = 0, parity ^= 1;
-    }
-};
-
 __device__ __forceinline__ int swizzled_in_panel(int row, int chunk) { return row * PANEL + ((chunk ^ (row % 8)) << 3); }
 
 // The tiles of rows and heads that a CTA takes: one in each round of the grid, which
@@ -77,7 +68,7 @@ struct Feeder {
     const TensorMap& map;
     const PrefillAttention& p;
     Shared<D>& shared;
-    Stage keys, values;
+    Stage<STAGES> keys, values;
 
     // A tile of keys (`part` 0) or values (`part` 1).
     __device__ __forceinline__ void load(const Item& item, element (*to)[KEYS * PANEL], Barrier& full, int part,
@@ -135,7 +126,7 @@ struct Feeder {
 };
 
 // A warpgroup's 64 rows.
-template <int D, bool CAPPED>
+template <int D, bool FP8, bool CAPPED>
 struct Rows {
     const PrefillAttention& p;
     Shared<D>& shared;
@@ -145,7 +136,7 @@ struct Rows {
     float scores[KEYS / 2], out[D / 2];
     uint32_t weights[KEYS / 16][4];
     float maximum[2], sum[2];
-    Stage keys, values;
+    Stage<STAGES> keys, values;
 
     // Enqueues the queries of the next item, once nothing reads the last one's.
     __device__ __forceinline__ void copy_queries(const Item& item) {
@@ -255,7 +246,8 @@ struct Rows {
         }
     }
 
-    // Values past the last key are whatever a page held before: not even numbers, perhaps.
+    // Values past the last key are whatever a page held before: not even numbers, perhaps. In fp8
+    // they are zeros already.
     __device__ __forceinline__ void clear_values(int from) {
         const uint4 zero = make_uint4(0, 0, 0, 0);
         for (int at = group * GROUP + thread; at < (KEYS - from) * (D / 8); at += GROUPS * GROUP) {
@@ -301,7 +293,7 @@ struct Rows {
             take_weights();
         }
         wait_values();
-        if (end < key) clear_values(end - (key - KEYS));
+        if (!FP8 && end < key) clear_values(end - (key - KEYS));
         hold(out);
         start_values();
         const RowTile tile = item.tile;
@@ -374,7 +366,7 @@ __device__ __forceinline__ void prefill(const TensorMap& map, const PrefillAtten
     } else {
         asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(FP8 ? 200 : 232));
         const float scale = CAPPED ? LOG2_E : p.scale * LOG2_E;
-        Rows<D, CAPPED>{p, shared, group, (int)threadIdx.x % GROUP, scale}.run();
+        Rows<D, FP8, CAPPED>{p, shared, group, (int)threadIdx.x % GROUP, scale}.run();
     }
 }
 

@@ -69,16 +69,6 @@ struct alignas(1024) Shared {
     Barrier full[STAGES], free[STAGES];
 };
 
-// A place in the ring of stages.
-template <int STAGES>
-struct Stage {
-    int index = 0, parity = 0;
-
-    __device__ __forceinline__ void next() {
-        if (++index == STAGES) index = 0, parity ^= 1;
-    }
-};
-
 __device__ __forceinline__ uint64_t first_to_leave() {
     uint64_t policy;
     asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
@@ -97,11 +87,6 @@ __device__ __forceinline__ void load_rows(const TensorMap& map, void* to, Barrie
     asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
                  "[%0], [%1, {%2, %3}], [%4];"
                  ::"r"(shared_address(to)), "l"(&map), "r"(k), "r"(0), "r"(shared_address(&barrier)) : "memory");
-}
-
-// Of all threads of a cluster: what one wrote to shared memory, others may read.
-__device__ __forceinline__ void cluster_sync() {
-    asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 
 // Four floats at the same place of another CTA's shared memory.

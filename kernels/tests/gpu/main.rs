@@ -33,6 +33,11 @@ fn gpus() -> impl Iterator<Item = Gpu> {
     Dtype::ALL.into_iter().map(open)
 }
 
+/// Whether a sanitizer looks on, which takes a thousand times as long.
+fn is_sanitized() -> bool {
+    std::env::var_os("BATON_SANITIZED").is_some()
+}
+
 /// As the card holds it.
 fn rounded(gpu: &Gpu, value: f32) -> f32 {
     gpu.dtype().value(gpu.dtype().round(value))

@@ -38,6 +38,22 @@ pub const SHAPES: [Shape; 9] = [
     Shape::new(4, 4, 128, 64),
 ];
 
+/// Whether a sanitizer looks on (`BATON_SANITIZED`), which takes a thousand times as long. Then
+/// tests take the same paths with less: sequences still have several pages, tiles and shares.
+pub fn is_sanitized() -> bool {
+    std::env::var_os("BATON_SANITIZED").is_some()
+}
+
+/// `all`, or `few` of them where a sanitizer looks on.
+pub fn some_of<T: Clone>(all: &[T], few: usize) -> Vec<T> {
+    all[..if is_sanitized() { few } else { all.len() }].to_vec()
+}
+
+/// The length of a sequence, or what a sanitizer has time for.
+pub fn length(tokens: usize) -> usize {
+    tokens.min(if is_sanitized() { 400 } else { usize::MAX })
+}
+
 /// Each of `shapes`, and the same over pages in fp8.
 pub fn in_both_forms<const N: usize>(shapes: [Shape; N]) -> impl Iterator<Item = Shape> {
     let forms = |shape| [KvForm::Plain, KvForm::Fp8].map(|form| Shape { form, ..shape });
