@@ -1,29 +1,33 @@
 // Root mean square norms of rows, fused with the residual stream's sum.
 //
-//   rms_norm      out = norm(x)
+//   rms_norm      out = norm(x); rms_norm_short where a thread holds one vector of a row:
+//                 in fewer registers, so that a multiprocessor has more rows under way
 //   add_rms_norm  x += delta, out = norm(x)
 //   norm_add      x += norm(delta)             (models that norm before the sum)
 //   head_norm     each head of some columns of a row by itself, in place
 //   part_norm     some columns of a row together, in place
 //
-// One block a row; the row stays in registers between the two passes (up to
-// MOST elements a thread), so memory is read once: 4, 8 and 6 bytes an element.
+// One block a row; the row stays in registers between the two passes (up to MOST vectors
+// a thread), so memory is read once: 4, 8 and 6 bytes an element. A short row's weights are
+// asked for before the kernel waits for the one before it: they are constant.
 // Sums are of the rounded values that are stored.
 #include "element.cuh"
 
 namespace {
 
 // Vectors of 8 elements a thread can hold.
-constexpr int MOST = 4;
+constexpr int MOST_VECTORS = 4;
 
 enum class Form { plain, add, after };
 
-template <Form FORM>
-__device__ void norm_row(element* x, const element* delta, const element* weight,
+template <Form FORM, int MOST>
+__device__ __forceinline__ void norm_row(element* x, const element* delta, const element* weight,
                          element* out, int width, float eps) {
     __shared__ float sums[32];
     let_next_start();
     size_t row = (size_t)blockIdx.x * width;
+    element8 early;
+    if (MOST == 1 && threadIdx.x * 8 < width) early = load8(weight + threadIdx.x * 8);
     wait_for_previous();
 
     float held[MOST][8];
@@ -53,7 +57,7 @@ __device__ void norm_row(element* x, const element* delta, const element* weight
         if (i >= width) break;
         float(&mine)[8] = held[turn];
         float factor[8];
-        unpack(load8(weight + i), factor);
+        unpack(MOST == 1 ? early : load8(weight + i), factor);
 #pragma unroll
         for (int j = 0; j < 8; j++) mine[j] *= scale * factor[j];
         if (FORM == Form::after) {
@@ -72,18 +76,23 @@ __device__ void norm_row(element* x, const element* delta, const element* weight
 
 extern "C" __global__ void __launch_bounds__(1024)
     rms_norm(const element* x, const element* weight, element* out, int width, float eps) {
-    norm_row<Form::plain>(const_cast<element*>(x), nullptr, weight, out, width, eps);
+    norm_row<Form::plain, MOST_VECTORS>(const_cast<element*>(x), nullptr, weight, out, width, eps);
+}
+
+extern "C" __global__ void __launch_bounds__(512, 4)
+    rms_norm_short(const element* x, const element* weight, element* out, int width, float eps) {
+    norm_row<Form::plain, 1>(const_cast<element*>(x), nullptr, weight, out, width, eps);
 }
 
 extern "C" __global__ void __launch_bounds__(1024)
     add_rms_norm(element* x, const element* delta, const element* weight, element* out,
                  int width, float eps) {
-    norm_row<Form::add>(x, delta, weight, out, width, eps);
+    norm_row<Form::add, MOST_VECTORS>(x, delta, weight, out, width, eps);
 }
 
 extern "C" __global__ void __launch_bounds__(1024)
     norm_add(element* x, const element* delta, const element* weight, int width, float eps) {
-    norm_row<Form::after>(x, delta, weight, nullptr, width, eps);
+    norm_row<Form::after, MOST_VECTORS>(x, delta, weight, nullptr, width, eps);
 }
 
 // One warp a head: blockIdx.x is the row, warps go over heads. The first head

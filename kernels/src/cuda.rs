@@ -6,7 +6,8 @@
 //! - [`Graph`]: ops recorded once and replayed with one call.
 //! - `embed`, `norm`, `rope`, `gate`, `rows`: what stands between matrix products.
 //! - [`gemv`], and [`narrow`] on Hopper: products with few rows, limited by reading
-//!   weights once; [`gemm`]: the others, through cuBLASLt.
+//!   weights once; [`wide`]: with many on Hopper, also with gates; [`gemm`]: the others,
+//!   through cuBLASLt.
 //! - [`attention`]: over pages, of one new token a sequence or many.
 //! - [`mod@shape`], [`mod@sample`]: tokens from logits; [`random`]: made-up weights.
 //! - [`quantise`]: rows to e4m3, for [`NarrowScaled`] and [`GemmScaled`].
@@ -42,6 +43,7 @@ pub mod sample;
 pub mod shape;
 mod tensor_map;
 mod view;
+pub mod wide;
 
 pub use cudarc;
 pub use device::{Gpu, Memory};
@@ -57,3 +59,4 @@ pub use pieces::{PieceCopy, Pieces};
 pub use pinned::Pinned;
 pub use region::{Mapped, Region};
 pub use view::{Read, Scaled, ScaledMut, Weights, Write};
+pub use wide::Wide;

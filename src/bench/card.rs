@@ -14,8 +14,11 @@ use baton_engine::{
     kv::PageId,
 };
 use baton_kernels::cuda::{
-    Gemm, GemmScaled, Gpu, Scaled, ScaledMut, Weights, cudarc::driver::CudaSlice, gemm::Sizes,
-    quantise::quantise, random::fill_uniform,
+    Gemm, GemmScaled, Gpu, Scaled, ScaledMut, Weights,
+    cudarc::driver::CudaSlice,
+    gemm::{Sizes, Then},
+    quantise::quantise,
+    random::fill_uniform,
 };
 use baton_model::ModelConfig;
 use baton_protocol::{RequestId, Sampling, Stop};
@@ -119,7 +122,7 @@ impl Rates {
         let [a, b, mut c] = matrices;
         gpu.synchronize()?;
         let gemm = Gemm::new(gpu, None)?;
-        gemm.tune(&[Sizes { n: SIZE, k: SIZE, m: SIZE }])?;
+        gemm.tune(&[Sizes { n: SIZE, k: SIZE, m: SIZE }], Then::Store)?;
         let weights = Weights { data: a.as_view(), outputs: SIZE, inputs: SIZE };
         let product = timed(gpu, TIMES, || Ok(gemm.run(&weights, &b, &mut c)?))?;
         let layer = match form {
@@ -143,7 +146,7 @@ fn scaled_product(gpu: &Gpu, inputs: &[(CudaSlice<u8>, CudaSlice<f32>); 2]) -> R
     let [w, x] = inputs.each_ref().map(|(data, scales)| Scaled::new(data, scales, SIZE));
     let mut out = gpu.unset(SIZE * SIZE)?;
     let gemm = GemmScaled::new(gpu, None)?;
-    gemm.tune(&[Sizes { n: SIZE, k: SIZE, m: SIZE }])?;
+    gemm.tune(&[Sizes { n: SIZE, k: SIZE, m: SIZE }], Then::Store)?;
     timed(gpu, 20, || Ok(gemm.run(&w, &x, &mut out)?))
 }
 

@@ -55,6 +55,15 @@ pub struct Sizes {
     pub m: usize,
 }
 
+/// What a product does to its output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    /// Writes it.
+    Store,
+    /// Adds to what it holds.
+    Add,
+}
+
 /// cuBLASLt on one stream.
 #[derive(Debug)]
 pub struct Gemm(Plans);
@@ -62,6 +71,18 @@ pub struct Gemm(Plans);
 /// As [`Gemm`], with inputs in e4m3; on Hopper alone.
 #[derive(Debug)]
 pub struct GemmScaled(Plans);
+
+// === impl Then ===
+
+impl Then {
+    /// What remains of the old output.
+    const fn keep(self) -> f32 {
+        match self {
+            Self::Store => 0.0,
+            Self::Add => 1.0,
+        }
+    }
+}
 
 // === impl Gemm ===
 
@@ -85,7 +106,7 @@ impl Gemm {
         x: &impl Read<Half>,
         out: &mut impl Write<T>,
     ) -> Result<(), GpuError> {
-        self.enqueue(weights, x, out, 0.0)
+        self.enqueue(weights, x, out, Then::Store)
     }
 
     /// As [`Self::run`], added to what `out` holds.
@@ -98,17 +119,17 @@ impl Gemm {
         x: &impl Read<Half>,
         out: &mut impl Write<Half>,
     ) -> Result<(), GpuError> {
-        self.enqueue(weights, x, out, 1.0)
+        self.enqueue(weights, x, out, Then::Add)
     }
 
-    /// Finds the fastest algorithm for each of `shapes` that has none yet, and
-    /// keeps them. Takes up to some hundred milliseconds a shape, and up to
+    /// Finds the fastest algorithm for each of `shapes` that has none yet, where sums are
+    /// stored or added, and keeps them. Takes some hundred milliseconds a shape, and up to
     /// some hundred MB for the time.
     ///
     /// # Errors
     /// When memory is short or cuBLASLt fails.
-    pub fn tune(&self, shapes: &[Sizes]) -> Result<Vec<(Sizes, Timed)>, GpuError> {
-        self.0.tune(shapes)
+    pub fn tune(&self, shapes: &[Sizes], then: Then) -> Result<Vec<(Sizes, Timed)>, GpuError> {
+        self.0.tune(shapes, then)
     }
 
     fn enqueue<T: Output>(
@@ -116,7 +137,7 @@ impl Gemm {
         weights: &Weights<'_>,
         x: &impl Read<Half>,
         out: &mut impl Write<T>,
-        keep: f32,
+        then: Then,
     ) -> Result<(), GpuError> {
         let (n, k) = (weights.outputs, weights.inputs);
         multiple(OP, "inputs", k, 8)?;
@@ -130,7 +151,7 @@ impl Gemm {
         let stream = self.0.gpu().stream();
         let ((data, _w), (x, _x)) = (weights.data.device_ptr(stream), x.device_ptr(stream));
         let [w, x] = [data, x].map(|data| Input { data, scales: 0 });
-        self.0.enqueue(Sizes { n, k, m }, (w, x), out, keep)
+        self.0.enqueue(Sizes { n, k, m }, (w, x), out, then.keep())
     }
 }
 
@@ -155,7 +176,7 @@ impl GemmScaled {
         x: &Scaled<'_>,
         out: &mut impl Write<Half>,
     ) -> Result<(), GpuError> {
-        self.enqueue(weights, x, out, 0.0)
+        self.enqueue(weights, x, out, Then::Store)
     }
 
     /// As [`Self::run`], added to what `out` holds.
@@ -168,15 +189,15 @@ impl GemmScaled {
         x: &Scaled<'_>,
         out: &mut impl Write<Half>,
     ) -> Result<(), GpuError> {
-        self.enqueue(weights, x, out, 1.0)
+        self.enqueue(weights, x, out, Then::Add)
     }
 
     /// As [`Gemm::tune`].
     ///
     /// # Errors
     /// When memory is short or cuBLASLt fails.
-    pub fn tune(&self, shapes: &[Sizes]) -> Result<Vec<(Sizes, Timed)>, GpuError> {
-        self.0.tune(shapes)
+    pub fn tune(&self, shapes: &[Sizes], then: Then) -> Result<Vec<(Sizes, Timed)>, GpuError> {
+        self.0.tune(shapes, then)
     }
 
     fn enqueue(
@@ -184,7 +205,7 @@ impl GemmScaled {
         weights: &Scaled<'_>,
         x: &Scaled<'_>,
         out: &mut impl Write<Half>,
-        keep: f32,
+        then: Then,
     ) -> Result<(), GpuError> {
         let sizes = Sizes { n: weights.rows(), k: weights.width, m: x.rows() };
         let Sizes { n, k, m } = sizes;
@@ -201,6 +222,6 @@ impl GemmScaled {
             (weights.data.device_ptr(stream), weights.scales.device_ptr(stream));
         let ((x_data, _x), (x_scales, _xs)) = (x.data.device_ptr(stream), x.scales.device_ptr(stream));
         let inputs = (Input { data: w_data, scales: w_scales }, Input { data: x_data, scales: x_scales });
-        self.0.enqueue(sizes, inputs, out, keep)
+        self.0.enqueue(sizes, inputs, out, then.keep())
     }
 }

@@ -14,7 +14,11 @@ const OP: &str = "norm";
 /// Elements that the threads of one block hold.
 const MAX_WIDTH: usize = 1024 * 4 * 8;
 
-/// Weights of a norm.
+/// Elements of a row of which a thread of a block holds one vector, with `rms_norm_short`.
+const SHORT_WIDTH: usize = 512 * 8;
+
+/// Weights of a norm. They are read before ops enqueued earlier have ended: who writes them
+/// synchronizes before their first use.
 #[derive(Debug)]
 pub struct Norm<'a> {
     /// One factor for each element of a row.
@@ -44,8 +48,9 @@ impl Norm<'_> {
     pub fn run(&self, gpu: &Gpu, x: &impl Read<Half>, out: &mut impl Write<Half>) -> Result<(), GpuError> {
         let Some(grid) = self.rows(x.len(), out.len())? else { return Ok(()) };
         let args = gpu.args().read(x).read(&self.weight).write(out).int(self.weight.len()).float(self.eps);
+        let function = if self.weight.len() <= SHORT_WIDTH { "rms_norm_short" } else { "rms_norm" };
         // SAFETY: shapes are checked by `rows`.
-        unsafe { gpu.kernel(OP, "rms_norm")?.launch(grid, args, gpu.overlaps()) }
+        unsafe { gpu.kernel(OP, function)?.launch(grid, args, gpu.overlaps()) }
     }
 
     /// `x += delta`, then `out` as [`Self::run`] makes it of `x`.

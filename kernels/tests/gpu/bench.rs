@@ -5,11 +5,11 @@
 use baton_kernels::{
     Draw,
     cuda::{
-        Gemm, Gemv, Gpu, GpuError, Graph, Half, Narrow, Weights,
+        Gemm, Gemv, Gpu, GpuError, Graph, Half, Narrow, Weights, Wide,
         cudarc::driver::{CudaSlice, sys::CUevent_flags},
         embed::{Tokens, embed},
         gate::{Activation, gate},
-        gemm::Sizes,
+        gemm::{Sizes, Then},
         norm::Norm,
         random::fill_uniform,
         rope::{KvForm, Places, PoolShape, Rope},
@@ -129,7 +129,7 @@ fn gemm_table(gpu: &Gpu, rows: &[usize]) {
             if name == "lm_head" && m > 512 {
                 continue;
             }
-            let timed = &gemm.tune(&[Sizes { n, k, m }]).unwrap()[0].1;
+            let timed = &gemm.tune(&[Sizes { n, k, m }], Then::Store).unwrap()[0].1;
             let micros = f64::from(timed.best.micros);
             let bytes = 2 * (n * k + m * (n + k));
             println!(
@@ -233,6 +233,60 @@ fn narrow_table(gpu: &Gpu) {
     }
 }
 
+/// Microseconds of `op`, in a row for so long that the card's clock is what it can hold.
+fn sustained(gpu: &Gpu, mut op: impl FnMut(usize)) -> f64 {
+    let moment = || gpu.stream().record_event(Some(CUevent_flags::CU_EVENT_DEFAULT)).unwrap();
+    let mut run = |times: usize| {
+        let begin = moment();
+        (0..times).for_each(&mut op);
+        let end = moment();
+        end.synchronize().unwrap();
+        f64::from(begin.elapsed_ms(&end).unwrap()) * 1e3 / times as f64
+    };
+    let times = (250e3 / run(4)) as usize + 1;
+    run(times);
+    run(times)
+}
+
+fn wide_table(gpu: &Gpu, rows: &[usize]) {
+    println!("\nwide products, sustained: us, TFLOP/s; beside cuBLASLt's, with the gate after it");
+    let gemm = Gemm::new(gpu, None).unwrap();
+    for &m in rows {
+        for (name, n, k) in &SHAPES[..4] {
+            let (n, k) = (*n, *k);
+            let then = if matches!(*name, "o" | "down") { Then::Add } else { Then::Store };
+            gemm.tune(&[Sizes { n, k, m }], then).unwrap();
+            let (cold, x) = (Cold::new(gpu, n, k), filled(gpu, 6, m * k, 1.0));
+            let (mut out, mut inner) = (gpu.unset(m * n).unwrap(), gpu.unset(m * n / 2).unwrap());
+            let theirs = sustained(gpu, |i| {
+                let weights = cold.copy(i % cold.copies());
+                match *name {
+                    "gate_up" => {
+                        gemm.run(&weights, &x, &mut out).unwrap();
+                        gate(gpu, Activation::Silu, n / 2, &out, &mut inner).unwrap();
+                    }
+                    "qkv" => gemm.run(&weights, &x, &mut out).unwrap(),
+                    _ => gemm.add(&weights, &x, &mut out).unwrap(),
+                }
+            });
+            let ours = sustained(gpu, |i| {
+                let product = Wide::new(gpu, cold.copy(i % cold.copies())).unwrap();
+                match *name {
+                    "gate_up" => product.gated(gpu, Activation::Silu, &x, &mut inner).unwrap(),
+                    "qkv" => product.run(gpu, &x, &mut out).unwrap(),
+                    _ => product.add(gpu, &x, &mut out).unwrap(),
+                }
+            });
+            let rate = |micros: f64| (2 * m * n * k) as f64 / micros / 1e6;
+            println!(
+                "{name:>8} M={m:<5} {ours:>8.1} us {:>6.1} TF; cuBLASLt {theirs:>8.1} us {:>6.1} TF",
+                rate(ours),
+                rate(theirs)
+            );
+        }
+    }
+}
+
 #[test]
 #[ignore = "prints figures"]
 fn bench() {
@@ -244,5 +298,6 @@ fn bench() {
     gemv_table(&gpu, copy);
     narrow_table(&gpu);
     step::table(&gpu);
+    wide_table(&gpu, &[256, 512, 1024, 2048, 8192]);
     gemm_table(&gpu, &[8, 16, 32, 64, 128, 256, 512, 1024, 2048, 8192]);
 }

@@ -1,11 +1,16 @@
 //! Matrix products.
 
 use baton_kernels::cuda::{
-    Gemm, Gemv, Gpu, Half, Narrow, Weights, gate::Activation, gemm::Sizes, gemv::MAX_ROWS, narrow,
+    Gemm, Gemv, Gpu, Half, Narrow, Weights, Wide,
+    gate::Activation,
+    gemm::{Sizes, Then},
+    gemv::MAX_ROWS,
+    narrow,
 };
 
 use crate::{
-    assert_close, assert_within, gpus, numbers, ops::activated, poisoned, put, random, tolerance, wide,
+    assert_close, assert_within, gpus, is_sanitized, numbers, ops::activated, poisoned, put, random,
+    tolerance, wide,
 };
 
 /// `sum over k of x[m][k] * w[n][k]`
@@ -141,15 +146,10 @@ fn narrow_products_give_the_sums_of_the_formula() {
 
                 if n % 16 == 0 {
                     let activation = if m % 2 == 0 { Activation::Silu } else { Activation::GeluTanh };
-                    let gated = expected.chunks(n).flat_map(|row| {
-                        let (gates, ups) = row.split_at(n / 2);
-                        let one = |(gate, up): (&f64, &f64)| activated(activation, *gate) * up;
-                        gates.iter().zip(ups).map(one).collect::<Vec<_>>()
-                    });
                     let mut out = poisoned(&gpu, m * n / 2);
                     narrow.gated(&gpu, activation, &x_there, &mut out).unwrap();
-                    let out = numbers(&gpu, &out);
-                    assert_close(&gpu, &out, &gated.collect::<Vec<_>>(), &format!("gated {what}"));
+                    let expected = gated(activation, &expected, n);
+                    assert_close(&gpu, &numbers(&gpu, &out), &expected, &format!("gated {what}"));
                 }
             }
         }
@@ -174,6 +174,75 @@ fn a_row_of_a_narrow_product_is_the_same_bits_whatever_rows_are_beside_it() {
             for (first, rows) in [(0, 1), (127, 1), (5, 8), (3, 16), (64, 31), (1, 64)] {
                 assert_eq!(run(first, rows).unwrap(), all[first * n..(first + rows) * n], "{first} {rows}");
             }
+        }
+    }
+}
+
+/// What becomes of rows of gates and ups.
+fn gated(activation: Activation, products: &[f64], n: usize) -> Vec<f64> {
+    let row = |row: &[f64]| -> Vec<f64> {
+        let (gates, ups) = row.split_at(n / 2);
+        gates.iter().zip(ups).map(|(gate, up)| activated(activation, *gate) * up).collect()
+    };
+    products.chunks(n).flat_map(row).collect()
+}
+
+#[test]
+fn wide_products_give_the_sums_of_the_formula() {
+    for gpu in gpus() {
+        // Less than a tile and a stage, ends of both, several tiles, and more stages than the ring has.
+        for (n, k) in [(16, 8), (272, 72), (960, 576), (528, 1536)] {
+            let w = random(&gpu, 1, n * k, 0.5);
+            let w_there = put(&gpu, &w);
+            let weights = Weights { data: w_there.as_view(), outputs: n, inputs: k };
+            let Some(wide_product) = Wide::new(&gpu, weights) else { return };
+            for m in [1, 129, 300] {
+                let what = format!("{m}x{n}x{k}");
+                let x = random(&gpu, 3, m * k, 1.0);
+                let x_there = put(&gpu, &x);
+                let expected = product(&wide(&x), &w, k);
+
+                let mut out = poisoned(&gpu, m * n);
+                wide_product.run(&gpu, &x_there, &mut out).unwrap();
+                assert_close(&gpu, &numbers(&gpu, &out), &expected, &what);
+
+                let before = random(&gpu, 4, m * n, 1.0);
+                let mut sum = put(&gpu, &before);
+                wide_product.add(&gpu, &x_there, &mut sum).unwrap();
+                let sums: Vec<f64> = wide(&before).iter().zip(&expected).map(|(a, b)| a + b).collect();
+                assert_close(&gpu, &numbers(&gpu, &sum), &sums, &format!("added {what}"));
+
+                for activation in [Activation::Silu, Activation::GeluTanh] {
+                    let mut out = poisoned(&gpu, m * n / 2);
+                    wide_product.gated(&gpu, activation, &x_there, &mut out).unwrap();
+                    let expected = gated(activation, &expected, n);
+                    assert_close(&gpu, &numbers(&gpu, &out), &expected, &format!("gated {what}"));
+                }
+            }
+        }
+    }
+}
+
+/// More tiles than clusters, so that each takes several, in more than one band.
+#[test]
+fn large_a_row_of_a_wide_product_is_the_same_bits_whatever_rows_are_beside_it() {
+    for gpu in gpus() {
+        let (n, k, rows) = (8192, 136, if is_sanitized() { 700 } else { 2500 });
+        let w = put(&gpu, &random(&gpu, 1, n * k, 0.5));
+        let x = put(&gpu, &random(&gpu, 3, rows * k, 1.0));
+        let run = |first: usize, rows: usize| {
+            let weights = Weights { data: w.as_view(), outputs: n, inputs: k };
+            let mut out = poisoned(&gpu, rows * n / 2);
+            let x = x.slice(first * k..(first + rows) * k);
+            Wide::new(&gpu, weights)?.gated(&gpu, Activation::Silu, &x, &mut out).unwrap();
+            Some(numbers(&gpu, &out))
+        };
+        let Some(all) = run(0, rows) else { return };
+        for (first, rows) in [(0, 1), (rows - 1, 1), (5, 8), (100, 200), (140, rows - 150)] {
+            assert!(
+                run(first, rows).unwrap() == all[first * n / 2..(first + rows) * n / 2],
+                "{first} {rows}"
+            );
         }
     }
 }
@@ -233,12 +302,12 @@ fn large_many_rows_give_the_sums_of_the_formula() {
             many_rows(&gpu, &gemm, sizes);
         }
         // The same with algorithms found by timing, and found again on disk.
-        assert_eq!(gemm.tune(&shapes).unwrap().len(), shapes.len());
+        assert_eq!(gemm.tune(&shapes, Then::Store).unwrap().len(), shapes.len());
         for sizes in shapes {
             many_rows(&gpu, &gemm, sizes);
         }
         let again = Gemm::new(&gpu, Some(folder.path())).unwrap();
-        assert!(again.tune(&shapes).unwrap().is_empty());
+        assert!(again.tune(&shapes, Then::Store).unwrap().is_empty());
         many_rows(&gpu, &again, Sizes { n: 960, k: 576, m: 50 });
     }
 }

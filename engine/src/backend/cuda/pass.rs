@@ -7,6 +7,7 @@ use baton_kernels::cuda::{
     attention::{self, Attention, Decode, Inputs, Paged, Rows, Shares, Split},
     cudarc::driver::{CudaSlice, CudaViewMut},
     embed::{Tokens, embed},
+    gemm::Then,
     narrow,
     norm::Heads,
     rope::{KvForm, Places, PoolShape, Rope},
@@ -19,7 +20,7 @@ use baton_model::{ModelConfig, QkNorm};
 use super::{
     CudaLimits, CudaModel,
     matrix::Matrix,
-    products::{Normed, Products, Then},
+    products::{Normed, Products},
     step::Form,
     weights::{Layer, Vector},
     workspace::Workspace,

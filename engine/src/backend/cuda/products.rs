@@ -1,10 +1,10 @@
 //! Products of a step with the model's weights, by the kernel that is fastest for their rows.
 
 use baton_kernels::cuda::{
-    Gemm, Gemv, Gpu, GpuError, Half, Narrow, Read, Write,
+    Gemm, Gemv, Gpu, GpuError, Half, Narrow, Read, Wide, Write,
     cudarc::driver::{CudaSlice, CudaView, CudaViewMut},
     gate::{Activation, gate},
-    gemm::Sizes,
+    gemm::{Sizes, Then},
     narrow,
     rope::KvForm,
 };
@@ -29,6 +29,9 @@ const FEW_ROWS_SHARE: u32 = 58;
 /// Products of at most this many rows are faster without cuBLASLt, where [`Narrow`] does them.
 const NARROW_ROWS: usize = 64;
 
+/// Gates and ups of at least this many rows are [`Wide`]'s, which does not write them.
+const WIDE_ROWS: usize = 1024;
+
 /// A model has all its layers in one form.
 const NO_SCALED: GpuError = GpuError::NoKernel { image: "gemm_narrow", function: "for a layer in fp8" };
 
@@ -49,13 +52,6 @@ pub(super) struct Normed<'a> {
     pub norm: Option<&'a Vector>,
     pub x: CudaView<'a, Half>,
     pub normed: CudaViewMut<'a, Half>,
-}
-
-/// What a product does to its output.
-#[derive(Clone, Copy)]
-pub(super) enum Then {
-    Store,
-    Add,
 }
 
 /// Who does a product.
@@ -93,24 +89,22 @@ impl Products {
     /// Finds the fastest algorithms for the products of steps up to `limits`.
     pub fn tune(&self, config: &ModelConfig, limits: &CudaLimits) -> Result<(), GpuError> {
         let ModelConfig { hidden, heads, kv_heads, head_dim, intermediate, vocab, .. } = *config;
-        let products = [
-            ((heads + 2 * kv_heads) * head_dim, hidden),
-            (hidden, heads * head_dim),
-            (2 * intermediate, hidden),
-            (hidden, intermediate),
-        ];
         let few = [16, 32, 64, 96, 128, 192, 256].into_iter().filter(|rows| *rows <= limits.sequences);
         let many = [512, 1024, 2048, 4096, 8192, 16384].into_iter().filter(|rows| *rows <= limits.rows);
-        let mut shapes: Vec<Sizes> = few.clone().map(|m| Sizes { n: vocab, k: hidden, m }).collect();
-        let mut layers: Vec<Sizes> = Vec::new();
-        for (n, k) in products {
-            layers.extend(few.clone().chain(many.clone()).map(|m| Sizes { n, k, m }));
+        let rows: Vec<usize> = few.clone().chain(many).collect();
+        let logits: Vec<Sizes> = few.map(|m| Sizes { n: vocab, k: hidden, m }).collect();
+        self.gemm.tune(&logits, Then::Store)?;
+        let stored = [((heads + 2 * kv_heads) * head_dim, hidden), (2 * intermediate, hidden)];
+        let added = [(hidden, heads * head_dim), (hidden, intermediate)];
+        for (products, then) in [(stored, Then::Store), (added, Then::Add)] {
+            let shape = |(n, k)| rows.iter().map(move |m| Sizes { n, k, m: *m });
+            let shapes: Vec<Sizes> = products.into_iter().flat_map(shape).collect();
+            match &self.scaled {
+                Some(scaled) => scaled.tune(&shapes, then)?,
+                None => drop(self.gemm.tune(&shapes, then)?),
+            }
         }
-        match &self.scaled {
-            Some(scaled) => scaled.tune(&layers)?,
-            None => shapes.extend(layers),
-        }
-        self.gemm.tune(&shapes).map(drop)
+        Ok(())
     }
 
     fn kernel<'a>(&self, gpu: &Gpu, weights: &'a Dense, x: &impl Read<Half>) -> Kernel<'a> {
@@ -189,6 +183,11 @@ impl Products {
             Kernel::Narrow(product) => product.gated(gpu, self.activation, &input.computed(gpu)?, out),
             Kernel::Gemv => Gemv::new(weights.view()).gated(gpu, self.activation, &input.computed(gpu)?, out),
             Kernel::Gemm => {
+                if rows >= WIDE_ROWS
+                    && let Some(product) = Wide::new(gpu, weights.view())
+                {
+                    return product.gated(gpu, self.activation, &input.computed(gpu)?, out);
+                }
                 let mut both = both.slice_mut(..2 * out.len());
                 self.gemm.run(&weights.view(), &input.computed(gpu)?, &mut both)?;
                 gate(gpu, self.activation, out.len() / rows.max(1), &both, out)

@@ -6,17 +6,12 @@ use baton_kernels::cuda::{
     GemmScaled, Gpu, GpuError, Half, NarrowScaled, Read, Scaled, ScaledMut, Write,
     cudarc::driver::CudaSlice,
     gate::{Activation, gate},
-    gemm::Sizes,
+    gemm::{Sizes, Then},
     quantise::{quantise, quantise_norm},
 };
 use baton_model::ModelConfig;
 
-use super::{
-    CudaLimits,
-    matrix::Fp8,
-    pass::MAX_BAND_ROWS,
-    products::{Normed, Then},
-};
+use super::{CudaLimits, matrix::Fp8, pass::MAX_BAND_ROWS, products::Normed};
 
 /// cuBLASLt, and a place for the rounded rows.
 pub(super) struct ScaledProducts {
@@ -47,9 +42,9 @@ impl ScaledProducts {
     }
 
     /// Finds the fastest algorithms for those of `shapes` that are not [`NarrowScaled`]'s.
-    pub fn tune(&self, shapes: &[Sizes]) -> Result<(), GpuError> {
+    pub fn tune(&self, shapes: &[Sizes], then: Then) -> Result<(), GpuError> {
         let many: Vec<Sizes> = shapes.iter().copied().filter(|sizes| sizes.m > self.narrow_rows).collect();
-        self.gemm.tune(&many).map(drop)
+        self.gemm.tune(&many, then).map(drop)
     }
 
     /// `out = weights * norm(x)`

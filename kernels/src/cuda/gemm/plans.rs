@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use super::{
     super::{Gpu, Write, error::GpuError},
-    Output, Sizes,
+    Output, Sizes, Then,
     blas::{Handle, Input, Kind, Product},
     cache::{Cache, Found},
     search::{self, Timed},
@@ -47,12 +47,12 @@ impl Plans {
         &self.handle.gpu
     }
 
-    pub(super) fn tune(&self, shapes: &[Sizes]) -> Result<Vec<(Sizes, Timed)>, GpuError> {
+    pub(super) fn tune(&self, shapes: &[Sizes], then: Then) -> Result<Vec<(Sizes, Timed)>, GpuError> {
         let missing: Vec<Sizes> =
             shapes.iter().copied().filter(|sizes| !self.found.lock().contains_key(sizes)).collect();
         let mut results = Vec::new();
         for sizes in missing {
-            let timed = search::search(&self.handle, self.kind, sizes)?;
+            let timed = search::search(&self.handle, self.kind, sizes, then)?;
             self.found.lock().insert(sizes, timed.best.clone());
             results.push((sizes, timed));
         }

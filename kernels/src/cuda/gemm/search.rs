@@ -9,7 +9,7 @@ use super::{
         quantise::quantise,
         random::fill_uniform,
     },
-    Found, Sizes,
+    Found, Sizes, Then,
     blas::{Algorithm, Handle, Input, Kind, Product},
 };
 
@@ -20,11 +20,18 @@ const CANDIDATES: usize = 24;
 /// model, too, they were last read a whole step ago.
 const COLD_BYTES: usize = 160 << 20;
 
-/// Products timed for a candidate in the first round, and in the final.
-const ROUNDS: [usize; 2] = [4, 16];
+/// Products timed for a candidate in the first round.
+const FIRST_ROUND: usize = 4;
 
 /// How many candidates go to the final.
-const FINALISTS: usize = 4;
+const FINALISTS: usize = 6;
+
+/// The final's turns, and how long a candidate multiplies in each: one after another, so that all
+/// do so at the clock that the card holds. It lowers that for power where rows are many.
+const TURNS: usize = 5;
+const TURN_MICROS: f32 = 4e3;
+const TURN_MICROS_OF_FEW: f32 = 500.0;
+const MANY_ROWS: usize = 512;
 
 /// What a search saw.
 #[derive(Clone, Debug)]
@@ -41,6 +48,7 @@ struct Bench<'a> {
     handle: &'a Handle,
     product: Product,
     sizes: Sizes,
+    then: Then,
     weights: Rows,
     x: Rows,
     out: CudaSlice<Half>,
@@ -52,39 +60,49 @@ enum Rows {
     E4m3(CudaSlice<u8>, CudaSlice<f32>),
 }
 
-/// Times the candidates for `sizes`.
-pub(super) fn search(handle: &Handle, kind: Kind, sizes: Sizes) -> Result<Timed, GpuError> {
+/// A candidate, by its place in cuBLASLt's order, and the time of one product.
+#[derive(Clone, Copy)]
+struct Candidate {
+    rank: usize,
+    algorithm: Algorithm,
+    micros: f32,
+}
+
+/// Times the candidates for `sizes` in what products are `then` for.
+pub(super) fn search(handle: &Handle, kind: Kind, sizes: Sizes, then: Then) -> Result<Timed, GpuError> {
     let product = Product::new(handle, sizes, kind, false)?;
-    let candidates = product.candidates(handle, CANDIDATES)?;
-    let mut bench = Bench::new(handle, product, kind, sizes)?;
+    let algorithms = product.candidates(handle, CANDIDATES)?;
+    let mut bench = Bench::new(handle, product, kind, (sizes, then))?;
     let mut timed = Vec::new();
-    for (rank, algorithm) in candidates.into_iter().enumerate() {
+    for (rank, algorithm) in algorithms.into_iter().enumerate() {
         // Some are offered that then refuse to run.
-        if let Ok(micros) = bench.time(algorithm, ROUNDS[0]) {
-            timed.push((micros, rank, algorithm));
+        if let Ok(micros) = bench.time(algorithm, FIRST_ROUND) {
+            timed.push(Candidate { rank, algorithm, micros });
         }
     }
-    let tried = timed.len();
-    let by_time = |a: &(f32, usize, Algorithm), b: &(f32, usize, Algorithm)| a.0.total_cmp(&b.0);
-    timed.sort_by(by_time);
-    let first = timed.iter().position(|(_, rank, _)| *rank == 0);
-    let first = first.map(|at| timed[at]);
-    timed.truncate(FINALISTS);
-    timed.extend(first);
-    for (micros, _, algorithm) in &mut timed {
-        *micros = bench.time(*algorithm, ROUNDS[1])?;
-    }
-    let first_micros = timed.last().map_or(0.0, |first| first.0);
+    let candidates = timed.len();
+    timed.sort_by(|a, b| a.micros.total_cmp(&b.micros));
+    // cuBLASLt's own choice is told of, however slow it is.
+    let place = |candidate: &Candidate| candidate.rank > 0;
+    timed[candidates.min(FINALISTS)..].sort_by_key(place);
+    timed.truncate(FINALISTS + 1);
+    bench.finish(&mut timed)?;
     let Sizes { n, k, m } = sizes;
-    let (micros, _, algorithm) =
-        timed.into_iter().min_by(by_time).ok_or(GpuError::NoAlgorithm { m, n, k })?;
-    Ok(Timed { best: Found { algorithm, micros }, first_micros, candidates: tried })
+    let best = timed.iter().min_by(|a, b| a.micros.total_cmp(&b.micros));
+    let best = best.ok_or(GpuError::NoAlgorithm { m, n, k })?;
+    let first_micros = timed.iter().find(|candidate| candidate.rank == 0).map_or(0.0, |first| first.micros);
+    Ok(Timed { best: Found { algorithm: best.algorithm, micros: best.micros }, first_micros, candidates })
 }
 
 // === impl Bench ===
 
 impl<'a> Bench<'a> {
-    fn new(handle: &'a Handle, product: Product, kind: Kind, sizes: Sizes) -> Result<Self, GpuError> {
+    fn new(
+        handle: &'a Handle,
+        product: Product,
+        kind: Kind,
+        (sizes, then): (Sizes, Then),
+    ) -> Result<Self, GpuError> {
         let Sizes { n, k, m } = sizes;
         let copies = COLD_BYTES.div_ceil(kind.bytes() * n * k).max(1);
         let gpu = &handle.gpu;
@@ -92,12 +110,28 @@ impl<'a> Bench<'a> {
             handle,
             product,
             sizes,
+            then,
             weights: Rows::new(gpu, kind, (1, 0.05), (copies * n, k))?,
             x: Rows::new(gpu, kind, (2, 1.0), (m, k))?,
             out: gpu.unset(m * n)?,
         };
         fill_uniform(gpu, 3, 1.0, &mut bench.out)?;
         Ok(bench)
+    }
+
+    /// Times finalists again, in turns.
+    fn finish(&mut self, finalists: &mut [Candidate]) -> Result<(), GpuError> {
+        let micros = if self.sizes.m < MANY_ROWS { TURN_MICROS_OF_FEW } else { TURN_MICROS };
+        let mut totals = vec![0.0; finalists.len()];
+        for _ in 0..TURNS {
+            for (total, finalist) in totals.iter_mut().zip(&*finalists) {
+                *total += self.time(finalist.algorithm, (micros / finalist.micros) as usize + 1)?;
+            }
+        }
+        for (total, finalist) in totals.into_iter().zip(finalists) {
+            finalist.micros = total / TURNS as f32;
+        }
+        Ok(())
     }
 
     /// Microseconds of one product, over `times` of them after one more.
@@ -117,7 +151,7 @@ impl<'a> Bench<'a> {
         let Sizes { n, k, .. } = self.sizes;
         let (gpu, copies) = (&self.handle.gpu, self.weights.rows(k) / n);
         let inputs = (self.weights.input(gpu, turn % copies * n, k), self.x.input(gpu, 0, k));
-        self.product.enqueue(self.handle, inputs, &mut self.out, 0.0)
+        self.product.enqueue(self.handle, inputs, &mut self.out, self.then.keep())
     }
 
     fn moment(&self) -> Result<CudaEvent, GpuError> {
