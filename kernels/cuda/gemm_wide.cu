@@ -25,12 +25,8 @@ namespace {
 // What happens to the sums.
 enum class Form { store, add, silu, gelu };
 
-constexpr bool is_gated(Form form) { return form == Form::silu || form == Form::gelu; }
-
-constexpr int GROUPS = 2;      // warpgroups that multiply
-constexpr int GROUP = 128;     // threads of one
-constexpr int GROUP_ROWS = 64; // rows of x of one
-constexpr int CTAS = 2;        // of a cluster
+constexpr int GROUPS = 2;  // warpgroups that multiply
+constexpr int GROUP = 128; // threads of one
 
 struct Job {
     element* out;
@@ -40,7 +36,11 @@ struct Job {
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
-constexpr int PANEL = 64; // elements of k in a stage: a swizzled row
+constexpr bool is_gated(Form form) { return form == Form::silu || form == Form::gelu; }
+
+constexpr int GROUP_ROWS = 64; // rows of x of a warpgroup
+constexpr int CTAS = 2;        // of a cluster
+constexpr int PANEL = 64;      // elements of k in a stage: a swizzled row
 constexpr int STAGES = 4;
 constexpr int ROWS = GROUPS * GROUP_ROWS;
 constexpr int HALF = 128; // rows of w that a CTA asks for
