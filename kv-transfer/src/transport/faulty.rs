@@ -24,7 +24,8 @@ struct Faulty {
     config: FaultsConfig,
     random: fastrand::Rng,
     frames: u64,
-    /// A frame that waits for the next one to overtake it.
+    /// A frame that waits for the next one to overtake it. Like a frame that lies in a
+    /// network, it keeps none of the sender's pages: the next one may never come.
     held: Option<(FrameHeader, Arc<dyn KvSource>, u32)>,
     closed: Arc<AtomicBool>,
 }
@@ -37,11 +38,8 @@ struct Fate {
     hold: bool,
 }
 
-/// A source one bit of which is wrong.
-struct Corrupt {
-    source: Arc<dyn KvSource>,
-    place: u64,
-}
+/// The bytes of one frame, out of its pages.
+struct Copied(Vec<u8>);
 
 /// Disturbs the frames sent over `link`.
 pub fn sender(
@@ -83,8 +81,8 @@ impl FrameSender for Faulty {
         let fate = self.draw();
         self.sleep(fate.delay)?;
         let mut source = source.clone();
-        if let Some(place) = fate.corrupt {
-            source = Arc::new(Corrupt { source, place });
+        if fate.corrupt.is_some() || fate.hold {
+            source = Copied::of(&*source, &header.span, fate.corrupt)?;
         }
         if fate.hold && self.held.is_none() {
             self.held = Some((header.clone(), source, told));
@@ -129,21 +127,33 @@ impl Faulty {
     }
 }
 
-// === impl Corrupt ===
+// === impl Copied ===
 
-impl KvSource for Corrupt {
-    fn read(
-        &self,
-        span: &KvSpan,
-        use_bytes: &mut dyn FnMut(&[IoSlice<'_>]) -> io::Result<()>,
-    ) -> io::Result<()> {
-        self.source.read(span, &mut |pieces| {
-            let mut bytes: Vec<u8> = pieces.iter().flat_map(|piece| piece.iter().copied()).collect();
-            let bit = self.place % (bytes.len() as u64 * 8).max(1);
+impl Copied {
+    /// What `source` has of `span`; the bit at `corrupt`, counted around its end, is wrong.
+    fn of(source: &dyn KvSource, span: &KvSpan, corrupt: Option<u64>) -> Result<Arc<Self>, PathError> {
+        let mut bytes = Vec::new();
+        let copied = source.read(span, &mut |pieces| {
+            bytes.extend(pieces.iter().flat_map(|piece| piece.iter().copied()));
+            Ok(())
+        });
+        copied.map_err(PathError::Unreadable)?;
+        if let Some(place) = corrupt {
+            let bit = place % (bytes.len() as u64 * 8).max(1);
             if let Some(byte) = bytes.get_mut((bit / 8) as usize) {
                 *byte ^= 1 << (bit % 8);
             }
-            use_bytes(&[IoSlice::new(&bytes)])
-        })
+        }
+        Ok(Arc::new(Self(bytes)))
+    }
+}
+
+impl KvSource for Copied {
+    fn read(
+        &self,
+        _span: &KvSpan,
+        use_bytes: &mut dyn FnMut(&[IoSlice<'_>]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        use_bytes(&[IoSlice::new(&self.0)])
     }
 }

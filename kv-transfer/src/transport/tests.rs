@@ -346,6 +346,17 @@ fn faults_do_what_they_say() {
 }
 
 #[test]
+fn a_frame_held_back_holds_no_pages() {
+    let (near, _far) = tcp_pair();
+    let config = FaultsConfig { reorder_probability: 1.0, ..Default::default() };
+    let mut near = faulty::sender(near, Checksum::Crc32c, config);
+    let memory = Memory::computed(&SHAPE, 0..TOKENS);
+    let (head, source): (_, Arc<dyn KvSource>) = (frames()[0].clone(), memory);
+    near.end.send(&head, &source, None).unwrap();
+    assert_eq!(Arc::strong_count(&source), 1);
+}
+
+#[test]
 fn a_cut_path_is_broken_for_good() {
     let (near, _far) = tcp_pair();
     let mut near = faulty::sender(
