@@ -51,6 +51,10 @@ bench *ARGS:
 bench-check:
     cargo run --release -q -- bench check
 
+# The hot paths by criterion, beside benches/baseline.json; `--write` makes it anew.
+bench-compare *ARGS:
+    scripts/bench-compare {{ARGS}}
+
 # Two prefill nodes, two decode nodes and a coordinator as processes, over a real etcd.
 cluster *ARGS:
     scripts/cluster {{ARGS}}
