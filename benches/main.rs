@@ -36,6 +36,7 @@ criterion_group!(
     yardstick,
     step::decode,
     step::prefill,
+    prefix::hash,
     prefix::look_up,
     prefix::apply,
     frame::header,

@@ -1,15 +1,23 @@
-//! The prefix index: a hundred nodes, a thousand conversations of 512 pages.
+//! The prefix index: a hundred nodes, a thousand conversations of 512 pages; and the hashes of pages.
 
 use std::{hint::black_box, sync::Arc};
 
 use baton_coordinator::prefix::{Holder, PrefixIndex, PrefixLimits};
-use baton_protocol::{BlockHash, PrefixChanges};
+use baton_protocol::{BlockHash, PrefixChanges, chain as hashes};
 use criterion::Criterion;
 use fastrand::Rng;
 
 const NODES: usize = 100;
 const CONVERSATIONS: usize = 1000;
 const PAGES: usize = 512;
+
+/// Hashes of a prompt of 512 pages of 16 tokens.
+pub fn hash(criterion: &mut Criterion) {
+    let tokens: Vec<u32> = (0..16 * PAGES as u32).collect();
+    criterion.bench_function("prefix/hash_512", |bencher| {
+        bencher.iter(|| hashes("tenant", 16, black_box(&tokens)))
+    });
+}
 
 /// What a prompt of 512 pages finds.
 pub fn look_up(criterion: &mut Criterion) {

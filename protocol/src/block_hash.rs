@@ -10,11 +10,11 @@ pub struct BlockHash(pub [u8; 16]);
 /// Hashes of the full pages of `tokens`, in order. Each covers everything
 /// before it; `tenant` keys the chain, so that tenants never share a hash.
 pub fn chain(tenant: &str, page_tokens: usize, tokens: &[u32]) -> Vec<BlockHash> {
-    let mut parent = root(tenant);
+    let (mut parent, mut bytes) = (root(tenant), Vec::new());
     tokens
         .chunks_exact(page_tokens)
         .map(|block| {
-            parent = next(&parent, block);
+            parent = hashed(&parent, block, &mut bytes);
             parent
         })
         .collect()
@@ -27,12 +27,17 @@ pub fn root(tenant: &str) -> BlockHash {
 
 /// The hash of `block` after everything that `parent` names.
 pub fn next(parent: &BlockHash, block: &[u32]) -> BlockHash {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(&parent.0);
+    hashed(parent, block, &mut Vec::new())
+}
+
+/// In one call over `bytes` in a row: a hasher that is given them one by one takes twice as long.
+fn hashed(parent: &BlockHash, block: &[u32], bytes: &mut Vec<u8>) -> BlockHash {
+    bytes.clear();
+    bytes.extend_from_slice(&parent.0);
     for token in block {
-        hasher.update(&token.to_le_bytes());
+        bytes.extend_from_slice(&token.to_le_bytes());
     }
-    truncate(&hasher.finalize())
+    truncate(&blake3::hash(bytes))
 }
 
 fn truncate(hash: &blake3::Hash) -> BlockHash {
