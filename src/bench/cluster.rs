@@ -112,6 +112,11 @@ impl Cluster {
         &self.coordinator
     }
 
+    /// Where its nodes are called.
+    pub(super) fn controls(&self) -> impl Iterator<Item = &str> {
+        self.nodes.iter().filter_map(ServerProcess::control)
+    }
+
     /// Where its nodes tell how they are.
     pub(super) fn metrics(&self) -> Vec<String> {
         self.nodes.iter().map(|node| format!("{}/metrics", node.url())).collect()

@@ -1,6 +1,10 @@
 //! What a request costs before and behind the engine: a coordinator with its
 //! frontend alone on the first core; on the second, nodes whose steps take no
 //! time, and the callers. Prompts are words in the tokens of a real model.
+//!
+//! - `nodes`: first tokens of the nodes themselves
+
+mod nodes;
 
 use std::{process::Command, sync::Arc};
 
@@ -16,6 +20,7 @@ use super::{
     load, median, shown,
 };
 use crate::{args, config::ClusterConfig, terminal::say};
+use nodes::Nodes;
 
 /// Tokens of a prompt.
 const PROMPT: usize = 64;
@@ -34,8 +39,11 @@ struct Figures {
     rates: Vec<f64>,
     /// Microseconds of its processor for a request.
     request_us: Vec<f64>,
-    /// Milliseconds to the first token, of requests that come evenly.
+    /// Milliseconds to the first token, of requests that come evenly: the middle one and the
+    /// slowest of a hundred.
     first_ms: [Vec<f64>; 2],
+    /// Of these, what the same nodes do not take when they are asked themselves.
+    added_ms: [Vec<f64>; 2],
     /// Microseconds of its processor for a token of a stream.
     token_us: Vec<f64>,
     /// Memory that it had at last, in MiB.
@@ -57,12 +65,11 @@ pub fn run(args: &args::BenchFront) -> Result<()> {
         let (run, cpu) = server.ask(&runtime, Arrivals::Closed { clients: CALLERS }, (args.requests, 1))?;
         figures.rates.push(run.records.len() as f64 / run.seconds);
         figures.request_us.push(cpu * 1e6 / run.records.len() as f64);
+        let own = Spread::of(runtime.block_on(server.nodes.first_tokens(args.requests))?);
         let (run, _) = server.ask(&runtime, Arrivals::Constant { rate: EVEN }, (args.requests, 1))?;
-        let first = Spread::of(run.records.iter().filter_map(|record| record.ttft));
-        [first.p50, first.p99]
-            .into_iter()
-            .zip(&mut figures.first_ms)
-            .for_each(|(one, all)| all.push(one * 1e3));
+        // From when it was sent: the caller's own lateness is nobody's.
+        let first = run.records.iter().filter_map(|of| Some(of.ttft? - (of.sent - of.intended)));
+        figures.first(&Spread::of(first), &own);
     }
     drop(server);
     let server = Server::start(args, PACE_US, &runtime)?;
@@ -93,6 +100,7 @@ fn stay_on_the_second_core() -> Result<()> {
 struct Server {
     cluster: Cluster,
     endpoint: Arc<Endpoint>,
+    nodes: Nodes,
 }
 
 // === impl Server ===
@@ -111,7 +119,8 @@ impl Server {
         let fields = [("temperature".to_owned(), 0.into())].into_iter().collect();
         let manner = Manner { api: Api::Completions, keeps_connections: true, fields, ..Manner::default() };
         let endpoint = runtime.block_on(Endpoint::connect(&cluster.url(), manner))?;
-        Ok(Self { cluster, endpoint: Arc::new(endpoint) })
+        let nodes = runtime.block_on(Nodes::connect(cluster.controls()))?;
+        Ok(Self { cluster, endpoint: Arc::new(endpoint), nodes })
     }
 
     /// Asks so many requests for so many tokens each. Returns what came, and seconds of the
@@ -137,8 +146,17 @@ impl Server {
 // === impl Figures ===
 
 impl Figures {
+    /// First tokens of a run, and those of the nodes themselves.
+    fn first(&mut self, first: &Spread, own: &Spread) {
+        let (first, own) = ([first.p50, first.p99], [own.p50, own.p99]);
+        for (at, (first, own)) in first.into_iter().zip(own).enumerate() {
+            self.first_ms[at].push(first * 1e3);
+            self.added_ms[at].push((first - own) * 1e3);
+        }
+    }
+
     fn report(&self) {
-        let [p50, p99] = &self.first_ms;
+        let ([p50, p99], [added, most_added]) = (&self.first_ms, &self.added_ms);
         say("| coordinator and frontend on one core | median [all runs] |");
         say("|---|---|");
         for (what, values) in [
@@ -146,6 +164,8 @@ impl Figures {
             ("processor µs a request".to_owned(), &self.request_us),
             (format!("first token at {EVEN}/s, p50 ms"), p50),
             ("p99 ms".to_owned(), p99),
+            ("more than from the nodes themselves, p50 ms".to_owned(), added),
+            ("p99 ms".to_owned(), most_added),
             (format!("processor µs a token, {CALLERS} streams, {PACE_US} µs a step"), &self.token_us),
         ] {
             say(format_args!("| {what} | {} |", precise(values)));

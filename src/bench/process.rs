@@ -14,9 +14,17 @@ pub(super) struct ServerProcess {
     child: Child,
     /// Open, so that the server may go on to write.
     _output: BufReader<ChildStdout>,
+    said: Said,
+}
+
+/// What it said of itself when it started.
+#[derive(Debug, Default)]
+struct Said {
     addr: String,
     /// Where its admin API is, if it has one.
     admin: Option<String>,
+    /// Where its last node is called, if it has one.
+    control: Option<String>,
 }
 
 /// Units of the times in `/proc`: a second has 100 on every Linux that Rust runs on.
@@ -53,28 +61,32 @@ impl ServerProcess {
         command.args(settings.model.iter().flat_map(|model| ["--model", model]));
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
         let mut output = BufReader::new(child.stdout.take().context("no output")?);
-        let addrs = announced_addrs(&mut output, announces);
-        if addrs.is_err() {
+        let said = Said::read(&mut output, announces);
+        if said.is_err() {
             drop(child.kill());
             drop(child.wait());
         }
-        let (addr, admin) = addrs?;
-        Ok(Self { child, _output: output, addr, admin })
+        Ok(Self { child, _output: output, said: said? })
     }
 
     /// Its base URL.
     pub(super) fn url(&self) -> String {
-        format!("http://{}", self.addr)
+        format!("http://{}", self.said.addr)
     }
 
     /// Where it listens.
     pub(super) fn addr(&self) -> &str {
-        &self.addr
+        &self.said.addr
     }
 
     /// Where its admin API listens, with `admin.listen` among its settings.
     pub(super) fn admin(&self) -> Option<&str> {
-        self.admin.as_deref()
+        self.said.admin.as_deref()
+    }
+
+    /// Where its node is called, if it is one.
+    pub(super) fn control(&self) -> Option<&str> {
+        self.said.control.as_deref()
     }
 
     /// Memory that it has, as the system counts it.
@@ -95,20 +107,24 @@ impl Drop for ServerProcess {
     }
 }
 
-/// Reads up to the line that says where the server listens, and finds its admin API before that.
-fn announced_addrs(output: &mut impl BufRead, announces: &str) -> Result<(String, Option<String>)> {
-    let mut admin = None;
-    for line in output.lines() {
-        let line = line?;
-        if let Some((_, addr)) = line.split_once("admin at http://") {
-            admin = Some(addr.trim().to_owned());
+// === impl Said ===
+
+impl Said {
+    /// Reads up to the line on which `announces` stands before an address.
+    fn read(output: &mut impl BufRead, announces: &str) -> Result<Self> {
+        let mut said = Self::default();
+        for line in output.lines() {
+            let line = line?;
+            let behind = |words: &str| Some(line.split_once(words)?.1.trim().to_owned());
+            said.admin = said.admin.or_else(|| behind("admin at http://"));
+            said.control = behind(" control ").or(said.control);
+            if let Some(addr) = behind(announces) {
+                addr.split('/').next().unwrap_or_default().clone_into(&mut said.addr);
+                return Ok(said);
+            }
         }
-        if let Some((_, addr)) = line.split_once(announces) {
-            let addr = addr.split('/').next().unwrap_or(addr).trim().to_owned();
-            return Ok((addr, admin));
-        }
+        anyhow::bail!("the server ended before it was ready")
     }
-    anyhow::bail!("the server ended before it was ready")
 }
 
 /// Seconds of processor time that a process has used; `self` is this one.
