@@ -4,7 +4,7 @@
 //! pages, both at once and in small steps, so that the ring stays in the
 //! processor's cache. It lives in a memfd that nobody can shrink, and goes with
 //! the last of the two processes: there is nothing stale to be found. Nobody
-//! else's pages are ever mapped.
+//! else's pages are ever mapped. Every frame begins with a cache line of its own.
 //!
 //! - [`ring`]: positions, waiting and waking
 //! - [`map`]: the mapping itself
@@ -26,8 +26,14 @@ use super::{
     read_pieces,
 };
 use crate::{SessionError, TransferConfig, metrics::Side};
-use map::Map;
+use map::{LINE, Map};
 use ring::{Consumer, Producer};
+
+/// A header, up to the end of a cache line: so payloads of whole lines fill lines of the ring.
+const HEAD_BYTES: usize = HEADER_BYTES.next_multiple_of(LINE);
+
+/// A checksum.
+const TOLD_BYTES: usize = 4;
 
 struct Shm {
     place: String,
@@ -48,7 +54,8 @@ struct Receiver {
 /// # Errors
 /// Never: where there is no shared memory, sessions say so.
 pub fn transport(_: &TransferConfig, _: &Trust, _: Side) -> Result<Arc<dyn Transport>, SessionError> {
-    Ok(Arc::new(Shm { place: meet::place() }))
+    // Those alone understand each other who begin frames at lines.
+    Ok(Arc::new(Shm { place: format!("{}/lines", meet::place()) }))
 }
 
 /// The sending end over one mapping of a ring, used by no other sender.
@@ -63,6 +70,12 @@ pub fn receiver(map: Map, checksum: Checksum, stall: Duration) -> Link<dyn Frame
     let ring = Consumer::new(Arc::new(map), stall);
     let closing = ring.closing();
     Link { end: Box::new(Receiver { ring, checksum }), closer: Closer::new(move || closing.close()) }
+}
+
+/// A checksum behind a payload, up to the end of a line.
+fn tail_bytes(payload: u32) -> usize {
+    let bytes = payload as usize;
+    (bytes + TOLD_BYTES).next_multiple_of(LINE) - bytes
 }
 
 // === impl Shm ===
@@ -96,13 +109,17 @@ impl FrameSender for Sender {
         let Self { ring, checksum } = self;
         read_pieces(header, &**source, |pieces| {
             let mut crc = checksum.begin();
-            ring.write(&header.encode())?;
+            let mut head = [0; HEAD_BYTES];
+            head[..HEADER_BYTES].copy_from_slice(&header.encode());
+            ring.write(&head)?;
             for step in pieces.iter().flat_map(|piece| piece.chunks(checksum::STEP)) {
                 crc.update(step);
                 ring.write(step)?;
             }
             let told = told.unwrap_or_else(|| crc.value());
-            ring.write(&told.to_le_bytes())?;
+            let mut tail = [0; 2 * LINE];
+            tail[..TOLD_BYTES].copy_from_slice(&told.to_le_bytes());
+            ring.write(&tail[..tail_bytes(header.bytes)])?;
             ring.publish();
             Ok(told)
         })
@@ -118,9 +135,10 @@ impl FrameReceiver for Receiver {
         ring.begin()?;
         ring.read(&mut header)?;
         let header = decode(&header)?;
-        let bytes = header.bytes as usize;
+        let (bytes, tail) = (header.bytes as usize, tail_bytes(header.bytes));
         land(header, place, |pieces| {
-            let (mut crc, mut told) = (checksum.begin(), [0; 4]);
+            ring.read(&mut [0; HEAD_BYTES - HEADER_BYTES])?;
+            let (mut crc, mut told, mut rest) = (checksum.begin(), [0; TOLD_BYTES], [0; LINE]);
             // What is summed up is the private copy, which the peer cannot change any more.
             let mut take = |step: &mut [u8]| {
                 ring.read(step)?;
@@ -142,7 +160,7 @@ impl FrameReceiver for Receiver {
                 }
             }
             ring.read(&mut told)?;
-            ring.publish();
+            ring.read(&mut rest[..tail - TOLD_BYTES])?;
             Ok((crc.value(), u32::from_le_bytes(told)))
         })
     }

@@ -21,6 +21,14 @@ pub const MAP_BYTES: usize = WORDS_BYTES + DATA_BYTES;
 /// Bytes of data, a power of two: little enough to stay in a core's cache.
 pub const DATA_BYTES: usize = 512 << 10;
 
+/// Bytes of a cache line. Only whole ones go past the caches: the rest of one is fetched first.
+pub const LINE: usize = 64;
+
+/// How far ahead of a copy past the caches its source is fetched: the processor by itself stops at
+/// the end of a page.
+#[cfg(target_arch = "x86_64")]
+const AHEAD: usize = 12 * LINE;
+
 /// The words lie a cache line apart (two: neighbours are fetched together).
 const WORDS_BYTES: usize = 4096;
 const WORD_STRIDE: usize = 128;
@@ -87,7 +95,8 @@ impl Map {
         unsafe { copy_nonoverlapping(from.as_ptr(), self.0.add(WORDS_BYTES + at).as_ptr(), from.len()) };
     }
 
-    /// As [`copy_in`](Self::copy_in), but past the caches.
+    /// As [`copy_in`](Self::copy_in), but past the caches: others may see the bytes later than what
+    /// is stored after them, until [`settle`](Self::settle).
     ///
     /// # Panics
     /// When that is not within the data.
@@ -95,6 +104,11 @@ impl Map {
         assert!(at <= DATA_BYTES && from.len() <= DATA_BYTES - at, "{} bytes at {at}", from.len());
         // SAFETY: as above.
         unsafe { stream(from.as_ptr(), self.0.add(WORDS_BYTES + at).as_ptr(), from.len()) };
+    }
+
+    /// Keeps everything streamed in so far before whatever is stored from now on.
+    pub fn settle(&self) {
+        settle();
     }
 
     /// Copies out of the data at `at`.
@@ -123,22 +137,28 @@ impl Drop for Map {
 /// As for `copy_nonoverlapping`.
 #[cfg(target_arch = "x86_64")]
 unsafe fn stream(from: *const u8, to: *mut u8, bytes: usize) {
-    use std::arch::x86_64::{__m128i, _mm_loadu_si128, _mm_sfence, _mm_stream_si128};
-    const LINE: usize = 64;
+    use std::arch::x86_64::{__m128i, _MM_HINT_T0, _mm_loadu_si128, _mm_prefetch, _mm_stream_si128};
     let head = to.align_offset(LINE).min(bytes);
     let body = bytes - (bytes - head) % LINE;
     // SAFETY: head, lines and tail are the bytes that the caller vouches for, and lines are aligned.
-    // The fence keeps them before whatever tells of them.
     unsafe {
         copy_nonoverlapping(from, to, head);
         for at in (head..body).step_by(LINE) {
+            // A hint: behind the end there may be nothing.
+            _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(at + AHEAD).cast());
             let (from, to) = (from.add(at).cast::<__m128i>(), to.add(at).cast::<__m128i>());
             let line = [0, 1, 2, 3].map(|part| _mm_loadu_si128(from.add(part)));
             line.into_iter().enumerate().for_each(|(part, value)| _mm_stream_si128(to.add(part), value));
         }
         copy_nonoverlapping(from.add(body), to.add(body), bytes - body);
-        _mm_sfence();
     }
+}
+
+/// Stores past the caches keep no order by themselves.
+#[cfg(target_arch = "x86_64")]
+fn settle() {
+    // SAFETY: every x86-64 has it.
+    unsafe { std::arch::x86_64::_mm_sfence() };
 }
 
 /// Copies: elsewhere there is no stable way past the caches.
@@ -150,3 +170,7 @@ unsafe fn stream(from: *const u8, to: *mut u8, bytes: usize) {
     // SAFETY: by the caller's promise.
     unsafe { copy_nonoverlapping(from, to, bytes) };
 }
+
+/// The copies above are stores like any other.
+#[cfg(not(target_arch = "x86_64"))]
+fn settle() {}

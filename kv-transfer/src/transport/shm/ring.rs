@@ -129,7 +129,8 @@ impl Consumer {
         Ok(())
     }
 
-    /// Fills `bytes` as they come. The producer learns of the room step by step.
+    /// Fills `bytes` as they come. The producer learns of the room step by step, and of all of it
+    /// when nothing is left.
     ///
     /// # Errors
     /// When either end is closed, nothing comes for too long, or the words make no sense.
@@ -149,11 +150,6 @@ impl Consumer {
             bytes = later;
         }
         Ok(())
-    }
-
-    /// Tells the producer of all the room.
-    pub fn publish(&mut self) {
-        self.0.publish();
     }
 }
 
@@ -198,6 +194,9 @@ impl<const ME: usize> End<ME> {
     fn publish(&mut self) {
         if self.told != self.mine {
             self.told = self.mine;
+            if ME == 0 {
+                self.map.settle();
+            }
             self.map.word(POSITION[ME]).store(self.mine, Release);
             // Either the peer sees the new place before it sleeps, or we see that it sleeps.
             fence(SeqCst);
