@@ -12,6 +12,7 @@ use std::path::PathBuf;
 
 use baton_protocol::Role;
 use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
 
 pub use self::{
     bench::{
@@ -62,6 +63,17 @@ pub enum Command {
     /// Models on this machine.
     #[command(subcommand)]
     Model(Model),
+    /// Prints what a shell needs to complete this program's words.
+    Completions {
+        /// Whose.
+        shell: Shell,
+    },
+    /// Writes the man pages of all commands.
+    Man {
+        /// Where to; made if it is not there.
+        #[arg(value_name = "DIR")]
+        dir: PathBuf,
+    },
 }
 
 /// `baton demo`.

@@ -2,7 +2,7 @@
 //!
 //! - [`args`]: what the user typed; [`config`]: what it means
 //! - [`serve`]: composes roles; [`compute`]: the process's one model and pool; [`worker_node`]: one prefill or decode node
-//! - [`demo`], [`chat`], [`batch`], [`admin`], [`pull`], [`certs`], [`key`], [`bench`], [`simulate`], [`plan`]: the other commands
+//! - [`demo`], [`chat`], [`batch`], [`admin`], [`pull`], [`certs`], [`key`], [`bench`], [`simulate`], [`plan`], [`manual`]: the other commands
 //! - [`client`]: the OpenAI API from the other side; [`terminal`], [`telemetry`]: words for people and logs
 
 pub mod admin;
@@ -17,6 +17,7 @@ pub mod config;
 pub mod demo;
 pub mod doctor;
 pub mod key;
+pub mod manual;
 pub mod plan;
 pub mod pull;
 pub mod serve;

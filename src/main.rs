@@ -71,5 +71,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Key(Key::New(args)) => baton::key::new(&args),
         Command::Model(Model::Pull { name }) => baton::pull::run(&name),
         Command::Model(Model::List) => baton::pull::list(),
+        Command::Completions { shell } => baton::manual::completions(shell),
+        Command::Man { dir } => baton::manual::pages(&dir),
     }
 }
