@@ -63,6 +63,8 @@ pub enum Command {
     /// Models on this machine.
     #[command(subcommand)]
     Model(Model),
+    /// Asks a process whether it is well, for whoever restarts those that are not. Fails if not.
+    Probe(Probe),
     /// Prints what a shell needs to complete this program's words.
     Completions {
         /// Whose.
@@ -96,6 +98,10 @@ pub struct Serve {
     /// Runs only these nodes of the config file (repeat for several).
     #[arg(long = "node", value_name = "ID")]
     pub nodes: Vec<String>,
+    /// Says whether the settings are good, and starts nothing; what they name on this machine is
+    /// `baton doctor`'s to look at.
+    #[arg(long)]
+    pub check: bool,
     /// Where settings come from.
     #[command(flatten)]
     pub settings: Settings,
@@ -225,6 +231,17 @@ pub struct Doctor {
     /// Where settings come from.
     #[command(flatten)]
     pub settings: Settings,
+}
+
+/// `baton probe`.
+#[derive(Debug, Args)]
+pub struct Probe {
+    /// What to ask: /health of any process, or /ready of one with the API.
+    #[arg(default_value = "http://127.0.0.1:8000/health")]
+    pub url: String,
+    /// How long to wait for the answer.
+    #[arg(long, default_value_t = 2000)]
+    pub timeout_ms: u64,
 }
 
 /// `baton certs`.

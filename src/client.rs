@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use baton_frontend::Readiness;
 use baton_lab::measure::Events;
 use futures::StreamExt;
@@ -12,6 +12,8 @@ use reqwest::{
 };
 use serde::Deserialize;
 use serde_json::Value;
+
+use crate::{args, terminal::say};
 
 /// Talks to one base URL, for example `http://127.0.0.1:8000`.
 #[derive(Clone)]
@@ -59,6 +61,25 @@ struct ChunkChoice {
 struct Delta {
     #[serde(default)]
     content: Option<String>,
+}
+
+/// Asks once whether the process behind a URL is well.
+///
+/// # Errors
+/// When it does not say so in time; what it says instead is kept.
+pub async fn probe(args: &args::Probe) -> Result<()> {
+    let asked = async {
+        let answer = Client::new(&args.url)?.http.get(&args.url).send().await?;
+        let (code, body) = (answer.status(), answer.json::<Value>().await?);
+        anyhow::Ok((code, body))
+    };
+    let limit = Duration::from_millis(args.timeout_ms);
+    let asked = tokio::time::timeout(limit, asked).await.context("too late");
+    let (code, body) = asked.flatten().with_context(|| format!("no answer at {}", args.url))?;
+    let status = body["status"].as_str().unwrap_or_default();
+    ensure!(code.is_success(), "{code}: {status}: {}", body["reasons"]);
+    say(status);
+    Ok(())
 }
 
 // === impl Client ===

@@ -22,6 +22,7 @@ fn main() -> ExitCode {
             | Command::Plan(_)
             | Command::Doctor(_)
             | Command::Admin(_)
+            | Command::Probe(_)
     );
     let outcome = baton::telemetry::init(quiet).and_then(|()| run(cli.command));
     match outcome {
@@ -71,6 +72,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Key(Key::New(args)) => baton::key::new(&args),
         Command::Model(Model::Pull { name }) => baton::pull::run(&name),
         Command::Model(Model::List) => baton::pull::list(),
+        Command::Probe(args) => runtime.block_on(baton::client::probe(&args)),
         Command::Completions { shell } => baton::manual::completions(shell),
         Command::Man { dir } => baton::manual::pages(&dir),
     }

@@ -63,6 +63,11 @@ const LAST_CALLS: Duration = Duration::from_secs(2);
 pub async fn run(args: &args::Serve) -> Result<()> {
     let mut config = ClusterConfig::load(&args.settings)?;
     config.choose_nodes(&args.nodes, &args.roles)?;
+    if args.check {
+        let nodes: Vec<_> = config.nodes.iter().map(|node| node.id.to_string()).collect();
+        say(format_args!("the settings of {} are good", nodes.join(", ")));
+        return Ok(());
+    }
     if config.roles() == BTreeSet::from([Role::Coordinator]) {
         stay_small();
     }

@@ -5,6 +5,8 @@ use std::{fs, path::Path};
 use baton::{args::Settings, config::ClusterConfig};
 use baton_protocol::Role;
 
+use crate::certs::baton;
+
 #[test]
 fn every_cluster_config_loads() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("cluster-configs");
@@ -29,4 +31,26 @@ fn every_cluster_config_loads() {
         found,
         ["1p1d.toml", "2p2d.toml", "certified.toml", "chaos.toml", "local.toml", "models.toml"]
     );
+}
+
+#[test]
+fn settings_are_checked_without_a_start() {
+    let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("cluster-configs");
+    let check = |more: &[&str]| {
+        let config = configs.join("2p2d.toml");
+        let outcome = baton(&[&["serve", "--check", "--config", config.to_str().unwrap()], more].concat());
+        let said = [outcome.stdout, outcome.stderr].concat();
+        (outcome.status.success(), String::from_utf8(said).unwrap())
+    };
+    // There is no etcd, and no model is loaded.
+    let (is_good, said) = check(&["--node", "prefill-2"]);
+    assert!(is_good && said.contains("prefill-2") && !said.contains("prefill-1"), "{said}");
+    for (more, why) in [
+        (["--node", "prefill-9"], "prefill-9"),
+        (["--set", "frontend.listen=0.0.0.0:8000"], "frontend.listen"),
+        (["--set", "engine.pagess=3"], "pagess"),
+    ] {
+        let (is_good, said) = check(&more);
+        assert!(!is_good && said.contains(why), "{said}");
+    }
 }

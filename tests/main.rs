@@ -24,6 +24,7 @@ mod overload;
 mod page;
 mod parity;
 mod paths;
+mod probes;
 mod promises;
 mod roles;
 mod routing;
