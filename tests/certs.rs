@@ -115,7 +115,7 @@ async fn committed(cluster: &Cluster) -> u64 {
 /// This process as a holder of one of the files in `certs`.
 fn trust(certs: &Path, role: Role) -> Trust {
     let [ca, cert, key] = ["ca.crt", "{roles}.crt", "{roles}.key"].map(|name| certs.join(name));
-    Trust::load(&TlsConfig { ca, cert, key }, CLUSTER, &[role].into()).unwrap()
+    Trust::load(&TlsConfig { ca, cert, key, name: None }, CLUSTER, &[role].into()).unwrap()
 }
 
 /// No answer of a service: the connection did not stand, or was cut off.

@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, fmt, io, net::SocketAddr, sync::Arc, time::Dura
 use baton_protocol::Role;
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, time::timeout};
-use tokio_rustls::{TlsConnector, TlsStream, rustls::pki_types::ServerName};
+use tokio_rustls::{TlsConnector, TlsStream};
 use tokio_util::either::Either;
 use tonic::transport::{Channel, Endpoint, Error, Uri};
 use tower::service_fn;
@@ -66,7 +66,7 @@ impl Callee {
         socket.set_nodelay(true)?;
         let Some(certified) = self.trust.newest() else { return Ok(TokioIo::new(Either::Left(socket))) };
         let config = certified.calling(&self.roles).map_err(io::Error::other)?;
-        let name = ServerName::IpAddress(self.addr.ip().into());
+        let name = self.trust.name_at(self.addr.ip());
         let shaking = TlsConnector::from(Arc::new(config)).connect(name, socket);
         let stream = timeout(HANDSHAKE, shaking).await??;
         Ok(TokioIo::new(Either::Right(stream.into())))

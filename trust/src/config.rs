@@ -19,6 +19,10 @@ pub struct TlsConfig {
     pub cert: PathBuf,
     /// Its private key; `{roles}` as in `cert`.
     pub key: PathBuf,
+    /// A DNS name that the certificates of all nodes have, in place of their addresses: for
+    /// machines whose addresses are not known when certificates are made.
+    #[serde(default)]
+    pub name: Option<String>,
 }
 
 /// Name of the files for nodes of these roles, without ending.
@@ -41,6 +45,6 @@ impl TlsConfig {
     #[must_use]
     pub fn for_roles(&self, roles: &BTreeSet<Role>) -> Self {
         let (cert, key) = (for_roles(&self.cert, roles), for_roles(&self.key, roles));
-        Self { ca: self.ca.clone(), cert, key }
+        Self { cert, key, ..self.clone() }
     }
 }

@@ -37,6 +37,12 @@ pub enum TrustError {
         /// What is wrong.
         reason: String,
     },
+    /// No DNS name.
+    #[error("tls.name = {name:?} is not a name that a certificate can have")]
+    Name {
+        /// As it was given.
+        name: String,
+    },
     /// A certificate for other nodes than those of this process.
     #[error("{path} is not for role {role} in cluster {cluster:?}, which a node of this process has")]
     Role {

@@ -53,7 +53,7 @@ impl Files {
         let dir = tempfile::tempdir().unwrap();
         let [ca, cert, key] = ["ca.crt", "node.crt", "node.key"].map(|name| dir.path().join(name));
         fs::write(&ca, authority.itself().cert).unwrap();
-        let files = Self { config: TlsConfig { ca, cert, key }, _dir: dir };
+        let files = Self { config: TlsConfig { ca, cert, key, name: None }, _dir: dir };
         files.put(issued);
         files
     }

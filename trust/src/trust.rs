@@ -1,11 +1,20 @@
 //! This process's certificates, and both ends of TLS with them.
 
-use std::{collections::BTreeSet, convert::Infallible, fmt, io, net::SocketAddr, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    convert::Infallible,
+    fmt, io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use baton_protocol::Role;
 use futures::Stream;
 use tokio::net::TcpStream;
-use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream, rustls::pki_types::ServerName};
+use tokio_rustls::{
+    TlsAcceptor, TlsConnector, TlsStream,
+    rustls::pki_types::{DnsName, ServerName},
+};
 
 use crate::{
     Callee, Caller, Gate, Guard, Listener, ReachError, TlsConfig, TrustError, callers,
@@ -26,6 +35,8 @@ pub struct Trust(Option<Held>);
 #[derive(Clone)]
 struct Held {
     cluster: Arc<str>,
+    /// What peers' certificates have to be for; none: the address under which each is called.
+    name: Option<ServerName<'static>>,
     files: Arc<Followed<Certified>>,
 }
 
@@ -55,6 +66,11 @@ impl Trust {
         check: impl Fn(&Loaded) -> Result<(), TrustError> + Send + Sync + 'static,
     ) -> Result<Self, TrustError> {
         let cluster: Arc<str> = cluster.into();
+        let name = config.name.clone().map(|name| {
+            let malformed = |_| TrustError::Name { name: name.clone() };
+            DnsName::try_from(name.clone()).map(ServerName::DnsName).map_err(malformed)
+        });
+        let name = name.transpose()?;
         let files = [config.ca.clone(), config.cert.clone(), config.key.clone()];
         let named = cluster.clone();
         let files = Followed::new(files, move || {
@@ -62,7 +78,7 @@ impl Trust {
             check(&loaded)?;
             Certified::new(loaded, &config, &named)
         })?;
-        Ok(Self(Some(Held { cluster, files: Arc::new(files) })))
+        Ok(Self(Some(Held { cluster, name, files: Arc::new(files) })))
     }
 
     /// Reads the files again whenever they change. What would not have been good enough to
@@ -106,6 +122,12 @@ impl Trust {
         self.0.as_ref().map(|held| &*held.cluster)
     }
 
+    /// What the certificate of whoever is dialled at `ip` has to be for.
+    pub(crate) fn name_at(&self, ip: IpAddr) -> ServerName<'static> {
+        let name = self.0.as_ref().and_then(|held| held.name.clone());
+        name.unwrap_or_else(|| ServerName::IpAddress(ip.into()))
+    }
+
     /// Lets only callers with `role` through to a service.
     pub fn guard(&self, role: Role) -> Guard {
         Guard::new(self.clone(), role)
@@ -147,7 +169,7 @@ impl Trust {
         let (certified, _) = self.certified()?;
         let peer: SocketAddr = socket.peer_addr()?;
         let config = certified.dialling(&BTreeSet::from([role])).map_err(io::Error::other)?;
-        let name = ServerName::IpAddress(peer.ip().into());
+        let name = self.name_at(peer.ip());
         Ok(TlsConnector::from(Arc::new(config)).connect(name, socket).await?.into())
     }
 

@@ -20,7 +20,7 @@ fn trust(authority: &Authority, role: Role) -> Trust {
     fs::write(&ca, authority.itself().cert).unwrap();
     fs::write(&cert, issued.cert).unwrap();
     fs::write(&key, issued.key).unwrap();
-    Trust::load(&TlsConfig { ca, cert, key }, "test", &[role].into()).unwrap()
+    Trust::load(&TlsConfig { ca, cert, key, name: None }, "test", &[role].into()).unwrap()
 }
 
 #[tokio::test]

@@ -167,6 +167,45 @@ async fn only_the_node_that_is_meant_is_spoken_to() {
 }
 
 #[tokio::test]
+async fn a_name_stands_for_every_address() {
+    let authority = authority();
+    let (known, other) = ("nodes.baton", "others.baton");
+    let of = |role, certified: &str, called: Option<&str>| {
+        let issued = authority.issue(&nodes(&[role]), &[certified.to_owned()], now()).unwrap();
+        let mut files = Files::new(&authority, &issued);
+        files.config.name = called.map(str::to_owned);
+        files.trusted_blindly()
+    };
+    let worker = BTreeSet::from(WORKER);
+    let call = |from: Trust, addr: SocketAddr| {
+        describe(from.callee(&addr.to_string(), &worker).unwrap().connect_lazy())
+    };
+    let (addr, _server) = serve(&of(Role::Decode, known, None));
+    assert_eq!(call(of(Role::Coordinator, known, Some(known)), addr).await.unwrap(), "me");
+    for called in [None, Some(other)] {
+        let refused = call(of(Role::Coordinator, known, called), addr).await.unwrap_err();
+        assert_eq!(refused.code(), Code::Unavailable, "{called:?}: {refused}");
+    }
+    // The address is no longer enough, and the role is still asked for.
+    let (addr, _server) = serve(&of(Role::Decode, "127.0.0.1", None));
+    assert!(call(of(Role::Coordinator, known, Some(known)), addr).await.is_err());
+    let (addr, _server) = serve(&of(Role::Prefill, known, None));
+    assert!(call(of(Role::Coordinator, known, Some(known)), addr).await.is_err());
+
+    let prefill = of(Role::Prefill, known, Some(known));
+    assert!(meet(&prefill, &of(Role::Decode, known, Some(known))).await);
+    assert!(!meet(&prefill, &of(Role::Decode, known, Some(other))).await);
+}
+
+#[test]
+fn a_name_that_no_certificate_can_have_is_refused_at_start() {
+    let mut files = Files::of(&authority(), &nodes(&WORKER));
+    files.config.name = Some("10.0.0.1:7000 or so".to_owned());
+    let error = Trust::load(&files.config, CLUSTER, &WORKER.into()).unwrap_err();
+    assert!(error.to_string().contains("10.0.0.1:7000 or so"), "{error}");
+}
+
+#[tokio::test]
 async fn without_certificates_this_machine_speaks_in_the_open() {
     let (addr, _server) = serve(&Trust::none());
     let callee = Trust::none().callee(&addr.to_string(), &BTreeSet::from(WORKER)).unwrap();

@@ -32,7 +32,7 @@ fn trust_at(authority: &Authority, role: Role, addr: &str) -> Trust {
     fs::write(&ca, authority.itself().cert).unwrap();
     fs::write(&cert, issued.cert).unwrap();
     fs::write(&key, issued.key).unwrap();
-    Trust::load(&TlsConfig { ca, cert, key }, "test", &[role].into()).unwrap()
+    Trust::load(&TlsConfig { ca, cert, key, name: None }, "test", &[role].into()).unwrap()
 }
 
 fn certified(local: LocalNode, trust: Trust) -> LocalNode {
