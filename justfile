@@ -21,6 +21,10 @@ test-gpu *ARGS:
 test-metrics *ARGS:
     scripts/test-metrics {{ARGS}}
 
+# The Debian package, units, completions and man pages; `--full` installs it into a fresh Debian.
+test-packages *ARGS:
+    scripts/test-packages {{ARGS}}
+
 # The issue's whole numbers, which take longer than CI may.
 full:
     BATON_COUNTS=full scripts/test

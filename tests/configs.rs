@@ -54,3 +54,12 @@ fn settings_are_checked_without_a_start() {
         assert!(!is_good && said.contains(why), "{said}");
     }
 }
+
+#[test]
+fn systemd_waits_for_a_drain() {
+    let units = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/systemd/baton-.service.d/10-all.conf");
+    let text = fs::read_to_string(units).unwrap();
+    let seconds = text.lines().find_map(|line| line.strip_prefix("TimeoutStopSec=")).unwrap();
+    let grace = ClusterConfig::default().frontend.grace_ms / 1000;
+    assert!(seconds.parse::<u64>().unwrap() > grace + 10);
+}
