@@ -25,6 +25,10 @@ test-metrics *ARGS:
 test-packages *ARGS:
     scripts/test-packages {{ARGS}}
 
+# The container image and compose.yaml, by podman, on a base made from Debian's packages.
+test-images:
+    scripts/test-images
+
 # The issue's whole numbers, which take longer than CI may.
 full:
     BATON_COUNTS=full scripts/test
