@@ -29,6 +29,10 @@ test-packages *ARGS:
 test-images:
     scripts/test-images
 
+# The Helm chart; `--write` makes its golden files anew.
+test-chart *ARGS:
+    scripts/test-chart {{ARGS}}
+
 # The issue's whole numbers, which take longer than CI may.
 full:
     BATON_COUNTS=full scripts/test
