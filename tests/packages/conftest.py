@@ -12,6 +12,7 @@ only_in_full = pytest.mark.skipif("BATON_FULL" not in os.environ, reason="takes 
 
 def run(*command, **options):
     """Runs a command, which must succeed, and returns what it said on stdout."""
+    options.setdefault("input", "")
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, **options)
     assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
     return done.stdout
