@@ -25,7 +25,7 @@ test-metrics *ARGS:
 test-packages *ARGS:
     scripts/test-packages {{ARGS}}
 
-# The container image and compose.yaml, by podman, on a base made from Debian's packages.
+# The container image, compose.yaml and the pods of the chart, by podman, on a base made from Debian's packages.
 test-images:
     scripts/test-images
 
