@@ -1,7 +1,9 @@
 //! What a person may set, and who the local node is.
 
 use std::{
+    fmt,
     net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
 
@@ -9,7 +11,7 @@ use baton_protocol::{HeadShare, Incarnation, KvShape, NodeId};
 use baton_trust::Trust;
 use serde::Deserialize;
 
-use crate::transport::{Checksum, MAX_FRAME_BYTES, tcp::MAX_SOCKETS};
+use crate::transport::{Checksum, MAX_FRAME_BYTES, offer::Transport, tcp::MAX_SOCKETS};
 
 /// The node on this side of every session.
 #[derive(Clone, Debug)]
@@ -112,7 +114,14 @@ pub struct TransferConfig {
     pub device: Option<usize>,
     /// Disturbs the frames that this node sends, for tests of whole clusters.
     pub faults: Option<FaultsConfig>,
+    /// Under TCP's name in place of all transports of this build, where the network is simulated.
+    #[serde(skip)]
+    pub stand_in: Option<StandIn>,
 }
+
+/// A transport from outside of this build's table.
+#[derive(Clone)]
+pub struct StandIn(pub Arc<dyn Transport>);
 
 /// Section `[transfer.faults]`: a seeded schedule of disturbances on the sending side.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -188,6 +197,20 @@ impl TryFrom<String> for Wanted {
     }
 }
 
+// === impl StandIn ===
+
+impl PartialEq for StandIn {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl fmt::Debug for StandIn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("StandIn")
+    }
+}
+
 // === impl TransferConfig ===
 
 impl Default for TransferConfig {
@@ -213,6 +236,7 @@ impl Default for TransferConfig {
             return_bytes_per_second: 0,
             device: None,
             faults: None,
+            stand_in: None,
         }
     }
 }

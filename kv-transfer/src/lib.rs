@@ -23,7 +23,7 @@ pub mod session;
 mod testing;
 pub mod transport;
 
-pub use config::{FaultsConfig, LocalNode, TransferConfig, TransportKind, Wanted};
+pub use config::{FaultsConfig, LocalNode, StandIn, TransferConfig, TransportKind, Wanted};
 pub use error::{HandoffError, SessionError};
 pub use handoff::{HandoffAsk, HandoffEvent, HandoffStats, Landing, returned::Returned};
 pub use metrics::TransferMetrics;

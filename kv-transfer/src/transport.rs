@@ -2,7 +2,9 @@
 //!
 //! Receiver-placed: the sender says what a frame holds, the receiver where it
 //! lands, or that it goes into the bit bucket. Every end lives on an OS thread
-//! of its session and is woken by its [`Closer`].
+//! of its session and is woken by its [`Closer`], except for ends that never
+//! wait, which are asked again and again ([`FrameSender::asked_every`]): a
+//! simulation has those, since threads take turns as they like.
 //!
 //! - [`offer`]: the seam of transports, and the table of those in this build
 //! - [`inproc`], [`shm`], [`tcp`], `ucx` (feature `ucx`): transports
@@ -52,6 +54,12 @@ pub const MAX_FRAME_BYTES: u32 = 64 << 20;
 
 /// The sending end of a path.
 pub trait FrameSender: Send {
+    /// None where it waits, on a thread. An end that never waits says how often it is to be
+    /// asked whether there is something to send.
+    fn asked_every(&self) -> Option<Duration> {
+        None
+    }
+
     /// How many frames it is worth beginning with before they are sent.
     fn ahead(&self) -> usize {
         0
@@ -97,6 +105,11 @@ pub trait FrameSender: Send {
 
 /// The receiving end of a path.
 pub trait FrameReceiver: Send {
+    /// As of [`FrameSender`]. Such an end answers [`PathError::NotYet`] while no frame is there.
+    fn asked_every(&self) -> Option<Duration> {
+        None
+    }
+
     /// Waits for a frame, asks `place` where it lands, and lands it there.
     ///
     /// # Errors
@@ -152,6 +165,9 @@ pub enum PathError {
         /// Why.
         reason: String,
     },
+    /// An end that does not wait has nothing to do now.
+    #[error("nothing yet")]
+    NotYet,
     /// No progress inside a frame.
     #[error("data path stalled")]
     Stalled,

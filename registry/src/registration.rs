@@ -20,7 +20,9 @@ pub struct Registration {
 }
 
 impl Registration {
-    pub(crate) fn new(
+    /// Announces by `wanted`, of which a registry of another kind takes care; what `published`
+    /// shows is what it has done of it.
+    pub fn new(
         info: NodeInfo,
         wanted: Arc<watch::Sender<Members>>,
         published: watch::Receiver<Members>,

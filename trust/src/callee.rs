@@ -5,13 +5,32 @@ use std::{collections::BTreeSet, fmt, io, net::SocketAddr, sync::Arc, time::Dura
 
 use baton_protocol::Role;
 use hyper_util::rt::TokioIo;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    time::timeout,
+};
 use tokio_rustls::{TlsConnector, TlsStream};
 use tokio_util::either::Either;
 use tonic::transport::{Channel, Endpoint, Error, Uri};
 use tower::service_fn;
 
 use crate::{ReachError, Trust};
+
+/// A network in place of the system's, as a simulation has one.
+#[tonic::async_trait]
+pub trait Dial: Send + Sync {
+    /// A connection to an address.
+    ///
+    /// # Errors
+    /// When nobody is there.
+    async fn dial(&self, addr: SocketAddr) -> io::Result<Box<dyn Wire>>;
+}
+
+/// A connection of such a network.
+pub trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<W: AsyncRead + AsyncWrite + Send + Unpin> Wire for W {}
 
 /// A node that is to be called over gRPC.
 #[derive(Clone)]
@@ -26,7 +45,7 @@ pub struct Callee {
 pub(crate) const HANDSHAKE: Duration = Duration::from_secs(5);
 
 /// An open connection.
-type Line = Either<TcpStream, TlsStream<TcpStream>>;
+type Line = Either<Either<TcpStream, TlsStream<TcpStream>>, Box<dyn Wire>>;
 
 // === impl Callee ===
 
@@ -62,14 +81,19 @@ impl Callee {
     }
 
     async fn dial(self) -> io::Result<TokioIo<Line>> {
+        if let Some(dial) = self.trust.dial() {
+            return Ok(TokioIo::new(Either::Right(dial.dial(self.addr).await?)));
+        }
         let socket = TcpStream::connect(self.addr).await?;
         socket.set_nodelay(true)?;
-        let Some(certified) = self.trust.newest() else { return Ok(TokioIo::new(Either::Left(socket))) };
+        let Some(certified) = self.trust.newest() else {
+            return Ok(TokioIo::new(Either::Left(Either::Left(socket))));
+        };
         let config = certified.calling(&self.roles).map_err(io::Error::other)?;
         let name = self.trust.name_at(self.addr.ip());
         let shaking = TlsConnector::from(Arc::new(config)).connect(name, socket);
         let stream = timeout(HANDSHAKE, shaking).await??;
-        Ok(TokioIo::new(Either::Right(stream.into())))
+        Ok(TokioIo::new(Either::Left(Either::Right(stream.into()))))
     }
 }
 

@@ -30,7 +30,7 @@ mod roles;
 mod tests;
 mod trust;
 
-pub use callee::Callee;
+pub use callee::{Callee, Dial, Wire};
 pub use callers::Caller;
 pub use config::{TlsConfig, for_roles};
 pub use gate::{Gate, Listener, ReachError};

@@ -17,7 +17,7 @@ use tokio_rustls::{
 };
 
 use crate::{
-    Callee, Caller, Gate, Guard, Listener, ReachError, TlsConfig, TrustError, callers,
+    Callee, Caller, Dial, Gate, Guard, Listener, ReachError, TlsConfig, TrustError, callers,
     certified::Certified,
     followed::Followed,
     load::{Loaded, load},
@@ -30,7 +30,11 @@ use crate::{
 /// Every new connection is made with the newest ones that [`follow`](Self::follow)
 /// has found; connections that stand keep those they were made with.
 #[derive(Clone, Default)]
-pub struct Trust(Option<Held>);
+pub struct Trust {
+    held: Option<Held>,
+    /// Other than the system's sockets.
+    dial: Option<Arc<dyn Dial>>,
+}
 
 #[derive(Clone)]
 struct Held {
@@ -45,7 +49,12 @@ struct Held {
 impl Trust {
     /// No certificates: loopback only.
     pub fn none() -> Self {
-        Self(None)
+        Self::default()
+    }
+
+    /// No certificates, and calls that go over a network which is not the system's.
+    pub fn over(dial: Arc<dyn Dial>) -> Self {
+        Self { held: None, dial: Some(dial) }
     }
 
     /// Reads the certificates of a process whose nodes have these roles.
@@ -78,13 +87,13 @@ impl Trust {
             check(&loaded)?;
             Certified::new(loaded, &config, &named)
         })?;
-        Ok(Self(Some(Held { cluster, name, files: Arc::new(files) })))
+        Ok(Self { held: Some(Held { cluster, name, files: Arc::new(files) }), dial: None })
     }
 
     /// Reads the files again whenever they change. What would not have been good enough to
     /// start with changes nothing.
     pub async fn follow(&self) -> Infallible {
-        match &self.0 {
+        match &self.held {
             Some(held) => held.files.clone().follow().await,
             None => std::future::pending().await,
         }
@@ -95,12 +104,12 @@ impl Trust {
     /// # Errors
     /// As [`load`](Self::load).
     pub fn renew(&self) -> Result<(), TrustError> {
-        self.0.as_ref().map_or(Ok(()), |held| held.files.renew())
+        self.held.as_ref().map_or(Ok(()), |held| held.files.renew())
     }
 
     /// Whether there are certificates.
     pub fn is_certified(&self) -> bool {
-        self.0.is_some()
+        self.held.is_some()
     }
 
     /// Whether peers would let a node of this process have `role`: whoever has no certificates
@@ -115,16 +124,20 @@ impl Trust {
     }
 
     pub(crate) fn newest(&self) -> Option<Arc<Certified>> {
-        self.0.as_ref().map(|held| held.files.newest())
+        self.held.as_ref().map(|held| held.files.newest())
+    }
+
+    pub(crate) fn dial(&self) -> Option<&Arc<dyn Dial>> {
+        self.dial.as_ref()
     }
 
     pub(crate) fn cluster(&self) -> Option<&str> {
-        self.0.as_ref().map(|held| &*held.cluster)
+        self.held.as_ref().map(|held| &*held.cluster)
     }
 
     /// What the certificate of whoever is dialled at `ip` has to be for.
     pub(crate) fn name_at(&self, ip: IpAddr) -> ServerName<'static> {
-        let name = self.0.as_ref().and_then(|held| held.name.clone());
+        let name = self.held.as_ref().and_then(|held| held.name.clone());
         name.unwrap_or_else(|| ServerName::IpAddress(ip.into()))
     }
 

@@ -212,11 +212,9 @@ async fn drive(
     tell: &watch::Sender<Phase>,
     stop: &CancellationToken,
 ) -> SessionError {
-    let Opened { state, mut inbound, outbound, mut link } = opened;
-    let path = Running::start(state.clone(), link.closer.clone(), move |state: &Receiving| {
-        state.receive(&mut *link.end)
-    });
-    let mut running = match path {
+    let Opened { state, mut inbound, outbound, link } = opened;
+    let asked = link.end.asked_every();
+    let mut running = match Running::start(state.clone(), link, asked, Receiving::receive) {
         Ok(running) => running,
         Err(error) => return SessionError::down(format!("no data thread: {error}")),
     };

@@ -91,11 +91,14 @@ async fn attempt(
     let mut link = transports.connect(path, terms).await?;
     let guard = CloseUnlessKept::new(&link.closer);
     let bytes = terms.config.probe_bytes();
-    let measured =
-        spawn_blocking(move || probe::measure(&mut *link.end, bytes).map(|rate| (link, rate))).await;
-    let measured = measured.map_err(|_| PathError::Closed)??;
+    let mut rate = None;
+    if bytes > 0 {
+        let measured =
+            spawn_blocking(move || probe::measure(&mut *link.end, bytes).map(|rate| (link, rate))).await;
+        (link, rate) = measured.map_err(|_| PathError::Closed)??;
+    }
     guard.keep();
-    Ok(measured)
+    Ok((link, rate))
 }
 
 /// The one that somebody was told to use, this node first; else the fastest;
@@ -126,8 +129,10 @@ pub async fn accept(
         opening.spawn(async move {
             let mut link = rendezvous.accept().await?;
             let guard = CloseUnlessKept::new(&link.closer);
-            let sent = spawn_blocking(move || probe::send(&mut *link.end, probe_bytes).map(|()| link));
-            let link = sent.await.map_err(|_| PathError::Closed)??;
+            if probe_bytes > 0 {
+                let sent = spawn_blocking(move || probe::send(&mut *link.end, probe_bytes).map(|()| link));
+                link = sent.await.map_err(|_| PathError::Closed)??;
+            }
             guard.keep();
             Ok::<_, PathError>((kind, link))
         });

@@ -231,7 +231,7 @@ impl Receiving {
     }
 
     /// The data thread's work: frame after frame until the path breaks.
-    pub fn receive(&self, path: &mut dyn FrameReceiver) -> PathError {
+    pub fn receive(&self, path: &mut (dyn FrameReceiver + 'static)) -> PathError {
         loop {
             match path.recv(&mut |header| self.place(header)) {
                 Ok(received) => self.arrived(&received),

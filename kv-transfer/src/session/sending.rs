@@ -226,7 +226,7 @@ impl Sending {
     }
 
     /// The data thread's work: frame after frame until the path breaks or the session ends.
-    pub fn send(&self, path: &mut dyn FrameSender) -> PathError {
+    pub fn send(&self, path: &mut (dyn FrameSender + 'static)) -> PathError {
         let mut begun = VecDeque::new();
         loop {
             if let Err(error) = self.begin(path, &mut begun) {
@@ -252,7 +252,11 @@ impl Sending {
     /// line and worth it. None is begun when the session has ended.
     fn begin(&self, path: &mut dyn FrameSender, begun: &mut VecDeque<Frame>) -> Result<(), PathError> {
         while begun.len() <= path.ahead() {
-            let next = if begun.is_empty() { self.next_frame() } else { self.table.lock().line.pop_front() };
+            let waits = begun.is_empty() && path.asked_every().is_none();
+            let next = if waits { self.next_frame() } else { self.table.lock().line.pop_front() };
+            if next.is_none() && begun.is_empty() && self.table.lock().ended.is_none() {
+                return Err(PathError::NotYet);
+            }
             let Some((header, source)) = next else { break };
             path.begin(&header, &source)?;
             begun.push_back((header, source));

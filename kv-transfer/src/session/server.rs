@@ -227,10 +227,8 @@ impl Service {
         link = metered::sender(link, self.metrics.clone());
         self.open.lock().insert(terms.session, SessionReport { peer: peer.node.clone(), path: path.clone() });
         let state = Sending::new(&terms, (peer, self.local.clone()), path, inbox, self.metrics.clone());
-        let path = Running::start(state.clone(), link.closer.clone(), move |state: &Sending| {
-            state.send(&mut *link.end)
-        });
-        let mut running = match path {
+        let asked = link.end.asked_every();
+        let mut running = match Running::start(state.clone(), link, asked, Sending::send) {
             Ok(running) => running,
             Err(error) => return SessionError::down(format!("no data thread: {error}")),
         };

@@ -63,6 +63,10 @@ pub fn sender(
 
 // Frames are not begun: some never leave.
 impl FrameSender for Faulty {
+    fn asked_every(&self) -> Option<Duration> {
+        self.end.asked_every()
+    }
+
     fn send(
         &mut self,
         header: &FrameHeader,

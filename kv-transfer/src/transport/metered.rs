@@ -34,6 +34,10 @@ impl<E: ?Sized> Metered<E> {
 }
 
 impl FrameSender for Metered<dyn FrameSender> {
+    fn asked_every(&self) -> Option<Duration> {
+        self.end.asked_every()
+    }
+
     fn ahead(&self) -> usize {
         self.end.ahead()
     }
@@ -56,6 +60,10 @@ impl FrameSender for Metered<dyn FrameSender> {
 }
 
 impl FrameReceiver for Metered<dyn FrameReceiver> {
+    fn asked_every(&self) -> Option<Duration> {
+        self.end.asked_every()
+    }
+
     fn recv(&mut self, place: &mut dyn FnMut(&FrameHeader) -> Placement) -> Result<Received, PathError> {
         let received = self.end.recv(place)?;
         self.count(&received.header, received.duration);

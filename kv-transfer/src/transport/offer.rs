@@ -12,7 +12,7 @@ use baton_trust::Trust;
 #[cfg(feature = "ucx")]
 use super::ucx;
 use super::{Checksum, FrameReceiver, FrameSender, Link, PathError, inproc, shm, tcp};
-use crate::{SessionError, TransferConfig, TransportKind, Wanted, metrics::Side};
+use crate::{SessionError, TransferConfig, TransportKind, Wanted, config::StandIn, metrics::Side};
 
 /// What the two ends of a path know of their session.
 #[derive(Clone)]
@@ -103,6 +103,9 @@ impl Transports {
     /// When it names a transport that is not in this build, or one cannot be set up.
     pub fn new(config: &TransferConfig, trust: &Trust, side: Side) -> Result<Self, SessionError> {
         let wanted = config.transport;
+        if let Some(StandIn(transport)) = &config.stand_in {
+            return Ok(Self { wanted, rows: vec![(TransportKind::Tcp, transport.clone())] });
+        }
         if let Wanted::Only(kind) = wanted
             && !built().any(|built| built == kind)
         {

@@ -22,14 +22,11 @@ const FRAMES: u32 = 4;
 /// Bytes without meaning, or room for them.
 pub(crate) struct Noise(Mutex<Box<[u8]>>);
 
-/// Sends the probe frames of `bytes` bytes each; none when that is zero.
+/// Sends the probe frames of `bytes` bytes each.
 ///
 /// # Errors
 /// When the path breaks.
 pub fn send(path: &mut dyn FrameSender, bytes: u32) -> Result<(), PathError> {
-    if bytes == 0 {
-        return Ok(());
-    }
     let source: Arc<dyn KvSource> = noise(bytes);
     let span = KvSpan { layers: 0..1, tokens: 0..1, heads: 0..1 };
     for seq in 0..FRAMES {
@@ -46,14 +43,11 @@ pub(crate) fn noise(bytes: u32) -> Arc<Noise> {
     Arc::new(Noise(Mutex::new(noise)))
 }
 
-/// Receives them; bytes a second, none when nothing is measured.
+/// Receives them; bytes a second.
 ///
 /// # Errors
 /// When the path breaks, or what comes is not a whole probe.
 pub fn measure(path: &mut dyn FrameReceiver, bytes: u32) -> Result<Option<f64>, PathError> {
-    if bytes == 0 {
-        return Ok(None);
-    }
     let sink: Arc<dyn KvSink> = Arc::new(Noise(Mutex::new(vec![0; bytes as usize].into_boxed_slice())));
     let mut warm = None;
     for seq in 0..FRAMES {
