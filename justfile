@@ -41,6 +41,14 @@ full:
 chaos:
     scripts/chaos
 
+# The control plane in one process under faults: so many seeds, from one on.
+sim SEEDS="1000" FROM="0":
+    scripts/sim {{SEEDS}} {{FROM}}
+
+# One of them, with all that was logged.
+sim-seed SEED:
+    scripts/sim seed {{SEED}}
+
 # Fuzzes a target until it is stopped: frame_header, handshake, sender or session.
 fuzz TARGET *ARGS:
     scripts/fuzz {{TARGET}} {{ARGS}}

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fs, path::Path};
 
 /// Room and what it may use, without features or with the one in brackets.
-const ARROWS: [(&str, &[&str]); 14] = [
+const ARROWS: [(&str, &[&str]); 15] = [
     ("protocol", &[]),
     ("kernels", &[]),
     ("model", &["protocol"]),
@@ -18,6 +18,19 @@ const ARROWS: [(&str, &[&str]); 14] = [
     ("lab", &["coordinator", "protocol"]),
     ("prefill-node", &["engine", "kv-transfer", "registry", "protocol"]),
     ("decode-node", &["engine", "kv-transfer", "registry", "protocol"]),
+    (
+        "simulation",
+        &[
+            "coordinator",
+            "prefill-node",
+            "decode-node",
+            "engine",
+            "kv-transfer",
+            "registry",
+            "trust",
+            "protocol",
+        ],
+    ),
 ];
 
 fn manifest(path: &Path) -> toml::Table {

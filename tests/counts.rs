@@ -35,6 +35,9 @@ pub struct Counts {
     /// Handoffs of the soak test, most of them given up, over each transport.
     #[allow(dead_code, reason = "the soak test of decode-node/ alone reads it")]
     pub soak_handoffs: usize,
+    /// Seeds of the simulation.
+    #[allow(dead_code, reason = "the test of simulation/ alone reads it")]
+    pub simulation_seeds: u64,
 }
 
 const CI: Counts = Counts {
@@ -53,6 +56,7 @@ const CI: Counts = Counts {
     clean_cancel_seconds: 10,
     openapi_calls: 300,
     soak_handoffs: 200,
+    simulation_seeds: 200,
 };
 
 const FULL: Counts = Counts {
@@ -71,6 +75,7 @@ const FULL: Counts = Counts {
     clean_cancel_seconds: 2,
     openapi_calls: 2000,
     soak_handoffs: 10_000,
+    simulation_seeds: 10_000,
 };
 
 /// The numbers of this run.
