@@ -45,9 +45,8 @@ const PEACE: Duration = Duration::from_secs(52);
 /// Until all pages must be free: silence of peers, leases and a second look included.
 const REST: Duration = Duration::from_secs(35);
 
-/// Time of an answer that nothing is in the way of: some 50 steps of 40 ms, and 4 s before them
-/// where the session's data socket hangs, which its handoffs find out one by one (docs/promises.md).
-const PROMPT: Duration = Duration::from_secs(10);
+/// Time of an answer that nothing is in the way of: some 50 steps of 40 ms, and one try in vain.
+const PROMPT: Duration = Duration::from_secs(5);
 
 /// Requests that must be answered, after which the run is over.
 const LAST: Duration = Duration::from_secs(10);

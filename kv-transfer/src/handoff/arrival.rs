@@ -144,6 +144,7 @@ impl Receiver {
             }
             Due::GiveUp(seq) => {
                 let asked = self.terms.max_nacks;
+                self.in_vain = true;
                 self.lose(&format!("frame {seq} is {state}, asked for again {asked} times"), out);
             }
         }

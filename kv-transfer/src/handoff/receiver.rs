@@ -98,6 +98,8 @@ pub struct Receiver {
     pub(super) stats: HandoffStats,
     queued_told: bool,
     pub(super) late: u64,
+    /// Given up since frames did not come, however often they were asked for.
+    pub(super) in_vain: bool,
 }
 
 /// Which frames are in.
@@ -158,6 +160,7 @@ impl Receiver {
             stats: HandoffStats::default(),
             queued_told: false,
             late: 0,
+            in_vain: false,
         }
     }
 
@@ -187,6 +190,12 @@ impl Receiver {
     /// Messages that came too late or made no sense any more.
     pub fn late(&self) -> u64 {
         self.late
+    }
+
+    /// Whether it was given up, by either side, since frames did not come however often they
+    /// were asked for.
+    pub fn is_in_vain(&self) -> bool {
+        self.in_vain
     }
 
     /// Frames asked for again.
@@ -226,6 +235,8 @@ impl Receiver {
             }
             Message::Abort(abort) => {
                 let code = abort.code.parse().unwrap_or(ErrorCode::Internal);
+                // A sender says that only of frames that it has sent again and again.
+                self.in_vain = code == ErrorCode::PeerLost;
                 self.end(Outcome::Lost, Failure::new(code, abort.reason), out);
             }
             _ => self.late += 1,

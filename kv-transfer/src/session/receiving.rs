@@ -49,6 +49,9 @@ struct Table {
     /// When the data path last moved; now, while frames are being read.
     moved: Instant,
     reading: usize,
+    /// A handoff was given up for frames that did not come, and nothing else came either: the
+    /// data path hangs, though control messages go through.
+    hangs: bool,
     ended: Option<SessionError>,
 }
 
@@ -116,6 +119,7 @@ impl Receiving {
             pinged: now,
             moved: now,
             reading: 0,
+            hangs: false,
             ended: None,
         };
         metrics.session_opened(&peer, &path);
@@ -303,6 +307,8 @@ impl Receiving {
                     }
                 }
                 ReceiverAction::Emit(event) => {
+                    let is_silent = table.reading == 0 && table.moved <= entry.asked;
+                    table.hangs |= is_silent && entry.machine.is_in_vain();
                     if let HandoffEvent::Ready { stats, .. } = &event {
                         self.metrics.exposed(stats.exposed);
                     }
@@ -346,7 +352,7 @@ impl SessionState for Receiving {
         &self.wake
     }
 
-    /// Lets time pass: pings, repairs, and the end of a silent peer.
+    /// Lets time pass: pings, repairs, and the end of a silent peer or a data path that hangs.
     fn tick(&self, now: Instant) -> Result<(), SessionError> {
         let mut table = self.table.lock();
         if now.saturating_duration_since(table.heard) >= self.config.silence_limit() {
@@ -360,6 +366,9 @@ impl SessionState for Receiving {
         let ids: Vec<_> = table.handoffs.keys().copied().collect();
         for id in ids {
             self.feed(&mut table, id, ReceiverEvent::Tick { moved }, now);
+        }
+        if table.hangs {
+            return Err(SessionError::down("no frame comes through, though asked for again and again"));
         }
         if now.saturating_duration_since(table.pinged) >= self.config.ping_interval() {
             table.pinged = now;

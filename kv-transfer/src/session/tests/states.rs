@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use baton_protocol::{
-    FrameHeader, HandoffId, KvSource, SessionId,
+    FrameHeader, HandoffId, KvSource, KvSpan, SessionId,
     wire::{self, Control, control::Message},
 };
 
@@ -18,7 +18,7 @@ use crate::{
         sending::{self, Receiver, Sending},
     },
     testing::{handoff_id, path},
-    transport::{Checksum, FrameSender, PathError, offer::Terms},
+    transport::{Checksum, FrameSender, PathError, Received, offer::Terms},
 };
 
 const SESSION: SessionId = SessionId(40);
@@ -83,6 +83,38 @@ fn a_silent_peer_is_lost_after_three_pings() {
     }
     receiving.control(control(2, ping(0, 0)), at(2_900)).unwrap();
     assert!(receiving.tick(at(3_500)).is_ok(), "anything heard counts");
+}
+
+/// The session lives as long as anything comes through, or nothing was asked for in vain.
+#[test]
+fn a_data_path_that_hangs_ends_it() {
+    let lost = |something_came: bool| {
+        let (receiving, _) = receiving();
+        let _handoff =
+            receiving.open(&ask(0, TOKENS, 0), Box::new(Slot(Some(Memory::empty(&SHAPE, 0..TOKENS)))));
+        let id = Some(handoff_id(0).into());
+        let start = wire::Start { id: id.clone(), ..Default::default() };
+        let first = wire::First { id: id.clone(), ..Default::default() };
+        let fin = wire::Fin { id, frames: 1, digest: 0 };
+        let begun = Instant::now();
+        receiving.control(control(2, Message::Start(start)), begun).unwrap();
+        receiving.control(control(3, Message::First(first)), begun).unwrap();
+        receiving.control(control(4, Message::Fin(fin)), begun).unwrap();
+        if something_came {
+            let span = KvSpan { layers: 0..1, tokens: 0..4, heads: 0..SHAPE.kv_heads };
+            let header = FrameHeader { handoff: handoff_id(7), seq: 0, span, bytes: 64 };
+            let late = Received { header, crc: 0, intact: true, duration: Duration::ZERO };
+            receiving.frame(&late, &mut |_| {});
+        }
+        (5..200).find_map(|number| {
+            let now = begun + Duration::from_millis(250 * number);
+            receiving.control(control(number, ping(0, 0)), now).unwrap();
+            receiving.tick(now).err().map(|_| number)
+        })
+    };
+    let ended = lost(false);
+    assert!(ended.is_some_and(|ticks| ticks > 8), "not before it was asked again and again: {ended:?}");
+    assert_eq!(lost(true), None);
 }
 
 #[test]
