@@ -15,7 +15,7 @@ const PAGES: usize = 512;
 pub fn hash(criterion: &mut Criterion) {
     let tokens: Vec<u32> = (0..16 * PAGES as u32).collect();
     criterion.bench_function("prefix/hash_512", |bencher| {
-        bencher.iter(|| hashes("tenant", 16, black_box(&tokens)))
+        bencher.iter(|| hashes("tenant", 16, black_box(&tokens)));
     });
 }
 
