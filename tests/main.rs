@@ -8,6 +8,7 @@ mod chaos;
 mod configs;
 mod coordinators;
 mod counts;
+mod documents;
 mod golden;
 mod hostile;
 mod https;
