@@ -45,8 +45,9 @@ const PEACE: Duration = Duration::from_secs(52);
 /// Until all pages must be free: silence of peers, leases and a second look included.
 const REST: Duration = Duration::from_secs(35);
 
-/// Time of an answer that nothing is in the way of: some 50 steps of 40 ms, and one try in vain.
-const PROMPT: Duration = Duration::from_secs(5);
+/// Time of an answer that nothing is in the way of: some 50 steps of 40 ms, and up to 4 s before
+/// them until the first handoff over a data socket that hangs has asked in vain and ends its session.
+const PROMPT: Duration = Duration::from_secs(7);
 
 /// Requests that must be answered, after which the run is over.
 const LAST: Duration = Duration::from_secs(10);
