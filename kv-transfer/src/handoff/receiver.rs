@@ -235,7 +235,8 @@ impl Receiver {
             }
             Message::Abort(abort) => {
                 let code = abort.code.parse().unwrap_or(ErrorCode::Internal);
-                // A sender says that only of frames that it has sent again and again.
+                // A sender says that of frames that it has sent again and again; and of pages that turn
+                // out not to be the prompt's, where another session does no harm.
                 self.in_vain = code == ErrorCode::PeerLost;
                 self.end(Outcome::Lost, Failure::new(code, abort.reason), out);
             }
