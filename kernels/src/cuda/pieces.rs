@@ -5,6 +5,7 @@
 use std::{
     fmt,
     hint::spin_loop,
+    ops::RangeInclusive,
     ptr::with_exposed_provenance_mut,
     slice,
     sync::atomic::{AtomicU64, Ordering},
@@ -21,8 +22,11 @@ use super::{
 
 const OP: &str = "pieces";
 
-/// What a block copies at most: four times 16 bytes a thread.
-const BLOCK_BYTES: u64 = 16 << 10;
+/// What a block copies at most: four times 16 bytes a thread, once in a small frame and four
+/// times in a large one, where starting blocks would take longer than copying.
+const BLOCK_BYTES: RangeInclusive<u64> = 16 << 10..=64 << 10;
+/// Blocks of a frame, so long as theirs is a size between.
+const BLOCKS: u64 = 32;
 const THREADS: usize = 256;
 /// Words of an entry: from, to, place in the frame, bytes.
 const ENTRY: usize = 4;
@@ -138,7 +142,8 @@ impl Pieces {
 
     /// Writes the list, a block's share an entry; how many there are.
     fn write(&mut self, gpu: &Gpu, pieces: &[PieceCopy]) -> Result<usize, GpuError> {
-        let entries = pieces.iter().map(|piece| piece.bytes.div_ceil(BLOCK_BYTES) as usize).sum::<usize>();
+        let block = block_bytes(pieces);
+        let entries = pieces.iter().map(|piece| piece.bytes.div_ceil(block) as usize).sum::<usize>();
         if self.list.len() < entries * ENTRY {
             self.list = Pinned::zeros(gpu, entries.next_power_of_two() * ENTRY)?;
         }
@@ -151,8 +156,8 @@ impl Pieces {
             for (what, number) in [("address", piece.from | piece.to), ("bytes of a piece", piece.bytes)] {
                 multiple(OP, what, number as usize, 4)?;
             }
-            for first in (0..piece.bytes).step_by(BLOCK_BYTES as usize) {
-                let bytes = BLOCK_BYTES.min(piece.bytes - first);
+            for first in (0..piece.bytes).step_by(block as usize) {
+                let bytes = block.min(piece.bytes - first);
                 if let Some(entry) = list.next() {
                     entry.copy_from_slice(&[piece.from + first, piece.to + first, at, bytes]);
                 }
@@ -161,6 +166,12 @@ impl Pieces {
         }
         Ok(entries)
     }
+}
+
+/// What a block copies of a frame of these pieces; a multiple of 16.
+fn block_bytes(pieces: &[PieceCopy]) -> u64 {
+    let frame: u64 = pieces.iter().map(|piece| piece.bytes).sum();
+    (frame / BLOCKS).next_multiple_of(1 << 10).clamp(*BLOCK_BYTES.start(), *BLOCK_BYTES.end())
 }
 
 impl Drop for Pieces {

@@ -54,6 +54,9 @@ const LANES: usize = 4;
 /// How long a sender keeps its ring for a receiver that still maps it.
 const FAREWELL: Duration = Duration::from_secs(2);
 
+/// How long the oldest frame is looked at before its end is slept for.
+const SPIN: Duration = Duration::from_micros(100);
+
 /// Most slots of a ring.
 const MAX_SLOTS: u32 = 64;
 
@@ -345,12 +348,7 @@ impl FrameReceiver for Receiver {
             let message = self.signals.wait(true)?;
             self.land(&message, place)?;
         }
-        // Whatever else was told lands meanwhile.
-        while self.landing.len() < self.limits.slots
-            && let Some(message) = self.signals.poll()?
-        {
-            self.land(&message, place)?;
-        }
+        self.land_others(place)?;
         let Some(Landing { header, told, slot, begun }) = self.landing.pop_front() else {
             return Err(PathError::Closed);
         };
@@ -362,6 +360,26 @@ impl FrameReceiver for Receiver {
 }
 
 impl Receiver {
+    /// Whatever else was told, and is told until the oldest has landed, lands meanwhile: a launch
+    /// takes half as long as a frame.
+    fn land_others(&mut self, place: &mut dyn FnMut(&FrameHeader) -> Placement) -> Result<(), PathError> {
+        let begun = Instant::now();
+        loop {
+            while self.landing.len() < self.limits.slots {
+                match self.signals.poll() {
+                    Ok(Some(message)) => self.land(&message, place)?,
+                    Ok(None) => break,
+                    // What was told still lands; the next wait says that nothing more comes.
+                    Err(_) => return Ok(()),
+                }
+            }
+            let is_landing = |oldest: &Landing| !self.scatter.is_done(oldest.slot);
+            if begun.elapsed() >= SPIN || !self.landing.front().is_some_and(is_landing) {
+                return Ok(());
+            }
+        }
+    }
+
     fn land(
         &mut self,
         message: &[u8; FRAME_BYTES],
