@@ -49,6 +49,8 @@ pub struct ClusterConfig {
     pub prefill: baton_prefill_node::PrefillConfig,
     /// Decode nodes.
     pub decode: baton_decode_node::DecodeConfig,
+    /// Where spans of requests go.
+    pub traces: baton_traces::TracesConfig,
 }
 
 /// The admin API of a process that routes.
@@ -112,6 +114,7 @@ impl Default for ClusterConfig {
             transfer: Default::default(),
             prefill: Default::default(),
             decode: Default::default(),
+            traces: Default::default(),
         }
     }
 }
@@ -252,6 +255,7 @@ impl ClusterConfig {
         ids.sort();
         ids.dedup();
         ensure!(ids.len() == self.nodes.len(), "two nodes have the same id");
+        self.traces.check()?;
         let gate = if self.tls.is_some() { Gate::Certificates } else { Gate::NoCertificates };
         for node in &self.nodes {
             ensure!(!node.roles.is_empty(), "node {} has no role", node.id);

@@ -73,6 +73,8 @@ pub async fn run(args: &args::Serve) -> Result<()> {
     }
     // Who sends it wants files to be read again, as they are anyway, and not that the process ends.
     let _hangup = tokio::signal::unix::signal(SignalKind::hangup())?;
+    let nodes: Vec<_> = config.nodes.iter().map(|node| node.id.to_string()).collect();
+    let traces = baton_traces::export(&config.traces, &nodes.join("+"))?;
     let cluster = Cluster::start(Arc::new(config)).await?;
     if let Some(url) = cluster.url() {
         say(format_args!("ready at {url}"));
@@ -80,7 +82,8 @@ pub async fn run(args: &args::Serve) -> Result<()> {
     shutdown_signal().await?;
     note("stopping; running answers may end");
     cluster.shutdown().await;
-    Ok(())
+    // The last spans leave meanwhile, over this runtime.
+    Ok(tokio::task::spawn_blocking(move || drop(traces)).await?)
 }
 
 /// What a process holds that only routes is many small things: in pages of 2 MiB, which some
@@ -278,6 +281,7 @@ impl Cluster {
         };
         let listener = self.trust.gate().listen(listen)?;
         let addr = listener.local_addr().to_string();
+        say(format_args!("other coordinators at {addr}"));
         let entry = NodeInfo::routing(own.clone(), Incarnation(fastrand::u64(1..)), addr);
         self.entry = Some(self.registry.register(entry));
         let (trust, members) = (self.trust.clone(), self.registry.watch());

@@ -3,21 +3,22 @@
 use std::{collections::BTreeSet, fs, path::Path};
 
 /// Room and what it may use, without features or with the one in brackets.
-const ARROWS: [(&str, &[&str]); 15] = [
+const ARROWS: [(&str, &[&str]); 16] = [
     ("protocol", &[]),
     ("kernels", &[]),
     ("model", &["protocol"]),
     ("engine", &["model", "kernels", "protocol"]),
     ("trust", &["protocol"]),
+    ("traces", &[]),
     ("kv-transfer", &["trust", "protocol", "kernels (cuda)"]),
     ("registry", &["protocol"]),
-    ("coordinator", &["registry", "trust", "protocol"]),
-    ("frontend", &["coordinator", "model", "trust", "protocol"]),
+    ("coordinator", &["registry", "trust", "traces", "protocol"]),
+    ("frontend", &["coordinator", "model", "trust", "traces", "protocol"]),
     ("admin", &["coordinator", "protocol"]),
     ("console", &[]),
     ("lab", &["coordinator", "protocol"]),
-    ("prefill-node", &["engine", "kv-transfer", "registry", "protocol"]),
-    ("decode-node", &["engine", "kv-transfer", "registry", "protocol"]),
+    ("prefill-node", &["engine", "kv-transfer", "registry", "traces", "protocol"]),
+    ("decode-node", &["engine", "kv-transfer", "registry", "traces", "protocol"]),
     (
         "simulation",
         &[

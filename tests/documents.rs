@@ -8,13 +8,15 @@ use baton::{
 };
 use clap::{Parser, error::ErrorKind};
 
-const DOCUMENTS: [&str; 8] = [
+const DOCUMENTS: [&str; 10] = [
     "README.md",
     "ARCHITECTURE.md",
     "CONTRIBUTING.md",
+    "SECURITY.md",
     "docs/install.md",
     "docs/metrics.md",
     "docs/migrating.md",
+    "docs/operating.md",
     "docs/promises.md",
     "docs/troubleshooting.md",
 ];

@@ -4,6 +4,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use baton_protocol::{Bill, Budgets, ErrorCode, Event, Failure, FinishReason, NodeId, Request, wire};
 use baton_registry::Backoff;
+use baton_traces::Span;
 use futures::future::join_all;
 use tokio::{
     sync::mpsc,
@@ -49,6 +50,8 @@ struct Course {
     /// Choices that the reader has seen enough of.
     stops: mpsc::Receiver<u32>,
     attempt: Option<Box<Attempt>>,
+    /// The running attempt's.
+    span: Span,
     /// Attempts begun.
     attempts: u32,
     /// How far the running attempt has come.
@@ -110,13 +113,16 @@ pub(crate) async fn dispatch(
         due: deadline.min(Instant::now() + budgets.ttft),
         tokens: tokens(&request),
     };
+    let mut admission = Span::part("admission", &request.trace);
     let (line, permit) = match enter(shared, &request, claim, (deadline, &cancelled)).await {
         Ok(entered) => entered,
         Err(failure) => {
+            admission.fail(failure.message.clone());
             meter.failed(failure.code);
             return Err(failure);
         }
     };
+    drop(admission);
     meter.admitted();
     tracked.admitted();
     let (stop, stops) = mpsc::channel(request.choices.max(1) as usize);
@@ -131,6 +137,7 @@ pub(crate) async fn dispatch(
         deadline,
         stops,
         attempt: None,
+        span: Span::default(),
         attempts: 0,
         progress: Progress::Opened,
         avoid: Vec::new(),
@@ -237,10 +244,17 @@ impl Course {
             request = %self.request.id, attempt = number, node = %route.decode.id(),
             prefill = ?route.prefill.first().map(|node| node.id()), "attempt begins"
         );
+        self.span = Span::part("attempt", &self.request.trace);
+        self.span.set("baton.attempt", i64::from(number));
+        self.span.set("baton.decode_node", route.decode.id().to_string());
         let left = self.deadline.saturating_duration_since(Instant::now());
         let deadline_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
         let open = wire::Open {
-            request: Some(wire::Request { deadline_ms, ..wire::Request::from(&self.request) }),
+            request: Some(wire::Request {
+                deadline_ms,
+                trace: self.span.parent(),
+                ..wire::Request::from(&self.request)
+            }),
             attempt: number,
             journal: self.journal.to_wire(),
             candidates: Vec::new(),
@@ -312,7 +326,9 @@ impl Course {
                 return Err(attempt.wrong(&JournalError::Untold));
             }
             Event::Token(token) => {
-                self.progress = Progress::Generating;
+                if std::mem::replace(&mut self.progress, Progress::Generating) != Progress::Generating {
+                    self.span.mark("first token");
+                }
                 self.fingerprint.get_or_insert_with(|| attempt.fingerprint());
                 attempt.prefilled();
                 let news = self.journal.record(&token).map_err(|error| attempt.wrong(&error))?;
@@ -363,6 +379,7 @@ impl Course {
                 self.shared.demands.ended(&self.request.model, Ended { prompt_tokens, answer_tokens, bill });
             }
             self.meter.finished(self.bill.as_ref());
+            drop(std::mem::take(&mut self.span));
             self.ready.extend(self.bill.take().map(Event::Bill));
             self.over = true;
         }
@@ -375,6 +392,7 @@ impl Course {
         let Loss { failure, node, unexplained } = loss;
         tracing::warn!(request = %self.request.id, node = %node.id(), code = %failure.code, "attempt lost");
         let words = format!("an answer broke off: {} ({})", failure.message, failure.code);
+        std::mem::take(&mut self.span).fail(words.clone());
         self.shared.incidents.of(node.id(), IncidentKind::AttemptLost, words);
         self.avoid.push(node.id().clone());
         if unexplained {
@@ -407,6 +425,7 @@ impl Course {
 
     fn fail(&mut self, failure: Failure) {
         self.attempt = None;
+        std::mem::take(&mut self.span).fail(failure.message.clone());
         self.meter.failed(failure.code);
         self.ready.push_back(Event::Failed(failure));
         self.over = true;

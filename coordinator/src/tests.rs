@@ -56,6 +56,7 @@ pub(crate) fn request(choices: u32) -> Request {
         top_logprobs: 0,
         prompt_logprobs: None,
         embedding: None,
+        trace: String::new(),
         deadline: LONG,
     }
 }

@@ -4,6 +4,7 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use baton_engine::{ChoiceSpec, Goal, SequenceEvent, SequenceSpec, StartFrom, kv::PageRef};
 use baton_protocol::{ErrorCode, Event, Failure, FinishReason, HandoffId, NodeId, wire::GenerateUp};
+use baton_traces::Span;
 use futures::Stream;
 use tokio::{
     sync::mpsc,
@@ -24,6 +25,7 @@ pub(crate) struct Attempt<S> {
     pub(crate) node: Arc<Node>,
     pub(crate) opened: Opened,
     pub(crate) caller: Caller<S>,
+    pub(crate) span: Span,
     /// Who prefilled.
     prefilled_by: Option<NodeId>,
     /// Tokens that the engine drew, of a request with one choice.
@@ -39,7 +41,8 @@ struct Refusals(Option<Failure>);
 impl<S: Stream<Item = Result<GenerateUp, Status>> + Unpin> Attempt<S> {
     pub(crate) fn new(node: Arc<Node>, opened: Opened, says: S, events: mpsc::Sender<Event>) -> Self {
         let caller = Caller::new(says, events, opened.choices.iter().map(Resumed::known));
-        Self { node, opened, caller, prefilled_by: None, drawn: Vec::new() }
+        let span = Span::part("generate", &opened.request.trace);
+        Self { node, opened, caller, span, prefilled_by: None, drawn: Vec::new() }
     }
 
     /// Runs until every choice has ended.
@@ -52,8 +55,14 @@ impl<S: Stream<Item = Result<GenerateUp, Status>> + Unpin> Attempt<S> {
                 self.hand_back();
                 Ok(())
             }
-            Ok(Err(End::Failed(failure))) => Err(failure),
-            Err(_) => Err(Failure::new(ErrorCode::DeadlineExceeded, "the request's time is up")),
+            Ok(Err(End::Failed(failure))) => {
+                self.span.fail(failure.message.clone());
+                Err(failure)
+            }
+            Err(_) => {
+                self.span.fail("the request's time is up");
+                Err(Failure::new(ErrorCode::DeadlineExceeded, "the request's time is up"))
+            }
         }
     }
 
@@ -122,6 +131,8 @@ impl<S: Stream<Item = Result<GenerateUp, Status>> + Unpin> Attempt<S> {
     async fn generate(&mut self, pages: Option<Vec<PageRef>>) -> Result<Infallible, End> {
         let is_local = pages.is_none();
         let submitted = Instant::now();
+        // Ends with the first token, where another begins.
+        let mut span = Span::part(if is_local { "prefill" } else { "decode" }, &self.span.parent());
         if !is_local {
             self.caller.decodes();
         }
@@ -147,11 +158,17 @@ impl<S: Stream<Item = Result<GenerateUp, Status>> + Unpin> Attempt<S> {
                         SequenceEvent::Prompt(part) => self.caller.prompt(&part).await?,
                         SequenceEvent::Embedding(vector) => self.caller.embedding(vector).await?,
                         SequenceEvent::Token(token) => {
+                            if is_local && self.drawn.is_empty() {
+                                span = Span::part("decode", &self.span.parent());
+                            }
                             self.drawn.push(token.id);
                             self.caller.token(token).await?;
                         }
                         SequenceEvent::Finished { choice, reason } => self.caller.finish(choice, reason).await?,
-                        SequenceEvent::Failed(failure) => return Err(failure.into()),
+                        SequenceEvent::Failed(failure) => {
+                            span.fail(failure.message.clone());
+                            return Err(failure.into());
+                        }
                         SequenceEvent::Started { .. } | SequenceEvent::Computed { .. } | SequenceEvent::Prefilled => {}
                     }
                 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use baton_engine::kv::PageRef;
 use baton_kv_transfer::{Handoff, HandoffEvent, HandoffStats, PrefillPeer};
 use baton_protocol::{Bill, ErrorCode, Failure, FinishReason, Token, wire::GenerateUp};
+use baton_traces::Span;
 use futures::Stream;
 use tokio::time::Instant;
 use tonic::Status;
@@ -42,6 +43,7 @@ struct Passage {
     /// Choices whose next token the handoff brings.
     sample: Vec<u32>,
     begun: Option<Instant>,
+    span: Span,
 }
 
 impl<S: Stream<Item = Result<GenerateUp, Status>> + Unpin> Attempt<S> {
@@ -56,18 +58,22 @@ impl<S: Stream<Item = Result<GenerateUp, Status>> + Unpin> Attempt<S> {
         let tokens = have..self.opened.tokens.len() as u32;
         let (landing, landed) = PromisedPages::new(Arc::clone(node.engine.pool()), promise, tokens);
         let sample = self.to_sample();
-        let ask = self.opened.ask(leg, have, sample.clone());
+        let mut span = Span::part("handoff", &self.span.parent());
+        span.set("baton.prefill_node", peer.node.to_string());
+        let mut ask = self.opened.ask(leg, have, sample.clone());
+        ask.request.trace = span.parent();
         let asked = node.sessions.handoff(peer, ask, Box::new(landing));
         let handoff = match self.caller.during(asked).await? {
             Ok(handoff) => handoff,
             Err(error) => {
+                span.fail(error.to_string());
                 node.metrics.leg(LegOutcome::Refused);
                 return Ok(Leg::Broken { has_begun: false, reason: error.into() });
             }
         };
         self.caller.bill =
             Bill { cached_tokens: have, prefill_node: Some(peer.node.clone()), ..Bill::default() };
-        self.follow(handoff, Passage { held, landed, sample, begun: None }).await
+        self.follow(handoff, Passage { held, landed, sample, begun: None, span }).await
     }
 
     /// Takes what comes, until it is all here or nothing more comes.
@@ -82,6 +88,7 @@ impl<S: Stream<Item = Result<GenerateUp, Status>> + Unpin> Attempt<S> {
                     bill.cached_tokens = bill.cached_tokens.max(cached_tokens);
                 }
                 Some(HandoffEvent::First(tokens)) => {
+                    passage.span.mark("first token");
                     self.caller.bill.prefill = passage.begun.map(|begun| begun.elapsed()).unwrap_or_default();
                     if let Err(end) = self.first(&tokens, &passage.sample).await {
                         if matches!(end, End::Answered) {
@@ -94,11 +101,11 @@ impl<S: Stream<Item = Result<GenerateUp, Status>> + Unpin> Attempt<S> {
                     return Ok(Leg::Ready(self.adopt(passage, &stats)));
                 }
                 Some(HandoffEvent::Lost { complete_tokens, reason, .. }) => {
-                    return Ok(self.keep(&passage, complete_tokens, reason));
+                    return Ok(self.keep(passage, complete_tokens, reason));
                 }
                 None => {
                     let reason = Failure::new(ErrorCode::PeerLost, "the handoff ended without an outcome");
-                    return Ok(self.keep(&passage, 0, reason));
+                    return Ok(self.keep(passage, 0, reason));
                 }
             }
         }
@@ -126,7 +133,10 @@ impl<S: Stream<Item = Result<GenerateUp, Status>> + Unpin> Attempt<S> {
     }
 
     /// Every frame is in and right: the pages become a sequence's.
-    fn adopt(&mut self, passage: Passage, stats: &HandoffStats) -> Vec<PageRef> {
+    fn adopt(&mut self, mut passage: Passage, stats: &HandoffStats) -> Vec<PageRef> {
+        passage.span.took("frames", stats.transfer);
+        passage.span.set("baton.transfer_bytes", i64::try_from(stats.bytes).unwrap_or(i64::MAX));
+        passage.span.set("baton.exposed_ms", stats.exposed.as_secs_f64() * 1e3);
         let prompt_pages = self.node.engine.pool().shape().pages_for(self.opened.tokens.len());
         let bill = &mut self.caller.bill;
         bill.prefill = stats.prefill;
@@ -141,7 +151,8 @@ impl<S: Stream<Item = Result<GenerateUp, Status>> + Unpin> Attempt<S> {
     }
 
     /// Keeps what is whole, in the prefix cache.
-    fn keep(&self, passage: &Passage, complete_tokens: u32, reason: Failure) -> Leg {
+    fn keep(&self, mut passage: Passage, complete_tokens: u32, reason: Failure) -> Leg {
+        passage.span.fail(reason.message.clone());
         let complete = complete_tokens as usize / self.node.page_tokens();
         if complete > passage.held.len() {
             let received = passage.landed.running(complete - passage.held.len());

@@ -105,6 +105,20 @@ async fn opening(
         Ok(Some(Ok(GenerateUp { message: Some(Message::Open(open)) }))) => Ok(open),
         Ok(Some(Ok(_))) => Err(invalid("the first message is not an open")),
         Ok(Some(Err(_)) | None) => Err(Failure::new(ErrorCode::Cancelled, "the caller is gone")),
-        Err(_) => Err(invalid("no open in time")),
+        // Held up on its way, and no fault of the request's: it may be tried again.
+        Err(_) => Err(Failure::new(ErrorCode::Unavailable, "no open in time")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_open_that_is_held_up_may_be_sent_again_and_a_wrong_one_may_not() {
+        let held_up = opening(&mut futures::stream::pending()).await.unwrap_err();
+        assert!(held_up.code.is_retryable(), "{held_up:?}");
+        let mut wrong = futures::stream::iter([Ok(GenerateUp { message: None })]);
+        assert!(!opening(&mut wrong).await.unwrap_err().code.is_retryable());
     }
 }

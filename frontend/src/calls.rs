@@ -118,7 +118,8 @@ impl Desk {
             wishes.priority = ask.parameters.tier.map_or(0, Tier::priority);
         }
         let place = if ask.parameters.stream { Some(self.place()?) } else { None };
-        let (ask, requests, text) = self.requests(id, tenant, ask).await?;
+        let (ask, mut requests, text) = self.requests(id, tenant, ask).await?;
+        requests.iter_mut().for_each(|request| request.trace = tally.trace());
         tally.spend(requests.iter().map(|request| request.tokens.len()).sum());
         let facts = Facts::of(&ask, &requests, &text)
             .ok_or_else(|| ApiError::internal("the call asks for nothing"))?;
@@ -144,7 +145,8 @@ impl Desk {
         let Ticket { id, tenant, tally, patience } = ticket;
         let Patience { wishes, deadline } = patience?;
         ask.parameters.deadline = deadline;
-        let (_, requests, _) = self.requests(id, tenant, ask).await?;
+        let (_, mut requests, _) = self.requests(id, tenant, ask).await?;
+        requests.iter_mut().for_each(|request| request.trace = tally.trace());
         let model = requests.first().map(|request| request.model.clone()).unwrap_or_default();
         let tokens = requests.iter().map(|request| request.tokens.len()).sum();
         tally.spend(tokens);

@@ -8,9 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use baton_traces::Span;
+use parking_lot::Mutex;
 use prometheus_client::{
     encoding::EncodeLabelSet,
-    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    metrics::{counter::Counter, exemplar::HistogramWithExemplars, family::Family, gauge::Gauge},
     registry::{Registry, Unit},
 };
 
@@ -59,14 +61,23 @@ struct RouteLabel {
     route: &'static str,
 }
 
+/// Where a call that took so long is looked up.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Traced {
+    trace_id: String,
+}
+
+/// How long things took, each bucket with a call of it that was traced.
+type Seconds = HistogramWithExemplars<Traced>;
+
 /// Counters and histograms of the HTTP room. Clones share them.
 #[derive(Clone)]
 pub struct HttpMetrics {
     calls: Family<CallLabels, Counter>,
     running: Gauge,
     answering: Gauge,
-    first_token: Family<RouteLabel, Histogram>,
-    duration: Family<RouteLabel, Histogram>,
+    first_token: Family<RouteLabel, Seconds>,
+    duration: Family<RouteLabel, Seconds>,
     broken_streams: Counter,
 }
 
@@ -80,6 +91,8 @@ pub struct Tally {
     /// Whether it ended with an error.
     broken: AtomicBool,
     first_token: OnceLock<Duration>,
+    /// Its work, whoever does it.
+    span: Mutex<Span>,
     metrics: HttpMetrics,
     /// Whose limits its tokens count against.
     tenant: Option<Arc<Tenant>>,
@@ -199,7 +212,8 @@ impl HttpMetrics {
         self.answering.get()
     }
 
-    pub(crate) fn start(&self, route: Route, tenant: Option<Arc<Tenant>>) -> Tally {
+    /// Counts a call that has come, and whose work is `span`.
+    pub(crate) fn start(&self, route: Route, tenant: Option<Arc<Tenant>>, span: Span) -> Tally {
         self.running.inc();
         if route.answers() {
             self.answering.inc();
@@ -211,6 +225,7 @@ impl HttpMetrics {
             streaming: AtomicBool::new(false),
             broken: AtomicBool::new(false),
             first_token: OnceLock::new(),
+            span: Mutex::new(span),
             metrics: self.clone(),
             tenant,
         }
@@ -218,10 +233,10 @@ impl HttpMetrics {
 }
 
 /// Buckets from 1 ms to 2 minutes.
-fn seconds() -> Histogram {
-    Histogram::new([
-        0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0,
-    ])
+fn seconds() -> Seconds {
+    let buckets =
+        [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0];
+    Seconds::new(buckets.into_iter())
 }
 
 // === impl Tally ===
@@ -263,24 +278,40 @@ impl Tally {
     /// A token of any choice is there.
     pub(crate) fn saw_token(&self) {
         self.spend(1);
-        self.first_token.get_or_init(|| self.started.elapsed());
+        self.first_token.get_or_init(|| {
+            self.span.lock().mark("first token");
+            self.started.elapsed()
+        });
+    }
+
+    /// Of what requests that it makes are a part.
+    pub(crate) fn trace(&self) -> String {
+        self.span.lock().parent()
     }
 }
 
 impl Drop for Tally {
     fn drop(&mut self) {
         let (route, status) = (self.route.as_str(), self.status.load(Ordering::Relaxed));
+        let span = self.span.get_mut();
+        let traced = span.trace_id().map(|trace_id| Traced { trace_id });
+        span.set("http.response.status_code", i64::from(status));
+        if status >= 500 || *self.broken.get_mut() {
+            span.fail("the call failed");
+        }
         self.metrics.running.dec();
         if self.route.answers() {
             self.metrics.answering.dec();
         }
         self.metrics.calls.get_or_create(&CallLabels { route, status }).inc();
-        self.metrics
-            .duration
-            .get_or_create(&RouteLabel { route })
-            .observe(self.started.elapsed().as_secs_f64());
+        self.metrics.duration.get_or_create(&RouteLabel { route }).observe(
+            self.started.elapsed().as_secs_f64(),
+            traced.clone(),
+            None,
+        );
         if let Some(first_token) = self.first_token.get() {
-            self.metrics.first_token.get_or_create(&RouteLabel { route }).observe(first_token.as_secs_f64());
+            let first_tokens = self.metrics.first_token.get_or_create(&RouteLabel { route });
+            first_tokens.observe(first_token.as_secs_f64(), traced, None);
         }
     }
 }

@@ -10,6 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use baton_traces::Span;
 use prometheus_client::registry::Registry;
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -121,8 +122,9 @@ async fn around(State(room): State<Arc<Room>>, mut request: Request, next: Next)
     let tenant = known.as_ref().ok().cloned();
     let admitted = known
         .and_then(|tenant| if enters { tenant.enter(Instant::now()).map(|()| tenant) } else { Ok(tenant) });
-    let tally = Arc::new(room.metrics.start(route, tenant.clone()));
     let path = request.uri().path().to_owned();
+    let span = if route.answers() { span(&request) } else { Span::default() };
+    let tally = Arc::new(room.metrics.start(route, tenant.clone(), span));
     // Batches are made once too.
     let is_kept = route.answers() || request.method() == Method::POST && path == "/v1/batches";
     let answer = match admitted {
@@ -146,6 +148,15 @@ async fn around(State(room): State<Arc<Room>>, mut request: Request, next: Next)
         response.headers_mut().insert("x-request-id", id);
     }
     response
+}
+
+/// A call's work, as part of what its caller traces.
+fn span(request: &Request) -> Span {
+    let caller = request.headers().get("traceparent").and_then(|words| words.to_str().ok());
+    let mut span = Span::of_call(format!("{} {}", request.method(), request.uri().path()), caller);
+    span.set("http.request.method", request.method().to_string());
+    span.set("url.path", request.uri().path().to_owned());
+    span
 }
 
 /// The client's own id of its call, if it has one that a log can bear.

@@ -227,6 +227,7 @@ impl Terms<'_> {
             top_logprobs: parameters.logprobs.unwrap_or(0),
             prompt_logprobs,
             embedding: parameters.embedding,
+            trace: String::new(),
             deadline: self.deadline(parameters),
         })
     }

@@ -206,6 +206,7 @@ pub fn ask(leg: u32, tokens: u32, have: u32) -> HandoffAsk {
         top_logprobs: 0,
         prompt_logprobs: None,
         embedding: None,
+        trace: String::new(),
         deadline: Duration::from_secs(60),
     };
     HandoffAsk {

@@ -17,6 +17,7 @@ use std::{
 use baton_engine::{EngineHandle, Goal, SequenceSpec, StartFrom, SubmitError};
 use baton_kv_transfer::{BusyReason, PrefillGuard, PrefillJob, Prefiller, Progress, Queue, Returned};
 use baton_protocol::{Intake, Request};
+use baton_traces::Span;
 use parking_lot::Mutex;
 use serde::Deserialize;
 use tokio::sync::{Semaphore, mpsc};
@@ -133,6 +134,7 @@ impl Prefiller for PrefillNode {
         };
         let first = FirstTokens::new(&job.sample);
         let tokens = job.request.tokens.len() as u32;
+        let span = Span::part("prefill", &job.request.trace);
         let events = match self.engine.submit(sequence(job)) {
             Ok(events) => events,
             Err(SubmitError::Overloaded { .. }) => return Err(self.busy("engine", "too many sequences")),
@@ -149,6 +151,7 @@ impl Prefiller for PrefillNode {
             tokens,
             first,
             submitted: Instant::now(),
+            span,
             metrics: self.metrics.clone(),
             outcome: Outcome::GivenUp,
             _room: room,

@@ -13,6 +13,7 @@ use baton_engine::{
 };
 use baton_kv_transfer::Progress;
 use baton_protocol::{ErrorCode, Failure, Token};
+use baton_traces::Span;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::{PrefillMetrics, metrics::Outcome};
@@ -26,6 +27,7 @@ pub(crate) struct Passage {
     pub(crate) tokens: u32,
     pub(crate) first: FirstTokens,
     pub(crate) submitted: Instant,
+    pub(crate) span: Span,
     pub(crate) metrics: PrefillMetrics,
     /// Counted when the passage is dropped.
     pub(crate) outcome: Outcome,
@@ -63,13 +65,20 @@ impl Passage {
                 SequenceEvent::Started { cached_tokens, pages } => {
                     let queue = self.submitted.elapsed();
                     self.metrics.queue.observe(queue.as_secs_f64());
+                    self.span.took("queue", queue);
+                    self.span.set("baton.cached_tokens", cached_tokens as i64);
                     self.metrics.cached_tokens.inc_by(cached_tokens as u64);
                     self.metrics.computed_tokens.inc_by(u64::from(self.tokens) - cached_tokens as u64);
                     self.first.started = Some(Instant::now());
                     let source = PageSpan::new(Arc::clone(&self.pool), pages, 0, self.tokens);
                     Progress::Started { cached_tokens: cached_tokens as u32, queue, source: Arc::new(source) }
                 }
-                SequenceEvent::Computed { layers, tokens } => Progress::Computed { layers, tokens },
+                SequenceEvent::Computed { layers, tokens } => {
+                    if layers.end == self.pool.shape().layers {
+                        self.span.mark_with("chunk", "baton.tokens", i64::from(tokens.end));
+                    }
+                    Progress::Computed { layers, tokens }
+                }
                 // Nobody asks for it here.
                 SequenceEvent::Prompt(_) | SequenceEvent::Embedding(_) => continue,
                 SequenceEvent::Token(token) => {
@@ -97,13 +106,15 @@ impl Passage {
     /// Tells the first tokens once all of them are known.
     async fn tell_sampled(&mut self) -> Result<(), GivenUp> {
         let Some(sampled) = self.first.take() else { return Ok(()) };
+        self.span.mark("first token");
         if let Progress::Sampled { prefill, .. } = &sampled {
             self.metrics.prefill.observe(prefill.as_secs_f64());
         }
         self.tell(sampled).await
     }
 
-    async fn fail(&self, failure: Failure) -> Result<Outcome, GivenUp> {
+    async fn fail(&mut self, failure: Failure) -> Result<Outcome, GivenUp> {
+        self.span.fail(failure.message.clone());
         self.tell(Progress::Failed(failure)).await?;
         Ok(Outcome::Failed)
     }

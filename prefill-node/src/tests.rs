@@ -39,6 +39,7 @@ fn job(tokens: usize, sample: &[u32]) -> PrefillJob {
         top_logprobs: 0,
         prompt_logprobs: None,
         embedding: None,
+        trace: String::new(),
         deadline: Duration::from_secs(60),
     };
     let id = HandoffId { request: request.id, attempt: 0, leg: 0 };

@@ -33,6 +33,8 @@ pub struct Request {
     pub embedding: Option<Pooling>,
     /// Time left until the answer must have ended.
     pub deadline: Duration,
+    /// `traceparent` (W3C Trace Context) of the span whose parts its work is; empty if nobody traces it.
+    pub trace: String,
 }
 
 /// Log-probabilities of the tokens of a prompt.

@@ -189,6 +189,9 @@ impl TryFrom<&PrefixChanges> for own::PrefixChanges {
 
 // === Request ===
 
+/// A `traceparent` has 55; later versions of it may have more.
+const MAX_TRACE_BYTES: usize = 256;
+
 impl From<&own::Request> for Request {
     fn from(request: &own::Request) -> Self {
         let sampling = &request.sampling;
@@ -224,6 +227,7 @@ impl From<&own::Request> for Request {
                 .map(|own::PromptLogprobs { from, top }| PromptLogprobs { from, top }),
             embedding: request.embedding.map_or(Pooling::Unspecified, Into::into).into(),
             deadline_ms: millis(request.deadline),
+            trace: request.trace.clone(),
         }
     }
 }
@@ -237,6 +241,9 @@ impl TryFrom<Request> for own::Request {
         let stop = request.stop.ok_or(missing("stop"))?;
         if request.tokens.is_empty() {
             return Err(missing("tokens"));
+        }
+        if request.trace.len() > MAX_TRACE_BYTES {
+            return Err(missing("trace of a length that one has"));
         }
         if request.choices == 0 || stop.max_tokens == 0 {
             return Err(missing("choices or max_tokens"));
@@ -276,6 +283,7 @@ impl TryFrom<Request> for own::Request {
                 .map(|PromptLogprobs { from, top }| own::PromptLogprobs { from, top }),
             embedding,
             deadline: Duration::from_millis(request.deadline_ms),
+            trace: request.trace,
         })
     }
 }

@@ -78,6 +78,7 @@ pub fn draw(random: &mut Rng, number: usize, at: Duration) -> Ask {
         top_logprobs: 0,
         prompt_logprobs: None,
         embedding: None,
+        trace: String::new(),
         deadline: Duration::from_secs(20),
     };
     let leaves = random.u32(..6) == 0;

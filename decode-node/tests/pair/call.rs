@@ -57,6 +57,7 @@ pub fn request(prompt: Vec<u32>, seed: u64, choices: u32, max_tokens: u32) -> Re
         top_logprobs: 2,
         prompt_logprobs: None,
         embedding: None,
+        trace: String::new(),
         deadline: PATIENCE,
     }
 }

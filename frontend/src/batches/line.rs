@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{body::to_bytes, response::Response};
+use baton_traces::Span;
 use serde_json::{Map, Value};
 use tokio::time::Instant;
 
@@ -35,7 +36,8 @@ pub async fn answer(
 ) -> Result<Called, ApiError> {
     let Some(tenant) = room.door.tenant_named(tenant) else { return Ok(Called::Later(Some(KEY_INTERVAL))) };
     let id = random_id()?;
-    let tally = Arc::new(room.metrics.start(Route::Line, Some(Arc::clone(&tenant))));
+    let span = Span::of_call("batch line".to_owned(), None);
+    let tally = Arc::new(room.metrics.start(Route::Line, Some(Arc::clone(&tenant)), span));
     let patience = Ok(Patience::least());
     let ticket = Ticket { id, tenant, tally: Arc::clone(&tally), patience };
     let called = call(room, ticket, endpoint, body).await;

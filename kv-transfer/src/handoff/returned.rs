@@ -57,6 +57,7 @@ impl Returned {
             top_logprobs: 0,
             prompt_logprobs: None,
             embedding: None,
+            trace: String::new(),
             deadline,
         };
         let prompt_tokens = request.tokens.len() as u32;

@@ -88,6 +88,7 @@ pub fn transport(
     if side == Side::Sending {
         let listener = gate.listen(config.data_listen)?;
         let (addr, expected) = (listener.local_addr().to_string(), Expected::new(tls.clone()));
+        tracing::info!(%addr, "data sockets are met");
         tasks.spawn(listener::listen(listener.into_inner(), expected.clone(), config.handshake_timeout()));
         listening = Some((addr, expected));
     }

@@ -168,6 +168,7 @@ impl Live {
             top_logprobs: 0,
             prompt_logprobs: None,
             embedding: None,
+            trace: String::new(),
             deadline: Duration::from_secs(3600),
         }
     }

@@ -79,6 +79,7 @@ fn open() -> wire::Open {
         top_logprobs: 0,
         prompt_logprobs: None,
         embedding: None,
+        trace: String::new(),
         deadline: Duration::from_secs(60),
     };
     wire::Open { request: Some(wire::Request::from(&request)), ..wire::Open::default() }
