@@ -123,15 +123,16 @@ async fn a_request_is_seen_and_cancelled_and_limits_are_changed() {
     };
     let (answer, ()) = tokio::join!(complete(&cluster.http, &cluster.url, &long), cancelling);
     assert_eq!(answer.outcome, Outcome::Error(200, "an operator cancelled the request".to_owned()));
-    let road = eventually("the road to be measured", || async {
+    let road = eventually("the handoff to be counted", || async {
         let roads = operator.does(&["topology"]).await.unwrap();
-        (roads[0]["bytes_per_second"].as_f64() > Some(0.0)).then(|| roads[0].clone())
+        (roads[0]["handoffs"].as_u64() > Some(0)).then(|| roads[0].clone())
     });
     let road = road.await;
     assert_eq!((&road["prefill"], &road["decode"]), (&json!("prefill-1"), &json!("decode-1")));
     let transport = road["transport"].as_str().unwrap();
     assert!(["tcp", "shm"].contains(&transport), "{road}");
     assert_eq!(road["handoffs"], 1, "{road}");
+    assert!(road["bytes_per_second"].as_f64() > Some(0.0), "{road}");
     cluster.wait_until_idle(std::time::Duration::from_secs(30)).await;
     operator.sees("nobody", <[Value]>::is_empty).await;
     assert!(operator.does(&["cancel", "00"]).await.unwrap_err().contains("no request"));

@@ -86,7 +86,7 @@ impl From<StepCost> for Cost {
 
 impl From<wire::KvPath> for Link {
     fn from(path: wire::KvPath) -> Self {
-        let wire::KvPath { prefill_node, transport, bytes_per_second, fallback } = path;
+        let wire::KvPath { prefill_node, transport, bytes_per_second, fallback, .. } = path;
         Self {
             from: prefill_node,
             transport,

@@ -121,7 +121,11 @@ impl Incidents {
         let (now, at) = (Instant::now(), SystemTime::now());
         let mut kept = self.kept.lock();
         let before = kept.iter().rposition(|kept| kept.incident.node == node);
-        let same = before.filter(|&at| kept[at].incident.kind == kind && now - kept[at].last < SAME);
+        let is_same = |before: &Kept| {
+            let Incident { kind: known, words: said, .. } = &before.incident;
+            *known == kind && (!kind.is_told_by_words() || *said == words) && now - before.last < SAME
+        };
+        let same = before.filter(|&at| is_same(&kept[at]));
         let (first, times) = match same.and_then(|at| kept.remove(at)) {
             Some(Kept { incident, .. }) => (incident.first, incident.times + 1),
             None => (at, 1),
@@ -130,6 +134,15 @@ impl Incidents {
             kept.pop_front();
         }
         kept.push_back(Kept { incident: Incident { kind, node, words, first, last: at, times }, last: now });
+    }
+}
+
+// === impl IncidentKind ===
+
+impl IncidentKind {
+    /// Whether other words are another thing: what became of something, and not once more the same.
+    const fn is_told_by_words(self) -> bool {
+        matches!(self, Self::Roles | Self::Limits)
     }
 }
 
@@ -184,6 +197,17 @@ mod tests {
         let of = |node: &str, times, words: &str| (node.to_owned(), times, words.to_owned());
         let before = [of("d2", 1, "c"), of("d2", 1, "back"), of("d2", 2, "b"), of("d1", 2, "b")];
         assert_eq!((&told[0], &told[1..]), (&of("d1", 1, "c"), &before[..]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_became_of_something_is_told_each_time() {
+        let incidents = Incidents::default();
+        for roles in ["prefill", "prefill", "decode"] {
+            incidents.of(&node("d1"), IncidentKind::Roles, roles);
+        }
+        let told: Vec<_> =
+            incidents.latest().into_iter().map(|incident| (incident.words, incident.times)).collect();
+        assert_eq!(told, [("decode".to_owned(), 1), ("prefill".to_owned(), 2)]);
     }
 
     #[test]

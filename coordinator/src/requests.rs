@@ -178,10 +178,6 @@ impl Tracked {
         place.stage = Stage::Prefill;
         place.decode = Some(route.decode.id().clone());
         place.prefill = route.prefill.first().map(|node| node.id().clone());
-        drop(place);
-        if let Some(prefill) = route.prefill.first() {
-            route.decode.expects_from(prefill.id());
-        }
     }
 
     /// A new token came.

@@ -17,7 +17,7 @@ pub struct Road {
     pub prefill: NodeId,
     /// Where it goes.
     pub decode: NodeId,
-    /// Prompts of this coordinator that were sent this way.
+    /// Handoffs that came whole since the session was opened, of all coordinators.
     pub handoffs: u64,
     /// Transport in use; none: nothing has come this way yet.
     pub transport: Option<String>,
@@ -54,22 +54,16 @@ struct End {
 pub(crate) fn roads(nodes: &[Arc<Node>]) -> Vec<Road> {
     let end = |node: &Arc<Node>| {
         let load = node.load();
-        let end = End {
+        End {
             info: node.info(),
             prefill: load.steps.prefill,
             step_tokens: load.step_prompt_tokens,
             paths: node.kv_paths(),
-        };
-        (Arc::clone(node), end)
+        }
     };
     let ends: Vec<_> = nodes.iter().filter(|node| node.health() != Health::Lost).map(end).collect();
-    let of = |role| ends.iter().filter(move |(_, end)| end.info.roles.contains(&role));
-    let pairs = of(Role::Prefill).flat_map(|from| of(Role::Decode).map(move |to| (from, to)));
-    let known = pairs.filter_map(|((_, from), (node, to))| {
-        let handoffs = node.expected_from(&from.info.id);
-        Some(Road { handoffs, ..road(from, to)? })
-    });
-    known.collect()
+    let of = |role| ends.iter().filter(move |end| end.info.roles.contains(&role));
+    of(Role::Prefill).flat_map(|from| of(Role::Decode).filter_map(move |to| road(from, to))).collect()
 }
 
 /// None between nodes that hand nothing to each other.
@@ -89,7 +83,7 @@ fn road(from: &End, to: &End) -> Option<Road> {
         model: from.info.model.clone(),
         prefill: from.info.id.clone(),
         decode: to.info.id.clone(),
-        handoffs: 0,
+        handoffs: path.map_or(0, |path| path.handoffs),
         transport: path.map(|path| path.transport.clone()),
         fallback: path.map(|path| path.fallback.clone()).filter(|why| !why.is_empty()),
         bytes_per_second,
@@ -146,6 +140,7 @@ mod tests {
             transport: "tcp".to_owned(),
             bytes_per_second: rate,
             fallback: "shm: other host".to_owned(),
+            handoffs: 7,
         }
     }
 
@@ -153,7 +148,7 @@ mod tests {
     fn a_road_is_exposed_when_prompts_make_more_than_it_carries() {
         let (from, mut to) = (end("p", Role::Prefill), end("d", Role::Decode));
         let unknown = road(&from, &to).unwrap();
-        assert_eq!((unknown.verdict, unknown.transport), (Verdict::Unknown, None));
+        assert_eq!((unknown.verdict, unknown.transport, unknown.handoffs), (Verdict::Unknown, None, 0));
         // 100 tokens in 20 ms.
         let made = 5000.0 * 512.0;
         for (rate, verdict) in
@@ -161,7 +156,7 @@ mod tests {
         {
             to.paths = [path(rate)].into();
             let road = road(&from, &to).unwrap();
-            assert_eq!(road.verdict, verdict, "{road:?}");
+            assert_eq!((road.verdict, road.handoffs), (verdict, 7), "{road:?}");
             assert!((road.made_per_second.unwrap() - made).abs() < 1.0);
             assert_eq!(road.fallback.as_deref(), Some("shm: other host"));
         }

@@ -70,7 +70,7 @@ export function roadName(road: Pick<Road, "prefill" | "decode">): string {
   return `${road.prefill} ${road.decode}`;
 }
 
-/** Prompts sent over each road between two looks, by name. */
+/** Handoffs that came whole over each road between two looks, by name. */
 export function moved(before: Road[], now: Road[]): Map<string, number> {
   const known = new Map(before.map((road) => [roadName(road), road.handoffs]));
   const since = (road: Road): number => {

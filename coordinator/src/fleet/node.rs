@@ -1,11 +1,8 @@
 //! One incarnation of a node.
 
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use baton_protocol::{
@@ -78,8 +75,6 @@ pub(crate) struct Node {
     replaced: CancellationToken,
     sent: SharedLedger,
     sent_attempts: AtomicU64,
-    /// Prompts whose KV it was to get, by the prefill node that was asked first.
-    expected: Mutex<BTreeMap<NodeId, u64>>,
     /// What it holds, as far as that is known.
     prefixes: Holder,
 }
@@ -127,23 +122,12 @@ impl Node {
             replaced: CancellationToken::new(),
             sent: SharedLedger::default(),
             sent_attempts: AtomicU64::new(0),
-            expected: Mutex::default(),
             prefixes,
         }
     }
 
     pub(crate) fn id(&self) -> &NodeId {
         &self.id
-    }
-
-    /// An attempt begins whose KV is to come from there.
-    pub(crate) fn expects_from(&self, prefill: &NodeId) {
-        *self.expected.lock().entry(prefill.clone()).or_default() += 1;
-    }
-
-    /// Attempts so far whose KV was to come from there.
-    pub(crate) fn expected_from(&self, prefill: &NodeId) -> u64 {
-        self.expected.lock().get(prefill).copied().unwrap_or_default()
     }
 
     /// Its latest description, at first the registry's.

@@ -40,6 +40,13 @@ async fn after_a_loss_the_next_prefill_node_sends_only_the_rest() {
             assert!(bill.cached_tokens >= 64, "{bill:?}");
             assert_eq!(bill.transfer_bytes, cluster.token_bytes() * u64::from(400 - bill.cached_tokens));
         }
+        // Who was asked first and broke off has handed nothing over.
+        let reports = cluster.decode.sessions().reports();
+        let by: Vec<_> = reports.iter().filter(|report| report.handoffs > 0).collect();
+        assert!(
+            matches!(*by, [only] if only.peer == cluster.prefills[1].id && only.handoffs == 2),
+            "{reports:?}"
+        );
         cluster.settles().await;
     }
 }

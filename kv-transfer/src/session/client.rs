@@ -39,15 +39,18 @@ pub struct SessionReport {
     pub peer: NodeId,
     /// How its data travels.
     pub path: PathReport,
+    /// Handoffs whose KV came whole over it.
+    pub handoffs: u64,
 }
 
 impl From<SessionReport> for wire::KvPath {
-    fn from(SessionReport { peer, path }: SessionReport) -> Self {
+    fn from(SessionReport { peer, path, handoffs }: SessionReport) -> Self {
         Self {
             prefill_node: peer.0,
             transport: path.transport.as_str().to_owned(),
             bytes_per_second: path.bandwidth().unwrap_or(0.0),
             fallback: path.fallback().unwrap_or_default(),
+            handoffs,
         }
     }
 }
@@ -178,7 +181,8 @@ impl Sessions {
         let slots = self.slots.lock();
         let report = |(peer, slot): (&NodeId, &Slot)| match &*slot.phase.borrow() {
             Phase::Open(session) if session.ended().is_none() => {
-                Some(SessionReport { peer: peer.clone(), path: session.path().clone() })
+                let (path, handoffs) = (session.path().clone(), session.whole());
+                Some(SessionReport { peer: peer.clone(), path, handoffs })
             }
             _ => None,
         };

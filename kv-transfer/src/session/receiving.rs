@@ -49,6 +49,8 @@ struct Table {
     /// When the data path last moved; now, while frames are being read.
     moved: Instant,
     reading: usize,
+    /// Handoffs whose KV came whole.
+    whole: u64,
     /// A handoff was given up for frames that did not come, and nothing else came either: the
     /// data path hangs, though control messages go through.
     hangs: bool,
@@ -119,6 +121,7 @@ impl Receiving {
             pinged: now,
             moved: now,
             reading: 0,
+            whole: 0,
             hangs: false,
             ended: None,
         };
@@ -173,6 +176,11 @@ impl Receiving {
     /// Why the session has ended, if it has.
     pub fn ended(&self) -> Option<SessionError> {
         self.table.lock().ended.clone()
+    }
+
+    /// Handoffs whose KV came whole over it.
+    pub fn whole(&self) -> u64 {
+        self.table.lock().whole
     }
 
     /// How its data travels.
@@ -311,6 +319,7 @@ impl Receiving {
                     table.hangs |= is_silent && entry.machine.is_in_vain();
                     if let HandoffEvent::Ready { stats, .. } = &event {
                         self.metrics.exposed(stats.exposed);
+                        table.whole += 1;
                     }
                     // Fails only when the caller has gone; then so does what the event holds.
                     let _ = entry.events.try_send(event);

@@ -22,7 +22,7 @@ use super::{
     sending::{Receiver, Sending, Wanted},
 };
 use crate::{
-    LocalNode, Prefiller, SessionError, SessionReport, TransferConfig, TransferMetrics,
+    LocalNode, PathReport, Prefiller, SessionError, TransferConfig, TransferMetrics,
     metrics::Side,
     transport::{
         MAX_FRAME_BYTES, faulty, metered,
@@ -46,8 +46,8 @@ struct Service {
     transports: Transports,
     /// One session a peer; a newer one ends the older.
     peers: Mutex<HashMap<NodeId, (SessionId, CancellationToken)>>,
-    /// Sessions whose path is chosen.
-    open: Mutex<HashMap<SessionId, SessionReport>>,
+    /// Paths of sessions that have chosen one.
+    open: Mutex<HashMap<SessionId, PathReport>>,
     tasks: Mutex<JoinSet<()>>,
     stop: CancellationToken,
 }
@@ -101,8 +101,8 @@ impl PrefillService {
         &self.service.metrics
     }
 
-    /// Open sessions and how their data travels.
-    pub fn reports(&self) -> Vec<SessionReport> {
+    /// How the data of open sessions travels.
+    pub fn paths(&self) -> Vec<PathReport> {
         self.service.open.lock().values().cloned().collect()
     }
 
@@ -225,7 +225,7 @@ impl Service {
             link = faulty::sender(link, terms.checksum, faults.clone());
         }
         link = metered::sender(link, self.metrics.clone());
-        self.open.lock().insert(terms.session, SessionReport { peer: peer.node.clone(), path: path.clone() });
+        self.open.lock().insert(terms.session, path.clone());
         let state = Sending::new(&terms, (peer, self.local.clone()), path, inbox, self.metrics.clone());
         let asked = link.end.asked_every();
         let mut running = match Running::start(state.clone(), link, asked, Sending::send) {

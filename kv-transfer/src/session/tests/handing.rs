@@ -25,6 +25,7 @@ async fn kv_arrives_whole_whatever_the_page_sizes() {
         assert_eq!((outcome(Outcome::Committed), sessions.metrics().handoffs(Outcome::Committed)), (3, 3));
         let reports = sessions.reports();
         assert!(reports.iter().any(|report| report.path.bandwidth() > Some(0.0)), "{reports:?}");
+        assert_eq!(reports.iter().map(|report| report.handoffs).sum::<u64>(), 3);
         sessions.shutdown().await;
         served.service.shutdown().await;
         assert_eq!(served.engine.running.load(Ordering::SeqCst), 0);
@@ -108,6 +109,7 @@ async fn dropping_the_handle_gives_back_both_sides() {
         let outcomes =
             [Outcome::Cancelled, Outcome::Dropped].map(|outcome| sessions.metrics().handoffs(outcome));
         assert_eq!(outcomes, [1, 1]);
+        assert_eq!(sessions.reports()[0].handoffs, 0);
     }
 }
 

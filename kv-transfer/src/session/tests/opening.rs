@@ -51,7 +51,7 @@ pub async fn every_path_is_measured_and_the_choice_is_told_to_both() {
     }
     assert!(path.tried.iter().all(|tried| tried.outcome.clone().unwrap() <= path.bandwidth()));
     assert!(sink.holds(0..TOKENS) && path.fallback().is_none());
-    assert_eq!(served.service.reports()[0].path.tried, path.tried);
+    assert_eq!(served.service.paths()[0].tried, path.tried);
 }
 
 #[tokio::test]
