@@ -2,7 +2,9 @@
 //! its entry in the registry.
 //!
 //! - `work`: which new work it takes, and who it says it is
+//! - `watchdog`: a step that never ends
 
+mod watchdog;
 mod work;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -19,7 +21,7 @@ use baton_protocol::{
 use baton_registry::{NodeService, Registry, node_service::Words};
 use baton_trust::Trust;
 use prometheus_client::registry::Registry as Metrics;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tonic::{service::interceptor::InterceptedService, transport::Server};
 
@@ -39,6 +41,8 @@ pub struct WorkerNode {
     prefill_service: PrefillService,
     sessions: Arc<Sessions>,
     engine: EngineWorker,
+    /// Looks after the engine.
+    _watching: JoinSet<()>,
 }
 
 /// Time to take the entry out of the registry before leaving anyway.
@@ -95,7 +99,9 @@ impl WorkerNode {
         #[expect(clippy::disallowed_methods, reason = "owned by the node and joined at shutdown")]
         let server = tokio::spawn(router.serve_with_incoming_shutdown(callers, stopped));
         work.announce(registry);
-        Ok(Self { info, work, stop, server, prefill_service, sessions, engine: worker })
+        let (mut watching, limit) = (JoinSet::new(), Duration::from_millis(config.engine.step_limit_ms));
+        watching.spawn(watchdog::watch(node.id.clone(), engine, limit));
+        Ok(Self { info, work, stop, server, prefill_service, sessions, engine: worker, _watching: watching })
     }
 
     /// Its name.

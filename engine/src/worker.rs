@@ -1,6 +1,14 @@
 //! The engine's thread, and how others reach it.
 
-use std::{collections::VecDeque, sync::Arc, thread::JoinHandle, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
 
 use baton_protocol::StepModel;
 use parking_lot::{Condvar, Mutex};
@@ -45,6 +53,8 @@ pub(crate) struct Shared {
     pub(crate) metrics: EngineMetrics,
     pub(crate) inbox: Inbox,
     pub(crate) step_model: Mutex<StepModel>,
+    /// Steps begun and steps ended: odd while one is under way.
+    stepping: AtomicU64,
     limits: Limits,
     max_waiting: usize,
     event_buffer: usize,
@@ -102,7 +112,10 @@ impl Drop for EngineWorker {
 fn run(mut engine: Engine) {
     let shared = Arc::clone(&engine.handle().shared);
     loop {
-        let wait = match engine.step() {
+        shared.stepping.fetch_add(1, Ordering::Relaxed);
+        let outcome = engine.step();
+        shared.stepping.fetch_add(1, Ordering::Relaxed);
+        let wait = match outcome {
             Ok(StepOutcome::Ran) => Some(Duration::ZERO),
             // Pages and readers do not knock; look again soon.
             Ok(StepOutcome::Stalled) => Some(STALL),
@@ -166,6 +179,11 @@ impl EngineHandle {
         }
     }
 
+    /// Which step is under way, if one is.
+    pub fn step_under_way(&self) -> Option<u64> {
+        Some(self.shared.stepping.load(Ordering::Relaxed)).filter(|number| number % 2 == 1)
+    }
+
     /// How long its steps take, as far as is known.
     pub fn step_model(&self) -> StepModel {
         *self.shared.step_model.lock()
@@ -188,6 +206,7 @@ impl Shared {
             metrics,
             inbox: Inbox::default(),
             step_model: Mutex::default(),
+            stepping: AtomicU64::new(0),
             limits,
             max_waiting: config.max_waiting,
             event_buffer: config.event_buffer,

@@ -34,6 +34,8 @@ pub struct EngineSection {
     /// Memory of each node's pool when `pages` is 0; 0 means 256, or on a card
     /// the node's share of what the weights leave.
     pub kv_memory_mib: usize,
+    /// A step that takes so long never ends: the process ends, and others do its work. 0: no limit.
+    pub step_limit_ms: u64,
     /// Scheduling.
     pub scheduler: baton_engine::SchedulerConfig,
     /// The mock backend's shape and times.
@@ -124,6 +126,7 @@ impl Default for EngineSection {
             page_tokens: 0,
             pages: 0,
             kv_memory_mib: 0,
+            step_limit_ms: 60_000,
             scheduler: Default::default(),
             mock: Default::default(),
         }

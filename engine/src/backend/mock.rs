@@ -5,7 +5,7 @@
 
 mod stream;
 
-use std::{sync::Arc, thread, time::Duration};
+use std::{path::PathBuf, sync::Arc, thread, time::Duration};
 
 use baton_protocol::{KvDtype, KvShape, Pooling, PromptToken, Sampling};
 use serde::Deserialize;
@@ -49,6 +49,8 @@ pub struct MockConfig {
     /// Whether prompts and answers are in the tokens of the model that is named, whose tokenizer
     /// and template are then needed, and not in bytes.
     pub speaks_model: bool,
+    /// While a file that is named by the process's number is in this directory, steps do not end.
+    pub hangs_by: Option<PathBuf>,
 }
 
 /// Tokens that it reads and may draw.
@@ -92,6 +94,7 @@ impl Default for MockConfig {
             eos_probability: 0.0,
             runs_ahead: false,
             speaks_model: false,
+            hangs_by: None,
         }
     }
 }
@@ -114,6 +117,14 @@ impl MockBackend {
     #[must_use]
     pub fn speaking(self, tokens: usize, eos: u32) -> Self {
         Self { vocab: Vocab { tokens: tokens.max(VOCAB_TOKENS), eos }, ..self }
+    }
+
+    /// As long as it is told to.
+    fn hang(&self) {
+        let file = self.config.hangs_by.as_ref().map(|place| place.join(std::process::id().to_string()));
+        while file.as_ref().is_some_and(|file| file.exists()) {
+            thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// What a layer costs of a step's time.
@@ -222,6 +233,7 @@ impl Backend for MockBackend {
             }
             layer_done(layer);
         }
+        self.hang();
         let wanted = batch.sequences.iter().zip(&chains).filter(|(sequence, _)| sequence.wants_logits);
         let values = wanted.flat_map(|(_, chain)| self.logits(chain[chain.len() - 1])).collect();
         Ok(Logits { values, vocab_tokens: self.vocab.tokens, read: self.read(batch, &chains) })
