@@ -2,6 +2,7 @@
 //! and etcd, all on free loopback ports. Everything dies with its value.
 
 mod answer;
+mod network;
 mod operator;
 mod process;
 
@@ -9,14 +10,18 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
+    process::Command,
     time::Duration,
 };
 
-use baton_protocol::{PageCounts, wire};
+use baton_protocol::{PageCounts, Role, wire};
+use baton_trust::{TlsConfig, Trust};
 use tempfile::TempDir;
 
+use self::network::command;
 pub use self::{
     answer::{Outcome, StreamedAnswer, complete, complete_until, mock_expected},
+    network::{Network, Within, enter},
     operator::Operator,
     process::{Etcd, Process},
 };
@@ -35,6 +40,10 @@ pub struct Cluster {
     pub url: String,
     /// One client for all requests.
     pub http: reqwest::Client,
+    /// Machines of its own, if it has any.
+    pub network: Option<Network>,
+    /// The tests' own certificate, if nodes have them.
+    trust: Trust,
     config: PathBuf,
     _dir: TempDir,
 }
@@ -68,24 +77,53 @@ impl Cluster {
     pub async fn start(plan: &Plan) -> Self {
         let dir = TempDir::new().unwrap();
         let etcd = Etcd::start(dir.path());
-        Self::start_over(plan, dir, etcd).await
+        Self::start_over(plan, dir, (etcd, Trust::none(), None)).await
+    }
+
+    /// As [`start`](Self::start), every worker and etcd on a machine of its own, in a network of
+    /// this number; the settings are those of a cluster of this name. For tests whose network is
+    /// [their own](Within::Own).
+    pub async fn start_apart(plan: &Plan, (cluster, number): (&str, u8)) -> Self {
+        let (dir, mut network) = (TempDir::new().unwrap(), Network::new(number));
+        plan.workers().iter().map(String::as_str).chain(["etcd"]).for_each(|name| network.add(name));
+        let certs = dir.path().join("certs");
+        let mut init = Command::new(env!("CARGO_BIN_EXE_baton"));
+        init.args(["certs", "init", "--cluster", cluster, "--out"]).arg(&certs);
+        init.args(network.names().flat_map(|name| ["--name".to_owned(), network.address(name).to_string()]));
+        network.set_named(true);
+        let made = init.args(["--name", &network.name()]).output().unwrap();
+        assert!(made.status.success(), "{made:?}");
+        let [ca, cert, key] = ["ca.crt", "{roles}.crt", "{roles}.key"].map(|name| certs.join(name));
+        let files = [("ca", &ca), ("cert", &cert), ("key", &key)];
+        let tls: String = files.map(|(name, file)| format!("{name} = \"{}\"\n", file.display())).concat();
+        let plan = Plan { settings: format!("{}\n[tls]\n{tls}", plan.settings), ..*plan };
+        let own = TlsConfig { ca, cert, key, name: None };
+        let trust = Trust::load(&own, cluster, &[Role::Coordinator].into()).unwrap();
+        let etcd = Etcd::start_apart(dir.path(), &certs, &network);
+        Self::start_over(&plan, dir, (etcd, trust, Some(network))).await
     }
 
     /// As [`start`](Self::start), over an etcd that talks to holders of certificates in `certs` alone.
     pub async fn start_certified(plan: &Plan, certs: &Path) -> Self {
         let dir = TempDir::new().unwrap();
         let etcd = Etcd::start_certified(dir.path(), certs);
-        Self::start_over(plan, dir, etcd).await
+        Self::start_over(plan, dir, (etcd, Trust::none(), None)).await
     }
 
-    async fn start_over(plan: &Plan, dir: TempDir, etcd: Etcd) -> Self {
+    async fn start_over(
+        plan: &Plan,
+        dir: TempDir,
+        (etcd, trust, network): (Etcd, Trust, Option<Network>),
+    ) -> Self {
         let config = dir.path().join("cluster.toml");
-        fs::write(&config, plan.to_toml() + &etcd.to_toml()).unwrap();
+        fs::write(&config, plan.to_toml(network.as_ref()) + &etcd.to_toml()).unwrap();
         let mut cluster = Self {
             nodes: BTreeMap::new(),
             etcd: Some(etcd),
             url: String::new(),
             http: reqwest::Client::builder().no_proxy().tcp_nodelay(true).build().unwrap(),
+            network,
+            trust,
             config,
             _dir: dir,
         };
@@ -113,6 +151,8 @@ impl Cluster {
             etcd: None,
             url: line.split("ready at ").nth(1).unwrap().trim().to_owned(),
             http: reqwest::Client::builder().no_proxy().tcp_nodelay(true).build().unwrap(),
+            network: None,
+            trust: Trust::none(),
             config,
             _dir: dir,
         }
@@ -130,7 +170,8 @@ impl Cluster {
         let mut args = vec!["serve", "--config", config, "--node", node];
         args.extend(more.iter().map(String::as_str));
         args.extend(set.iter().flat_map(|set| ["--set", set]));
-        let process = Process::start(node, env!("CARGO_BIN_EXE_baton"), &args);
+        let at = self.network.as_ref().map_or_else(Vec::new, |network| network.node_at(node));
+        let process = Process::spawn(node, command(&at, env!("CARGO_BIN_EXE_baton")).args(&args));
         process.wait_for(&format!("node {node} "), PATIENCE);
         self.nodes.insert(node.to_owned(), process);
     }
@@ -159,7 +200,9 @@ impl Cluster {
     /// Page counts of one worker node, asked directly.
     pub async fn pages(&self, node: &str) -> Option<PageCounts> {
         let addr = self.nodes.get(node)?.control_addr()?;
-        let mut client = wire::node_client::NodeClient::connect(format!("http://{addr}")).await.ok()?;
+        let roles = node.split('-').next()?.parse::<Role>().into_iter().collect();
+        let channel = self.trust.callee(&addr, &roles).ok()?.connect().await.ok()?;
+        let mut client = wire::node_client::NodeClient::new(channel);
         let mut reports = client.load(wire::LoadRequest { interval_ms: 1000 }).await.ok()?.into_inner();
         let report = tokio::time::timeout(Duration::from_secs(5), reports.message()).await.ok()?.ok()??;
         Some(report.pages?.into())
@@ -223,11 +266,14 @@ impl Plan {
         names("prefill", self.prefill).chain(names("decode", self.decode)).collect()
     }
 
-    fn to_toml(&self) -> String {
+    fn to_toml(&self, network: Option<&Network>) -> String {
         let mut text = self.settings.clone();
         for node in self.workers().iter().chain([&"coordinator".to_owned()]) {
             let role = node.split('-').next().unwrap();
             text += &format!("\n[[nodes]]\nid = \"{node}\"\nroles = [\"{role}\"]\n");
+            if let Some(network) = network {
+                text += &format!("listen = \"{}:0\"\n", network.address(node));
+            }
         }
         text
     }

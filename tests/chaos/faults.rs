@@ -1,11 +1,14 @@
 //! What happens, and what may become of the request that it happens to.
 
-use std::time::Duration;
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use serde_json::Value;
 
-use super::cell::Others;
-use crate::sandbox::{Cluster, Operator, PATIENCE, eventually};
+use super::{cell::Others, phases::HANGS_BY};
+use crate::sandbox::{Cluster, Operator, PATIENCE, Process, eventually};
 
 /// A row of the table.
 pub struct Fault {
@@ -45,6 +48,20 @@ pub enum Does {
     EtcdStopped(u64),
     /// etcd is killed and starts with nothing.
     EtcdEmptied,
+    /// What the first of each pair says to the second vanishes for so many seconds.
+    Cut(&'static [(Who, Who)], u64),
+    /// The same each other half second.
+    Flap(&'static [(Who, Who)], u64),
+    /// What it says, and what it is told, vanishes for so many seconds.
+    Lone(Who, u64),
+    /// etcd's name has no address for so many seconds, and all connections to it break.
+    Nameless(u64),
+    /// Its time of day is so many seconds off for 10.
+    Clock(Who, i64),
+    /// A step of its engine does not end.
+    Hang(Who),
+    /// It runs 5 ms of each 100, for so many seconds.
+    Starve(Who, u64),
     /// Frames of all nodes are disturbed all the time, in words of section `transfer.faults`.
     Frames(&'static str),
 }
@@ -57,11 +74,15 @@ pub enum Who {
     /// The decode node that it is on.
     Decode,
     Coordinator,
+    Etcd,
 }
 
 const SOON: Duration = Duration::from_secs(2);
 const LOSS: Duration = Duration::from_secs(10);
 const SILENCE: Duration = Duration::from_secs(35);
+/// Of a process that gets a twentieth of a processor.
+const STOPPED: Duration = Duration::from_millis(95);
+const RUNS: Duration = Duration::from_millis(5);
 
 /// `=`: whole and byte-exact. `E`: one clear error. `B`: the connection breaks. `X`: nobody is there to be answered.
 pub const FAULTS: &[Fault] = &[
@@ -198,6 +219,118 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault { name: "etcd emptied", does: Does::EtcdEmptied, then: "=====", free_within: LOSS, in_ci: "S" },
     Fault {
+        name: "the decode node's engine hangs",
+        does: Does::Hang(Who::Decode),
+        then: "-====",
+        free_within: LOSS,
+        in_ci: "D",
+    },
+    Fault {
+        name: "the prefill node's engine hangs",
+        does: Does::Hang(Who::Prefill),
+        then: "-=---",
+        free_within: LOSS,
+        in_ci: "",
+    },
+    Fault {
+        name: "decode node at 5 % of a core, 10 s",
+        does: Does::Starve(Who::Decode, 10),
+        then: "=====",
+        free_within: SILENCE,
+        in_ci: "",
+    },
+    Fault {
+        name: "prefill node at 5 % of a core, 10 s",
+        does: Does::Starve(Who::Prefill, 10),
+        then: "=====",
+        free_within: SILENCE,
+        in_ci: "",
+    },
+    Fault {
+        name: "no way between coordinator and decode node, 10 s",
+        does: Does::Cut(&[(Who::Coordinator, Who::Decode), (Who::Decode, Who::Coordinator)], 10),
+        then: "=====",
+        free_within: SILENCE,
+        in_ci: "S",
+    },
+    Fault {
+        name: "no way from the decode node to the coordinator, 10 s",
+        does: Does::Cut(&[(Who::Decode, Who::Coordinator)], 10),
+        then: "=====",
+        free_within: SILENCE,
+        in_ci: "",
+    },
+    Fault {
+        name: "no way between its nodes, 10 s",
+        does: Does::Cut(&[(Who::Prefill, Who::Decode), (Who::Decode, Who::Prefill)], 10),
+        then: "=====",
+        free_within: SILENCE,
+        in_ci: "T",
+    },
+    Fault {
+        name: "no way from the prefill to the decode node, 10 s",
+        does: Does::Cut(&[(Who::Prefill, Who::Decode)], 10),
+        then: "=====",
+        free_within: SILENCE,
+        in_ci: "",
+    },
+    Fault {
+        name: "no way from the decode to the prefill node, 10 s",
+        does: Does::Cut(&[(Who::Decode, Who::Prefill)], 10),
+        then: "=====",
+        free_within: SILENCE,
+        in_ci: "",
+    },
+    Fault {
+        name: "the way between its nodes opens and closes, 1 Hz, 10 s",
+        does: Does::Flap(&[(Who::Prefill, Who::Decode), (Who::Decode, Who::Prefill)], 10),
+        then: "=====",
+        free_within: SILENCE,
+        in_ci: "",
+    },
+    Fault {
+        name: "decode node out of reach for all, 20 s",
+        does: Does::Lone(Who::Decode, 20),
+        then: "=====",
+        free_within: SILENCE,
+        in_ci: "",
+    },
+    Fault {
+        name: "no way between decode node and etcd, 20 s",
+        does: Does::Cut(&[(Who::Etcd, Who::Decode), (Who::Decode, Who::Etcd)], 20),
+        then: "=====",
+        free_within: LOSS,
+        in_ci: "",
+    },
+    Fault {
+        name: "no way between coordinator and etcd, 20 s",
+        does: Does::Cut(&[(Who::Etcd, Who::Coordinator), (Who::Coordinator, Who::Etcd)], 20),
+        then: "=====",
+        free_within: LOSS,
+        in_ci: "",
+    },
+    Fault {
+        name: "etcd's name has no address, 20 s",
+        does: Does::Nameless(20),
+        then: "=====",
+        free_within: LOSS,
+        in_ci: "",
+    },
+    Fault {
+        name: "decode node's clock an hour ahead, 10 s",
+        does: Does::Clock(Who::Decode, 3600),
+        then: "=====",
+        free_within: LOSS,
+        in_ci: "",
+    },
+    Fault {
+        name: "decode node's clock an hour behind, 10 s",
+        does: Does::Clock(Who::Decode, -3600),
+        then: "=====",
+        free_within: LOSS,
+        in_ci: "",
+    },
+    Fault {
         name: "bits of frames flipped",
         does: Does::Frames("corrupt_probability = 0.2\ndelay_probability = 1.0\nmax_delay_ms = 150\n"),
         then: "--=--",
@@ -234,11 +367,7 @@ impl Fault {
 
     /// Does it to a request that stands in its phase. Who is to be started again afterwards.
     pub async fn strike(&self, cluster: &mut Cluster, request: &Value) -> Vec<String> {
-        let name = |who: &Who| match who {
-            Who::Prefill => request["prefill"].as_str().unwrap_or("prefill-1").to_owned(),
-            Who::Decode => request["decode"].as_str().unwrap_or("decode-1").to_owned(),
-            Who::Coordinator => "coordinator".to_owned(),
-        };
+        let name = |who: &Who| who.name(request);
         match &self.does {
             // The client does the first and the third, and the last is always so.
             Does::Leave | Does::Deadline | Does::Frames(_) => Vec::new(),
@@ -259,6 +388,25 @@ impl Fault {
                 cluster.nodes[&name(who)].signal("CONT");
                 Vec::new()
             }
+            Does::Cut(..) | Does::Flap(..) | Does::Lone(..) => {
+                self.cut(cluster.network.as_ref().unwrap(), name).await;
+                Vec::new()
+            }
+            Does::Clock(who, off) => {
+                let network = cluster.network.as_ref().unwrap();
+                network.set_clock(&name(who), *off);
+                sleep(10).await;
+                network.set_clock(&name(who), 0);
+                Vec::new()
+            }
+            Does::Hang(who) => {
+                hang(cluster, &name(who));
+                vec![name(who)]
+            }
+            Does::Starve(who, seconds) => {
+                starve(&cluster.nodes[&name(who)], Duration::from_secs(*seconds)).await;
+                Vec::new()
+            }
             Does::Term(who) => {
                 cluster.nodes[&name(who)].signal("TERM");
                 vec![name(who)]
@@ -267,30 +415,75 @@ impl Fault {
                 renew(cluster).await;
                 Vec::new()
             }
-            Does::EtcdKilled(seconds) => {
-                cluster.etcd.as_mut().unwrap().kill();
-                sleep(*seconds).await;
-                cluster.etcd.as_mut().unwrap().resume();
-                Vec::new()
+            Does::EtcdKilled(_)
+            | Does::DecodeKilledWithoutEtcd(_)
+            | Does::EtcdStopped(_)
+            | Does::Nameless(_)
+            | Does::EtcdEmptied => {
+                let gone = matches!(self.does, Does::DecodeKilledWithoutEtcd(_)).then(|| name(&Who::Decode));
+                self.strike_etcd(cluster, gone.as_deref()).await;
+                gone.into_iter().collect()
             }
-            Does::DecodeKilledWithoutEtcd(seconds) => {
+        }
+    }
+
+    /// Does it to etcd, and kills a node while it is away.
+    async fn strike_etcd(&self, cluster: &mut Cluster, dies: Option<&str>) {
+        match &self.does {
+            Does::EtcdKilled(seconds) | Does::DecodeKilledWithoutEtcd(seconds) => {
                 cluster.etcd.as_mut().unwrap().kill();
-                cluster.kill(&name(&Who::Decode));
+                dies.into_iter().for_each(|node| cluster.kill(node));
                 sleep(*seconds).await;
                 cluster.etcd.as_mut().unwrap().resume();
-                vec![name(&Who::Decode)]
             }
             Does::EtcdStopped(seconds) => {
                 cluster.etcd.as_ref().unwrap().signal("STOP");
                 sleep(*seconds).await;
                 cluster.etcd.as_ref().unwrap().signal("CONT");
-                Vec::new()
             }
-            Does::EtcdEmptied => {
-                cluster.etcd.as_mut().unwrap().empty();
-                Vec::new()
+            Does::Nameless(seconds) => {
+                cluster.network.as_ref().unwrap().set_named(false);
+                cluster.etcd.as_mut().unwrap().kill();
+                cluster.etcd.as_mut().unwrap().resume();
+                sleep(*seconds).await;
+                cluster.network.as_ref().unwrap().set_named(true);
             }
+            _ => cluster.etcd.as_mut().unwrap().empty(),
         }
+    }
+}
+
+impl Who {
+    /// The process's name. One that a request in line has not got yet may be any.
+    fn name(&self, request: &Value) -> String {
+        let name = match self {
+            Self::Prefill => request["prefill"].as_str().unwrap_or("prefill-1"),
+            Self::Decode => request["decode"].as_str().unwrap_or("decode-1"),
+            Self::Coordinator => "coordinator",
+            Self::Etcd => "etcd",
+        };
+        name.to_owned()
+    }
+}
+
+/// Its engine hangs, and by that its process ends.
+fn hang(cluster: &mut Cluster, node: &str) {
+    let process = cluster.nodes.get_mut(node).unwrap();
+    let told = Path::new(HANGS_BY).join(process.id().to_string());
+    std::fs::create_dir_all(HANGS_BY).unwrap();
+    std::fs::write(&told, "").unwrap();
+    tokio::task::block_in_place(|| process.wait_for_exit(PATIENCE));
+    std::fs::remove_file(told).unwrap();
+}
+
+/// It runs 5 ms of each 100.
+async fn starve(process: &Process, time: Duration) {
+    let until = Instant::now() + time;
+    while Instant::now() < until {
+        process.signal("STOP");
+        tokio::time::sleep(STOPPED).await;
+        process.signal("CONT");
+        tokio::time::sleep(RUNS).await;
     }
 }
 

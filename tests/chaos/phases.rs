@@ -9,7 +9,7 @@ use crate::sandbox::Cluster;
 pub struct Phase {
     pub letter: char,
     pub name: &'static str,
-    /// In words of a config file.
+    /// Lines of section `engine.mock`, and sections behind it.
     settings: &'static str,
     /// Frames on their way, unless a fault has others.
     frames: &'static str,
@@ -33,9 +33,14 @@ enum Sign {
     Streaming,
 }
 
+/// Where mocks are told to hang.
+pub const HANGS_BY: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/hangs");
+
+/// The name of all clusters.
+pub const CLUSTER: &str = "chaos";
+
 /// What all clusters have: prompts and steps that take a while, and patience.
 const USUAL: &str = r#"
-cluster = "chaos"
 model = "mock"
 
 [frontend]
@@ -48,13 +53,14 @@ listen = "127.0.0.1:0"
 backend = "mock"
 pages = 512
 page_tokens = 16
+step_limit_ms = 5000
 "#;
 
 pub const PHASES: [Phase; 5] = [
     Phase {
         letter: 'Q',
         name: "queued",
-        settings: "[engine.mock]\nstep_us_base = 8000\n[coordinator]\nmax_running = 1\nmax_wait_ms = 60000\n",
+        settings: "step_us_base = 8000\n[coordinator]\nmax_running = 1\nmax_wait_ms = 60000\n",
         frames: "",
         prompt_tokens: 60,
         max_tokens: 300,
@@ -64,7 +70,7 @@ pub const PHASES: [Phase; 5] = [
     Phase {
         letter: 'P',
         name: "prefill",
-        settings: "[engine.mock]\nprefill_us_per_token = 8000\nstep_us_base = 8000\n",
+        settings: "prefill_us_per_token = 8000\nstep_us_base = 8000\n",
         frames: "",
         prompt_tokens: 200,
         max_tokens: 30,
@@ -74,7 +80,7 @@ pub const PHASES: [Phase; 5] = [
     Phase {
         letter: 'T',
         name: "transfer",
-        settings: "[engine.mock]\nstep_us_base = 8000\n",
+        settings: "step_us_base = 8000\n",
         frames: "delay_probability = 1.0\nmax_delay_ms = 150\n",
         prompt_tokens: 200,
         max_tokens: 30,
@@ -84,7 +90,7 @@ pub const PHASES: [Phase; 5] = [
     Phase {
         letter: 'D',
         name: "prompt on the decode node",
-        settings: "[engine.mock]\nprefill_us_per_token = 15000\nstep_us_base = 8000\n\
+        settings: "prefill_us_per_token = 15000\nstep_us_base = 8000\n\
             [coordinator]\nlocal_prefill_below_tokens = 1000\n",
         frames: "",
         prompt_tokens: 100,
@@ -95,7 +101,7 @@ pub const PHASES: [Phase; 5] = [
     Phase {
         letter: 'S',
         name: "streaming",
-        settings: "[engine.mock]\nstep_us_base = 8000\n",
+        settings: "step_us_base = 8000\n",
         frames: "",
         prompt_tokens: 60,
         max_tokens: 300,
@@ -109,10 +115,9 @@ impl Phase {
     pub fn settings(&self, frames: Option<&str>) -> String {
         let frames = frames.unwrap_or(self.frames);
         let faults = if frames.is_empty() { "" } else { "\n[transfer.faults]\nseed = 1\n" };
-        format!(
-            "{USUAL}\n{}\n[transfer]\ntransport = \"tcp\"\nframe_bytes = 1024\n{faults}{frames}\n",
-            self.settings
-        )
+        let cluster = format!("cluster = \"{CLUSTER}\"\n{USUAL}\n[engine.mock]\nhangs_by = \"{HANGS_BY}\"");
+        let transfer = format!("[transfer]\ntransport = \"tcp\"\nframe_bytes = 1024\n{faults}{frames}");
+        format!("{cluster}\n{}\n{transfer}\n", self.settings)
     }
 
     /// Whether a request stands in it, by the coordinator's entry and by the nodes that it is on.

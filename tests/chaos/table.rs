@@ -13,6 +13,8 @@ const HEAD: &str = "# Faults by phase
 
 A prompt is one step of the mock, up to 1.6 s long: a step that has begun ends before its pages are free. Requests beside one whose decode node is killed twice would be suspected like it, so there are none.
 
+Where a way is cut, each worker and etcd are machines of their own (namespaces, with an address and certificates each), and what one says to another vanishes, as in a network that has lost it; etcd is called by name there; the coordinator and the callers are on one machine. A node whose engine hangs ends its own process after `engine.step_limit_ms`, 5 s here.
+
 A cell says what became of the request (`whole`: to the last token, as if nothing had happened; `attempt 2`: it went on on another decode node), then the longest time without a token, if that was 0.2 s or more. The last columns are the longest time until every page was free, counted from the end of the answers, and its bound.
 
 Other faults have tests of their own: slow readers and bodies that break off (`frontend/`), pools that are full (`decode-node/tests/pair/pressure.rs`), prompts that nodes die of (`coordinator/`), watches that are cut and leases that expire (`registry/`), bad peers (`kv-transfer/`), certificates (`tests/certs.rs`), roles that change (`tests/roles.rs`), one of several coordinators (`tests/coordinators.rs`), one of several models (`tests/models.rs`), too many calls (`tests/overload.rs`), and every feature of the API while nodes are lost (`tests/matrix.rs`).

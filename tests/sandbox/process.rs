@@ -2,13 +2,15 @@
 
 use std::{
     io::{BufRead, BufReader, Read},
-    net::TcpListener,
+    net::{Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
     thread::JoinHandle,
     time::{Duration, Instant},
 };
+
+use super::network::{Network, command};
 
 /// A child with its output lines.
 pub struct Process {
@@ -27,6 +29,10 @@ pub struct Etcd {
     peer_url: String,
     /// With certificates, where they are.
     certs: Option<PathBuf>,
+    /// Words before its command.
+    at: Vec<String>,
+    /// By which it is called, if not by its address.
+    host: Option<String>,
 }
 
 // === impl Process ===
@@ -129,25 +135,41 @@ impl Drop for Process {
 impl Etcd {
     /// Starts etcd with its data under `dir`.
     pub fn start(dir: &Path) -> Self {
-        Self::start_at("http", dir, None)
+        Self::start_at(("http", Ipv4Addr::LOCALHOST), dir, None, Vec::new())
     }
 
     /// The same for clients with certificates, which `baton certs init` has put into `certs`.
     pub fn start_certified(dir: &Path, certs: &Path) -> Self {
-        Self::start_at("https", dir, Some(certs.to_owned()))
+        Self::start_at(("https", Ipv4Addr::LOCALHOST), dir, Some(certs.to_owned()), Vec::new())
     }
 
-    fn start_at(scheme: &str, dir: &Path, certs: Option<PathBuf>) -> Self {
-        let url = |scheme| format!("{scheme}://127.0.0.1:{}", free_port());
-        let (client_url, peer_url) = (url(scheme), url("http"));
-        let mut etcd = Self { client_url, process: None, data: dir.join("etcd"), peer_url, certs };
+    /// The same on a machine of its own.
+    pub fn start_apart(dir: &Path, certs: &Path, network: &Network) -> Self {
+        let (address, at) = (network.address("etcd"), network.at("etcd"));
+        let etcd = Self::start_at(("https", address), dir, Some(certs.to_owned()), at);
+        Self { host: Some(network.name()), ..etcd }
+    }
+
+    fn start_at(
+        (scheme, address): (&str, Ipv4Addr),
+        dir: &Path,
+        certs: Option<PathBuf>,
+        at: Vec<String>,
+    ) -> Self {
+        let client_url = format!("{scheme}://{address}:{}", free_port());
+        let peer_url = format!("http://127.0.0.1:{}", free_port());
+        let data = dir.join("etcd");
+        let mut etcd = Self { client_url, process: None, data, peer_url, certs, at, host: None };
         etcd.resume();
         etcd
     }
 
     /// How nodes reach it, in words of a config file.
     pub fn to_toml(&self) -> String {
-        let mut text = format!("\n[registry]\nkind = \"etcd\"\nendpoints = [\"{}\"]\n", self.client_url);
+        let (address, port) = self.client_url.rsplit_once(':').unwrap();
+        let url = self.host.as_ref().map(|host| format!("https://{host}:{port}"));
+        let url = url.unwrap_or_else(|| format!("{address}:{port}"));
+        let mut text = format!("\n[registry]\nkind = \"etcd\"\nendpoints = [\"{url}\"]\n");
         if let Some(certs) = self.certs.as_ref().map(|certs| certs.display()) {
             text += &format!(
                 "ca = \"{certs}/ca.crt\"\ncert = \"{certs}/{{roles}}.crt\"\nkey = \"{certs}/{{roles}}.key\"\n"
@@ -196,7 +218,7 @@ impl Etcd {
         if self.certs.is_some() {
             args.push("--client-cert-auth");
         }
-        let process = Process::start("etcd", &program, &args);
+        let process = Process::spawn("etcd", command(&self.at, &program).args(&args));
         process.wait_for("ready to serve client requests", Duration::from_secs(30));
         self.process = Some(process);
     }
