@@ -26,7 +26,7 @@ use crate::{
     worker::Shared,
 };
 use ahead::Ahead;
-use draw::{Drawn, Place, Rules};
+use draw::{Drawn, Place, Rules, Told};
 
 /// A backend, its page pool and its sequences. Runs on whatever thread calls
 /// [`step`](Self::step); see [`EngineWorker`](crate::EngineWorker).
@@ -81,7 +81,8 @@ impl Engine {
         let guides = Guides::new(config.text, config.scheduler.grammar_threads);
         let scheduler = Scheduler::new(config.scheduler.clone(), Arc::clone(&pool), metrics.clone());
         let vocab_tokens = backend.vocab_tokens();
-        let rules = Rules { eos_tokens: config.eos_tokens, vocab_tokens, metrics: metrics.clone() };
+        let (eos_tokens, told) = (config.eos_tokens, Told::default());
+        let rules = Rules { eos_tokens, vocab_tokens, metrics: metrics.clone(), told };
         let steps = if backend.runs_ahead() { 2 } else { 1 };
         let shared = Arc::new(Shared::new(Arc::clone(&pool), metrics, limits, &config.scheduler, steps));
         let ahead = Ahead::default();
@@ -208,6 +209,7 @@ impl Engine {
                 _ => self.scheduler.run(sequence),
             }
         }
+        self.rules.told.tell();
         self.scheduler.count();
     }
 
@@ -236,7 +238,7 @@ impl Engine {
         let Sequence { origin, tokens, choices, .. } = sequence;
         let draw = |choice: &ChoiceSpec| self.rules.draw(Place::of(sequence, tokens, choice.choice), row);
         if choices.iter().map(draw).all(|drawn| !matches!(drawn, Drawn::Nothing)) {
-            origin.emit(SequenceEvent::Prefilled);
+            self.rules.told.push(origin, SequenceEvent::Prefilled);
         }
     }
 

@@ -28,7 +28,10 @@ const PROMPT: usize = 64;
 const CALLERS: usize = 32;
 /// Requests a second that come evenly, for times to first token.
 const EVEN: f64 = 500.0;
-/// Tokens of an answer that comes at a pace, and the pace in microseconds.
+/// Answers at once that come at a pace: a few, so that a processor sleeps between their tokens,
+/// and as many as keep it busy.
+const STREAMS: [usize; 2] = [32, 256];
+/// Tokens of each, and the pace in microseconds.
 const STREAMED: usize = 256;
 const PACE_US: usize = 20_000;
 
@@ -44,8 +47,8 @@ struct Figures {
     first_ms: [Vec<f64>; 2],
     /// Of these, what the same nodes do not take when they are asked themselves.
     added_ms: [Vec<f64>; 2],
-    /// Microseconds of its processor for a token of a stream.
-    token_us: Vec<f64>,
+    /// Microseconds of its processor for a token, by how many streams there are.
+    token_us: [Vec<f64>; STREAMS.len()],
     /// Memory that it had at last, in MiB.
     mib: f64,
 }
@@ -73,12 +76,14 @@ pub fn run(args: &args::BenchFront) -> Result<()> {
     }
     drop(server);
     let server = Server::start(args, PACE_US, &runtime)?;
-    server.ask(&runtime, Arrivals::Closed { clients: CALLERS }, (CALLERS, STREAMED))?;
-    for _ in 0..args.runs.max(1) {
-        let (run, cpu) =
-            server.ask(&runtime, Arrivals::Closed { clients: CALLERS }, (2 * CALLERS, STREAMED))?;
-        let tokens: usize = run.records.iter().map(|record| record.output_tokens).sum();
-        figures.token_us.push(cpu * 1e6 / tokens as f64);
+    for (streams, token_us) in STREAMS.into_iter().zip(&mut figures.token_us) {
+        let ask = || server.ask(&runtime, Arrivals::Closed { clients: streams }, (streams.max(64), STREAMED));
+        ask()?;
+        for _ in 0..args.runs.max(1) {
+            let (run, cpu) = ask()?;
+            let tokens: usize = run.records.iter().map(|record| record.output_tokens).sum();
+            token_us.push(cpu * 1e6 / tokens as f64);
+        }
     }
     figures.mib = server.cluster.coordinator().resident_bytes()? as f64 / (1 << 20) as f64;
     figures.report();
@@ -166,13 +171,18 @@ impl Figures {
             ("p99 ms".to_owned(), p99),
             ("more than from the nodes themselves, p50 ms".to_owned(), added),
             ("p99 ms".to_owned(), most_added),
-            (format!("processor µs a token, {CALLERS} streams, {PACE_US} µs a step"), &self.token_us),
+            (paced(STREAMS[0]), &self.token_us[0]),
+            (paced(STREAMS[1]), &self.token_us[1]),
         ] {
             say(format_args!("| {what} | {} |", precise(values)));
         }
         say(format_args!("| requests/s that a core has time for | {:.0} |", 1e6 / median(&self.request_us)));
         say(format_args!("| resident, MiB | {:.0} |", self.mib));
     }
+}
+
+fn paced(streams: usize) -> String {
+    format!("processor µs a token, {streams} streams, {PACE_US} µs a step")
 }
 
 /// With the digits that small figures need.

@@ -21,10 +21,10 @@ use tokio_rustls::{TlsAcceptor, rustls::pki_types::CertificateDer, server::TlsSt
 use tokio_util::either::Either;
 use tonic::transport::server::Connected;
 
-use crate::{Listener, Trust, callee::HANDSHAKE};
+use crate::{Listener, Trust, callee::HANDSHAKE, gathering::Gathering};
 
 /// A connection to a gRPC server, whose caller has shown a certificate if there are any.
-pub struct Caller(Either<TcpStream, Box<TlsStream<TcpStream>>>);
+pub struct Caller(Gathering<Either<TcpStream, Box<TlsStream<TcpStream>>>>);
 
 /// Who called, among a request's extensions.
 #[derive(Clone, Debug)]
@@ -85,9 +85,13 @@ impl Arrivals {
 impl Caller {
     async fn let_in(socket: TcpStream, trust: &Trust) -> io::Result<Self> {
         socket.set_nodelay(true)?;
-        let Some(certified) = trust.newest() else { return Ok(Self(Either::Left(socket))) };
+        let Some(certified) = trust.newest() else { return Ok(Self::over(Either::Left(socket))) };
         let shaking = TlsAcceptor::from(certified.accepting.clone()).accept(socket);
-        Ok(Self(Either::Right(Box::new(timeout(HANDSHAKE, shaking).await??))))
+        Ok(Self::over(Either::Right(Box::new(timeout(HANDSHAKE, shaking).await??))))
+    }
+
+    fn over(stream: Either<TcpStream, Box<TlsStream<TcpStream>>>) -> Self {
+        Self(Gathering::new(stream))
     }
 }
 
@@ -95,7 +99,7 @@ impl Connected for Caller {
     type ConnectInfo = CallerInfo;
 
     fn connect_info(&self) -> CallerInfo {
-        let (socket, chain) = match &self.0 {
+        let (socket, chain) = match self.0.get_ref() {
             Either::Left(socket) => (socket, None),
             Either::Right(stream) => (stream.get_ref().0, stream.get_ref().1.peer_certificates()),
         };

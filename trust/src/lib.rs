@@ -10,6 +10,7 @@
 //! - [`TlsConfig`]: section `[tls]`
 //! - [`Gate`], [`Listener`]: the one rule of what may be listened on and dialled
 //! - [`Callee`], [`Caller`]: both ends of a gRPC connection
+//! - `gathering`: what is said at once travels at once
 //! - [`Guard`]: lets callers of one role through to a gRPC service
 //! - `roles`: what a certificate says of its bearer; the server's, checked by whoever dials
 //! - [`Https`]: TLS for clients of the API, who show no certificate
@@ -22,6 +23,7 @@ mod certified;
 mod config;
 mod followed;
 mod gate;
+mod gathering;
 mod guard;
 mod https;
 mod load;

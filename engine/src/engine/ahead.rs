@@ -148,6 +148,7 @@ impl Engine {
                 Drawn::End | Drawn::Nothing => self.ahead.park(self.scheduler.take(chunk.key)),
             }
         }
+        self.rules.told.tell();
         self.scheduler.count();
     }
 

@@ -1,6 +1,6 @@
 //! What a step gave, and the tokens that are drawn from it.
 
-use std::sync::Arc;
+use std::{cell::RefCell, sync::Arc};
 
 use baton_kernels::shape::mask_words;
 use baton_protocol::{ErrorCode, Failure, FinishReason, Token};
@@ -19,19 +19,25 @@ pub(super) struct Rules {
     pub eos_tokens: Vec<u32>,
     pub vocab_tokens: usize,
     pub metrics: EngineMetrics,
+    pub told: Told,
 }
+
+/// What came of a step's draws, told when all are done: whoever listens wakes once, and not in the
+/// middle of the step for each.
+#[derive(Default)]
+pub(super) struct Told(RefCell<Vec<(Arc<Origin>, SequenceEvent)>>);
 
 /// Where a token is drawn: after `tokens`, for one choice.
 #[derive(Clone, Copy)]
 pub(super) struct Place<'a> {
-    origin: &'a Origin,
+    origin: &'a Arc<Origin>,
     tokens: &'a [u32],
     choice: u32,
     /// What its grammar allows.
     grammar: Option<&'a Arc<[u32]>>,
 }
 
-/// What came of a draw. The receiver knows already.
+/// What came of a draw. The receiver is told.
 pub(super) enum Drawn {
     /// The choice goes on with this token.
     Token(u32),
@@ -98,7 +104,7 @@ impl Rules {
         if must_end { grammar.cloned() } else { Some(mask.into()) }
     }
 
-    /// Draws the next token, and tells the receiver what came of it.
+    /// Draws the next token. The receiver is told what came of it with the others of the step.
     pub fn draw(&self, place: Place<'_>, row: Option<Row<'_>>) -> Drawn {
         let Place { origin, tokens, choice, .. } = place;
         let Some((row, id)) = row.and_then(|row| Some((row, self.choose(place, row)?))) else {
@@ -106,7 +112,7 @@ impl Rules {
             return Drawn::Nothing;
         };
         if self.stops(origin).any(|stop| stop == id) {
-            origin.emit(SequenceEvent::Finished { choice, reason: FinishReason::Stop });
+            self.told.push(origin, SequenceEvent::Finished { choice, reason: FinishReason::Stop });
             return Drawn::End;
         }
         let (logprob, top) = match row {
@@ -118,11 +124,11 @@ impl Rules {
         };
         let position = place.answer_tokens() as u32;
         self.metrics.generation_tokens.inc();
-        origin.emit(SequenceEvent::Token(Token { choice, position, id, logprob, top }));
+        self.told.push(origin, SequenceEvent::Token(Token { choice, position, id, logprob, top }));
         if tokens.len() + 1 < origin.end_tokens {
             return Drawn::Token(id);
         }
-        origin.emit(SequenceEvent::Finished { choice, reason: FinishReason::Length });
+        self.told.push(origin, SequenceEvent::Finished { choice, reason: FinishReason::Length });
         Drawn::End
     }
 
@@ -143,6 +149,23 @@ impl Rules {
     fn stops<'a>(&'a self, origin: &'a Origin) -> impl Iterator<Item = u32> + 'a {
         let eos = if origin.stop.ignore_eos { &[] } else { self.eos_tokens.as_slice() };
         eos.iter().chain(&origin.stop.token_ids).copied()
+    }
+}
+
+// === impl Told ===
+
+impl Told {
+    pub fn push(&self, origin: &Arc<Origin>, event: SequenceEvent) {
+        self.0.borrow_mut().push((Arc::clone(origin), event));
+    }
+
+    /// Tells everybody whose request has not failed meanwhile.
+    pub fn tell(&self) {
+        for (origin, event) in self.0.borrow_mut().drain(..) {
+            if !origin.is_over() {
+                origin.emit(event);
+            }
+        }
     }
 }
 
