@@ -1,9 +1,9 @@
 //! `baton plan`.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use baton_lab::{
     plan::{Plan, Task, verify},
-    simulate::{ClusterShape, MachineShape},
+    simulate::{ClusterShape, Machine, MachineShape},
 };
 use serde_json::json;
 
@@ -14,10 +14,6 @@ use crate::{args, simulate, terminal::say};
 /// # Errors
 /// When a number means nothing, or there is no such machine.
 pub fn run(args: &args::Plan) -> Result<()> {
-    ensure!(
-        args.tensor_parallel == 1,
-        "a node's model lies whole on one card: the engine has no tensor parallelism yet"
-    );
     let task = Task {
         rate: args.rate,
         prompt: args.prompt,
@@ -29,15 +25,12 @@ pub fn run(args: &args::Plan) -> Result<()> {
     };
     task.check()?;
     let shape = args.machine.over(MachineShape::default());
-    let mut machine = shape.machine(simulate::config(&shape)?.as_deref())?;
-    if let Some(path) = &args.machine.fit {
-        let measured = ClusterShape::default();
-        machine = simulate::fitted(path, &measured, &machine)?.on(machine);
-    }
-    let plan = Plan::of(task, &machine);
-    let verified = match args.verify {
-        Some(requests) => verify(&plan, &machine, requests)?,
-        None => None,
+    let machines = machines(args, &shape)?;
+    let plan = Plan::cheapest(task, &machines).context("a plan needs a number of cards")?;
+    let machine = machines.iter().find(|(cards, _)| *cards == plan.cards).map(|(_, machine)| machine);
+    let verified = match (args.verify, machine) {
+        (Some(requests), Some(machine)) => verify(&plan, machine, requests)?,
+        _ => None,
     };
     if args.json {
         say(serde_json::to_string_pretty(&json!({ "plan": plan, "simulated": verified }))?);
@@ -46,4 +39,24 @@ pub fn run(args: &args::Plan) -> Result<()> {
         verified.iter().for_each(say);
     }
     Ok(())
+}
+
+/// Nodes by their number of cards: those that hold the model.
+fn machines(args: &args::Plan, shape: &MachineShape) -> Result<Vec<(usize, Machine)>> {
+    let config = simulate::config(shape)?;
+    if let Some(path) = &args.machine.fit {
+        ensure!(args.tensor_parallel == [1], "what was measured is a node's: it says nothing of more cards");
+        let machine = shape.machine(config.as_deref())?;
+        let fitted = simulate::fitted(path, &ClusterShape::default(), &machine)?;
+        return Ok(vec![(1, fitted.on(machine))]);
+    }
+    let (mut machines, mut refused) = (Vec::new(), None);
+    for &cards in &args.tensor_parallel {
+        match shape.machine_of(cards, config.as_deref()) {
+            Ok(machine) => machines.push((cards, machine)),
+            Err(error) => refused = Some(error),
+        }
+    }
+    // Of those that cannot be, the last one says why.
+    refused.filter(|_| machines.is_empty()).map_or(Ok(machines), |error| Err(error.into()))
 }

@@ -7,7 +7,11 @@ use baton_coordinator::PolicyName;
 use baton_lab::{
     budgets::Budgets,
     measure::{Run, Summary},
-    report::{Measured, RunFile, Table, html, tables},
+    report::{
+        Measured, Plot, RunFile, Series, Table,
+        html::{self, Section},
+        tables,
+    },
     simulate::{self, ClusterShape, MachineShape, ScenarioFile, Simulated, compare, fit::Fitted},
     slo::{Bracket, Side, SloFile, Trial},
     traffic::Workload,
@@ -30,6 +34,8 @@ struct Done {
 
 /// Requests whose times are plotted, at most.
 const PLOTTED: usize = 20_000;
+/// Over the table of them.
+const STEERED: &str = "What the coordinator did about nodes";
 /// Parts of the scenario that show how cost grows.
 const GROWTH: [f64; 4] = [1.0 / 64.0, 1.0 / 16.0, 0.25, 1.0];
 
@@ -71,17 +77,20 @@ fn alone(args: &Simulate, file: &ScenarioFile) -> Result<()> {
     let shown = if args.written.engines {
         engines.to_string()
     } else {
-        format!("{throughput}\n{latency}\n{}", busy(&done))
+        format!("{throughput}\n{latency}\n{}{}", busy(&done), about_nodes(&done))
     };
     say(format_args!("{shown}\n{costs}{}", memory()));
     if let Some(path) = &args.written.markdown {
-        write(path, &format!("{throughput}\n{latency}\n{engines}\n{costs}"))?;
+        write(path, &format!("{throughput}\n{latency}\n{engines}\n{}\n{costs}", steered(&done)))?;
     }
     if let Some(path) = &args.written.csv {
         write(path, &tables::requests(runs).csv())?;
     }
     if let Some(path) = &args.html {
-        write(path, &html::slo(&[("simulated".to_owned(), page(&done.measured))]))?;
+        let table = (!done.simulated.done.is_empty()).then(|| steered(&done));
+        let table = table.map(|table| Section::Table(STEERED.to_owned(), table));
+        let more: Vec<_> = [Section::Plot(roles(&done))].into_iter().chain(table).collect();
+        write(path, &html::slo(&[("simulated".to_owned(), page(&done.measured))], &more))?;
     }
     if let Some(path) = &args.written.json {
         RunFile::new(vec![done.measured]).save(path)?;
@@ -197,6 +206,51 @@ fn busy(done: &Done) -> Table {
         }
     }
     table
+}
+
+/// What was done about nodes, and how often answers gave their pages back; nothing if neither was.
+fn about_nodes(done: &Done) -> String {
+    let Simulated { done: all, preempted, .. } = &done.simulated;
+    let mut text = String::new();
+    if !all.is_empty() {
+        text += &format!("\n{}", steered(done));
+    }
+    if *preempted > 0 {
+        text += &format!("\n{preempted} answers gave their pages to older ones and were computed again\n");
+    }
+    text
+}
+
+/// What the coordinator did about nodes.
+fn steered(done: &Done) -> Table {
+    let mut table = Table::new(["at s", "node", "since then"]);
+    for one in &done.simulated.done {
+        table.push(vec![format!("{:.1}", one.at_ms as f64 / 1e3), one.node.clone(), one.what.to_string()]);
+    }
+    table
+}
+
+/// Nodes by role over time, in steps.
+fn roles(done: &Done) -> Plot {
+    let Simulated { roles, cost, .. } = &done.simulated;
+    let series = ["prefill", "decode"].into_iter().enumerate().map(|(role, name)| {
+        let mut points: Vec<(f64, f64)> = Vec::new();
+        for (at, counts) in roles {
+            points.extend(points.last().map(|(_, before)| (*at, *before)));
+            points.push((*at, counts[role] as f64));
+        }
+        points.extend(points.last().map(|(_, last)| (cost.seconds, *last)));
+        Series { name: name.to_owned(), points, dots: false }
+    });
+    Plot {
+        title: "Nodes by role".to_owned(),
+        x: "seconds",
+        y: "nodes that take such work",
+        x_is_log: false,
+        y_range: Some((0.0, done.cluster.nodes() as f64)),
+        mark: None,
+        series: series.collect(),
+    }
 }
 
 /// The most memory that this process has had, where the system tells it.

@@ -1,4 +1,4 @@
-//! The page of `baton bench slo` in a real browser, light and dark.
+//! The pages of `baton bench slo` and `baton simulate` in a real browser, light and dark.
 
 use std::{fs, process::Command};
 
@@ -73,14 +73,55 @@ fn page() -> String {
         let bracket = Bracket { held: Some(1.41), missed: Some(2.0) };
         file.sides.push(Side { name: name.to_owned(), settings: Vec::new(), trials, bracket });
     }
-    html::slo(&[("run".to_owned(), file)])
+    html::slo(&[("run".to_owned(), file)], &[])
 }
 
-/// What the browser says, and the picture's bytes.
-fn look(browser: &str, is_dark: bool) -> serde_json::Value {
+/// The page that a simulation writes, of a cluster in which a node grows slow.
+fn simulated() -> String {
+    let dir = tempfile::tempdir().unwrap();
+    let [scenario, html] = ["scenario.toml", "page.html"].map(|name| dir.path().join(name));
+    fs::write(&scenario, SCENARIO).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_baton"))
+        .arg("simulate")
+        .arg("--scenario")
+        .arg(&scenario)
+        .arg("--html")
+        .arg(&html)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    fs::read_to_string(html).unwrap()
+}
+
+const SCENARIO: &str = r#"
+cluster = { prefill = 2, decode = 4 }
+
+[machine]
+prefill = { base = 0.001, unit = 0.0001 }
+decode = { base = 0.01, unit = 0.0005 }
+kv_token_bytes = 1024
+limits = { pages = 2000 }
+
+[workload]
+sessions = 300
+arrivals = { kind = "poisson", rate = 20.0 }
+
+[[workload.class]]
+shape = { input = "100:600", output = "20:60" }
+budgets = { ttft_ms = 300.0, itl_ms = 30.0 }
+
+[[event]]
+what = "slows"
+at = 3.0
+node = "decode-2"
+times = 6.0
+"#;
+
+/// What the browser says of a page.
+fn look(browser: &str, page: &str, is_dark: bool) -> serde_json::Value {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("page.html");
-    fs::write(&file, page().replace("</head>", &format!("{LOOK}</head>"))).unwrap();
+    fs::write(&file, page.replace("</head>", &format!("{LOOK}</head>"))).unwrap();
     let output = Command::new(browser)
         .args(["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--dump-dom"])
         .args(["--window-size=900,1200", "--virtual-time-budget=2000"])
@@ -102,22 +143,37 @@ fn lightness(color: &serde_json::Value) -> u32 {
     digits.split(',').map(|part| part.trim().parse::<u32>().unwrap()).sum::<u32>() / 3
 }
 
-#[test]
-fn the_page_of_a_search_can_be_read_light_and_dark() {
+/// Looks at a page of so many plots and tables, light and dark.
+fn can_be_read(page: &str, (plots, tables): (u64, usize)) {
     let Ok(browser) = std::env::var("BATON_BROWSER") else {
         println!("BATON_BROWSER names no browser: not looked at");
         return;
     };
     for is_dark in [false, true] {
-        let seen = look(&browser, is_dark);
+        let seen = look(&browser, page, is_dark);
         assert_eq!(lightness(&seen["background"]) < 100, is_dark, "{seen}");
         assert!(lightness(&seen["background"]).abs_diff(lightness(&seen["ink"])) > 150, "{seen}");
         assert!(lightness(&seen["background"]).abs_diff(lightness(&seen["line"])) > 60, "{seen}");
-        // Attainment, three distributions, KV use, and the requests of both sides.
-        assert_eq!((seen["svgs"].as_u64(), seen["shown"].as_u64()), (Some(7), Some(7)), "{seen}");
+        assert_eq!((seen["svgs"].as_u64(), seen["shown"].as_u64()), (Some(plots), Some(plots)), "{seen}");
         assert_eq!(seen["outside"], serde_json::json!([]), "{seen}");
         let rows = seen["rows"].as_array().unwrap();
-        assert!(rows.len() == 7 && rows.iter().all(|count| count.as_u64() > Some(1)), "{seen}");
+        assert_eq!(rows.len(), plots as usize + tables, "{seen}");
+        assert!(rows[..plots as usize].iter().all(|count| count.as_u64() > Some(1)), "{seen}");
+        assert!(rows.iter().all(|count| count.as_u64() > Some(0)), "{seen}");
         assert_eq!((seen["fetched"].as_u64(), seen["wide"].as_bool()), (Some(0), Some(false)), "{seen}");
     }
+}
+
+#[test]
+fn the_page_of_a_search_can_be_read_light_and_dark() {
+    // Attainment, three distributions, KV use, and the requests of both sides.
+    can_be_read(&page(), (7, 0));
+}
+
+#[test]
+fn the_page_of_a_simulation_can_be_read_light_and_dark() {
+    let page = simulated();
+    assert!(page.contains("decode-2</td><td>gets no new work"), "{page}");
+    // Three distributions, KV use, requests and roles; and what was done about nodes.
+    can_be_read(&page, (6, 1));
 }

@@ -69,7 +69,11 @@ fn a_plan_is_text_or_json_and_refuses_what_nodes_cannot_do() {
     let (ok, said) = baton(&format!("{task} --json"));
     let plan: serde_json::Value = serde_json::from_str(&said).unwrap();
     assert!(ok && plan["plan"]["pick"] == "split" && plan["simulated"].is_null(), "{said}");
-    for (more, why) in [("--tensor-parallel 2", "tensor parallelism"), ("--target 2", "between 0 and 1")] {
+    let (ok, said) = baton(&format!("{task} --tensor-parallel 2,8"));
+    assert!(ok && said.contains("Baton's engine does not have") && said.contains("cards each"), "{said}");
+    let (ok, said) = baton(&format!("{task} --tensor-parallel 1,2,4"));
+    assert!(ok && said.contains("nodes of a card each"), "more cards cost more than they bring: {said}");
+    for (more, why) in [("--tensor-parallel 3", "evenly"), ("--target 2", "between 0 and 1")] {
         let (ok, said) = baton(&format!("{task} {more}"));
         assert!(!ok && said.contains(why), "{said}");
     }

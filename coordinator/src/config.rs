@@ -122,7 +122,8 @@ impl Default for BalancingConfig {
 }
 
 impl BalancingConfig {
-    pub(crate) fn interval(&self) -> Duration {
+    /// Between two looks.
+    pub fn interval(&self) -> Duration {
         Duration::from_millis(self.interval_ms.max(1))
     }
 

@@ -376,7 +376,8 @@ impl Course {
             if let Some(bill) = &mut self.bill {
                 bill.queue += self.meter.waited();
                 let (prompt_tokens, answer_tokens) = (self.request.tokens.len(), self.journal.tokens());
-                self.shared.demands.ended(&self.request.model, Ended { prompt_tokens, answer_tokens, bill });
+                let ended = Ended::billed(prompt_tokens, answer_tokens, bill);
+                self.shared.demands.ended(&self.request.model, ended);
             }
             self.meter.finished(self.bill.as_ref());
             drop(std::mem::take(&mut self.span));

@@ -16,7 +16,7 @@ mod outliers;
 mod prefixes;
 mod sent;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc};
 
 use baton_protocol::{NodeId, NodeInfo, Role};
 use baton_registry::Members;
@@ -29,22 +29,19 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::outliers::Outliers;
 pub(crate) use self::{
     node::Node,
     sent::{InFlight, SentPrefill},
 };
 pub use self::{
     node::{Health, Load},
+    outliers::Outliers,
     sent::{Ledger, Sent},
 };
 use crate::{
     CoordinatorConfig, CoordinatorMetrics, IncidentKind, ServedModel, incidents::Incidents,
     node_client::NodeClient, prefix::PrefixIndex, router::Pool,
 };
-
-/// Between two looks for nodes that are slow.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A model's nodes by role.
 pub(crate) struct Pools {
@@ -93,7 +90,7 @@ impl Fleet {
     pub(crate) async fn run(self: Arc<Self>, mut members: watch::Receiver<Members>, stop: CancellationToken) {
         // Dropped with this future, which ends every check.
         let mut checks = JoinSet::new();
-        let mut looks = tokio::time::interval(LOOK_INTERVAL);
+        let mut looks = tokio::time::interval(Outliers::INTERVAL);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.follow(&members.borrow_and_update().clone(), &mut checks);
         loop {
@@ -152,17 +149,7 @@ impl Fleet {
     fn look_for_outliers(&self) {
         for model in self.models() {
             let nodes = self.ready(&model.name, Role::Decode);
-            let loads: Vec<_> = nodes.iter().map(|node| node.load()).collect();
-            let busy = || loads.iter().filter(|load| load.running > 0);
-            let count = busy().count().max(1) as f64;
-            let answers = busy().map(|load| f64::from(load.running)).sum::<f64>() / count;
-            let context = busy().map(|load| load.running_context_tokens as f64).sum::<f64>() / count;
-            let seconds = |node: &Arc<Node>| {
-                let cost = node.load().steps.decode?;
-                Some((node.id().clone(), cost.seconds(1.0, answers.max(1.0), context)))
-            };
-            let pool: Vec<_> = nodes.iter().filter_map(seconds).collect();
-            for node in self.outliers.lock().look(&pool, Instant::now()) {
+            for node in self.outliers.lock().look(&nodes, Instant::now()) {
                 self.metrics.ejected();
                 let words = "slow beside the others: it gets no new work for a while";
                 tracing::warn!(%node, "{words}");

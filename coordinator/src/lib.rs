@@ -64,7 +64,7 @@ pub use admission::QueueStatus;
 pub use answer::Answer;
 pub use budgets::{BudgetClass, BudgetConfig};
 pub use config::{BalancerMode, BalancingConfig, CoordinatorConfig, PolicyName};
-pub use fleet::{Health, Ledger, Load, Sent};
+pub use fleet::{Health, Ledger, Load, Outliers, Sent};
 pub use incidents::{Incident, IncidentKind};
 pub use limits::{Limits, LimitsError};
 pub use metrics::CoordinatorMetrics;

@@ -18,6 +18,17 @@ pub struct Budgets {
     pub e2e_ms: Option<f64>,
 }
 
+/// What a server is told of a request's patience and place in line.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Wishes {
+    /// Told where the endpoint is to tell them.
+    pub budgets: Budgets,
+    /// After which nobody waits for it any more, in milliseconds.
+    pub deadline_ms: Option<f64>,
+    /// Higher goes first where requests wait; 0 is usual.
+    pub priority: i32,
+}
+
 // === impl Budgets ===
 
 impl Budgets {

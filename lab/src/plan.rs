@@ -45,6 +45,10 @@ pub struct Task {
 pub struct Plan {
     /// For what.
     pub task: Task,
+    /// Cards of a node: the tensor-parallel degree. Nodes of more than one are not there yet.
+    pub cards: usize,
+    /// Tokens of a page, bytes of one, and pages of a node.
+    pub pages: Pages,
     /// The fewest split nodes; none: no number of them keeps the budgets.
     pub split: Option<SplitPlan>,
     /// The fewest nodes that do both.
@@ -60,6 +64,17 @@ pub struct Plan {
     pub limits: Vec<Limit>,
     /// Why it is as it is, for people.
     pub reasons: Vec<String>,
+}
+
+/// A node's memory for KV.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Pages {
+    /// Of a page.
+    pub tokens: u32,
+    /// Of a page, over all cards of a node.
+    pub bytes: usize,
+    /// Of a node.
+    pub count: usize,
 }
 
 /// What to do.
@@ -194,7 +209,15 @@ impl Task {
 // === impl Plan ===
 
 impl Plan {
-    /// The cheapest way to do a task with such machines.
+    /// The cheapest way to do a task with any of these machines, each of so many cards: the fewest
+    /// cards, and of as many the smaller nodes. None: there are no machines.
+    pub fn cheapest(task: Task, machines: &[(usize, Machine)]) -> Option<Self> {
+        let plans = machines.iter().map(|(cards, machine)| Self { cards: *cards, ..Self::of(task, machine) });
+        let all_cards = |plan: &Self| plan.cluster().map_or(usize::MAX, |nodes| nodes.nodes() * plan.cards);
+        plans.min_by_key(|plan| (all_cards(plan), plan.cards))
+    }
+
+    /// The cheapest way to do a task with such machines, of one card each.
     pub fn of(task: Task, machine: &Machine) -> Self {
         let machine = with_chunk(machine);
         let run = machine.prompt(task.prompt, task.cached);
@@ -208,8 +231,15 @@ impl Plan {
             (_, Some(_)) => Pick::Local,
             (None, None) => Pick::Neither,
         };
+        let pages = Pages {
+            tokens: machine.kv.page_tokens,
+            bytes: machine.kv.token_bytes() * machine.kv.page_tokens as usize,
+            count: machine.limits.pages,
+        };
         let mut plan = Self {
             task,
+            cards: 1,
+            pages,
             split,
             local,
             pick,

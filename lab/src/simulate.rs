@@ -1,6 +1,6 @@
 //! Clusters that are made up: the coordinator's own code (admission, router, policies, prefix
-//! index, ledgers) over nodes that are figures, by a clock that jumps from event to event. The
-//! same scenario and seed give the same answers, to the last digit.
+//! index, ledgers, outliers, balancer) over nodes that are figures, by a clock that jumps from event
+//! to event. The same scenario and seed give the same answers, to the last digit.
 //!
 //! - [`Machine`]: what a node is; [`presets`]: of cards and models; [`fit`]: of measured runs
 //! - [`Scenario`]: a cluster, traffic, and what happens to both; as TOML, [`ScenarioFile`]
@@ -8,9 +8,9 @@
 //! - [`compare`]: beside what was measured
 //! - `world`: events; `node`: steps; `cache`: prefixes; `live`: requests
 //!
-//! What is simplified: pages of a whole answer are reserved when it begins, so that nobody is
-//! preempted; what a prompt shares with one that runs is counted twice; promised times between
-//! tokens are not kept; messages take a fixed time; a lost node is noticed at once.
+//! What is simplified: of an answer that is preempted all is computed again; what a prompt shares
+//! with one that runs is counted twice; promised times between tokens are not kept; messages take a
+//! fixed time; a lost node is noticed at once; a slow one knows at once how slow it is.
 
 mod cache;
 pub mod compare;
@@ -90,6 +90,13 @@ pub enum What {
         /// 1 is as usual.
         times: f64,
     },
+    /// An operator gives it this role alone.
+    Role {
+        /// Its number.
+        node: usize,
+        /// What it does from now on.
+        role: Role,
+    },
 }
 
 /// What came of a scenario.
@@ -99,8 +106,35 @@ pub struct Simulated {
     pub run: Run,
     /// What it took.
     pub cost: Cost,
-    /// Share of their time in which nodes stepped: prefill, decode, those that are both.
+    /// Share of their time in which nodes stepped, by what they were at the start: prefill, decode,
+    /// both.
     pub busy: [Spread; 3],
+    /// What the coordinator did about nodes.
+    pub done: Vec<Done>,
+    /// Nodes that are up and take prompts, and that take answers, from these seconds on.
+    pub roles: Vec<(f64, [usize; 2])>,
+    /// Answers whose pages were taken for older ones.
+    pub preempted: u64,
+}
+
+/// Something that the coordinator did about a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Done {
+    /// Milliseconds from the start.
+    pub at_ms: u64,
+    /// The node's name.
+    pub node: String,
+    /// What.
+    pub what: Steered,
+}
+
+/// What a coordinator does about nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Steered {
+    /// The balancer gave it this role.
+    Role(Role),
+    /// It gets no new work for a while, since it is slow.
+    Out,
 }
 
 /// What simulating took, and covered.
@@ -133,11 +167,13 @@ pub fn run(scenario: Scenario) -> Simulated {
     #[cfg(test)]
     assert!(world.nodes().iter().all(Node::is_idle), "a node is left with something");
     let busy = busy(world.nodes(), &cluster, world.cost.seconds);
+    let preempted = world.nodes().iter().map(|node| node.preempted).sum();
     let (records, kv_usage) = (std::mem::take(&mut world.records), std::mem::take(&mut world.kv_usage));
+    let (done, roles) = (std::mem::take(&mut world.done), std::mem::take(&mut world.roles));
     let first = records.iter().map(|record| record.intended).min_by(f64::total_cmp).unwrap_or(0.0);
     let last = records.iter().map(|record| record.end).max_by(f64::total_cmp).unwrap_or(0.0);
     let run = Run { records, seconds: last - first, overhead: Overhead::default(), kv_usage };
-    Simulated { run, cost: std::mem::take(&mut world.cost), busy }
+    Simulated { run, cost: std::mem::take(&mut world.cost), busy, done, roles, preempted }
 }
 
 fn nodes(machine: &Machine, cluster: &ClusterShape, index: &Arc<PrefixIndex>) -> Vec<Node> {
@@ -148,8 +184,9 @@ fn nodes(machine: &Machine, cluster: &ClusterShape, index: &Arc<PrefixIndex>) ->
         ..KvPath::default()
     };
     let roads: Arc<[KvPath]> = [road].into();
-    let node = |(name, roles): (String, &'static [Role])| {
+    let node = |(number, (name, roles)): (usize, (String, &'static [Role]))| {
         let shown = Shown {
+            number,
             info: RefCell::new(Arc::new(info(name, roles, &machine))),
             load: Load::default().into(),
             ledger: RefCell::new(Ledger::default()),
@@ -159,7 +196,7 @@ fn nodes(machine: &Machine, cluster: &ClusterShape, index: &Arc<PrefixIndex>) ->
         };
         Node::new(Rc::new(shown), Rc::clone(&machine))
     };
-    cluster.names().map(node).collect()
+    cluster.names().enumerate().map(node).collect()
 }
 
 fn info(name: String, roles: &[Role], machine: &Machine) -> NodeInfo {
@@ -184,6 +221,15 @@ fn busy(nodes: &[Node], cluster: &ClusterShape, seconds: f64) -> [Spread; 3] {
     let (decode, both) = rest.split_at(cluster.decode.min(rest.len()));
     let share = |node: &Node| node.worked / seconds.max(f64::EPSILON);
     [prefill, decode, both].map(|nodes| Spread::of(nodes.iter().map(share)))
+}
+
+impl std::fmt::Display for Steered {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Role(role) => write!(f, "has the role {role}, says the balancer"),
+            Self::Out => write!(f, "gets no new work for a while, since it is slow"),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ pub use self::{
     shape::{Prefixes, Shape},
     trace::{Trace, TraceFormat},
 };
-use crate::budgets::Budgets;
+use crate::budgets::{Budgets, Wishes};
 
 /// Everything that decides on traffic.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -60,6 +60,10 @@ pub struct Class {
     pub shape: Shape,
     /// What its requests should keep.
     pub budgets: Budgets,
+    /// After which nobody waits for one of its requests any more (`x-baton-deadline-ms`).
+    pub deadline_ms: Option<f64>,
+    /// Its requests' place in line (`x-baton-priority`): higher goes first.
+    pub priority: i32,
 }
 
 /// What is asked when.
@@ -192,10 +196,28 @@ impl Workload {
         }
         for class in &self.classes {
             positive("share", class.share)?;
+            positive("deadline_ms", class.deadline_ms.unwrap_or(1.0))?;
         }
         positive("max_in_flight", self.max_in_flight.unwrap_or(1) as f64)?;
         positive("seconds", self.seconds.unwrap_or(1.0))?;
         self.arrivals.check(self.trace.is_some())
+    }
+
+    /// That traffic, with other shares of the classes from given seconds on, in their order.
+    pub(crate) fn mixed(&self, mut traffic: Traffic, shares: &[(f64, usize, f64)]) -> Traffic {
+        let [mut who, mut what] = [4, 5].map(|stream| seeded(self.seed, stream));
+        let (mut now, mut next) = (self.clone(), shares.iter().peekable());
+        for session in &mut traffic.sessions {
+            while let Some((_, class, share)) = next.next_if(|(at, ..)| *at <= session.at.as_secs_f64()) {
+                now.classes[*class].share = *share;
+            }
+            if next.len() < shares.len() {
+                let class = now.draw_class(&mut who);
+                let drawn = now.classes[class].shape.session(class, self.seed, &mut what);
+                *session = Session { at: session.at, ..drawn };
+            }
+        }
+        traffic
     }
 
     fn draw_class(&self, random: &mut ChaCha8Rng) -> usize {
@@ -213,7 +235,22 @@ impl Workload {
 
 impl Default for Class {
     fn default() -> Self {
-        Self { name: "all".to_owned(), share: 1.0, shape: Shape::default(), budgets: Budgets::default() }
+        Self {
+            name: "all".to_owned(),
+            share: 1.0,
+            shape: Shape::default(),
+            budgets: Budgets::default(),
+            deadline_ms: None,
+            priority: 0,
+        }
+    }
+}
+
+impl Class {
+    /// What a server is told of its requests.
+    pub fn wishes(&self) -> Wishes {
+        let Self { budgets, deadline_ms, priority, .. } = *self;
+        Wishes { budgets, deadline_ms, priority }
     }
 }
 

@@ -90,9 +90,10 @@ pub struct Plan {
     /// Share of requests that are to keep both.
     #[arg(long, default_value_t = 0.9)]
     pub target: f64,
-    /// Cards of a node; more than one is refused, since a model is held whole.
-    #[arg(long, default_value_t = 1)]
-    pub tensor_parallel: usize,
+    /// Cards of a node to plan with; the fewest in all are picked. Baton's nodes have one: what a
+    /// plan says of more, no cluster of it runs yet.
+    #[arg(long, value_name = "CARDS", value_delimiter = ',', default_value = "1")]
+    pub tensor_parallel: Vec<usize>,
     /// Simulates so many requests on the pick.
     #[arg(long, value_name = "REQUESTS", num_args = 0..=1, default_missing_value = "2000")]
     pub verify: Option<usize>,

@@ -67,7 +67,7 @@ pub fn run(args: &BenchSlo) -> Result<()> {
     }
     say(html::summary(&files).to_string().trim_end());
     if let Some(path) = &args.html {
-        serve::write(path, &html::slo(&files))?;
+        serve::write(path, &html::slo(&files, &[]))?;
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ use super::outlook::Demand;
 
 /// By model. Only models that nodes have served are entered, so that there are few.
 #[derive(Debug, Default)]
-pub(crate) struct Demands(Mutex<BTreeMap<String, Record>>);
+pub struct Demands(Mutex<BTreeMap<String, Record>>);
 
 #[derive(Debug)]
 struct Record {
@@ -34,11 +34,13 @@ struct Mean {
 
 /// What a request was when it had ended.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Ended<'a> {
-    pub(crate) prompt_tokens: usize,
-    /// Of all its answers.
-    pub(crate) answer_tokens: usize,
-    pub(crate) bill: &'a Bill,
+pub struct Ended {
+    /// Tokens of its prompt.
+    pub prompt_tokens: usize,
+    /// Those that a prefill node computed.
+    pub computed_tokens: usize,
+    /// Tokens of all its answers.
+    pub answer_tokens: usize,
 }
 
 /// A request counts for a third after so long.
@@ -52,7 +54,7 @@ const ENOUGH: u32 = 10;
 
 impl Demands {
     /// A request came, whatever becomes of it.
-    pub(crate) fn arrived(&self, model: &str, budgets: &Budgets, now: Instant) {
+    pub fn arrived(&self, model: &str, budgets: &Budgets, now: Instant) {
         let mut records = self.0.lock();
         let record = match records.get_mut(model) {
             Some(record) => record,
@@ -65,21 +67,16 @@ impl Demands {
     }
 
     /// A request was answered.
-    pub(crate) fn ended(&self, model: &str, ended: Ended<'_>) {
-        let Ended { prompt_tokens, answer_tokens, bill } = ended;
+    pub fn ended(&self, model: &str, ended: Ended) {
         let mut records = self.0.lock();
         let Some(record) = records.get_mut(model) else { return };
-        let computed = match bill.prefill_node {
-            Some(_) => prompt_tokens.saturating_sub(bill.cached_tokens as usize),
-            None => 0,
-        };
-        record.prompt.take(prompt_tokens as f64);
-        record.computed.take(computed as f64);
-        record.answers.take(answer_tokens as f64);
+        record.prompt.take(ended.prompt_tokens as f64);
+        record.computed.take(ended.computed_tokens as f64);
+        record.answers.take(ended.answer_tokens as f64);
     }
 
     /// What a model is asked for now; none until enough of its requests were answered.
-    pub(crate) fn of(&self, model: &str, now: Instant) -> Option<Demand> {
+    pub fn of(&self, model: &str, now: Instant) -> Option<Demand> {
         let mut records = self.0.lock();
         let record = records.get_mut(model)?;
         record.fade(now);
@@ -94,6 +91,19 @@ impl Demands {
             answers: record.answers.value,
             budgets: Budgets { ttft: budget(record.ttft), itl: budget(record.itl) },
         })
+    }
+}
+
+// === impl Ended ===
+
+impl Ended {
+    /// By what it came to.
+    pub(crate) fn billed(prompt_tokens: usize, answer_tokens: usize, bill: &Bill) -> Self {
+        let computed_tokens = match bill.prefill_node {
+            Some(_) => prompt_tokens.saturating_sub(bill.cached_tokens as usize),
+            None => 0,
+        };
+        Self { prompt_tokens, computed_tokens, answer_tokens }
     }
 }
 
@@ -142,7 +152,7 @@ mod tests {
     fn arrivals_are_a_rate_and_fade() {
         let (demands, start) = (Demands::default(), Instant::now());
         let bill = Bill { prefill_node: Some(NodeId::from("p")), cached_tokens: 60, ..Bill::default() };
-        let ended = Ended { prompt_tokens: 100, answer_tokens: 7, bill: &bill };
+        let ended = Ended::billed(100, 7, &bill);
         demands.ended("m", ended);
         for at in 0..200 {
             let now = start + Duration::from_millis(100 * at);
@@ -165,9 +175,7 @@ mod tests {
         let (demands, now) = (Demands::default(), Instant::now());
         demands.arrived("m", &BUDGETS, now);
         let bill = Bill::default();
-        (0..ENOUGH).for_each(|_| {
-            demands.ended("m", Ended { prompt_tokens: 100, answer_tokens: 7, bill: &bill });
-        });
+        (0..ENOUGH).for_each(|_| demands.ended("m", Ended::billed(100, 7, &bill)));
         let demand = demands.of("m", now + Duration::from_secs(1)).unwrap();
         assert_eq!((demand.prompt, demand.computed), (100.0, 0.0));
     }

@@ -8,9 +8,11 @@ use std::{collections::BTreeMap, time::Duration};
 use baton_protocol::NodeId;
 use tokio::time::Instant;
 
+use crate::router::Seen;
+
 /// Nodes that were slow lately.
 #[derive(Debug, Default)]
-pub(super) struct Outliers(BTreeMap<NodeId, Record>);
+pub struct Outliers(BTreeMap<NodeId, Record>);
 
 #[derive(Clone, Copy, Debug)]
 struct Record {
@@ -33,14 +35,32 @@ const LONGEST: u32 = 10;
 // === impl Outliers ===
 
 impl Outliers {
+    /// Between two looks.
+    pub const INTERVAL: Duration = Duration::from_secs(1);
+
     /// Whether a node gets no new work now.
-    pub(super) fn is_out(&self, node: &NodeId, now: Instant) -> bool {
+    pub fn is_out(&self, node: &NodeId, now: Instant) -> bool {
         self.0.get(node).and_then(|record| record.until).is_some_and(|until| until > now)
     }
 
-    /// Compares nodes of a pool by the seconds that they take for the same work.
+    /// Compares a model's decode nodes by what a step with the pool's usual work takes them.
     /// Returns those that are taken out by it.
-    pub(super) fn look(&mut self, pool: &[(NodeId, f64)], now: Instant) -> Vec<NodeId> {
+    pub fn look<N: Seen>(&mut self, nodes: &[N], now: Instant) -> Vec<NodeId> {
+        let loads: Vec<_> = nodes.iter().map(Seen::load).collect();
+        let busy = || loads.iter().filter(|load| load.running > 0);
+        let count = busy().count().max(1) as f64;
+        let answers = busy().map(|load| f64::from(load.running)).sum::<f64>() / count;
+        let context = busy().map(|load| load.running_context_tokens as f64).sum::<f64>() / count;
+        let seconds = |node: &N| {
+            let cost = node.load().steps.decode?;
+            Some((node.info().id.clone(), cost.seconds(1.0, answers.max(1.0), context)))
+        };
+        let pool: Vec<_> = nodes.iter().filter_map(seconds).collect();
+        self.compare(&pool, now)
+    }
+
+    /// By the seconds that nodes take for the same work.
+    fn compare(&mut self, pool: &[(NodeId, f64)], now: Instant) -> Vec<NodeId> {
         let mut times: Vec<f64> = pool.iter().map(|(_, seconds)| *seconds).collect();
         times.sort_by(f64::total_cmp);
         let Some(&middle) = times.get(times.len().saturating_sub(1) / 2) else { return Vec::new() };
@@ -62,7 +82,7 @@ impl Outliers {
     }
 
     /// Forgets a node that has left.
-    pub(super) fn forget(&mut self, node: &NodeId) {
+    pub fn forget(&mut self, node: &NodeId) {
         self.0.remove(node);
     }
 
@@ -103,7 +123,7 @@ mod tests {
         let slow = pool[2].0.clone();
         for times in 1..=3 {
             for look in 1..=LOOKS {
-                let taken = outliers.look(&pool, now);
+                let taken = outliers.compare(&pool, now);
                 assert_eq!(taken.contains(&slow), look == LOOKS);
             }
             assert!(outliers.is_out(&slow, now + FOR * times - Duration::from_millis(1)));
@@ -118,15 +138,15 @@ mod tests {
         let fast = pool(&[0.02; 4]);
         for _ in 0..3 {
             for _ in 1..LOOKS {
-                assert!(outliers.look(&pool(&[0.02, 0.02, 0.3, 0.02]), now).is_empty());
+                assert!(outliers.compare(&pool(&[0.02, 0.02, 0.3, 0.02]), now).is_empty());
             }
-            assert!(outliers.look(&fast, now).is_empty());
+            assert!(outliers.compare(&fast, now).is_empty());
         }
         for _ in 0..20 {
-            assert!(outliers.look(&pool(&[0.02, 0.02, 0.05, 0.02]), now).is_empty());
+            assert!(outliers.compare(&pool(&[0.02, 0.02, 0.05, 0.02]), now).is_empty());
             // Three times as slow, but who would notice a millisecond.
-            assert!(outliers.look(&pool(&[0.0001, 0.0001, 0.001, 0.0001]), now).is_empty());
-            assert!(outliers.look(&pool(&[0.02, 0.02, 9.0]), now).is_empty());
+            assert!(outliers.compare(&pool(&[0.0001, 0.0001, 0.001, 0.0001]), now).is_empty());
+            assert!(outliers.compare(&pool(&[0.02, 0.02, 9.0]), now).is_empty());
         }
     }
 
@@ -138,7 +158,7 @@ mod tests {
             for seconds in looks {
                 let padded: Vec<f64> = (0..most).map(|at| seconds[at % seconds.len()]).collect();
                 let pool = pool(&padded);
-                outliers.look(&pool, now);
+                outliers.compare(&pool, now);
                 let out = pool.iter().filter(|(node, _)| outliers.is_out(node, now)).count();
                 prop_assert!(out * 10 <= pool.len() * 3);
             }

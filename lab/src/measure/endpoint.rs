@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Answer, Dialogue, MeasureError, answer::in_full, dialogue::Speaker};
 use crate::{
-    budgets::Budgets,
+    budgets::Wishes,
     traffic::{Piece, Vocabulary},
 };
 
@@ -133,7 +133,7 @@ impl Endpoint {
         &self,
         dialogue: &Dialogue,
         output_tokens: usize,
-        budgets: &Budgets,
+        wishes: &Wishes,
     ) -> Result<Request, MeasureError> {
         let (key, prompt) = dialogue.body(self.manner.api)?;
         // As many tokens as wanted, so that every run does the same work.
@@ -152,12 +152,19 @@ impl Endpoint {
         if let Some(key) = &self.manner.key {
             request = request.bearer_auth(key);
         }
-        if self.manner.tells_budgets {
-            for (name, ms) in [("x-baton-ttft-ms", budgets.ttft_ms), ("x-baton-itl-ms", budgets.itl_ms)] {
-                if let Some(ms) = ms {
-                    request = request.header(name, ms.round().max(1.0) as u64);
-                }
+        let Wishes { budgets, deadline_ms, priority } = *wishes;
+        let told = |ms: Option<f64>| ms.filter(|_| self.manner.tells_budgets);
+        for (name, ms) in [
+            ("x-baton-ttft-ms", told(budgets.ttft_ms)),
+            ("x-baton-itl-ms", told(budgets.itl_ms)),
+            ("x-baton-deadline-ms", deadline_ms),
+        ] {
+            if let Some(ms) = ms {
+                request = request.header(name, ms.round().max(1.0) as u64);
             }
+        }
+        if priority != 0 {
+            request = request.header("x-baton-priority", priority);
         }
         request.build().map_err(|source| MeasureError::Http { url: self.url.clone(), source })
     }
@@ -208,7 +215,7 @@ impl Endpoint {
             let mut dialogue = Dialogue::new(&Vocabulary::PLAIN);
             let piece = Piece::Drawn { seed: words as u64, tokens: words };
             dialogue.say(Speaker::User, &[piece], &Vocabulary::PLAIN)?;
-            let answer = self.ask(self.request(&dialogue, 1, &Budgets::default())?).await;
+            let answer = self.ask(self.request(&dialogue, 1, &Wishes::default())?).await;
             let usage =
                 answer.usage.ok_or_else(|| no(format!("it counts no tokens ({:?})", answer.outcome)))?;
             counted.push((words, usage.prompt_tokens));

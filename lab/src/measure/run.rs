@@ -15,7 +15,7 @@ use super::{
     Dialogue, Endpoint, MeasureError, Outcome, Record, Spread, dialogue::Speaker, kv_usage, pacer::Pacer,
 };
 use crate::{
-    budgets::Budgets,
+    budgets::Wishes,
     traffic::{Class, Session, Traffic, Turn},
 };
 
@@ -48,7 +48,7 @@ pub struct Overhead {
 /// A session that is going on.
 struct Held {
     endpoint: Arc<Endpoint>,
-    budgets: Budgets,
+    wishes: Wishes,
     number: usize,
     class: usize,
     dialogue: Dialogue,
@@ -123,10 +123,10 @@ async fn send(
     let room = traffic.max_in_flight.map(|most| Arc::new(Semaphore::new(most)));
     let mut held = JoinSet::new();
     for (number, session) in traffic.sessions.into_iter().enumerate() {
-        let budgets = classes.get(session.class).map(|class| class.budgets).unwrap_or_default();
+        let wishes = classes.get(session.class).map(Class::wishes).unwrap_or_default();
         let (endpoint, room) = (Arc::clone(endpoint), room.clone());
         let dialogue = Dialogue::new(endpoint.vocabulary());
-        let mut next = Held { endpoint, budgets, number, class: session.class, dialogue, began, room };
+        let mut next = Held { endpoint, wishes, number, class: session.class, dialogue, began, room };
         // Spelled before its time, so that it can be sent then.
         let first = next.open(&session)?;
         let (at, mut is_time) = (began + session.at, false);
@@ -175,7 +175,7 @@ impl Held {
 
     fn turn(&mut self, turn: &Turn) -> Result<Request, MeasureError> {
         self.say(Speaker::User, &turn.said)?;
-        self.endpoint.request(&self.dialogue, turn.output_tokens, &self.budgets)
+        self.endpoint.request(&self.dialogue, turn.output_tokens, &self.wishes)
     }
 
     fn say(&mut self, speaker: Speaker, pieces: &[crate::traffic::Piece]) -> Result<(), MeasureError> {

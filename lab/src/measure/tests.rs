@@ -267,6 +267,30 @@ fn no_session_begins_after_the_end() {
 }
 
 #[test]
+fn a_class_says_how_long_it_waits_and_how_much_it_matters() {
+    block_on(async {
+        let served = serve(Fake::default()).await;
+        let class = Class {
+            budgets: Budgets { ttft_ms: Some(250.0), ..Budgets::default() },
+            deadline_ms: Some(1500.0),
+            priority: -3,
+            ..Class::default()
+        };
+        for (tells_budgets, ttft) in [(false, None), (true, Some("250"))] {
+            let manner = Manner { tells_budgets, ..plain(Api::Chat, true) };
+            let endpoint = Endpoint::connect(&served.url, manner).await.unwrap();
+            let dialogue = Dialogue::new(endpoint.vocabulary());
+            let request = endpoint.request(&dialogue, 1, &class.wishes()).unwrap();
+            let said = |name| request.headers().get(name).map(|value| value.to_str().unwrap());
+            assert_eq!(said("x-baton-ttft-ms"), ttft);
+            assert_eq!((said("x-baton-deadline-ms"), said("x-baton-priority")), (Some("1500"), Some("-3")));
+            let usual = endpoint.request(&dialogue, 1, &Class::default().wishes()).unwrap();
+            assert!(usual.headers().keys().all(|name| !name.as_str().starts_with("x-baton")));
+        }
+    });
+}
+
+#[test]
 fn budgets_are_told_and_kept_or_not() {
     let record = |ttft, gaps: &[f32]| Record {
         class: 0,

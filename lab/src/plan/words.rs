@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Pick, Plan, Verified};
+use super::{Pages, Pick, Plan, Verified};
 use crate::simulate::Machine;
 
 /// Why the pick is what it is, and when not to split.
@@ -93,6 +93,13 @@ impl fmt::Display for Plan {
             )?,
             None => writeln!(f, "local:  no number of nodes keeps the budgets")?,
         }
+        let Pages { tokens, bytes, count } = self.pages;
+        writeln!(
+            f,
+            "pages:  of {tokens} tokens, {:.1} MiB each; a node has {count}, for {} tokens",
+            bytes as f64 / f64::from(1 << 20),
+            count * tokens as usize
+        )?;
         writeln!(
             f,
             "link:   {} hides transfers but their last group of layers; as it is {:.1} ms show",
@@ -104,7 +111,18 @@ impl fmt::Display for Plan {
             Pick::Local => "do not split",
             Pick::Neither => "neither: other budgets, another card or fewer tokens",
         };
-        writeln!(f, "pick:   {pick}")?;
+        match self.cluster().map(|cluster| cluster.nodes()) {
+            Some(nodes) if self.cards > 1 => writeln!(
+                f,
+                "pick:   {pick}, {nodes} nodes of {} cards each: {} cards\n  \
+                 nodes of several cards need tensor parallelism, which Baton's engine does not have: no \
+                 cluster of it runs this plan, and what cards lose by sharing layers is believed, not measured",
+                self.cards,
+                nodes * self.cards
+            )?,
+            Some(nodes) => writeln!(f, "pick:   {pick}, {nodes} nodes of a card each")?,
+            None => writeln!(f, "pick:   {pick}")?,
+        }
         if let Some(first) = self.limits.first() {
             let all: Vec<String> =
                 self.limits.iter().map(|limit| format!("{} {:.2}/s", limit.what, limit.rate)).collect();

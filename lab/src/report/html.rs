@@ -13,8 +13,17 @@ use crate::{
     slo::{Side, SloFile, Trial},
 };
 
-/// Searches side by side; several files compare several searches.
-pub fn slo(files: &[(String, SloFile)]) -> String {
+/// What a page may have below its plots.
+#[derive(Clone, Debug)]
+pub enum Section {
+    /// A plot.
+    Plot(Plot),
+    /// Rows, under a title.
+    Table(String, Table),
+}
+
+/// Searches side by side; several files compare several searches. `more` stands below.
+pub fn slo(files: &[(String, SloFile)], more: &[Section]) -> String {
     let sides: Vec<(String, &SloFile, &Side)> = files
         .iter()
         .flat_map(|(name, file)| {
@@ -36,7 +45,10 @@ pub fn slo(files: &[(String, SloFile)]) -> String {
         );
     }
     page += &table(&summary(files));
-    page += &figure(&attainment(&sides, files));
+    // A single rate is no curve, and stands in the table.
+    if sides.iter().any(|(_, _, side)| side.trials.len() > 1) {
+        page += &figure(&attainment(&sides, files));
+    }
     let shown = shown_trials(&sides);
     for plot in distributions(&shown) {
         page += &figure(&plot);
@@ -44,12 +56,24 @@ pub fn slo(files: &[(String, SloFile)]) -> String {
     for (name, trial) in &shown {
         page += &requests(name, trial);
     }
+    page.extend(more.iter().map(Section::html));
     format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>Goodput</title>\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <meta name=\"color-scheme\" content=\"light dark\">\n<style>{STYLE}</style></head>\n\
          <body><main>\n<h1>How much can be asked in time</h1>\n{page}</main></body></html>\n"
     )
+}
+
+// === impl Section ===
+
+impl Section {
+    fn html(&self) -> String {
+        match self {
+            Self::Plot(plot) => figure(plot),
+            Self::Table(title, rows) => section(title, &table(rows), &rows.csv()),
+        }
+    }
 }
 
 /// What the searches came to, for the terminal too.

@@ -91,15 +91,19 @@ fn slo_file(name: &str) -> SloFile {
 
 #[test]
 fn the_page_needs_nothing_and_carries_its_data() {
-    let page = html::slo(&[("a".to_owned(), slo_file("one")), ("b".to_owned(), slo_file("other"))]);
+    let mut rows = Table::new(["node", "what"]);
+    rows.push(vec!["decode-1".to_owned(), "slow & out".to_owned()]);
+    let more = [html::Section::Table("What was <done>".to_owned(), rows)];
+    let page = html::slo(&[("a".to_owned(), slo_file("one")), ("b".to_owned(), slo_file("other"))], &more);
     for needs in ["http://", "https://", "src=", "<script", "@import", "url("] {
         assert!(!page.contains(needs), "{needs}");
     }
     assert!(page.contains("prefers-color-scheme: dark"));
     assert!(page.contains("two &amp; local") && page.contains("bench slo &lt;x&gt;"), "text is escaped");
-    // Attainment, three distributions, KV use, and the requests of each of four sides.
+    assert!(page.contains("What was &lt;done&gt;") && page.contains("slow &amp; out"), "text is escaped");
+    // Attainment, three distributions, KV use, the requests of each of four sides, and the table.
     let plots = page.matches("<section>").count();
-    assert_eq!(plots, 5 + 4);
+    assert_eq!(plots, 5 + 4 + 1);
     assert_eq!(page.matches("href=\"data:text/csv;charset=utf-8,").count(), plots);
     for number in
         page.split("points=\"").skip(1).flat_map(|rest| rest.split('"').next().unwrap().split([' ', ',']))

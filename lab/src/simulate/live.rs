@@ -38,12 +38,18 @@ pub(super) struct Live {
     pub(super) tokens: Vec<u32>,
     pub(super) chain: Vec<BlockHash>,
     pub(super) budgets: Budgets,
+    /// When nobody waits for it any more, in seconds from the start.
+    pub(super) deadline: Option<f64>,
+    /// Counts requests: numbers of those that are over are used again.
+    pub(super) serial: u64,
     pub(super) phase: Phase,
     /// Its place in line.
     pub(super) in_line: Option<u64>,
     /// The attempt that is under way; 0: none is.
     pub(super) attempt: u64,
     pub(super) attempts: u32,
+    /// Decode nodes that it was lost on.
+    pub(super) avoid: Vec<usize>,
     pub(super) decode: usize,
     /// Who runs the prompt.
     pub(super) runs: usize,
@@ -53,7 +59,7 @@ pub(super) struct Live {
     pub(super) sent: Option<(usize, u64)>,
     /// Whether the decode node's ledger knows of a token.
     pub(super) generated: bool,
-    /// Pages of the decode node, and whether it has them.
+    /// Pages of the decode node, and whether it has them and no answer of its own there does.
     pub(super) pages: usize,
     pub(super) holds: bool,
     /// Pages of the prefill node, as long as KV travels.
@@ -126,10 +132,13 @@ impl Live {
             tokens,
             chain,
             budgets,
+            deadline: None,
+            serial: 0,
             phase: Phase::Line,
             in_line: None,
             attempt: 0,
             attempts: 0,
+            avoid: Vec::new(),
             decode: 0,
             runs: 0,
             candidates: Vec::new(),

@@ -1,22 +1,26 @@
 //! A node that is made up: steps of continuous batching, pages and a prefix cache, by a machine's
 //! figures. It knows no clock; who drives it says when steps end.
 
+mod answers;
+
 use std::{
     cell::{Cell, RefCell},
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     rc::Rc,
     sync::Arc,
 };
 
 use baton_coordinator::{Ledger, Load, Sent, prefix::Holder, router::Seen};
-use baton_protocol::{NodeInfo, PageCounts, Role, wire::KvPath};
+use baton_protocol::{NodeInfo, PageCounts, Role, StepCost, StepModel, wire::KvPath};
 use tokio::time::Instant;
 
+pub(super) use self::answers::Answer;
 use super::{Machine, cache::Cache};
 
 /// What the coordinator sees of a node.
 #[derive(Debug)]
 pub(super) struct Shown {
+    pub(super) number: usize,
     pub(super) info: RefCell<Arc<NodeInfo>>,
     pub(super) load: Cell<Load>,
     pub(super) ledger: RefCell<Ledger>,
@@ -32,20 +36,23 @@ pub(super) struct Prompt {
     /// Tokens that need no more computing.
     pub(super) computed: usize,
     pub(super) end: usize,
-    /// Pages to reserve when it starts; 0: they are reserved, since its answer goes on here.
+    /// Pages to reserve when it starts.
     pub(super) pages: usize,
+    pub(super) whose: Whose,
     /// Tokens of the step under way.
     chunk: usize,
     begun: bool,
 }
 
-/// An answer on its node.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Answer {
-    pub(super) attempt: u64,
-    pub(super) context: usize,
-    /// Tokens to come.
-    pub(super) left: usize,
+/// Where the answer to a prompt goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Whose {
+    /// On another node.
+    Others,
+    /// Here, where its pages are reserved.
+    Own,
+    /// Here, where it was preempted: what it has said is computed again.
+    Preempted,
 }
 
 /// What came of a step, by attempt.
@@ -63,7 +70,7 @@ pub(super) struct Node {
     pub(super) machine: Rc<Machine>,
     pub(super) cache: Cache,
     /// Times as long as its machine's steps take.
-    pub(super) slow: f64,
+    slow: f64,
     /// Counts its lives: what was to happen in an earlier one does not.
     pub(super) life: u32,
     /// Answers whose pages have no room yet.
@@ -74,6 +81,10 @@ pub(super) struct Node {
     pub(super) busy_until: (f64, f64),
     /// Seconds of its steps.
     pub(super) worked: f64,
+    /// Answers whose pages were taken for others.
+    pub(super) preempted: u64,
+    /// Its roles when it starts.
+    configured: BTreeSet<Role>,
     waiting: VecDeque<Prompt>,
     prompts: Vec<Prompt>,
     joining: VecDeque<Answer>,
@@ -89,6 +100,13 @@ const PREFILL_SHARE: f64 = 0.75;
 // === impl Shown ===
 
 impl Shown {
+    /// Gives it these roles, and takes others away.
+    fn set_roles(&self, roles: BTreeSet<Role>) {
+        let mut info = self.info.borrow_mut();
+        let epoch = info.epoch + 1;
+        *info = Arc::new(NodeInfo { roles, epoch, ..NodeInfo::clone(&info) });
+    }
+
     pub(super) fn takes(&self, role: Role) -> bool {
         self.is_up.get() && self.info.borrow().roles.contains(&role)
     }
@@ -119,8 +137,22 @@ impl Seen for Shown {
 // === impl Prompt ===
 
 impl Prompt {
-    pub(super) fn new(attempt: u64, computed: usize, end: usize, pages: usize) -> Self {
-        Self { attempt, computed, end, pages, chunk: 0, begun: false }
+    /// To be computed for another node, once so many pages are free.
+    pub(super) fn of_others(attempt: u64, tokens: std::ops::Range<usize>, pages: usize) -> Self {
+        Self {
+            attempt,
+            computed: tokens.start,
+            end: tokens.end,
+            pages,
+            whose: Whose::Others,
+            chunk: 0,
+            begun: false,
+        }
+    }
+
+    /// To be computed where its answer goes on.
+    pub(super) fn own(attempt: u64, tokens: std::ops::Range<usize>) -> Self {
+        Self { whose: Whose::Own, ..Self::of_others(attempt, tokens, 0) }
     }
 }
 
@@ -128,9 +160,11 @@ impl Prompt {
 
 impl Node {
     pub(super) fn new(shown: Rc<Shown>, machine: Rc<Machine>) -> Self {
+        let configured = shown.info.borrow().roles.clone();
         Self {
             shown,
             machine,
+            configured,
             cache: Cache::default(),
             slow: 1.0,
             life: 0,
@@ -138,6 +172,7 @@ impl Node {
             used: 0,
             busy_until: (0.0, 0.0),
             worked: 0.0,
+            preempted: 0,
             waiting: VecDeque::new(),
             prompts: Vec::new(),
             joining: VecDeque::new(),
@@ -158,13 +193,36 @@ impl Node {
         shown.is_up.set(false);
         shown.load.set(Load::default());
         shown.holder.clear();
-        let (life, slow, worked) = (self.life + 1, self.slow, self.worked);
-        *self = Self { life, slow, worked, ..Self::new(shown, Rc::clone(&self.machine)) };
+        let (life, slow, worked, preempted) = (self.life + 1, self.slow, self.worked, self.preempted);
+        let configured = std::mem::take(&mut self.configured);
+        let empty = Self::new(shown, Rc::clone(&self.machine));
+        *self = Self { life, slow, worked, preempted, configured, ..empty };
     }
 
-    /// Reserves pages for an answer, all or nothing. One that needs more than there are gets all.
+    /// It is back, with the roles of its configuration.
+    pub(super) fn rise(&mut self) {
+        self.shown.set_roles(self.configured.clone());
+        self.shown.is_up.set(true);
+        self.has_news = true;
+    }
+
+    /// It has this role alone from now on. What it has of others it finishes.
+    pub(super) fn take_role(&mut self, role: Role) {
+        self.shown.set_roles([role].into());
+        self.has_news = true;
+    }
+
+    /// Its steps take so many times as long from now on.
+    pub(super) fn slow_down(&mut self, times: f64) {
+        self.slow = times;
+        self.has_news = true;
+    }
+
+    /// Reserves pages for an answer, all or nothing; whoever was preempted is before it. One that
+    /// needs more than there are gets all.
     pub(super) fn reserve(&mut self, pages: usize) -> bool {
-        let fits = self.used + pages <= self.machine.limits.pages || self.used == 0;
+        let is_next = self.waiting.front().is_none_or(|first| first.whose != Whose::Preempted);
+        let fits = is_next && (self.used + pages <= self.machine.limits.pages || self.used == 0);
         if fits {
             self.used += pages;
             self.make_room();
@@ -192,24 +250,14 @@ impl Node {
         self.has_news = true;
     }
 
-    pub(super) fn join(&mut self, answer: Answer) {
-        self.joining.push_back(answer);
-        self.has_news = true;
-    }
-
     /// Plans a step, if none is under way and there is something to do. Returns its seconds;
     /// `begun` is told whose prompts begin with it.
     pub(super) fn begin(&mut self, begun: &mut Vec<u64>) -> Option<f64> {
         if self.is_stepping || !self.is_up() {
             return None;
         }
-        let most = self.machine.limits.max_sequences;
-        while self.answers.len() < most
-            && let Some(answer) = self.joining.pop_front()
-        {
-            self.context += answer.context;
-            self.answers.push(answer);
-        }
+        self.let_join();
+        self.grow();
         let mut budget = self.machine.prompt_share(self.answers.len());
         self.let_in(budget);
         let (mut tokens, mut contexts) = (0, 0.0);
@@ -241,12 +289,14 @@ impl Node {
     fn let_in(&mut self, budget: usize) {
         let running = self.prompts.iter().map(|prompt| prompt.end - prompt.computed).sum();
         let mut left = budget.saturating_sub(running);
-        let quota = (PREFILL_SHARE * self.machine.limits.pages as f64) as usize;
+        let total = self.machine.limits.pages;
+        let of_others = (PREFILL_SHARE * total as f64) as usize;
         let (mut at, mut is_short) = (0, false);
         while left > 0
             && self.prompts.len() + self.answers.len() < self.machine.limits.max_sequences
             && let Some(next) = self.waiting.get(at).copied()
         {
+            let quota = if next.whose == Whose::Others { of_others } else { total };
             is_short |= next.pages > 0 && self.used > 0 && self.used + next.pages > quota;
             if is_short && next.pages > 0 {
                 at += 1;
@@ -265,16 +315,7 @@ impl Node {
         self.is_stepping = false;
         stepped.tokens.clear();
         stepped.prompts.clear();
-        self.context += self.answers.len();
-        let mut gone = 0;
-        self.answers.retain_mut(|answer| {
-            stepped.tokens.push(answer.attempt);
-            answer.context += 1;
-            answer.left -= 1;
-            gone += if answer.left == 0 { answer.context } else { 0 };
-            answer.left > 0
-        });
-        self.context -= gone;
+        self.answer(&mut stepped.tokens);
         self.prompts.retain_mut(|prompt| {
             prompt.computed += std::mem::take(&mut prompt.chunk);
             if prompt.computed == prompt.end {
@@ -298,7 +339,8 @@ impl Node {
             waiting_prefill_tokens: self.waiting.iter().chain(&self.prompts).map(lacking).sum(),
             running_context_tokens: self.context as u64,
             step_prompt_tokens: self.machine.prompt_share(self.answers.len()) as u64,
-            steps: self.machine.steps(),
+            steps: self.steps(),
+            left_over: self.left_over() as u32,
             pages: PageCounts {
                 free: (total as u64).saturating_sub(running + cached),
                 cached,
@@ -312,6 +354,29 @@ impl Node {
         if let Some(changes) = self.cache.changes() {
             self.shown.holder.apply(&changes);
         }
+    }
+
+    /// What its steps cost, slow as it is. It finds that out at once.
+    fn steps(&self) -> StepModel {
+        let slow = |cost: StepCost| StepCost {
+            base: self.slow * cost.base,
+            unit: self.slow * cost.unit,
+            context: self.slow * cost.context,
+        };
+        let StepModel { prefill, decode } = self.machine.steps();
+        StepModel { prefill: prefill.map(slow), decode: decode.map(slow) }
+    }
+
+    /// Sequences of a role that it no longer has.
+    fn left_over(&self) -> usize {
+        let info = self.shown.info.borrow();
+        let prompts = |are_own: bool| {
+            let all = self.waiting.iter().chain(&self.prompts);
+            all.filter(|prompt| (prompt.whose != Whose::Others) == are_own).count()
+        };
+        let answers = || self.answers.len() + self.joining.len() + self.pending.len() + prompts(true);
+        let has = |role| info.roles.contains(&role);
+        (if has(Role::Prefill) { 0 } else { prompts(false) }) + if has(Role::Decode) { 0 } else { answers() }
     }
 
     /// Whether nothing is on it.

@@ -108,6 +108,24 @@ pub enum Happening {
         /// Times as many as the workload says.
         times: f64,
     },
+    /// A class has another share of sessions from now on.
+    Share {
+        /// Seconds from the start.
+        at: f64,
+        /// The class's name.
+        class: String,
+        /// Relative to the other classes'.
+        share: f64,
+    },
+    /// A node has this role alone from now on.
+    Role {
+        /// Seconds from the start.
+        at: f64,
+        /// Its name.
+        node: String,
+        /// `prefill` or `decode`.
+        role: Role,
+    },
 }
 
 /// Why a scenario cannot be run.
@@ -119,6 +137,9 @@ pub enum ScenarioError {
     /// Not a node of it.
     #[error("no node {0:?} in the scenario's cluster")]
     UnknownNode(String),
+    /// Not a class of it.
+    #[error("no class {0:?} in the scenario's workload")]
+    UnknownClass(String),
     /// A number that means nothing.
     #[error("{what} must be {wanted}, not {found}")]
     Unusable {
@@ -158,11 +179,22 @@ impl ScenarioFile {
         if workload.max_in_flight.is_some() {
             return Err(ScenarioError::NotSimulated("max_in_flight"));
         }
-        let mut rates: Vec<(f64, f64)> = Vec::new();
+        let (mut rates, mut shares) = (Vec::new(), Vec::new());
         let mut changes = Vec::new();
         for event in events {
             match event {
                 Happening::Rate { at, times } => rates.push((checked("at", at)?, checked("times", times)?)),
+                Happening::Share { at, class, share } => {
+                    let number = workload.classes.iter().position(|own| own.name == class);
+                    let number = number.ok_or(ScenarioError::UnknownClass(class))?;
+                    shares.push((checked("at", at)?, number, checked("share", share)?));
+                }
+                Happening::Role { role: Role::Coordinator, .. } => {
+                    return Err(ScenarioError::NotSimulated("a node that becomes a coordinator"));
+                }
+                Happening::Role { at, node, role } => {
+                    changes.push(cluster.change(at, &node, |node| What::Role { node, role })?);
+                }
                 Happening::Fails { at, node } => {
                     changes.push(cluster.change(at, &node, |node| What::Fails { node })?);
                 }
@@ -175,12 +207,16 @@ impl ScenarioFile {
                 }
             }
         }
-        rates.sort_by(|one, other| one.0.total_cmp(&other.0));
+        rates.sort_by(|one: &(f64, f64), other| one.0.total_cmp(&other.0));
+        shares.sort_by(|one: &(f64, usize, f64), other| one.0.total_cmp(&other.0));
+        if workload.trace.is_some() && !shares.is_empty() {
+            return Err(ScenarioError::NotSimulated("another share of the sessions of a trace"));
+        }
         Ok(Scenario {
             machine: machine.machine(config)?,
             cluster,
             coordinator,
-            traffic: workload.traffic()?.faster(&rates),
+            traffic: workload.mixed(workload.traffic()?.faster(&rates), &shares),
             classes: workload.classes,
             seed: workload.seed,
             changes,
@@ -230,14 +266,23 @@ impl MachineShape {
     /// # Errors
     /// When too little is said, or it cannot be.
     pub fn machine(&self, config: Option<&str>) -> Result<Machine, ScenarioError> {
+        self.machine_of(1, config)
+    }
+
+    /// The machine of so many cards; without a card there is but one.
+    ///
+    /// # Errors
+    /// When too little is said, or it cannot be.
+    pub fn machine_of(&self, cards: usize, config: Option<&str>) -> Result<Machine, ScenarioError> {
         checked("link.bytes_per_second", self.link.bytes_per_second)?;
         checked("limits.max_batch_tokens", self.limits.max_batch_tokens as f64)?;
         checked("limits.max_sequences", self.limits.max_sequences as f64)?;
         let mut machine = match (&self.gpu, config) {
             (Some(gpu), Some(config)) => {
-                Gpu::named(gpu)?.machine(&ModelShape::parse(config)?, self.limits, self.link)?
+                Gpu::named(gpu)?.machine_of(cards, &ModelShape::parse(config)?, self.limits, self.link)?
             }
             (Some(_), None) => return Err(ScenarioError::NoMachine("the shape for the card")),
+            (None, _) if cards > 1 => return Err(ScenarioError::NoMachine("one card: figures are a node's")),
             (None, _) => self.told()?,
         };
         if let Some(cost) = self.prefill {

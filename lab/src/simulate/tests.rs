@@ -1,6 +1,6 @@
 use std::{collections::BTreeSet, time::Duration};
 
-use baton_coordinator::PolicyName;
+use baton_coordinator::{BalancerMode, BalancingConfig, PolicyName};
 use proptest::prelude::*;
 
 use super::*;
@@ -131,6 +131,144 @@ fn the_same_seed_is_the_same_to_the_last_digit() {
     };
     assert_eq!(of(7), of(7));
     assert_ne!(of(7).records, of(8).records);
+}
+
+/// What happens is noted and drawn alike, too.
+#[test]
+fn what_the_coordinator_does_is_the_same_by_seed() {
+    let of = |seed| {
+        let mut file = unbalanced();
+        file.workload.seed = seed;
+        let Simulated { run, done, roles, preempted, .. } = simulated(file);
+        (run, done, roles, preempted)
+    };
+    assert_eq!(of(3), of(3));
+    assert_ne!(of(3).0.records, of(4).0.records);
+}
+
+/// Prompts of 200 ms, eight a second, and a single node for them.
+fn unbalanced() -> ScenarioFile {
+    let mut file = file(split(1, 5), 600, 8.0);
+    file.workload.classes[0].shape =
+        Shape { input: Length::fixed(1900), output: Length::fixed(20), ..Shape::default() };
+    file.workload.classes[0].budgets =
+        crate::budgets::Budgets { ttft_ms: Some(1000.0), itl_ms: Some(50.0), ..Default::default() };
+    file.machine.limits.pages = 4000;
+    file.coordinator.balancer = BalancerMode::On;
+    file.coordinator.balancing = BalancingConfig { interval_ms: 1000, looks: 2, cool_down_ms: 3000 };
+    file
+}
+
+#[test]
+fn the_balancer_gives_prompts_more_nodes() {
+    let balanced = simulated(unbalanced());
+    check(&balanced, 600);
+    let gained: Vec<_> = balanced.done.iter().map(|done| done.what).collect();
+    assert!(gained.starts_with(&[Steered::Role(Role::Prefill)]), "{:?}", balanced.done);
+    assert!(gained.len() <= 3, "changes come to rest: {:?}", balanced.done);
+    let (_, roles) = *balanced.roles.last().unwrap();
+    assert!(roles[0] >= 2 && roles.iter().sum::<usize>() == 6, "{:?}", balanced.roles);
+    let mut file = unbalanced();
+    file.coordinator.balancer = BalancerMode::Advise;
+    let advised = simulated(file);
+    assert!(advised.done.is_empty(), "{:?}", advised.done);
+    let waits = |of: &Simulated| of.run.records.iter().filter_map(|record| record.ttft).sum::<f64>();
+    assert!(10.0 * waits(&balanced) < waits(&advised), "{} {}", waits(&balanced), waits(&advised));
+}
+
+#[test]
+fn a_slow_node_is_taken_out_and_a_lost_one_comes_back_as_it_was() {
+    let node = || "decode-2".to_owned();
+    let mut file = file(split(2, 5), 800, 20.0);
+    file.machine.decode = Some(CostShape { base: 0.02, unit: 5e-4, context: 0.0 });
+    file.events = vec![
+        Happening::Slows { at: 5.0, node: node(), times: 5.0 },
+        Happening::Role { at: 1.0, node: "decode-5".to_owned(), role: Role::Prefill },
+        Happening::Fails { at: 20.0, node: "decode-5".to_owned() },
+        Happening::Returns { at: 21.0, node: "decode-5".to_owned() },
+    ];
+    let simulated = simulated(file);
+    check(&simulated, 800);
+    // Out for half a minute, and again after five looks more.
+    let [out, again] = simulated.done.as_slice() else { panic!("{:?}", simulated.done) };
+    assert_eq!((&again.node, again.what), (&out.node, out.what));
+    assert!((again.at_ms - out.at_ms).abs_diff(34_500) <= 1_500, "{out:?} {again:?}");
+    assert_eq!((out.node.as_str(), out.what), ("decode-2", Steered::Out));
+    assert!((9_000..12_000).contains(&out.at_ms), "five looks in a row: {out:?}");
+    let roles: Vec<_> = simulated.roles.iter().map(|(_, roles)| *roles).collect();
+    assert_eq!(roles, [[2, 5], [3, 4], [2, 4], [2, 5]]);
+    let slow = |from: f64, to: f64| {
+        let within = |record: &&crate::measure::Record| (from..to).contains(&record.intended);
+        let all = simulated.run.records.iter().filter(within);
+        all.flat_map(|record| &record.gaps).filter(|gap| **gap > 0.1).count()
+    };
+    assert!(slow(5.0, 10.0) > 50 && slow(13.0, 30.0) == 0, "{} {}", slow(5.0, 10.0), slow(13.0, 30.0));
+}
+
+#[test]
+fn the_youngest_gives_its_pages_to_older_ones_and_all_are_answered() {
+    let of = |pages| {
+        let mut file = file(split(1, 1), 40, 100.0);
+        file.workload.classes[0].shape =
+            Shape { input: Length::fixed(150), output: Length::fixed(300), ..Shape::default() };
+        file.machine.limits.pages = pages;
+        simulated(file)
+    };
+    let (few, many) = (of(100), of(2000));
+    check(&few, 40);
+    assert!(few.preempted > 10 && many.preempted == 0, "{} {}", few.preempted, many.preempted);
+    let worst =
+        |of: &Simulated| of.run.records.iter().flat_map(|record| &record.gaps).fold(0f32, |a, b| a.max(*b));
+    assert!(worst(&few) > 5.0 * worst(&many), "{} {}", worst(&few), worst(&many));
+}
+
+#[test]
+fn whose_time_is_over_ends_wherever_it_is() {
+    for policy in [PolicyName::LeastLoaded, PolicyName::Predicted] {
+        for (places, rate) in [(8, 200.0), (1000, 200.0), (1000, 20.0)] {
+            let mut file = file(ClusterShape { prefill: 1, decode: 1, local: 1 }, 200, rate);
+            file.coordinator.policy = policy;
+            file.coordinator.max_running = places;
+            file.workload.classes[0].deadline_ms = Some(400.0);
+            let simulated = simulated(file);
+            check(&simulated, 200);
+            let records = &simulated.run.records;
+            assert!(records.iter().all(|record| record.e2e() <= 0.4 + 1e-3 + 1e-9), "{records:?}");
+            let ended = records.iter().filter(|record| !record.is_answered()).count();
+            assert!(ended < 200 && (ended > 20 || rate < 100.0), "{ended} {places} {rate}");
+        }
+    }
+}
+
+#[test]
+fn who_has_priority_waits_less_and_shares_change() {
+    let class = |name: &str, priority, input| Class {
+        name: name.to_owned(),
+        priority,
+        shape: Shape { input: Length::fixed(input), output: Length::fixed(10), ..Shape::default() },
+        ..Class::default()
+    };
+    let mut file = file(split(1, 1), 400, 100.0);
+    file.workload.classes = vec![class("usual", 0, 300), class("first", 5, 301)];
+    (file.coordinator.max_running, file.coordinator.max_wait_ms) = (4, 600_000);
+    file.events = vec![Happening::Share { at: 2.0, class: "first".to_owned(), share: 9.0 }];
+    let simulated = simulated(file.clone());
+    check(&simulated, 400);
+    let of = |class| simulated.run.records.iter().filter(move |record| record.class == class);
+    let mean = |class| of(class).filter_map(|record| record.ttft).sum::<f64>() / of(class).count() as f64;
+    assert!(mean(0) > 2.0 * mean(1), "{} {}", mean(0), mean(1));
+    let share = |from: f64, to: f64| {
+        let within = |class| of(class).filter(|record| (from..to).contains(&record.intended)).count() as f64;
+        within(1) / (within(0) + within(1))
+    };
+    assert!(
+        (0.35..0.65).contains(&share(0.0, 2.0)) && share(2.0, 9.0) > 0.8,
+        "{} {}",
+        share(0.0, 2.0),
+        share(2.0, 9.0)
+    );
+    file.events = vec![Happening::Share { at: 2.0, class: "nobody".to_owned(), share: 9.0 }];
+    assert!(file.scenario(None).unwrap_err().to_string().contains("nobody"));
 }
 
 #[test]

@@ -1,11 +1,13 @@
 //! Everything that happens, in its order: requests come, the coordinator's code routes them, nodes
 //! step, KV travels, nodes fail and come back.
 //!
-//! - `callers`: requests come and leave; `routing`: where they go; `changes`: what comes from outside
+//! - `callers`: requests come and leave; `routing`: where they go
+//! - `changes`: what comes from outside; `steering`: what the coordinator does about nodes
 
 mod callers;
 mod changes;
 mod routing;
+mod steering;
 
 use std::{
     cmp::Reverse,
@@ -16,7 +18,8 @@ use std::{
 };
 
 use baton_coordinator::{
-    CoordinatorConfig, Limits,
+    CoordinatorConfig, Limits, Outliers,
+    balancer::{Demands, Looks},
     places::Places,
     prefix::PrefixIndex,
     router::{Pool, Router},
@@ -25,10 +28,10 @@ use baton_protocol::Role;
 use tokio::time::Instant;
 
 use super::{
-    Change, Cost,
+    Change, Cost, Done,
     live::{Lives, Phase},
     machine::LAYER_GROUPS,
-    node::{Answer, Node, Prompt, Shown, Stepped},
+    node::{Answer, Node, Prompt, Shown, Stepped, Whose},
 };
 use crate::{
     measure::{Outcome, Record},
@@ -48,6 +51,8 @@ enum Event {
     Route { request: usize },
     /// A request has waited in line for too long.
     GiveUp { request: usize, number: u64 },
+    /// Nobody waits for a request any more.
+    TooLate { request: usize, serial: u64 },
     /// A prompt comes to its prefill node.
     Prompt { attempt: u64 },
     /// A node's step ends.
@@ -80,7 +85,13 @@ pub(super) struct World<'a> {
     index: Arc<PrefixIndex>,
     router: Router,
     places: Places<usize>,
+    demands: Demands,
+    looks: Looks,
+    outliers: Outliers,
+    /// When the balancer, and when whoever looks for outliers, looks next.
+    next_looks: (f64, f64),
     live: Lives,
+    arrived: u64,
     tried: u64,
     /// What sessions of several turns have said.
     said: BTreeMap<usize, Vec<u32>>,
@@ -91,6 +102,8 @@ pub(super) struct World<'a> {
     begun: Vec<u64>,
     pub(super) records: Vec<Record>,
     pub(super) kv_usage: Vec<f64>,
+    pub(super) done: Vec<Done>,
+    pub(super) roles: Vec<(f64, [usize; 2])>,
     pub(super) cost: Cost,
 }
 
@@ -142,7 +155,12 @@ impl<'a> World<'a> {
             index,
             router: Router::new(config),
             places: Places::new(&Limits::of(config)),
+            demands: Demands::default(),
+            looks: Looks::default(),
+            outliers: Outliers::default(),
+            next_looks: (0.0, 0.0),
             live: Lives::default(),
+            arrived: 0,
             tried: 0,
             said: BTreeMap::new(),
             next_session: 0,
@@ -151,6 +169,8 @@ impl<'a> World<'a> {
             begun: Vec::new(),
             records: Vec::with_capacity(traffic.requests()),
             kv_usage: Vec::new(),
+            done: Vec::new(),
+            roles: Vec::new(),
             cost: Cost::default(),
             traffic,
         };
@@ -186,6 +206,7 @@ impl<'a> World<'a> {
             }
             Event::Route { request } => self.route(request),
             Event::GiveUp { request, number } => self.give_up(request, number),
+            Event::TooLate { request, serial } => self.too_late(request, serial),
             Event::Prompt { attempt } => self.prompt(attempt),
             Event::Step { node, life } if self.nodes[node].life == life => self.step(node),
             Event::Step { .. } => {}
@@ -255,16 +276,19 @@ impl<'a> World<'a> {
         let room = of.room();
         of.cache.insert(&live.chain, room);
         let link = of.machine.link;
-        let is_own = node == live.decode;
-        let hop = if is_own { 0.0 } else { link.hop };
-        live.first_token(self.now + hop, link.front);
+        let hop = if prompt.whose == Whose::Others { link.hop } else { 0.0 };
+        match prompt.whose {
+            Whose::Preempted => live.token(self.now),
+            Whose::Own | Whose::Others => live.first_token(self.now + hop, link.front),
+        }
         if live.left == 0 {
             self.nodes[node].release(prompt.pages);
             self.end(request, Outcome::Answered);
-        } else if is_own {
+        } else if prompt.whose != Whose::Others {
             live.phase = Phase::Answer;
-            let answer = Answer { attempt: prompt.attempt, context: prompt.end + 1, left: live.left };
-            self.nodes[node].join(answer);
+            let pages = if std::mem::take(&mut live.holds) { live.pages } else { prompt.pages };
+            let (attempt, context) = (prompt.attempt, prompt.end + 1);
+            self.nodes[node].join(Answer { attempt, context, left: live.left, pages });
         } else {
             live.phase = Phase::Transfer;
             live.held_there = prompt.pages;
@@ -295,7 +319,9 @@ impl<'a> World<'a> {
         let (from, to) = (live.runs, live.decode);
         let held = std::mem::take(&mut live.held_there);
         self.nodes[from].release(held);
-        let answer = Answer { attempt, context: live.tokens.len() + 1, left: live.left };
+        live.holds = false;
+        let (context, pages) = (live.tokens.len() + 1, live.pages);
+        let answer = Answer { attempt, context, left: live.left, pages };
         let room = self.nodes[to].room();
         self.nodes[to].cache.insert(&live.chain, room);
         self.nodes[to].join(answer);
@@ -310,6 +336,7 @@ impl<'a> World<'a> {
             self.pools[at] = Pool::new(of.iter().map(|&node| Rc::clone(&self.nodes[node].shown)).collect());
             self.pool_nodes[at] = of;
         }
+        self.note_roles();
     }
 
     /// Nodes, to be looked at when all is over.

@@ -2,15 +2,20 @@
 
 use std::time::Duration;
 
-use baton_coordinator::{Claim, places::Entry};
+use baton_coordinator::{Claim, balancer::Ended, places::Entry};
 use baton_protocol::{BlockHash, Budgets, chain};
 
 use super::{Event, World};
 use crate::{
     measure::{Outcome, Record},
     simulate::live::{Live, Phase},
-    traffic::Piece,
+    traffic::{Class, Piece},
 };
+
+/// The one that is served.
+pub(super) const MODEL: &str = "";
+/// A deadline further away than this is none.
+const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
 impl World<'_> {
     /// The next session comes at its time.
@@ -41,15 +46,27 @@ impl World<'_> {
         let record = Record::begun((class, session, turn), self.now, of.turns[turn].output_tokens);
         let budgets = self.budgets(class);
         let chain = if self.shares { self.chain(&tokens) } else { Vec::new() };
+        let wishes = self.classes.get(class).map(Class::wishes).unwrap_or_default();
+        let now = self.instant();
+        self.demands.arrived(MODEL, &budgets, now);
+        let patience = wishes.deadline_ms.map(|ms| ms / 1e3);
+        let left = patience.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+        let deadline = now + left.unwrap_or(FAR).min(FAR);
         let claim = Claim {
             tenant: String::new(),
-            priority: 0,
-            due: self.instant() + budgets.ttft,
+            priority: wishes.priority,
+            due: deadline.min(now + budgets.ttft),
             tokens: (tokens.len() + record.wanted_tokens) as u64,
         };
-        let request = self.live.insert(Live::new(record, tokens, chain, budgets));
-        let (now, far) = (self.instant(), self.instant() + Duration::from_secs(365 * 24 * 3600));
-        match self.places.enter(claim, request, far, now) {
+        self.arrived += 1;
+        let (serial, deadline_at) = (self.arrived, patience.map(|seconds| self.now + seconds));
+        let mut live = Live::new(record, tokens, chain, budgets);
+        (live.serial, live.deadline) = (serial, deadline_at);
+        let request = self.live.insert(live);
+        if let Some(at) = deadline_at {
+            self.at(at, Event::TooLate { request, serial });
+        }
+        match self.places.enter(claim, request, deadline, now) {
             Ok(Entry::Taken) => self.at(self.now, Event::Route { request }),
             Ok(Entry::InLine { number, until }) => {
                 if let Some(live) = self.live.get_mut(request) {
@@ -73,6 +90,22 @@ impl World<'_> {
             let body = "waited too long for a place".to_owned();
             self.leave(request, Outcome::Refused { status: 503, says_when: true, body });
         }
+    }
+
+    /// A request's time is over: wherever it is, it ends.
+    pub(super) fn too_late(&mut self, request: usize, serial: u64) {
+        let Some(live) = self.live.get_mut(request).filter(|live| live.serial == serial) else { return };
+        let late = Outcome::Failed { why: "the request's time is over".to_owned() };
+        if live.phase == Phase::Line {
+            live.in_line.take().into_iter().for_each(|number| self.places.leave(number));
+            return self.leave(request, late);
+        }
+        let (attempt, from, to) = (live.attempt, live.runs, live.decode);
+        if attempt > 0 {
+            [from, to].into_iter().for_each(|node| self.nodes[node].withdraw(attempt));
+        }
+        self.end(request, late);
+        [from, to].into_iter().for_each(|node| self.kick(node));
     }
 
     /// What a turn says, behind all that was said before, in token ids.
@@ -110,6 +143,10 @@ impl World<'_> {
         self.places.release();
         self.leave(request, outcome);
         while let Some(next) = self.places.call(self.instant()) {
+            // It is in line no more, whatever else happens now.
+            if let Some(live) = self.live.get_mut(next) {
+                live.phase = Phase::Routing;
+            }
             self.at(self.now, Event::Route { request: next });
         }
     }
@@ -145,6 +182,9 @@ impl World<'_> {
         let front = self.nodes.first().map_or(0.0, |node| node.machine.link.front);
         let (session, turn) = (live.record.session, live.record.turn);
         let is_answered = outcome == Outcome::Answered;
+        if is_answered {
+            self.demands.ended(MODEL, ended(&live));
+        }
         if let Some(said) = self.said.get_mut(&session).filter(|_| is_answered) {
             let seed = self.seed ^ (session as u64) << 20 ^ turn as u64;
             said.extend(Piece::Drawn { seed, tokens: live.record.wanted_tokens }.any_ids());
@@ -165,5 +205,18 @@ impl World<'_> {
             }
         }
         self.records.push(live.into_record(self.now + front, outcome));
+    }
+}
+
+/// What the balancer is told of an answer: prompts that ran where it was decoded are no work of
+/// prefill nodes.
+fn ended(live: &Live) -> Ended {
+    let prompt_tokens = live.record.prompt_tokens.unwrap_or(0);
+    let cached = live.record.cached_tokens.unwrap_or(0);
+    let is_own = live.runs == live.decode;
+    Ended {
+        prompt_tokens,
+        computed_tokens: if is_own { 0 } else { prompt_tokens.saturating_sub(cached) },
+        answer_tokens: live.record.output_tokens,
     }
 }

@@ -20,6 +20,7 @@ impl World<'_> {
             });
             self.kv_usage.push(used as f64 / total.max(1) as f64);
         }
+        self.steer();
         // The last one is when nothing else can happen.
         if !self.events.is_empty() {
             self.at(self.now + f64::from(self.config.load_interval_ms.max(1)) / 1e3, Event::Report);
@@ -31,16 +32,20 @@ impl World<'_> {
         match what {
             What::Fails { node } => self.fail(*node),
             What::Returns { node } => {
-                self.nodes[*node].shown.is_up.set(true);
+                self.nodes[*node].rise();
+                self.set_pools();
                 self.let_in(*node);
             }
-            What::Slows { node, times } => self.nodes[*node].slow = *times,
+            What::Slows { node, times } => self.nodes[*node].slow_down(*times),
+            What::Role { node, role } => self.set_role(*node, *role),
         }
     }
 
     /// A node dies. Its answers go on elsewhere; prompts that ran there run on the next candidate.
     pub(super) fn fail(&mut self, node: usize) {
         self.nodes[node].die();
+        self.outliers.forget(&self.nodes[node].shown.info.borrow().id);
+        self.note_roles();
         let max_attempts = self.config.max_attempts;
         let on = |live: &Live| match live.attempt > 0 {
             true if live.decode == node => Some(true),
@@ -66,6 +71,7 @@ impl World<'_> {
             live.holds = false;
             self.let_go(request);
             let Some(live) = self.live.get_mut(request) else { continue };
+            live.avoid.push(node);
             live.resume();
             if live.attempts >= max_attempts {
                 self.end(request, Outcome::Failed { why: "its nodes were lost".to_owned() });

@@ -22,17 +22,23 @@ impl World<'_> {
         let asked = live.request();
         let began = std::time::Instant::now();
         let wanted = Wanted { request: &asked, budgets: &live.budgets, now };
-        let of = |role: Role| move |node: &Rc<Shown>| node.takes(role).then_some(0);
+        let (outliers, avoid) = (&self.outliers, &live.avoid);
+        // As the coordinator has it: slow ones last, before them those that it was lost on.
+        let decodes = |node: &Rc<Shown>| {
+            let is_out = || outliers.is_out(&node.info.borrow().id, now);
+            node.takes(Role::Decode).then(|| 2 * u8::from(is_out()) + u8::from(avoid.contains(&node.number)))
+        };
+        let prefills = |node: &Rc<Shown>| node.takes(Role::Prefill).then_some(0);
         let [prefill, decode] = &self.pools;
-        let choice = self.router.choose(
-            &wanted,
-            &self.index,
-            (decode, &of(Role::Decode)),
-            (prefill, &of(Role::Prefill)),
-        );
+        let choice = self.router.choose(&wanted, &self.index, (decode, &decodes), (prefill, &prefills));
         self.cost.decisions.push(began.elapsed().as_nanos().try_into().unwrap_or(u32::MAX));
         live.take_back(asked);
         let Some(choice) = choice else { return self.no_node(request) };
+        let foretold = choice.prediction.map_or(self.now, |of| self.now + of.ttft);
+        if live.record.output_tokens == 0 && live.deadline.is_some_and(|deadline| foretold > deadline) {
+            let body = "no first token is expected before the deadline".to_owned();
+            return self.end(request, Outcome::Refused { status: 503, says_when: true, body });
+        }
         let [prefill, decode] = &self.pool_nodes;
         live.decode = decode[choice.decode];
         live.candidates = choice.prefill.iter().map(|&at| prefill[at]).collect();
@@ -45,7 +51,7 @@ impl World<'_> {
         let sent = self.nodes[live.runs].shown.ledger.borrow_mut().send_prompt(choice.prefill_tokens, now);
         live.sent = Some((live.runs, sent));
         let to = &mut self.nodes[live.decode];
-        live.pages = to.machine.kv.pages_for(live.tokens.len() + live.left).min(to.machine.limits.pages);
+        live.pages = to.machine.kv.pages_for(live.tokens.len() + 1).min(to.machine.limits.pages);
         live.phase = Phase::Pages;
         to.pending.push_back(live.attempt);
         let node = live.decode;
@@ -97,7 +103,7 @@ impl World<'_> {
         let end = live.tokens.len();
         let cached = live.cached(live.have, &self.nodes[node]);
         live.record.cached_tokens = Some(cached);
-        self.nodes[node].push(Prompt::new(attempt, cached, end, 0));
+        self.nodes[node].push(Prompt::own(attempt, cached..end));
         self.kick(node);
     }
 
@@ -115,7 +121,7 @@ impl World<'_> {
         let (cached, end) = (live.cached(matched, node), live.tokens.len());
         live.record.cached_tokens = Some(cached);
         let pages = node.machine.kv.pages_for(end).min(node.machine.limits.pages);
-        node.push(Prompt::new(attempt, cached, end, pages));
+        node.push(Prompt::of_others(attempt, cached..end, pages));
         let runs = live.runs;
         self.kick(runs);
     }

@@ -1,0 +1,71 @@
+//! What the coordinator does about nodes: those that are slow get no new work, and where roles do
+//! not fit what is asked for, the balancer changes one.
+
+use std::rc::Rc;
+
+use baton_coordinator::{BalancerMode, Outliers, balancer::Look};
+use baton_protocol::Role;
+
+use super::{World, callers::MODEL};
+use crate::simulate::{Done, Steered, node::Shown};
+
+impl World<'_> {
+    /// Looks at the nodes when it is time, at reports: nothing new is known between them.
+    pub(super) fn steer(&mut self) {
+        let (balances, compares) = self.next_looks;
+        if self.now >= compares {
+            self.next_looks.1 = self.now + Outliers::INTERVAL.as_secs_f64();
+            self.take_out();
+        }
+        if self.now >= balances && self.config.balancer != BalancerMode::Off {
+            self.next_looks.0 = self.now + self.config.balancing.interval().as_secs_f64();
+            self.balance();
+        }
+    }
+
+    fn take_out(&mut self) {
+        let now = self.instant();
+        let decode = self.ready(Role::Decode);
+        for node in self.outliers.look(&decode, now) {
+            self.note(node.0, Steered::Out);
+        }
+    }
+
+    fn balance(&mut self) {
+        let now = self.instant();
+        let [prefill, decode] = [Role::Prefill, Role::Decode].map(|role| self.ready(role));
+        let demand = self.demands.of(MODEL, now);
+        let changes = (self.config.balancer == BalancerMode::On, now);
+        let look =
+            self.looks.look(demand, [prefill.as_slice(), decode.as_slice()], &self.config.balancing, changes);
+        let Look { change: Some((node, role)), .. } = look else { return };
+        self.note(node.info.borrow().id.0.clone(), Steered::Role(role));
+        self.set_role(node.number, role);
+    }
+
+    /// A node has this role alone from now on, and finishes what it has of others.
+    pub(super) fn set_role(&mut self, node: usize, role: Role) {
+        self.nodes[node].take_role(role);
+        self.set_pools();
+    }
+
+    /// Notes how many nodes have which role, if that is news.
+    pub(super) fn note_roles(&mut self) {
+        let count = |role| self.nodes.iter().filter(|node| node.shown.takes(role)).count();
+        let roles = [Role::Prefill, Role::Decode].map(count);
+        if self.roles.last().is_none_or(|(_, before)| *before != roles) {
+            self.roles.push((self.now, roles));
+        }
+    }
+
+    /// Nodes that take this work.
+    fn ready(&self, role: Role) -> Vec<Rc<Shown>> {
+        let [prefill, decode] = &self.pools;
+        let pool = if role == Role::Prefill { prefill } else { decode };
+        pool.nodes().iter().filter(|node| node.takes(role)).cloned().collect()
+    }
+
+    fn note(&mut self, node: String, what: Steered) {
+        self.done.push(Done { at_ms: (1e3 * self.now) as u64, node, what });
+    }
+}
