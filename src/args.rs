@@ -16,9 +16,9 @@ use clap_complete::Shell;
 
 pub use self::{
     bench::{
-        Bench, BenchBudgets, BenchEngine, BenchFlip, BenchFront, BenchGrammar, BenchHandoff, BenchHttp,
-        BenchKind, BenchOverload, BenchPrefixIndex, BenchRouting, BenchRow, BenchServer, BenchStart,
-        BenchTransfer, RowKind,
+        Bench, BenchBudgets, BenchClient, BenchEngine, BenchFlip, BenchFront, BenchGrammar, BenchHandoff,
+        BenchHttp, BenchKind, BenchOverload, BenchPrefixIndex, BenchRouting, BenchRow, BenchServer,
+        BenchStart, BenchTransfer, RowKind,
     },
     load::{BenchServe, BenchSlo, MannerArgs, Output, Questions},
     simulate::{BenchSimulated, MachineArgs, Plan, Simulate},

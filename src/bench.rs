@@ -4,6 +4,7 @@
 pub mod budgets;
 #[cfg(feature = "cuda")]
 pub mod card;
+pub mod client;
 mod cluster;
 pub mod engine;
 pub mod flip;
@@ -24,6 +25,8 @@ pub mod simulated;
 pub mod slo;
 pub mod start;
 pub mod transfer;
+
+pub use cluster::Ratio;
 
 use std::path::{Path, PathBuf};
 

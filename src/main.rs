@@ -50,6 +50,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             BenchKind::Serve(args) => baton::bench::serve::run(&args),
             BenchKind::Slo(args) => baton::bench::slo::run(&args),
             BenchKind::Server(args) => baton::bench::server::run(&args),
+            BenchKind::Client(args) => baton::bench::client::run(&args),
             BenchKind::Simulated(args) => baton::bench::simulated::run(&args),
             BenchKind::PrefixIndex(args) => baton::bench::prefix_index::run(&args),
             BenchKind::Budgets(args) => baton::bench::budgets::run(&args),

@@ -41,6 +41,8 @@ pub enum BenchKind {
     /// The highest rate at which requests keep their budgets: of servers, or of a split cluster
     /// beside one that is not.
     Slo(Box<BenchSlo>),
+    /// What the client of `bench serve` keeps up with: canned tokens from a server on another core.
+    Client(BenchClient),
     /// A cluster on two cores, mock backend, beside what is simulated of the same traffic.
     Simulated(BenchSimulated),
     /// Look-ups in the coordinator's index of all prefix caches.
@@ -232,6 +234,23 @@ pub struct BenchFlip {
     /// Runs with changes and without, taking turns.
     #[arg(long, default_value_t = 3)]
     pub runs: usize,
+}
+
+/// `baton bench client`.
+#[derive(Debug, Args)]
+pub struct BenchClient {
+    /// Tokens a second that the server sends; fails when the first are not read in time.
+    #[arg(long, value_delimiter = ',', default_value = "20000,40000,80000")]
+    pub rate: Vec<f64>,
+    /// Answers at once.
+    #[arg(long, default_value_t = 200)]
+    pub streams: usize,
+    /// Seconds of each rate.
+    #[arg(long, default_value_t = 5.0)]
+    pub seconds: f64,
+    /// The process that sends; started by the one that reads.
+    #[arg(long, hide = true)]
+    pub server: bool,
 }
 
 /// `baton bench front`.

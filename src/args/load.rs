@@ -10,6 +10,8 @@ use baton_lab::{
 use clap::Args;
 use serde_json::{Map, Value};
 
+use crate::bench::Ratio;
+
 /// `baton bench serve`.
 #[derive(Debug, Args)]
 pub struct BenchServe {
@@ -36,10 +38,10 @@ pub struct BenchServe {
 /// `baton bench slo`.
 #[derive(Debug, Args)]
 pub struct BenchSlo {
-    /// A server to search, by its base URL (repeat for several); without, two clusters
-    /// of our own, each on the first two cores: one prefill and one decode node, and two
-    /// nodes that do both.
-    #[arg(long = "url", value_name = "[NAME=]URL", conflicts_with_all = ["own", "set", "chunk", "step_ms", "sequences"])]
+    /// A server to search, by its base URL (repeat for several); without, clusters of our
+    /// own, each on the first two cores: one prefill and one decode node, and two nodes that
+    /// do both.
+    #[arg(long = "url", value_name = "[NAME=]URL", conflicts_with_all = ["own", "set", "ratio", "chunk", "step_ms", "sequences"])]
     pub urls: Vec<String>,
     /// The model of our own clusters.
     #[arg(long, value_name = "NAME|PATH", default_value = "smollm2-135m")]
@@ -47,6 +49,10 @@ pub struct BenchSlo {
     /// One setting of our own clusters (repeat for several).
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
+    /// Prefill nodes to decode nodes of our own split clusters, each searched; more nodes than
+    /// two share the two cores in turn.
+    #[arg(long, value_name = "PREFILL:DECODE", value_delimiter = ',', default_value = "1:1")]
+    pub ratio: Vec<Ratio>,
     /// Tokens of a step to try in our own clusters (engine.scheduler.max_batch_tokens).
     #[arg(long, value_delimiter = ',')]
     pub chunk: Vec<usize>,

@@ -4,6 +4,7 @@
 use std::{
     net::TcpListener,
     process::{Child, Command, Stdio},
+    str::FromStr,
     time::{Duration, Instant},
 };
 
@@ -13,16 +14,23 @@ use tempfile::TempDir;
 use super::process::ServerProcess;
 use crate::args::Settings;
 
-/// What the two nodes do.
+/// What nodes do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Layout {
-    /// One runs prompts, the other generates.
-    Split,
-    /// Each does both, for requests of its own.
+    /// Some run prompts, the others generate.
+    Split(Ratio),
+    /// Two, each for requests of its own.
     Local,
     /// As [`Local`](Self::Local), both on the second core and without compute threads, and the
     /// coordinator alone on the first.
     Front,
+}
+
+/// Prefill nodes to decode nodes, on two cores: these are shared in turn by more nodes than two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ratio {
+    prefill: usize,
+    decode: usize,
 }
 
 /// A cluster that ends with this.
@@ -41,48 +49,74 @@ struct Etcd {
 }
 
 const START: Duration = Duration::from_secs(60);
+/// Nodes of a role.
+const MOST: usize = 8;
+
+// === impl Ratio ===
+
+impl Ratio {
+    /// A node of each role, a core each.
+    pub(super) const ONE_EACH: Self = Self { prefill: 1, decode: 1 };
+}
+
+impl FromStr for Ratio {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let count = |text: &str| text.trim().parse().ok().filter(|count| (1..=MOST).contains(count));
+        let found = text
+            .split_once(':')
+            .and_then(|(prefill, decode)| Some(Self { prefill: count(prefill)?, decode: count(decode)? }));
+        found.ok_or_else(|| format!("{text:?} is not PREFILL:DECODE, each of 1 to {MOST}"))
+    }
+}
 
 // === impl Layout ===
 
 impl Layout {
-    pub(super) fn name(self) -> &'static str {
+    pub(super) fn name(self) -> String {
         match self {
-            Self::Split => "split",
-            Self::Local => "local",
-            Self::Front => "front",
+            Self::Split(Ratio::ONE_EACH) => "split".to_owned(),
+            Self::Split(Ratio { prefill, decode }) => format!("split {prefill}:{decode}"),
+            Self::Local => "local".to_owned(),
+            Self::Front => "front".to_owned(),
         }
     }
 
-    /// Of the two nodes, and of the coordinator if it has one.
-    fn cores(self) -> ([usize; 2], Option<usize>) {
+    /// Roles of each node, as settings have them.
+    fn roles(self) -> Vec<&'static str> {
         match self {
-            Self::Split | Self::Local => ([0, 1], None),
-            Self::Front => ([1, 1], Some(0)),
+            Self::Split(Ratio { prefill, decode }) => {
+                [vec!["'prefill'"; prefill], vec!["'decode'"; decode]].concat()
+            }
+            Self::Local | Self::Front => vec!["'prefill','decode'"; 2],
         }
     }
 
-    fn settings(self) -> [&'static str; 2] {
-        match self {
-            Self::Split => [
-                "nodes=[{id='1',roles=['prefill']},{id='2',roles=['decode']},{id='c',roles=['coordinator']}]",
-                "coordinator.local_prefill_below_tokens=0",
-            ],
-            Self::Local | Self::Front => [
-                "nodes=[{id='1',roles=['prefill','decode']},{id='2',roles=['prefill','decode']},\
-                 {id='c',roles=['coordinator']}]",
-                "coordinator.local_prefill_below_tokens=1000000000",
-            ],
-        }
+    /// Where a node runs, by its number.
+    fn core(self, node: usize) -> usize {
+        if self == Self::Front { 1 } else { node % 2 }
+    }
+
+    fn settings(self) -> [String; 2] {
+        let nodes = self.roles().into_iter().enumerate();
+        let nodes: String =
+            nodes.map(|(number, roles)| format!("{{id='{}',roles=[{roles}]}},", number + 1)).collect();
+        let below = if matches!(self, Self::Split(_)) { 0 } else { 1_000_000_000 };
+        [
+            format!("nodes=[{nodes}{{id='c',roles=['coordinator']}}]"),
+            format!("coordinator.local_prefill_below_tokens={below}"),
+        ]
     }
 }
 
 // === impl Cluster ===
 
 impl Cluster {
-    /// Starts everything and waits until both nodes are ready.
+    /// Starts everything and waits until all nodes are ready.
     pub(super) fn start(layout: Layout, model: &str, set: &[String]) -> Result<Self> {
         let etcd = Etcd::start()?;
-        let mut all: Vec<String> = layout.settings().map(str::to_owned).into();
+        let mut all: Vec<String> = layout.settings().into();
         all.extend(["registry.kind=etcd".to_owned(), format!("registry.endpoints=['{}']", etcd.url)]);
         let computes = !set.iter().any(|setting| setting == "engine.backend=mock");
         if layout != Layout::Front && computes {
@@ -90,12 +124,15 @@ impl Cluster {
         }
         all.extend(set.iter().cloned());
         let settings = Settings { set: all, model: Some(model.to_owned()), ..Settings::default() };
-        let (cores, own) = layout.cores();
-        let node = |core: usize, id: &str| {
-            ServerProcess::start_node(on_core(core)?, &settings, id, "metrics at http://")
+        let node = |number: usize| {
+            let (program, id) = (on_core(layout.core(number))?, (number + 1).to_string());
+            ServerProcess::start_node(program, &settings, &id, "metrics at http://")
         };
-        let nodes = vec![node(cores[0], "1")?, node(cores[1], "2")?];
-        let program = own.map_or_else(|| Ok(Command::new(std::env::current_exe()?)), on_core)?;
+        let nodes = (0..layout.roles().len()).map(node).collect::<Result<Vec<_>>>()?;
+        let program = match layout {
+            Layout::Front => on_core(0)?,
+            _ => Command::new(std::env::current_exe()?),
+        };
         let coordinator = ServerProcess::start_node(program, &settings, "c", "ready at http://")?;
         let cluster = Self { coordinator, nodes, _etcd: etcd };
         cluster.wait()?;
@@ -169,7 +206,7 @@ impl Drop for Etcd {
 }
 
 /// This program, on that core.
-fn on_core(core: usize) -> Result<Command> {
+pub(super) fn on_core(core: usize) -> Result<Command> {
     let mut command = Command::new("taskset");
     command.args(["--cpu-list", &core.to_string()]).arg(std::env::current_exe()?);
     Ok(command)

@@ -14,7 +14,7 @@ use baton_lab::{
 };
 
 use super::{
-    cluster::{Cluster, Layout},
+    cluster::{Cluster, Layout, Ratio},
     load, serve,
 };
 use crate::{args::BenchSimulated, simulate::show_beside, terminal::say};
@@ -71,7 +71,7 @@ pub fn run(args: &BenchSimulated) -> Result<()> {
 fn measure(args: &BenchSimulated, workload: &Workload, name: &str) -> Result<Measured> {
     let mut set: Vec<String> = SETTINGS.map(str::to_owned).into();
     set.extend(args.set.iter().cloned());
-    let cluster = Cluster::start(Layout::Split, "mock", &set)?;
+    let cluster = Cluster::start(Layout::Split(Ratio::ONE_EACH), "mock", &set)?;
     load::runtime()?.block_on(async {
         let manner = Manner { api: Api::Completions, vocabulary: Some(load::BYTES), ..Manner::default() };
         let endpoint = Arc::new(Endpoint::connect(&cluster.url(), manner).await?);

@@ -1,5 +1,5 @@
-//! The highest rate at which requests keep their budgets: of servers that are
-//! there, or of a split cluster beside one that is not, on the same two cores.
+//! The highest rate at which requests keep their budgets: of servers that are there, or of split
+//! clusters beside one that is not, on the same two cores.
 
 use std::sync::Arc;
 
@@ -122,8 +122,9 @@ impl<'a> Slo<'a> {
             let model = Some(self.args.own.clone());
             let settings = crate::args::Settings { model, set: self.args.set.clone(), config: None };
             ClusterConfig::load(&settings)?.make_model_available()?;
-            let own = |layout: Layout| (layout.name().to_owned(), Place::Own(layout));
-            return Ok([Layout::Split, Layout::Local].map(own).into());
+            let own = |layout: Layout| (layout.name(), Place::Own(layout));
+            let split = self.args.ratio.iter().map(|ratio| Layout::Split(*ratio));
+            return Ok(split.chain([Layout::Local]).map(own).collect());
         }
         let given = self.args.urls.iter().map(|url| serve::split_name(url));
         Ok(given.map(|(name, url)| (name.to_owned(), Place::Url(url.to_owned()))).collect())
