@@ -58,6 +58,39 @@ pub(super) fn reasons(plan: &Plan, machine: &Machine, run: f64) -> Vec<String> {
     reasons
 }
 
+impl Plan {
+    fn picked(&self) -> String {
+        let pick = match self.pick {
+            Pick::Split => "split",
+            Pick::Local => "do not split",
+            Pick::Neither => "neither: other budgets, another card or fewer tokens",
+        };
+        match self.cluster().map(|cluster| cluster.nodes()) {
+            Some(nodes) if self.cards > 1 => format!(
+                "{pick}, {nodes} nodes of {} cards each: {} cards\n  \
+                 nodes of several cards need tensor parallelism, which Baton's engine does not have: no \
+                 cluster of it runs this plan, and what cards lose by sharing layers is believed, not measured",
+                self.cards,
+                nodes * self.cards
+            ),
+            Some(nodes) => format!("{pick}, {nodes} nodes of a card each"),
+            None => pick.to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for Pages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { tokens, bytes, count } = *self;
+        write!(
+            f,
+            "pages:  of {tokens} tokens, {:.1} MiB each; a node has {count}, for {} tokens",
+            bytes as f64 / f64::from(1 << 20),
+            count * tokens as usize
+        )
+    }
+}
+
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let task = self.task;
@@ -93,36 +126,14 @@ impl fmt::Display for Plan {
             )?,
             None => writeln!(f, "local:  no number of nodes keeps the budgets")?,
         }
-        let Pages { tokens, bytes, count } = self.pages;
-        writeln!(
-            f,
-            "pages:  of {tokens} tokens, {:.1} MiB each; a node has {count}, for {} tokens",
-            bytes as f64 / f64::from(1 << 20),
-            count * tokens as usize
-        )?;
+        writeln!(f, "{}", self.pages)?;
         writeln!(
             f,
             "link:   {} hides transfers but their last group of layers; as it is {:.1} ms show",
             rate(self.hiding_bytes_per_second),
             self.exposed_ms
         )?;
-        let pick = match self.pick {
-            Pick::Split => "split",
-            Pick::Local => "do not split",
-            Pick::Neither => "neither: other budgets, another card or fewer tokens",
-        };
-        match self.cluster().map(|cluster| cluster.nodes()) {
-            Some(nodes) if self.cards > 1 => writeln!(
-                f,
-                "pick:   {pick}, {nodes} nodes of {} cards each: {} cards\n  \
-                 nodes of several cards need tensor parallelism, which Baton's engine does not have: no \
-                 cluster of it runs this plan, and what cards lose by sharing layers is believed, not measured",
-                self.cards,
-                nodes * self.cards
-            )?,
-            Some(nodes) => writeln!(f, "pick:   {pick}, {nodes} nodes of a card each")?,
-            None => writeln!(f, "pick:   {pick}")?,
-        }
+        writeln!(f, "pick:   {}", self.picked())?;
         if let Some(first) = self.limits.first() {
             let all: Vec<String> =
                 self.limits.iter().map(|limit| format!("{} {:.2}/s", limit.what, limit.rate)).collect();

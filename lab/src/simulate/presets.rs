@@ -152,7 +152,7 @@ impl Gpu {
         }
         let kv = model.kv();
         let heads = kv.kv_heads as usize;
-        if cards == 0 || heads % cards != 0 {
+        if !heads.is_multiple_of(cards) {
             return Err(PresetError::Uneven { cards, heads });
         }
         let all = cards as f64;
