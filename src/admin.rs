@@ -17,11 +17,18 @@ use serde_json::{Value, json};
 
 use crate::{
     args::{Admin, AdminKind},
+    client,
     terminal::say,
 };
 
 /// Has an operator's key, where one is needed: others on this machine see arguments.
 const KEY: &str = "BATON_ADMIN_KEY";
+
+/// Whoever calls the admin API of a coordinator.
+struct Operator {
+    http: reqwest::Client,
+    base: String,
+}
 
 /// Does what was asked and shows what came of it.
 ///
@@ -29,9 +36,9 @@ const KEY: &str = "BATON_ADMIN_KEY";
 /// When the coordinator cannot be reached or refuses.
 pub async fn run(args: &Admin) -> Result<()> {
     if matches!(args.what, AdminKind::Top) && !args.json && stdout().is_terminal() {
-        return top::run(&args.url).await;
+        return top::run(args).await;
     }
-    let answer = ask(&args.url, &args.what).await?;
+    let answer = ask(&Operator::new(args)?, &args.what).await?;
     if args.json {
         say(serde_json::to_string_pretty(&answer)?);
         return Ok(());
@@ -42,8 +49,9 @@ pub async fn run(args: &Admin) -> Result<()> {
     Ok(())
 }
 
-async fn ask(url: &str, what: &AdminKind) -> Result<Value> {
-    let get = |path: &str| call(url, Method::GET, path.to_owned(), Value::Null);
+async fn ask(operator: &Operator, what: &AdminKind) -> Result<Value> {
+    let get = |path: &str| operator.get(path.to_owned());
+    let call = |method, path, body| operator.call(method, path, body);
     match what {
         AdminKind::Top => get("cluster").await,
         AdminKind::Nodes => get("nodes").await,
@@ -55,25 +63,22 @@ async fn ask(url: &str, what: &AdminKind) -> Result<Value> {
         AdminKind::Topology => get("topology").await,
         AdminKind::Incidents => get("incidents").await,
         AdminKind::Audit => get("audit").await,
-        AdminKind::Flush => call(url, Method::POST, "flush".to_owned(), Value::Null).await,
+        AdminKind::Flush => call(Method::POST, "flush".to_owned(), Value::Null).await,
         AdminKind::Drain { id, force } => {
-            call(url, Method::POST, format!("nodes/{id}/drain"), json!({ "force": force })).await
+            call(Method::POST, format!("nodes/{id}/drain"), json!({ "force": force })).await
         }
         AdminKind::Role { id, roles, force } => {
-            call(url, Method::PUT, format!("nodes/{id}/roles"), json!({ "roles": roles, "force": force }))
-                .await
+            call(Method::PUT, format!("nodes/{id}/roles"), json!({ "roles": roles, "force": force })).await
         }
-        AdminKind::Undrain { id } => {
-            call(url, Method::POST, format!("nodes/{id}/undrain"), Value::Null).await
-        }
-        AdminKind::Cancel { id } => call(url, Method::DELETE, format!("requests/{id}"), Value::Null).await,
+        AdminKind::Undrain { id } => call(Method::POST, format!("nodes/{id}/undrain"), Value::Null).await,
+        AdminKind::Cancel { id } => call(Method::DELETE, format!("requests/{id}"), Value::Null).await,
         AdminKind::Limits { set } => {
             let mut limits = get("limits").await?;
             if set.is_empty() {
                 return Ok(limits);
             }
             change(&mut limits, set)?;
-            call(url, Method::PUT, "limits".to_owned(), limits).await
+            call(Method::PUT, "limits".to_owned(), limits).await
         }
     }
 }
@@ -90,23 +95,35 @@ fn change(limits: &mut Value, set: &[String]) -> Result<()> {
     Ok(())
 }
 
-async fn call(url: &str, method: Method, path: String, body: Value) -> Result<Value> {
-    let url = format!("{}/admin/v1/{path}", url.trim_end_matches('/'));
-    let http = reqwest::Client::builder().no_proxy().build()?;
-    let mut request = http.request(method, &url);
-    if let Ok(key) = std::env::var(KEY) {
-        request = request.bearer_auth(key);
+// === impl Operator ===
+
+impl Operator {
+    fn new(args: &Admin) -> Result<Self> {
+        let http = client::http(args.authority.file())?;
+        Ok(Self { http, base: args.url.trim_end_matches('/').to_owned() })
     }
-    if !body.is_null() {
-        request = request.json(&body);
+
+    async fn get(&self, path: String) -> Result<Value> {
+        self.call(Method::GET, path, Value::Null).await
     }
-    let answer = request.send().await.with_context(|| format!("no coordinator answers at {url}"))?;
-    let status = answer.status();
-    let body: Value = answer.json().await.with_context(|| format!("{url} is no admin API"))?;
-    if !status.is_success() {
-        bail!("{}", body["error"].as_str().unwrap_or("refused"));
+
+    async fn call(&self, method: Method, path: String, body: Value) -> Result<Value> {
+        let url = format!("{}/admin/v1/{path}", self.base);
+        let mut request = self.http.request(method, &url);
+        if let Ok(key) = std::env::var(KEY) {
+            request = request.bearer_auth(key);
+        }
+        if !body.is_null() {
+            request = request.json(&body);
+        }
+        let answer = request.send().await.map_err(|error| client::unheard(&url, error))?;
+        let status = answer.status();
+        let body: Value = answer.json().await.with_context(|| format!("{url} is no admin API"))?;
+        if !status.is_success() {
+            bail!("{}", body["error"].as_str().unwrap_or("refused"));
+        }
+        Ok(body)
     }
-    Ok(body)
 }
 
 /// The answer as lines of text.

@@ -8,7 +8,7 @@ mod bench;
 mod load;
 mod simulate;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use baton_protocol::Role;
 use clap::{Args, Parser, Subcommand};
@@ -121,12 +121,24 @@ pub struct Settings {
     pub model: Option<String>,
 }
 
-/// `baton chat`.
+/// Whose certificate a server of https shows.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Authority {
+    /// PEM file of the authority that has signed the certificate of an https server, for example
+    /// the ca.crt of `baton certs init`; without, those count that browsers know.
+    #[arg(long, value_name = "FILE", global = true)]
+    ca: Option<PathBuf>,
+}
+
+/// `baton chat`. A key, if the server asks for one, is taken from `BATON_API_KEY`.
 #[derive(Debug, Args)]
 pub struct Chat {
     /// The server.
     #[arg(long, default_value = "http://127.0.0.1:8000")]
     pub url: String,
+    /// Whose certificate it shows.
+    #[command(flatten)]
+    pub authority: Authority,
     /// A system message.
     #[arg(long)]
     pub system: Option<String>,
@@ -144,6 +156,9 @@ pub struct Batch {
     /// The server; its key, if it asks for one, is taken from BATON_API_KEY.
     #[arg(long, default_value = "http://127.0.0.1:8000")]
     pub url: String,
+    /// Whose certificate it shows.
+    #[command(flatten)]
+    pub authority: Authority,
 }
 
 /// `baton admin`. Where operators need keys, `BATON_ADMIN_KEY` has one.
@@ -152,6 +167,9 @@ pub struct Admin {
     /// The admin API of a coordinator.
     #[arg(long, default_value = "http://127.0.0.1:8001", global = true)]
     pub url: String,
+    /// Whose certificate it shows, where a proxy puts it inside TLS.
+    #[command(flatten)]
+    pub authority: Authority,
     /// JSON, as the API has it, in place of tables.
     #[arg(long, global = true)]
     pub json: bool,
@@ -228,6 +246,12 @@ pub enum AdminKind {
 /// `baton doctor`.
 #[derive(Debug, Args)]
 pub struct Doctor {
+    /// The API of the cluster, under a name that its certificate is for; without, frontend.listen.
+    #[arg(long)]
+    pub url: Option<String>,
+    /// Whose certificate it shows; without, the authority of tls.ca counts, if there is one.
+    #[command(flatten)]
+    pub authority: Authority,
     /// Where settings come from.
     #[command(flatten)]
     pub settings: Settings,
@@ -239,6 +263,9 @@ pub struct Probe {
     /// What to ask: /health of any process, or /ready of one with the API.
     #[arg(default_value = "http://127.0.0.1:8000/health")]
     pub url: String,
+    /// Whose certificate it shows.
+    #[command(flatten)]
+    pub authority: Authority,
     /// How long to wait for the answer.
     #[arg(long, default_value_t = 2000)]
     pub timeout_ms: u64,
@@ -317,4 +344,13 @@ pub enum Model {
     },
     /// Shows the models on this machine, those that Python pulled too.
     List,
+}
+
+// === impl Authority ===
+
+impl Authority {
+    /// Its file, if one was named.
+    pub fn file(&self) -> Option<&Path> {
+        self.ca.as_deref()
+    }
 }

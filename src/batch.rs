@@ -27,7 +27,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 pub async fn run(args: &args::Batch) -> Result<()> {
     let input = fs::read(&args.input).with_context(|| format!("cannot read {}", args.input.display()))?;
     let endpoint = endpoint(&input)?;
-    let client = Client::new(&args.url)?.with_key(std::env::var("BATON_API_KEY").ok());
+    let client = Client::new(&args.url, args.authority.file())?.with_own_key();
     let name = args.input.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let file = client.upload(name, input).await?;
     let asked = json!({ "input_file_id": file["id"], "endpoint": endpoint, "completion_window": "24h" });

@@ -5,21 +5,21 @@ use std::io::{self, BufRead, IsTerminal};
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use crate::{client::Client, terminal};
+use crate::{args, client::Client, terminal};
 
 /// Reads lines, prints answers as they come, until the input ends or `/exit`.
 ///
 /// # Errors
 /// When the server cannot be reached; a refused turn is printed and forgotten.
-pub async fn run(url: &str, system: Option<&str>) -> Result<()> {
-    let client = Client::new(url)?;
+pub async fn run(args: &args::Chat) -> Result<()> {
+    let client = Client::new(&args.url, args.authority.file())?.with_own_key();
     let model = client.model().await?;
     let interactive = io::stdin().is_terminal();
     if interactive {
-        terminal::say(format_args!("{model} at {url} · /reset forgets, /exit leaves"));
+        terminal::say(format_args!("{model} at {} · /reset forgets, /exit leaves", args.url));
     }
     let opening: Vec<Value> =
-        system.map(|text| json!({"role": "system", "content": text})).into_iter().collect();
+        args.system.iter().map(|text| json!({"role": "system", "content": text})).collect();
     let mut messages = opening.clone();
     while let Some(line) = read_line(interactive)? {
         match line.trim() {
@@ -37,7 +37,7 @@ pub async fn run(url: &str, system: Option<&str>) -> Result<()> {
         match answer {
             Ok(answer) => messages.push(json!({"role": "assistant", "content": answer.text})),
             Err(error) => {
-                terminal::say(format_args!("({error})"));
+                terminal::say(format_args!("({error:#})"));
                 messages.pop();
             }
         }

@@ -1,10 +1,14 @@
 //! A small client of our own OpenAI API, for `chat`, `batch`, `demo` and `bench`.
 
-use std::time::{Duration, Instant};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 use baton_frontend::Readiness;
 use baton_lab::measure::Events;
+use baton_trust::{https_to, is_of_unknown_authority};
 use futures::StreamExt;
 use reqwest::{
     RequestBuilder, Response,
@@ -69,7 +73,8 @@ struct Delta {
 /// When it does not say so in time; what it says instead is kept.
 pub async fn probe(args: &args::Probe) -> Result<()> {
     let asked = async {
-        let answer = Client::new(&args.url)?.http.get(&args.url).send().await?;
+        let request = http(args.authority.file())?.get(&args.url);
+        let answer = request.send().await.map_err(|error| unheard(&args.url, error))?;
         let (code, body) = (answer.status(), answer.json::<Value>().await?);
         anyhow::Ok((code, body))
     };
@@ -82,21 +87,41 @@ pub async fn probe(args: &args::Probe) -> Result<()> {
     Ok(())
 }
 
+/// What all commands call servers with. Those of https show a certificate of the authority in the
+/// PEM file `ca`, or, without, of one that browsers know.
+///
+/// # Errors
+/// When the file is of no use.
+pub fn http(ca: Option<&Path>) -> Result<reqwest::Client> {
+    let builder = reqwest::Client::builder().no_proxy().tcp_nodelay(true);
+    Ok(builder.tls_backend_preconfigured(https_to(ca)?).build()?)
+}
+
+/// Why no answer came from a URL, and what to do about it.
+pub fn unheard(url: &str, error: reqwest::Error) -> Error {
+    let what = if is_of_unknown_authority(&error) {
+        format!("{url} shows a certificate of an authority that is not known here; --ca FILE makes it known")
+    } else {
+        format!("no server at {url}")
+    };
+    Error::new(error).context(what)
+}
+
 // === impl Client ===
 
 impl Client {
-    /// A client of `base`.
+    /// A client of `base`, which shows a certificate of `ca`'s authority if it is of https, as
+    /// [`http`] has it.
     ///
     /// # Errors
     /// When the HTTP client cannot be built.
-    pub fn new(base: &str) -> Result<Self> {
-        let http = reqwest::Client::builder().no_proxy().tcp_nodelay(true).build()?;
-        Ok(Self { http, base: base.trim_end_matches('/').to_owned(), key: None })
+    pub fn new(base: &str, ca: Option<&Path>) -> Result<Self> {
+        Ok(Self { http: http(ca)?, base: base.trim_end_matches('/').to_owned(), key: None })
     }
 
-    /// Which shows this API key.
-    pub fn with_key(self, key: Option<String>) -> Self {
-        Self { key, ..self }
+    /// Which shows the API key in `BATON_API_KEY`, if there is one.
+    pub fn with_own_key(self) -> Self {
+        Self { key: std::env::var("BATON_API_KEY").ok(), ..self }
     }
 
     /// Gets JSON.
@@ -147,7 +172,7 @@ impl Client {
 
     async fn send(&self, request: RequestBuilder) -> Result<Response> {
         let request = self.key.iter().fold(request, RequestBuilder::bearer_auth);
-        let response = request.send().await.with_context(|| format!("no server at {}", self.base))?;
+        let response = request.send().await.map_err(|error| unheard(&self.base, error))?;
         if response.status().is_success() {
             return Ok(response);
         }
@@ -161,7 +186,8 @@ impl Client {
     /// # Errors
     /// When the server cannot be reached or is not ready.
     pub async fn ready(&self) -> Result<Readiness> {
-        let answer = self.http.get(format!("{}/ready", self.base)).send().await?;
+        let answer = self.http.get(self.url("/ready")).send().await;
+        let answer = answer.map_err(|error| unheard(&self.base, error))?;
         Ok(answer.error_for_status()?.json().await?)
     }
 

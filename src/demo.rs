@@ -77,7 +77,7 @@ pub async fn run(args: &args::Demo) -> Result<()> {
 }
 
 async fn ask_all(url: &str) -> Result<()> {
-    let client = Client::new(url)?;
+    let client = Client::new(url, None)?;
     let model = client.model().await?;
     let mut messages = vec![json!({"role": "system", "content": SYSTEM})];
     for question in QUESTIONS {

@@ -2,17 +2,18 @@
 
 use std::{
     collections::BTreeSet,
-    net::{TcpStream, ToSocketAddrs},
+    net::{Ipv4Addr, Ipv6Addr, TcpStream, ToSocketAddrs},
     time::Duration,
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use baton_frontend::KvPath;
 use baton_kernels::cpu::Isa;
 use baton_kv_transfer::{TransferConfig, TransportKind, metrics::Side, transport::offer::Transports};
 use baton_trust::{TlsConfig, Trust, authority::file_name};
 
 use crate::{
+    args,
     client::Client,
     config::{BackendKind, ClusterConfig, RegistryConfig},
     terminal::say,
@@ -34,9 +35,10 @@ struct Finding {
 ///
 /// # Errors
 /// When something is missing that the cluster needs.
-pub async fn run(config: &ClusterConfig) -> Result<()> {
-    let findings = tokio::task::block_in_place(|| here(config));
-    report(findings.into_iter().chain(cluster(config).await))
+pub async fn run(args: &args::Doctor) -> Result<()> {
+    let config = ClusterConfig::load(&args.settings)?;
+    let findings = tokio::task::block_in_place(|| here(&config));
+    report(findings.into_iter().chain(cluster(&config, args).await))
 }
 
 /// Without a running cluster.
@@ -167,25 +169,33 @@ fn transports(config: &ClusterConfig) -> Finding {
     Finding { what: "transports", found, is_needed: true }
 }
 
-/// The cluster at the configured address, if there is one, and every session's path.
-async fn cluster(config: &ClusterConfig) -> Vec<Finding> {
-    let addr = config.frontend.listen;
-    if config.frontend.tls.is_some() {
-        // Whom its certificate is for, and who signed it, is the clients' affair.
-        let found = Ok(format!("not asked: it is served over HTTPS; https://{addr}/ready tells how it is"));
-        return vec![Finding { what: "cluster", found, is_needed: false }];
-    }
-    let asked = async { Client::new(&format!("http://{addr}"))?.ready().await };
-    let readiness = match tokio::time::timeout(PATIENCE, asked).await {
-        Ok(Ok(readiness)) => readiness,
-        _ => {
-            let found = Err(format!("none is ready at {addr}; `baton serve` starts one"));
+/// The cluster at the given or configured address, if there is one, and every session's path.
+async fn cluster(config: &ClusterConfig, args: &args::Doctor) -> Vec<Finding> {
+    let url = args.url.clone().unwrap_or_else(|| own_url(config));
+    let ca = args.authority.file().or(config.tls.as_ref().map(|tls| tls.ca.as_path()));
+    let asked = async { Client::new(&url, ca)?.ready().await };
+    let asked = tokio::time::timeout(PATIENCE, asked).await.context("no answer in time").flatten();
+    let readiness = match asked {
+        Ok(readiness) => readiness,
+        Err(error) => {
+            let found = Err(format!("none is ready: {error:#}; `baton serve` starts one"));
             return vec![Finding { what: "cluster", found, is_needed: false }];
         }
     };
-    let found = Ok(format!("{} nodes are ready at {addr}", readiness.nodes));
+    let found = Ok(format!("{} nodes are ready at {url}", readiness.nodes));
     let paths = readiness.kv_paths.into_iter().map(kv_path);
     [Finding { what: "cluster", found, is_needed: true }].into_iter().chain(paths).collect()
+}
+
+/// Where this machine finds its own API.
+fn own_url(config: &ClusterConfig) -> String {
+    let scheme = if config.frontend.tls.is_some() { "https" } else { "http" };
+    let mut addr = config.frontend.listen;
+    if addr.ip().is_unspecified() {
+        // No certificate is for all addresses.
+        addr.set_ip(if addr.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
+    }
+    format!("{scheme}://{addr}")
 }
 
 fn kv_path(path: KvPath) -> Finding {

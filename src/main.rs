@@ -39,7 +39,7 @@ fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Demo(demo) => runtime.block_on(baton::demo::run(&demo)),
         Command::Serve(serve) => runtime.block_on(baton::serve::run(&serve)),
-        Command::Chat(chat) => runtime.block_on(baton::chat::run(&chat.url, chat.system.as_deref())),
+        Command::Chat(chat) => runtime.block_on(baton::chat::run(&chat)),
         Command::Batch(args) => runtime.block_on(baton::batch::run(&args)),
         Command::Bench(bench) => match bench.what {
             BenchKind::Engine(args) => baton::bench::engine::run(&args),
@@ -64,9 +64,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         },
         Command::Simulate(args) => baton::simulate::run(&args),
         Command::Plan(args) => baton::plan::run(&args),
-        Command::Doctor(doctor) => {
-            runtime.block_on(baton::doctor::run(&baton::config::ClusterConfig::load(&doctor.settings)?))
-        }
+        Command::Doctor(doctor) => runtime.block_on(baton::doctor::run(&doctor)),
         Command::Admin(admin) => runtime.block_on(baton::admin::run(&admin)),
         Command::Certs(Certs::Init(args)) => baton::certs::init(&args),
         Command::Certs(Certs::Renew(args)) => baton::certs::renew(&args),

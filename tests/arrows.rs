@@ -16,7 +16,7 @@ const ARROWS: [(&str, &[&str]); 16] = [
     ("frontend", &["coordinator", "model", "trust", "traces", "protocol"]),
     ("admin", &["coordinator", "protocol"]),
     ("console", &[]),
-    ("lab", &["coordinator", "protocol"]),
+    ("lab", &["coordinator", "trust", "protocol"]),
     ("prefill-node", &["engine", "kv-transfer", "registry", "traces", "protocol"]),
     ("decode-node", &["engine", "kv-transfer", "registry", "traces", "protocol"]),
     (

@@ -1,7 +1,13 @@
 //! The API over HTTPS, while its certificate is renewed; and a process that is
 //! asked to read files that it does not have.
 
-use std::{net::SocketAddr, path::Path, sync::Arc};
+use std::{
+    io::Write,
+    net::SocketAddr,
+    path::Path,
+    process::{Command, Output, Stdio},
+    sync::Arc,
+};
 
 use tempfile::TempDir;
 use tokio::{
@@ -109,6 +115,65 @@ async fn the_api_over_https_shows_renewed_certificates() {
     std::fs::copy(certs.path().join("decode.key"), certs.path().join("coordinator.key")).unwrap();
     cluster.nodes["local"].wait_for("kept the certificates as they were", PATIENCE);
     assert_eq!(open().await.unwrap().shown(), before);
+}
+
+/// A command of ours, with a line to read.
+fn told(line: &'static str, args: &str) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_baton"));
+    let command = command.args(args.split_whitespace()).stdin(Stdio::piped());
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // Who refuses before it reads has hung up.
+    drop(child.stdin.take().unwrap().write_all(line.as_bytes()));
+    child.wait_with_output().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_call_the_api_over_https_of_the_authority_that_they_are_told() {
+    let [certs, others] = [(); 2].map(|()| TempDir::new().unwrap());
+    init(certs.path());
+    init(others.path());
+    let cluster = Cluster::start_embedded(&served_over_https(certs.path())).await;
+    let (url, dir) = (cluster.url.clone(), others.path().display());
+    let batch = format!("{dir}/calls.jsonl");
+    let call = r#"{"custom_id": "a", "method": "POST", "url": "/v1/completions", "body": {"model": "mock", "prompt": "a", "max_tokens": 2}}"#;
+    std::fs::write(&batch, call).unwrap();
+    let commands = [
+        format!("chat --url {url}"),
+        format!("probe {url}/ready"),
+        format!("doctor --url {url}"),
+        format!("batch {batch} {dir}/answers.jsonl --url {url}"),
+        format!("bench serve --url {url} --clients 1 --sessions 2 --warm-up 0 --input 20 --output 4"),
+    ];
+    tokio::task::block_in_place(|| {
+        for command in commands {
+            let with = |authority: &TempDir| {
+                told("hello\n", &format!("{command} --ca {}/ca.crt", authority.path().display()))
+            };
+            let (taken, refused) = (with(&certs), with(&others));
+            let said = String::from_utf8_lossy(&taken.stdout).into_owned();
+            assert!(taken.status.success(), "{command}: {said} {}", String::from_utf8_lossy(&taken.stderr));
+            let said =
+                [&refused.stdout, &refused.stderr].map(|said| String::from_utf8_lossy(said).into_owned());
+            let said = said.concat();
+            assert!(said.contains("invalid peer certificate"), "{command}: {said}");
+            // A doctor looks at more than the cluster.
+            assert_eq!(refused.status.success(), command.starts_with("doctor"), "{command}: {said}");
+        }
+    });
+    let doctor = |more: &str| {
+        let said = told("", &format!("doctor --url {url} {more}")).stdout;
+        String::from_utf8(said).unwrap()
+    };
+    tokio::task::block_in_place(|| {
+        let ca = certs.path().join("ca.crt");
+        let found = doctor(&format!("--ca {}", ca.display()));
+        assert!(found.contains(&format!(" nodes are ready at {url}")), "{found}");
+        // Browsers do not know it, but whoever has the cluster's certificates does.
+        assert!(doctor("").contains("--ca FILE"));
+        let config = certs.path().join("cluster.toml");
+        std::fs::write(&config, settings(certs.path())).unwrap();
+        assert!(doctor(&format!("--config {}", config.display())).contains(" nodes are ready"));
+    });
 }
 
 #[tokio::test(flavor = "multi_thread")]

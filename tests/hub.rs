@@ -91,7 +91,7 @@ async fn a_repository_is_fetched_at_first_use_and_served() {
     let process = Process::spawn("hub", command.args(["--set", "frontend.listen=127.0.0.1:0"]));
     let line = process.wait_for("ready at ", PATIENCE);
     let url = line.split("ready at ").nth(1).unwrap().trim();
-    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let http = baton::client::http(None).unwrap();
     let models: Value = http.get(format!("{url}/v1/models")).send().await.unwrap().json().await.unwrap();
     assert_eq!(models["data"][0]["id"], REPOSITORY, "{models}");
 

@@ -46,6 +46,9 @@ pub enum MeasureError {
         /// Why.
         source: reqwest::Error,
     },
+    /// No authority to check certificates by.
+    #[error(transparent)]
+    Trust(#[from] baton_trust::TrustError),
     /// Token ids where they mean nothing.
     #[error("{what} cannot be told in token ids")]
     NoIds {

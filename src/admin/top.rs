@@ -16,12 +16,11 @@ use ratatui::{
     text::Line,
     widgets::{Block, Paragraph, Row, Sparkline, Table},
 };
-use reqwest::Method;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use super::{call, cluster};
+use super::{Operator, cluster};
+use crate::args::Admin;
 
 /// What is on the screen.
 #[derive(Default)]
@@ -57,7 +56,8 @@ const BAR: u64 = 12;
 ///
 /// # Errors
 /// When the terminal cannot be used. A coordinator that does not answer is looked for again.
-pub async fn run(url: &str) -> Result<()> {
+pub async fn run(args: &Admin) -> Result<()> {
+    let operator = Operator::new(args)?;
     let mut screen = Screen(ratatui::try_init()?);
     let (mut scene, mut keys) = (Scene::default(), EventStream::new());
     let mut looks = interval(EVERY);
@@ -65,7 +65,7 @@ pub async fn run(url: &str) -> Result<()> {
     loop {
         screen.0.draw(|frame| scene.draw(frame))?;
         tokio::select! {
-            _ = looks.tick() => scene.take(look(url).await),
+            _ = looks.tick() => scene.take(look(&operator).await),
             event = keys.next() => match event.transpose()? {
                 Some(event) if !ends(&event) => {}
                 _ => return Ok(()),
@@ -80,17 +80,22 @@ fn ends(event: &Event) -> bool {
     interrupts || matches!(key.code, KeyCode::Char('q') | KeyCode::Esc)
 }
 
-async fn look(url: &str) -> Result<Look> {
+async fn look(operator: &Operator) -> Result<Look> {
     let all = async {
-        tokio::try_join!(get(url, "cluster"), get(url, "nodes"), get(url, "queue"), get(url, "requests"))
+        tokio::try_join!(
+            get(operator, "cluster"),
+            get(operator, "nodes"),
+            get(operator, "queue"),
+            get(operator, "requests")
+        )
     };
     let all = timeout(PATIENCE, all).await.context("the coordinator does not answer")?;
     let (cluster, nodes, queues, requests) = all?;
     Ok(Look { at: Instant::now(), cluster, nodes, queues, requests })
 }
 
-async fn get<T: DeserializeOwned>(url: &str, path: &str) -> Result<T> {
-    Ok(serde_json::from_value(call(url, Method::GET, path.to_owned(), Value::Null).await?)?)
+async fn get<T: DeserializeOwned>(operator: &Operator, path: &str) -> Result<T> {
+    Ok(serde_json::from_value(operator.get(path.to_owned()).await?)?)
 }
 
 // === impl Screen ===

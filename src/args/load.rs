@@ -1,6 +1,6 @@
 //! Load on servers.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use baton_lab::{
     budgets::Budgets,
@@ -10,6 +10,7 @@ use baton_lab::{
 use clap::Args;
 use serde_json::{Map, Value};
 
+use super::Authority;
 use crate::bench::Ratio;
 
 /// `baton bench serve`.
@@ -115,6 +116,9 @@ pub struct MannerArgs {
     /// Uses connections again, where the server leaves them open.
     #[arg(long)]
     pub keep_connections: bool,
+    /// Whose certificates servers show.
+    #[command(flatten)]
+    pub authority: Authority,
     /// One field of every body more, as JSON (repeat for several).
     #[arg(long = "field", value_name = "NAME=JSON", value_parser = field)]
     pub fields: Vec<(String, Value)>,
@@ -215,6 +219,7 @@ impl MannerArgs {
             vocabulary: self.ids,
             tells_budgets: self.tell_budgets,
             keeps_connections: self.keep_connections,
+            authority: self.authority.file().map(Path::to_owned),
             metrics: Vec::new(),
             fields: self.fields.iter().cloned().collect::<Map<_, _>>(),
         }

@@ -55,7 +55,7 @@ struct Runs {
 pub fn run(args: &args::BenchFlip) -> Result<()> {
     let set = SETTINGS.map(str::to_owned).into();
     let server = ServerProcess::start(&args::Settings { set, ..args::Settings::default() })?;
-    let http = reqwest::Client::builder().no_proxy().build()?;
+    let http = crate::client::http(None)?;
     let operator = Operator { http, url: format!("http://{}", server.admin().context("no admin API")?) };
     load::runtime()?.block_on(measure(args, &server.url(), &operator))
 }

@@ -21,7 +21,7 @@ const MOST: f64 = 4.0;
 
 /// The page of metrics of the server at `url`.
 pub(super) async fn metrics(url: &str) -> Result<String> {
-    let http = reqwest::Client::builder().no_proxy().build()?;
+    let http = crate::client::http(None)?;
     Ok(http.get(format!("{url}/metrics")).send().await?.error_for_status()?.text().await?)
 }
 

@@ -49,7 +49,7 @@ pub async fn measure(args: &args::BenchHandoff) -> Result<Measured> {
 }
 
 async fn ask(url: &str, args: &args::BenchHandoff) -> Result<Measured> {
-    let client = Client::new(url)?;
+    let client = Client::new(url, None)?;
     let model = client.model().await?;
     let mut exposed_share = f64::NAN;
     for &size in &args.prompt {

@@ -214,5 +214,7 @@ fn client(fault: &Fault) -> reqwest::Client {
     if matches!(fault.does, Does::Deadline) {
         headers.insert("x-baton-deadline-ms", DEADLINE_MS.parse().unwrap());
     }
-    reqwest::Client::builder().no_proxy().tcp_nodelay(true).default_headers(headers).build().unwrap()
+    let tls = baton_trust::https_to(None).unwrap();
+    let client = reqwest::Client::builder().no_proxy().tcp_nodelay(true).tls_backend_preconfigured(tls);
+    client.default_headers(headers).build().unwrap()
 }

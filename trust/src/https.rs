@@ -1,19 +1,27 @@
-//! TLS for the API's clients, who are asked for no certificate: they show API keys.
+//! TLS between the API and its clients, who are asked for no certificate: they show API keys.
 
-use std::{convert::Infallible, io, path::PathBuf, sync::Arc};
+use std::{
+    convert::Infallible,
+    error::Error,
+    io, iter,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{
     TlsAcceptor,
-    rustls::{ServerConfig, version::TLS13},
+    rustls::{
+        CertificateError, ClientConfig, Error as TlsError, RootCertStore, ServerConfig, version::TLS13,
+    },
     server::TlsStream,
 };
 
 use crate::{
     TrustError,
     followed::Followed,
-    load::{pair, provider, useless},
+    load::{pair, provider, roots, useless},
 };
 
 /// PEM files of a certificate that clients will take, with those between it and their authority
@@ -34,6 +42,40 @@ pub struct Https(Arc<Followed<ServerConfig>>);
 
 /// What is spoken inside.
 const HTTP1: &[u8] = b"http/1.1";
+
+/// The calling end of HTTPS: takes certificates of the authorities in the PEM file `ca`, or,
+/// without, of those that browsers know, for the name or address that is called. Servers may be
+/// others than ours, so TLS 1.2 is spoken too.
+///
+/// # Errors
+/// When the file is missing or of no use.
+pub fn https_to(ca: Option<&Path>) -> Result<ClientConfig, TrustError> {
+    let roots = match ca {
+        Some(ca) => roots(ca)?,
+        None => RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() },
+    };
+    let calling = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
+    let calling = calling.map_err(useless(ca.unwrap_or(Path::new("webpki-roots"))))?;
+    Ok(calling.with_root_certificates(roots).with_no_client_auth())
+}
+
+/// Whether a call failed, somewhere below, since the server's certificate is of no authority that
+/// is taken.
+pub fn is_of_unknown_authority(error: &(dyn Error + 'static)) -> bool {
+    // The signature is wrong where another authority has the same name, as those of one cluster do.
+    let unknown = [CertificateError::UnknownIssuer, CertificateError::BadSignature];
+    let unknown = unknown.map(TlsError::InvalidCertificate);
+    iter::successors(Some(error), |&error| below(error))
+        .any(|error| error.downcast_ref::<TlsError>().is_some_and(|error| unknown.contains(error)))
+}
+
+/// The error that another one is about. What an I/O error holds it passes over as its source.
+fn below<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+    match error.downcast_ref::<io::Error>() {
+        Some(error) => error.get_ref().map(|held| held as &(dyn Error + 'static)),
+        None => error.source(),
+    }
+}
 
 // === impl Https ===
 

@@ -13,7 +13,7 @@
 //! - `gathering`: what is said at once travels at once
 //! - [`Guard`]: lets callers of one role through to a gRPC service
 //! - `roles`: what a certificate says of its bearer; the server's, checked by whoever dials
-//! - [`Https`]: TLS for clients of the API, who show no certificate
+//! - [`Https`], [`https_to`]: both ends of the API, whose clients show no certificate
 //! - [`authority`]: makes certificates
 
 pub mod authority;
@@ -37,6 +37,6 @@ pub use callers::Caller;
 pub use config::{TlsConfig, for_roles};
 pub use gate::{Gate, Listener, ReachError};
 pub use guard::Guard;
-pub use https::{Https, HttpsConfig};
+pub use https::{Https, HttpsConfig, https_to, is_of_unknown_authority};
 pub use load::TrustError;
 pub use trust::Trust;

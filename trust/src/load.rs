@@ -72,12 +72,17 @@ pub fn provider() -> Arc<CryptoProvider> {
 
 /// Reads the files.
 pub fn load(config: &TlsConfig) -> Result<Loaded, TrustError> {
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates(&config.ca)? {
-        roots.add(certificate).map_err(useless(&config.ca))?;
-    }
-    let (chain, key) = pair(&config.cert, &config.key)?;
+    let (roots, (chain, key)) = (roots(&config.ca)?, pair(&config.cert, &config.key)?);
     Ok(Loaded { roots: Arc::new(roots), chain, key })
+}
+
+/// Reads authorities.
+pub fn roots(ca: &Path) -> Result<RootCertStore, TrustError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(ca)? {
+        roots.add(certificate).map_err(useless(ca))?;
+    }
+    Ok(roots)
 }
 
 /// Reads a certificate, with those behind it, and its key.

@@ -1,5 +1,6 @@
 //! Every way of not being the right peer, against real listeners.
 
+mod https;
 mod peers;
 mod renewed;
 

@@ -272,7 +272,9 @@ impl TestServer {
         task.spawn(serve(listener, config, services, async {
             let _ = stopped.await;
         }));
-        let client = reqwest::Client::builder().no_proxy().tcp_nodelay(true).timeout(LIMIT).build().unwrap();
+        let tls = baton_trust::https_to(None).unwrap();
+        let client = reqwest::Client::builder().no_proxy().tcp_nodelay(true).tls_backend_preconfigured(tls);
+        let client = client.timeout(LIMIT).build().unwrap();
         Self { base, script, client, stop: Some(stop), task }
     }
 

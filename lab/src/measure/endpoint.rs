@@ -1,6 +1,6 @@
 //! A server and how it is asked.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use reqwest::Request;
 use serde::{Deserialize, Serialize};
@@ -41,6 +41,8 @@ pub struct Manner {
     /// Whether connections are used again. Servers close those that idle, or had so many
     /// requests (llama.cpp), just when the next one is sent, and it looks as if they had lost it.
     pub keeps_connections: bool,
+    /// PEM file of the authority whose certificate an https server shows; none: one that browsers know.
+    pub authority: Option<PathBuf>,
     /// Pages with metrics; none: `/metrics` of the server.
     pub metrics: Vec<String>,
     /// More fields of every body, and those that replace what stands there.
@@ -74,6 +76,7 @@ impl Default for Manner {
             vocabulary: None,
             tells_budgets: false,
             keeps_connections: false,
+            authority: None,
             metrics: Vec::new(),
             fields: Map::new(),
         }
@@ -92,7 +95,8 @@ impl Endpoint {
         let base = base.trim_end_matches('/').to_owned();
         let idle = if manner.keeps_connections { usize::MAX } else { 0 };
         let http = reqwest::Client::builder().no_proxy().tcp_nodelay(true).pool_max_idle_per_host(idle);
-        let http = http.read_timeout(SILENCE).build();
+        let tls = baton_trust::https_to(manner.authority.as_deref())?;
+        let http = http.read_timeout(SILENCE).tls_backend_preconfigured(tls).build();
         let http = http.map_err(|source| MeasureError::Http { url: base.clone(), source })?;
         let url = match manner.api {
             Api::Completions => format!("{base}/v1/completions"),
