@@ -239,7 +239,7 @@ mod tests {
     fn a_card_that_is_asked_for_and_not_there_is_missing() {
         let config = |set: &str| {
             let set = vec![set.to_owned()];
-            ClusterConfig::load(&crate::args::Settings { set, ..Default::default() }).unwrap()
+            ClusterConfig::load(&args::Settings { set, ..Default::default() }).unwrap()
         };
         assert!(report(here(&config("engine.backend=\"cuda\""))).is_err());
         assert!(!card(&config("engine.backend=\"cpu\"")).is_needed);
@@ -254,11 +254,11 @@ mod tests {
         let node = |role: &str| format!("{{id='{role}',roles=['{role}']}}");
         let config = |roles: [&str; 2]| {
             let set = vec![tls.clone(), format!("nodes=[{}]", roles.map(node).join(","))];
-            ClusterConfig::load(&crate::args::Settings { set, ..Default::default() }).unwrap()
+            ClusterConfig::load(&args::Settings { set, ..Default::default() }).unwrap()
         };
         let missing = report(here(&config(["prefill", "decode"])));
         assert!(missing.is_err());
-        crate::certs::init(&crate::args::CertsInit {
+        crate::certs::init(&args::CertsInit {
             cluster: "baton".to_owned(),
             out: dir.path().to_owned(),
             names: Vec::new(),

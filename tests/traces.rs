@@ -15,7 +15,7 @@ use opentelemetry_proto::tonic::{
     trace::v1::Span,
 };
 use serde_json::json;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, task::JoinSet};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status, transport::Server};
 
@@ -70,8 +70,9 @@ async fn a_requests_trace_is_whole_across_processes() {
     let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let otlp = socket.local_addr().unwrap();
     let service = TraceServiceServer::new(collector.clone());
-    let serving = Server::builder().add_service(service).serve_with_incoming(TcpListenerStream::new(socket));
-    let serving = tokio::spawn(serving);
+    // Ends with the test.
+    let mut serving = JoinSet::new();
+    serving.spawn(Server::builder().add_service(service).serve_with_incoming(TcpListenerStream::new(socket)));
 
     let settings = format!("{SETTINGS}\n[traces]\notlp = \"http://{otlp}\"\n");
     let cluster = Cluster::start(&Plan { settings, prefill: 1, decode: 1 }).await;
@@ -126,7 +127,6 @@ async fn a_requests_trace_is_whole_across_processes() {
     {
         assert_eq!(exemplars.iter().filter(|line| line.starts_with(name)).count(), 1, "{exemplars:?}");
     }
-    serving.abort();
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -113,16 +113,13 @@ pub(crate) async fn dispatch(
         due: deadline.min(Instant::now() + budgets.ttft),
         tokens: tokens(&request),
     };
-    let mut admission = Span::part("admission", &request.trace);
     let (line, permit) = match enter(shared, &request, claim, (deadline, &cancelled)).await {
         Ok(entered) => entered,
         Err(failure) => {
-            admission.fail(failure.message.clone());
             meter.failed(failure.code);
             return Err(failure);
         }
     };
-    drop(admission);
     meter.admitted();
     tracked.admitted();
     let (stop, stops) = mpsc::channel(request.choices.max(1) as usize);
@@ -168,6 +165,7 @@ async fn enter(
     claim: Claim,
     (deadline, cancelled): (Instant, &CancellationToken),
 ) -> Result<(Line, Permit), Failure> {
+    let mut span = Span::part("admission", &request.trace);
     let entering = async {
         shared.quarantine.check(request, Instant::now())?;
         route::known(shared, &request.model, deadline).await?;
@@ -176,7 +174,8 @@ async fn enter(
         let permit = line.admission.admit(claim, deadline).await?;
         Ok((line, permit))
     };
-    cancelled.run_until_cancelled(entering).await.unwrap_or_else(|| Err(by_an_operator()))
+    let entered = cancelled.run_until_cancelled(entering).await.unwrap_or_else(|| Err(by_an_operator()));
+    entered.inspect_err(|failure| span.fail(failure.message.clone()))
 }
 
 impl Run {

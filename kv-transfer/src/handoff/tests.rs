@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use baton_protocol::{ErrorCode, Failure, FrameHeader, KvSink, KvSource, Token, wire::control::Message};
+use baton_protocol::{ErrorCode, Failure, FrameHeader, KvSource, wire::control::Message};
 use proptest::prelude::*;
 
 use super::{

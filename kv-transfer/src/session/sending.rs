@@ -38,7 +38,7 @@ const MAX_PROGRESS: usize = 64;
 
 /// What a decode node wants of this one.
 pub enum Wanted {
-    Prefill(PrefillJob),
+    Prefill(Box<PrefillJob>),
     /// Nothing, but KV may be fetched there.
     Returned(Returned),
 }
@@ -119,7 +119,7 @@ impl Sending {
         let mut wanted = None;
         match (handoff_of(&message)?, message) {
             (Some(id), Message::Prefill(ask)) => {
-                wanted = self.prefill(&mut table, id, ask, now)?.map(Wanted::Prefill);
+                wanted = self.prefill(&mut table, id, ask, now)?.map(|job| Wanted::Prefill(Box::new(job)));
             }
             (Some(id), message) => {
                 if let Some(event) = event_of(&message)? {

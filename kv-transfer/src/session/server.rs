@@ -261,7 +261,7 @@ async fn read(
             Err(status) => return SessionError::down(format!("control stream: {}", status.message())),
         };
         match taken {
-            Ok(Some(Wanted::Prefill(job))) => state.start(job, prefiller, &mut listeners),
+            Ok(Some(Wanted::Prefill(job))) => state.start(*job, prefiller, &mut listeners),
             Ok(Some(Wanted::Returned(kv))) => prefiller.returned(kv),
             Ok(None) => {}
             Err(error) => return error,

@@ -216,7 +216,7 @@ async fn frames_are_begun_in_order_while_others_are_sent() {
         panic!("nothing to prefill");
     };
     let mut news = JoinSet::new();
-    sending.start(job, &*engine, &mut news);
+    sending.start(*job, &*engine, &mut news);
     while news.join_next().await.is_some() {}
     // Not before START.
     let credit = wire::Credit { id: Some(handoff_id(0).into()), frames: CREDIT };
