@@ -99,7 +99,7 @@ impl WorkerNode {
         #[expect(clippy::disallowed_methods, reason = "owned by the node and joined at shutdown")]
         let server = tokio::spawn(router.serve_with_incoming_shutdown(callers, stopped));
         work.announce(registry);
-        let (mut watching, limit) = (JoinSet::new(), Duration::from_millis(config.engine.step_limit_ms));
+        let (mut watching, limit) = (JoinSet::new(), config.engine.step_limit());
         watching.spawn(watchdog::watch(node.id.clone(), engine, limit));
         Ok(Self { info, work, stop, server, prefill_service, sessions, engine: worker, _watching: watching })
     }

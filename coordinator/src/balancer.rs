@@ -76,7 +76,8 @@ async fn look(coordinator: &Coordinator, model: &str, watched: &mut Watched, cha
     let times = watched.share.times(attempts(shared, model));
     let demand = shared.demands.of(model, now);
     let demand = demand.map(|demand| Demand { requests: demand.requests * times, ..demand });
-    let [prefill, decode] = [Role::Prefill, Role::Decode].map(|role| shared.fleet.ready(model, role));
+    let prefill = shared.fleet.ready(model, Role::Prefill);
+    let decode = shared.fleet.in_use(model, now);
     let pools = [prefill.as_slice(), decode.as_slice()];
     let Look { advice, change } = watched.looks.look(demand, pools, &shared.config.balancing, (changes, now));
     if let Some(advice) = &advice {

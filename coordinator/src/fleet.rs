@@ -165,6 +165,14 @@ impl Fleet {
         move |node| outliers.is_out(node, now)
     }
 
+    /// Ready decode nodes of a model that are no outliers.
+    pub(crate) fn in_use(&self, model: &str, now: Instant) -> Vec<Arc<Node>> {
+        let mut nodes = self.ready(model, Role::Decode);
+        let is_out = self.outliers(now);
+        nodes.retain(|node| !is_out(node.id()));
+        nodes
+    }
+
     /// A model's nodes by role, whatever their health.
     pub(crate) fn pools(&self, model: &str) -> Arc<Pools> {
         // Held while nodes are looked at, so that none that changes meanwhile is kept as it was.

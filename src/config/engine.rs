@@ -1,5 +1,7 @@
 //! Section `[engine]`.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 use baton_engine::backend::cpu::Precision;
 use serde::Deserialize;
@@ -35,7 +37,8 @@ pub struct EngineSection {
     /// the node's share of what the weights leave.
     pub kv_memory_mib: usize,
     /// A step that takes so long never ends: the process ends, and others do its work. 0: no limit.
-    pub step_limit_ms: u64,
+    /// Absent: a minute on a card, and ten elsewhere, since a large model on few cores takes its time.
+    pub step_limit_ms: Option<u64>,
     /// Scheduling.
     pub scheduler: baton_engine::SchedulerConfig,
     /// The mock backend's shape and times.
@@ -126,7 +129,7 @@ impl Default for EngineSection {
             page_tokens: 0,
             pages: 0,
             kv_memory_mib: 0,
-            step_limit_ms: 60_000,
+            step_limit_ms: None,
             scheduler: Default::default(),
             mock: Default::default(),
         }
@@ -134,6 +137,12 @@ impl Default for EngineSection {
 }
 
 impl EngineSection {
+    /// After which a step counts as one that never ends; zero: never.
+    pub fn step_limit(&self) -> Duration {
+        let usual = if self.backend == BackendKind::Cuda { 60_000 } else { 600_000 };
+        Duration::from_millis(self.step_limit_ms.unwrap_or(usual))
+    }
+
     pub(super) fn validate(&self) -> Result<()> {
         ensure!(self.page_tokens <= 1024, "engine.page_tokens must be at most 1024");
         ensure!(

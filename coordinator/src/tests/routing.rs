@@ -149,6 +149,9 @@ async fn a_node_that_is_slow_beside_the_others_gets_nothing() {
     });
     seen.await.unwrap();
     assert_eq!(is_slow().unwrap(), "c");
+    // Nor is it moved to another role, though nobody has less to do.
+    let in_use = cluster.coordinator.shared.fleet.in_use(&request(1).model, tokio::time::Instant::now());
+    assert_eq!(in_use.iter().map(|node| node.id().0.as_str()).collect::<Vec<_>>(), ["a", "b", "d"]);
     for node in &cluster.nodes {
         (0..8).for_each(|_| node.script([accepted(), finished(0)].map(Act::Send)));
     }

@@ -33,7 +33,9 @@ impl World<'_> {
 
     fn balance(&mut self) {
         let now = self.instant();
-        let [prefill, decode] = [Role::Prefill, Role::Decode].map(|role| self.ready(role));
+        let (prefill, mut decode) = (self.ready(Role::Prefill), self.ready(Role::Decode));
+        // As the coordinator has it: who is out is neither counted nor moved.
+        decode.retain(|node| !self.outliers.is_out(&node.info.borrow().id, now));
         let demand = self.demands.of(MODEL, now);
         let changes = (self.config.balancer == BalancerMode::On, now);
         let look =
