@@ -11,6 +11,7 @@ mod simulate;
 use std::path::{Path, PathBuf};
 
 use baton_protocol::Role;
+use baton_trust::Rank;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
@@ -330,6 +331,10 @@ pub struct KeyNew {
     /// The file that frontend.keys_file names; made if it is not there.
     #[arg(long, value_name = "FILE", default_value = "keys.toml")]
     pub file: PathBuf,
+    /// Of an operator's key, in the file that admin.keys_file names: viewer, operator or admin, which
+    /// is what keys without one are.
+    #[arg(long, value_name = "RANK")]
+    pub rank: Option<Rank>,
 }
 
 /// `baton model`.

@@ -19,7 +19,7 @@ pub fn new(args: &args::KeyNew) -> Result<()> {
     if args.file.exists() {
         KeyRing::read(&args.file, &KeyRing::default())?;
     }
-    let NewKey { key, entry } = NewKey::make(&args.tenant)?;
+    let NewKey { key, entry } = NewKey::make(&args.tenant, args.rank)?;
     let opened = OpenOptions::new().append(true).create(true).mode(0o600).open(&args.file);
     // In one write, so that a server that looks sees all of it.
     opened

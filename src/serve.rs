@@ -292,10 +292,10 @@ impl Cluster {
     async fn start_admin(&mut self, coordinator: &Coordinator, api: oneshot::Receiver<Router>) -> Result<()> {
         let mut desk = Desk::new(coordinator.clone());
         if let Some(file) = &self.config.admin.keys_file {
-            let door = Arc::new(Door::new(Some(file.clone())).await.context("admin.keys_file")?);
+            let door = Arc::new(Door::of_operators(file.clone()).await.context("admin.keys_file")?);
             let followed = Arc::clone(&door);
             self.following.spawn(async move { followed.follow().await });
-            desk = desk.for_owners(Arc::new(move |key| door.owner_of(key)));
+            desk = desk.for_owners(Arc::new(move |key| door.operator_of(key)));
         }
         // Without the API there is no playground, and soon no process.
         if let Ok(api) = api.await {

@@ -14,7 +14,7 @@ const ARROWS: [(&str, &[&str]); 16] = [
     ("registry", &["protocol"]),
     ("coordinator", &["registry", "trust", "traces", "protocol"]),
     ("frontend", &["coordinator", "model", "trust", "traces", "protocol"]),
-    ("admin", &["coordinator", "protocol"]),
+    ("admin", &["coordinator", "trust", "protocol"]),
     ("console", &[]),
     ("lab", &["coordinator", "trust", "protocol"]),
     ("prefill-node", &["engine", "kv-transfer", "registry", "traces", "protocol"]),

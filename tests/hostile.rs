@@ -174,7 +174,7 @@ async fn status_of(address: &str, head: &Head) -> u16 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn heads_that_mean_harm_lead_nowhere() {
-    let (one, dir) = (NewKey::make("one").unwrap(), tempfile::tempdir().unwrap());
+    let (one, dir) = (NewKey::make("one", None).unwrap(), tempfile::tempdir().unwrap());
     let file = dir.path().join("keys.toml");
     std::fs::write(&file, &one.entry).unwrap();
     let settings = SETTINGS.replace("\"hostile\"", "\"heads\"") + &format!("keys_file = {file:?}\n");

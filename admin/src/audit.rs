@@ -30,7 +30,7 @@ impl Audit {
     /// Keeps what came of a deed, and passes it on.
     pub(crate) fn keep<T, E: Display>(
         &self,
-        Operator(who): &Operator,
+        Operator { name: who, .. }: &Operator,
         deed: Deed<'_>,
         outcome: Result<T, E>,
     ) -> Result<T, E> {
@@ -60,11 +60,13 @@ impl Audit {
 
 #[cfg(test)]
 mod tests {
+    use baton_trust::Rank;
+
     use super::*;
 
     #[test]
     fn the_newest_come_first_and_the_oldest_make_room() {
-        let (audit, who) = (Audit::default(), Operator("ann".to_owned()));
+        let (audit, who) = (Audit::default(), Operator { name: "ann".to_owned(), rank: Rank::Admin });
         for number in 0..=MOST {
             let whom = number.to_string();
             let outcome = if number % 2 == 0 { Ok(number) } else { Err("not now") };

@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use axum::{Router, http::HeaderMap};
 use baton_coordinator::Coordinator;
+use baton_trust::Rank;
 
 use crate::{audit::Audit, error::AdminError};
 
-/// Whose a key is; none: nobody's.
-pub type Owner = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
+/// Whose a key is, and what it may do; none: nobody's.
+pub type Owner = Arc<dyn Fn(&str) -> Option<(String, Rank)> + Send + Sync>;
 
 /// Shared by the routes and the service; clones are the same desk.
 #[derive(Clone)]
@@ -22,7 +23,10 @@ pub struct Desk {
 
 /// Who calls.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Operator(pub(crate) String);
+pub(crate) struct Operator {
+    pub(crate) name: String,
+    pub(crate) rank: Rank,
+}
 
 /// Who calls where there are no keys.
 const ANYONE: &str = "anyone";
@@ -52,10 +56,34 @@ impl Desk {
     /// # Errors
     /// When there are keys, and this is none of them.
     pub(crate) fn operator(&self, authorization: Option<&str>) -> Result<Operator, AdminError> {
-        let Some(owner) = &self.owner else { return Ok(Operator(ANYONE.to_owned())) };
+        let Some(owner) = &self.owner else {
+            return Ok(Operator { name: ANYONE.to_owned(), rank: Rank::Admin });
+        };
         let (scheme, key) = authorization.and_then(|said| said.split_once(' ')).ok_or(AdminError::NoKey)?;
         let known = owner(key.trim()).filter(|_| scheme.eq_ignore_ascii_case("bearer"));
-        known.map(Operator).ok_or(AdminError::NoKey)
+        known.map(|(name, rank)| Operator { name, rank }).ok_or(AdminError::NoKey)
+    }
+}
+
+// === impl Operator ===
+
+impl Operator {
+    /// Whether this may be done by them.
+    ///
+    /// # Errors
+    /// When it takes a higher rank.
+    pub(crate) fn may(&self, needed: Rank) -> Result<(), AdminError> {
+        if self.rank >= needed { Ok(()) } else { Err(AdminError::Rank { needed, has: self.rank }) }
+    }
+
+    /// What comes of an act that takes this rank.
+    pub(crate) async fn does<T, E: Into<AdminError>>(
+        &self,
+        needed: Rank,
+        act: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, AdminError> {
+        self.may(needed)?;
+        act.await.map_err(Into::into)
     }
 }
 

@@ -6,6 +6,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use baton_coordinator::{LimitsError, SteerError};
+use baton_trust::Rank;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +27,8 @@ pub(crate) enum AdminError {
     Stranger,
     #[error("a key for operators is needed: `Authorization: Bearer` with one of admin.keys_file")]
     NoKey,
+    #[error("that takes a key of rank {needed}, and this one's is {has}")]
+    Rank { needed: Rank, has: Rank },
     #[error("this coordinator has no playground")]
     NoPlayground,
     #[error("no such route; /openapi.json has all of them")]
@@ -54,7 +57,7 @@ impl AdminError {
             | Self::NoRoute => StatusCode::NOT_FOUND,
             Self::Steer(SteerError::Last { .. } | SteerError::Refused { .. })
             | Self::Limits(LimitsError::Stale { .. }) => StatusCode::CONFLICT,
-            Self::Stranger => StatusCode::FORBIDDEN,
+            Self::Stranger | Self::Rank { .. } => StatusCode::FORBIDDEN,
             Self::NoKey => StatusCode::UNAUTHORIZED,
             Self::Steer(SteerError::Unreached { .. }) => StatusCode::BAD_GATEWAY,
             Self::Limits(LimitsError::Range { .. }) | Self::Body { .. } => StatusCode::BAD_REQUEST,

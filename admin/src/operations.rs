@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use baton_protocol::{NodeId, RequestId, Role, node::UnknownRole};
+use baton_trust::Rank;
 
 use crate::{
     audit::Deed,
@@ -28,14 +29,14 @@ pub(crate) fn node(desk: &Desk, id: String) -> Result<Node, AdminError> {
 }
 
 pub(crate) async fn drain(desk: &Desk, who: &Operator, id: String, force: bool) -> Result<Node, AdminError> {
-    let done = desk.coordinator.drain(&NodeId(id.clone()), force).await;
+    let done = who.does(Rank::Operator, desk.coordinator.drain(&NodeId(id.clone()), force)).await;
     let how = force.then(|| "even as the last one".to_owned());
     desk.audit.keep(who, Deed { what: "drain", whom: Some(&id), how }, done)?;
     node(desk, id)
 }
 
 pub(crate) async fn undrain(desk: &Desk, who: &Operator, id: String) -> Result<Node, AdminError> {
-    let done = desk.coordinator.undrain(&NodeId(id.clone())).await;
+    let done = who.does(Rank::Operator, desk.coordinator.undrain(&NodeId(id.clone()))).await;
     desk.audit.keep(who, Deed { what: "undrain", whom: Some(&id), how: None }, done)?;
     node(desk, id)
 }
@@ -49,7 +50,9 @@ pub(crate) async fn set_roles(
     let how = Some(roles.join(" and ") + if force { ", even as the last one" } else { "" });
     let roles = roles.iter().map(|role| role.parse::<Role>()).collect::<Result<BTreeSet<_>, _>>();
     let roles = roles.map_err(|unknown: UnknownRole| AdminError::Body { reason: unknown.to_string() })?;
-    let done = desk.coordinator.set_roles(&NodeId(id.clone()), &roles, force).await;
+    let node_id = NodeId(id.clone());
+    let change = desk.coordinator.set_roles(&node_id, &roles, force);
+    let done = who.does(Rank::Operator, change).await;
     desk.audit.keep(who, Deed { what: "roles", whom: Some(&id), how }, done)?;
     node(desk, id)
 }
@@ -62,9 +65,11 @@ pub(crate) fn requests(desk: &Desk) -> Vec<Request> {
 pub(crate) fn cancel(desk: &Desk, who: &Operator, id: &str) -> Result<Vec<Request>, AdminError> {
     let number = u128::from_str_radix(id, 16).ok().map(RequestId);
     let before = desk.coordinator.requests();
-    let found = number.filter(|number| desk.coordinator.cancel(*number));
-    let found = found.ok_or_else(|| AdminError::NoRequest { id: id.to_owned() });
-    let number = desk.audit.keep(who, Deed { what: "cancel", whom: Some(id), how: None }, found)?;
+    let done = who.may(Rank::Operator).and_then(|()| {
+        let found = number.filter(|number| desk.coordinator.cancel(*number));
+        found.ok_or_else(|| AdminError::NoRequest { id: id.to_owned() })
+    });
+    let number = desk.audit.keep(who, Deed { what: "cancel", whom: Some(id), how: None }, done)?;
     Ok(before.into_iter().filter(|request| request.id == number).map(Into::into).collect())
 }
 
@@ -77,7 +82,7 @@ pub(crate) fn limits(desk: &Desk) -> Limits {
 }
 
 pub(crate) fn set_limits(desk: &Desk, who: &Operator, wanted: Limits) -> Result<Limits, AdminError> {
-    let done = desk.coordinator.set_limits(wanted.into());
+    let done = who.may(Rank::Admin).and_then(|()| Ok(desk.coordinator.set_limits(wanted.into())?));
     let how = done.as_ref().ok().map(|now| format!("revision {}", now.revision));
     Ok(desk.audit.keep(who, Deed { what: "limits", whom: None, how }, done)?.into())
 }
@@ -91,7 +96,7 @@ pub(crate) fn prefix_index(desk: &Desk) -> PrefixIndex {
 
 /// Nodes whose prefix caches are empty now.
 pub(crate) async fn flush(desk: &Desk, who: &Operator) -> Result<Flushed, AdminError> {
-    let done = desk.coordinator.forget_prefixes().await;
+    let done = who.does(Rank::Admin, desk.coordinator.forget_prefixes()).await;
     let nodes = desk.audit.keep(who, Deed { what: "flush", whom: None, how: None }, done)?;
     Ok(Flushed { nodes: nodes.into_iter().map(|node| node.0).collect() })
 }

@@ -8,7 +8,7 @@ use axum::{
 };
 use baton_coordinator::{Coordinator, CoordinatorConfig, CoordinatorTasks};
 use baton_registry::MemoryRegistry;
-use baton_trust::Trust;
+use baton_trust::{Rank, Trust};
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_stream::wrappers::TcpListenerStream;
@@ -147,7 +147,12 @@ async fn the_same_is_said_over_grpc() {
 #[tokio::test]
 async fn holders_of_keys_alone_come_in_and_what_they_do_is_kept_with_their_names() {
     let (coordinator, _tasks) = coordinator();
-    let desk = Desk::new(coordinator).for_owners(Arc::new(|key| (key == "right").then(|| "ann".to_owned())));
+    let desk = Desk::new(coordinator).for_owners(Arc::new(|key| match key {
+        "right" => Some(("ann".to_owned(), Rank::Admin)),
+        "looks" => Some(("bob".to_owned(), Rank::Viewer)),
+        "steers" => Some(("eve".to_owned(), Rank::Operator)),
+        _ => None,
+    }));
     let ask = async |method: &str, path: &str, key: Option<&str>| {
         let request = Request::builder().method(method).uri(path);
         let request = key.into_iter().fold(request, |request, key| request.header("authorization", key));
@@ -165,7 +170,25 @@ async fn holders_of_keys_alone_come_in_and_what_they_do_is_kept_with_their_names
     let key = Some("Bearer right");
     assert_eq!(ask("DELETE", "/admin/v1/requests/ab", key).await.0, StatusCode::NOT_FOUND);
     assert_eq!(ask("POST", "/admin/v1/flush", key).await.0, StatusCode::OK);
+    // Each rank may do what those before it may, and no more.
+    let (looks, steers) = (Some("Bearer looks"), Some("Bearer steers"));
+    assert_eq!(ask("GET", "/admin/v1/nodes", looks).await.0, StatusCode::OK);
+    let cancel = "/admin/v1/requests/cd";
+    assert_eq!(ask("DELETE", cancel, steers).await.0, StatusCode::NOT_FOUND);
+    assert_eq!(ask("POST", "/admin/v1/flush", steers).await.0, StatusCode::FORBIDDEN);
+    for (method, path) in [
+        ("DELETE", cancel),
+        ("POST", "/admin/v1/flush"),
+        ("POST", "/admin/v1/nodes/a/drain"),
+        ("POST", "/admin/v1/nodes/a/undrain"),
+    ] {
+        let (status, refusal) = ask(method, path, looks).await;
+        assert_eq!(status, StatusCode::FORBIDDEN, "{method} {path}: {refusal}");
+    }
     let (_, acts) = ask("GET", "/admin/v1/audit", key).await;
+    assert_eq!(acts[0]["who"], "bob");
+    assert_eq!(acts[0]["refused"], "that takes a key of rank operator, and this one's is viewer");
+    let acts = Value::from(acts.as_array().unwrap()[6..].to_vec());
     let said = |at: usize| (acts[at]["who"].clone(), acts[at]["what"].clone(), acts[at]["refused"].clone());
     assert_eq!(said(0), (json!("ann"), json!("flush"), Value::Null));
     assert_eq!(said(1), (json!("ann"), json!("cancel"), json!("no request \"ab\" is in flight")));
@@ -179,7 +202,10 @@ async fn holders_of_keys_alone_come_in_and_what_they_do_is_kept_with_their_names
     assert_eq!(client.flush(Nothing {}).await.unwrap_err().code(), Code::Unauthenticated);
     let mut call = tonic::Request::new(Nothing {});
     call.metadata_mut().insert("authorization", "Bearer right".parse().unwrap());
-    assert_eq!(client.list_acts(call).await.unwrap().into_inner().acts.len(), 2);
+    assert_eq!(client.list_acts(call).await.unwrap().into_inner().acts.len(), 8);
+    let mut call = tonic::Request::new(Nothing {});
+    call.metadata_mut().insert("authorization", "Bearer steers".parse().unwrap());
+    assert_eq!(client.flush(call).await.unwrap_err().code(), Code::PermissionDenied);
 }
 
 #[tokio::test]

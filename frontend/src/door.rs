@@ -19,6 +19,7 @@ use std::{
 };
 
 use axum::http::{HeaderMap, HeaderName, header::AUTHORIZATION};
+use baton_trust::Rank;
 use parking_lot::RwLock;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -35,6 +36,8 @@ use crate::{error::ApiError, metrics::Route};
 /// Lets calls in by their keys; without a file, everyone as the same tenant.
 pub struct Door {
     file: Option<PathBuf>,
+    /// Whether keys may have ranks.
+    is_operators: bool,
     /// Of the file before it was read first.
     begins: Stamp,
     ring: RwLock<Arc<KeyRing>>,
@@ -59,13 +62,27 @@ impl Door {
     /// # Errors
     /// When it cannot be read or is wrong.
     pub async fn new(file: Option<PathBuf>) -> Result<Self, KeysError> {
-        let (begins, ring) = match &file {
+        Self::open(file, false).await
+    }
+
+    /// The door of operators.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub async fn of_operators(file: PathBuf) -> Result<Self, KeysError> {
+        Self::open(Some(file), true).await
+    }
+
+    async fn open(file: Option<PathBuf>, is_operators: bool) -> Result<Self, KeysError> {
+        let anyone = Arc::new(Tenant::anyone());
+        let ring = RwLock::default();
+        let mut door = Self { file, is_operators, begins: None, ring, anyone };
+        if let Some(file) = door.file.clone() {
             // In this order: what is written meanwhile is read again.
-            Some(file) => (stamp(file.clone()).await, read(file.clone(), KeyRing::default()).await?),
-            None => (None, KeyRing::default()),
-        };
-        let ring = RwLock::new(Arc::new(ring));
-        Ok(Self { file, begins, ring, anyone: Arc::new(Tenant::anyone()) })
+            door.begins = stamp(file.clone()).await;
+            *door.ring.get_mut() = Arc::new(door.read(file, KeyRing::default()).await?);
+        }
+        Ok(door)
     }
 
     /// Whether callers need keys, so that there may be several tenants.
@@ -85,9 +102,9 @@ impl Door {
         self.ring.read().tenant_of(key).cloned().ok_or(ApiError::WrongKey)
     }
 
-    /// The name of a key's tenant; none: it is not known.
-    pub fn owner_of(&self, key: &str) -> Option<String> {
-        self.ring.read().tenant_of(key).map(|tenant| tenant.name.clone())
+    /// Whose an operator's key is, and what it may do; none: it is not known.
+    pub fn operator_of(&self, key: &str) -> Option<(String, Rank)> {
+        self.ring.read().operator_of(key).map(|(name, rank)| (name.to_owned(), rank))
     }
 
     /// The tenant of this name, if any of their keys is good still.
@@ -119,7 +136,7 @@ impl Door {
 
     async fn reload(&self, file: &Path) {
         let before = KeyRing::clone(&self.ring.read());
-        match read(file.to_owned(), before).await {
+        match self.read(file.to_owned(), before).await {
             Ok(ring) => {
                 info!(keys = ring.count(), "read the API keys again");
                 *self.ring.write() = Arc::new(ring);
@@ -127,12 +144,18 @@ impl Door {
             Err(error) => error!(%error, "kept the API keys as they were"),
         }
     }
-}
 
-async fn read(file: PathBuf, before: KeyRing) -> Result<KeyRing, KeysError> {
-    tokio::task::spawn_blocking(move || KeyRing::read(&file, &before))
-        .await
-        .unwrap_or_else(|error| Err(KeysError::Unreadable { reason: error.to_string() }))
+    async fn read(&self, file: PathBuf, before: KeyRing) -> Result<KeyRing, KeysError> {
+        let ring = tokio::task::spawn_blocking(move || KeyRing::read(&file, &before))
+            .await
+            .unwrap_or_else(|error| Err(KeysError::Unreadable { reason: error.to_string() }))?;
+        match ring.ranked().filter(|_| !self.is_operators) {
+            Some(id) => {
+                Err(KeysError::Key { id: id.to_owned(), problem: "has a rank, which is for admin.keys_file" })
+            }
+            None => Ok(ring),
+        }
+    }
 }
 
 async fn stamp(file: PathBuf) -> Stamp {

@@ -14,6 +14,7 @@
 //! - [`Guard`]: lets callers of one role through to a gRPC service
 //! - `roles`: what a certificate says of its bearer; the server's, checked by whoever dials
 //! - [`Https`], [`https_to`]: both ends of the API, whose clients show no certificate
+//! - [`Rank`]: what the holder of an operator's key may do
 //! - [`authority`]: makes certificates
 
 pub mod authority;
@@ -27,6 +28,7 @@ mod gathering;
 mod guard;
 mod https;
 mod load;
+mod rank;
 mod roles;
 #[cfg(test)]
 mod tests;
@@ -39,4 +41,5 @@ pub use gate::{Gate, Listener, ReachError};
 pub use guard::Guard;
 pub use https::{Https, HttpsConfig, https_to, is_of_unknown_authority};
 pub use load::TrustError;
+pub use rank::{Rank, UnknownRank};
 pub use trust::Trust;

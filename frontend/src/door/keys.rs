@@ -10,6 +10,8 @@
 //! tenant = "acme"
 //! sha256 = "…"
 //! ```
+//!
+//! Operators' keys, in a file of their own, may have a rank (`rank = "viewer"`).
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -17,6 +19,7 @@ use std::{
     sync::Arc,
 };
 
+use baton_trust::Rank;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
@@ -34,6 +37,7 @@ pub struct KeyRing {
 struct Known {
     sha256: String,
     tenant: Arc<Tenant>,
+    rank: Option<Rank>,
 }
 
 /// A key that was just made.
@@ -98,6 +102,8 @@ struct Entry {
     id: String,
     tenant: String,
     sha256: String,
+    /// Of an operator's key.
+    rank: Option<Rank>,
 }
 
 const PREFIX: &str = "sk-baton-";
@@ -133,7 +139,7 @@ impl KeyRing {
             ring.add_tenant(name, *limits, before)?;
         }
         for entry in entries {
-            let Entry { id, tenant, sha256 } = entry;
+            let Entry { id, tenant, sha256, rank } = entry;
             let wrong = |problem| Err(KeysError::Key { id: id.clone(), problem });
             if sha256.len() != DIGEST_DIGITS
                 || !sha256.bytes().all(|digit| b"0123456789abcdef".contains(&digit))
@@ -145,7 +151,7 @@ impl KeyRing {
             }
             let tenant =
                 ring.add_tenant(&tenant, limits.get(&tenant).copied().unwrap_or_default(), before)?;
-            if ring.keys.insert(id.clone(), Known { sha256, tenant }).is_some() {
+            if ring.keys.insert(id.clone(), Known { sha256, tenant, rank }).is_some() {
                 return wrong("is there twice");
             }
         }
@@ -157,13 +163,28 @@ impl KeyRing {
         self.keys.len()
     }
 
+    /// The first key that has a rank, which users' keys have not.
+    pub(super) fn ranked(&self) -> Option<&str> {
+        let ranked = self.keys.iter().filter(|(_, known)| known.rank.is_some());
+        ranked.map(|(id, _)| id.as_str()).min()
+    }
+
     /// Whose key it is. Takes the same time for every wrong one of the same length.
     pub fn tenant_of(&self, key: &str) -> Option<&Arc<Tenant>> {
+        self.known(key).map(|known| &known.tenant)
+    }
+
+    /// Whose key it is, and what it may do: everything, if the file does not say.
+    pub fn operator_of(&self, key: &str) -> Option<(&str, Rank)> {
+        self.known(key).map(|known| (known.tenant.name.as_str(), known.rank.unwrap_or(Rank::Admin)))
+    }
+
+    fn known(&self, key: &str) -> Option<&Known> {
         let id = key.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next()).unwrap_or_default();
         let known = self.keys.get(id);
         let expected = known.map_or(NOBODY, |known| &known.sha256);
         let right = bool::from(digest(key).as_bytes().ct_eq(expected.as_bytes()));
-        known.filter(|_| right).map(|known| &known.tenant)
+        known.filter(|_| right)
     }
 
     /// The tenant of this name, if they have a key.
@@ -189,16 +210,18 @@ impl KeyRing {
 // === impl NewKey ===
 
 impl NewKey {
-    /// Of 256 random bits, for a tenant.
+    /// Of 256 random bits, for a tenant, or for an operator of a rank.
     ///
     /// # Errors
     /// When the tenant's name cannot be one, or the system has no randomness.
-    pub fn make(tenant: &str) -> Result<Self, KeysError> {
+    pub fn make(tenant: &str, rank: Option<Rank>) -> Result<Self, KeysError> {
         check_tenant(tenant)?;
         let (id, secret) = (random_hex::<8>()?, random_hex::<32>()?);
         let key = format!("{PREFIX}{id}-{secret}");
         let sha256 = digest(&key);
-        let entry = format!("\n[[keys]]\nid = \"{id}\"\ntenant = \"{tenant}\"\nsha256 = \"{sha256}\"\n");
+        let rank = rank.map(|rank| format!("rank = \"{rank}\"\n")).unwrap_or_default();
+        let entry =
+            format!("\n[[keys]]\nid = \"{id}\"\ntenant = \"{tenant}\"\nsha256 = \"{sha256}\"\n{rank}");
         Ok(Self { key, entry })
     }
 }

@@ -3,10 +3,14 @@
 use std::{path::PathBuf, sync::Arc};
 
 use baton_protocol::{ErrorCode, Failure};
+use baton_trust::Rank;
 use reqwest::{Method, RequestBuilder, Response};
 use serde_json::{Value, json};
 
-use super::keys::{KeyRing, NewKey};
+use super::{
+    Door,
+    keys::{KeyRing, NewKey},
+};
 use crate::{
     Config,
     tests::script::{Script, TestServer, says, soon},
@@ -94,7 +98,7 @@ fn header<'a>(response: &'a Response, name: &str) -> Option<&'a str> {
 
 /// Two tenants, the first with limits, and a key of each.
 fn two_tenants(limits: &str) -> (String, String, String) {
-    let (one, two) = (NewKey::make("one").unwrap(), NewKey::make("two").unwrap());
+    let (one, two) = (NewKey::make("one", None).unwrap(), NewKey::make("two", None).unwrap());
     (format!("[tenants.one]\n{limits}\n{}{}", one.entry, two.entry), one.key, two.key)
 }
 
@@ -111,7 +115,7 @@ async fn only_known_keys_come_in_and_each_brings_its_tenant() {
         guarded.server.script.asked.lock().iter().map(|request| request.tenant.clone()).collect();
     assert_eq!(tenants, ["one", "two", "one"]);
 
-    let other = NewKey::make("one").unwrap().key;
+    let other = NewKey::make("one", None).unwrap().key;
     let changed = format!("{}0", &one[..one.len() - 1]);
     let changed = if changed == one { format!("{}1", &one[..one.len() - 1]) } else { changed };
     let swapped = format!("{}{}", &one[..25], &two[25..]);
@@ -227,7 +231,7 @@ async fn a_changed_file_is_read_again_and_a_broken_one_is_not() {
     let guarded = Guarded::with(&file).await;
     assert_eq!(guarded.chat(&one).await.status(), 200);
     // A second key of the first tenant; the other tenant is gone.
-    let new = NewKey::make("one").unwrap();
+    let new = NewKey::make("one", None).unwrap();
     let kept = file.split("\n[[keys]]").take(2).collect::<Vec<_>>().join("\n[[keys]]");
     guarded.file.write(&format!("{kept}{}", new.entry));
     soon(async { while guarded.chat(&new.key).await.status() != 200 {} }).await;
@@ -242,7 +246,8 @@ async fn a_changed_file_is_read_again_and_a_broken_one_is_not() {
 fn what_a_tenant_has_used_outlives_a_change_of_the_file_but_not_of_the_limits() {
     let (file, one, two) = two_tenants("requests_per_minute = 10");
     let before = KeyRing::parse(&file, &KeyRing::default()).unwrap();
-    let after = KeyRing::parse(&format!("{file}{}", NewKey::make("one").unwrap().entry), &before).unwrap();
+    let after =
+        KeyRing::parse(&format!("{file}{}", NewKey::make("one", None).unwrap().entry), &before).unwrap();
     let [old, new] = [&before, &after].map(|ring| ring.tenant_of(&one).unwrap());
     assert!(Arc::ptr_eq(old, new), "a change of keys gives nobody a full bucket");
     let changed = KeyRing::parse(&file.replace("= 10", "= 20"), &after).unwrap();
@@ -253,7 +258,7 @@ fn what_a_tenant_has_used_outlives_a_change_of_the_file_but_not_of_the_limits() 
 
 #[test]
 fn wrong_files_are_refused_with_their_reason() {
-    let good = NewKey::make("a").unwrap().entry;
+    let good = NewKey::make("a", None).unwrap().entry;
     KeyRing::parse(&good, &KeyRing::default()).unwrap();
     for (text, reason) in [
         ("[[keys]]\nid = 'a'", "missing field"),
@@ -266,8 +271,24 @@ fn wrong_files_are_refused_with_their_reason() {
         let error = KeyRing::parse(text, &KeyRing::default()).err().expect("wrong").to_string();
         assert!(error.contains(reason), "{error}");
     }
-    assert!(NewKey::make("a\"\n[[keys]]").is_err());
+    assert!(NewKey::make("a\"\n[[keys]]", None).is_err());
     assert!(!good.contains("sk-"), "the file holds no key");
+}
+
+#[tokio::test]
+async fn ranks_are_operators_and_who_has_none_may_do_everything() {
+    let (ann, bob) = (NewKey::make("ann", Some(Rank::Viewer)).unwrap(), NewKey::make("bob", None).unwrap());
+    let kept = KeyFile::holding(&(bob.entry + &ann.entry));
+    let file = kept.path.clone();
+    let refused = Door::new(Some(file.clone())).await.err().expect("a user with a rank").to_string();
+    assert!(refused.contains("admin.keys_file"), "{refused}");
+    let door = Door::of_operators(file).await.unwrap();
+    let operator = |name: &str, rank| Some((name.to_owned(), rank));
+    assert_eq!(door.operator_of(&ann.key), operator("ann", Rank::Viewer));
+    assert_eq!(door.operator_of(&bob.key), operator("bob", Rank::Admin));
+    assert_eq!(door.operator_of(&NewKey::make("ann", None).unwrap().key), None);
+    let unknown = KeyRing::parse(&ann.entry.replace("viewer", "king"), &KeyRing::default()).err().unwrap();
+    assert!(unknown.to_string().contains("unknown variant"), "{unknown}");
 }
 
 #[tokio::test]
