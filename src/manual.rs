@@ -76,8 +76,12 @@ mod tests {
             _baton baton -- serve
             printf '%s\n' "${COMPREPLY[@]}"
         "#;
-        let script = format!("{}\n{asked}", String::from_utf8(script).unwrap());
-        let said = Command::new("bash").args(["-c", &script]).output().unwrap();
+        // It is longer than an argument may be.
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("script");
+        script.extend_from_slice(asked.as_bytes());
+        std::fs::write(&file, script).unwrap();
+        let said = Command::new("bash").arg(&file).output().unwrap();
         let offered = String::from_utf8_lossy(&said.stdout);
         assert!(offered.lines().any(|word| word == "--config"), "{said:?}");
     }
