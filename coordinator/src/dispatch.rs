@@ -244,8 +244,8 @@ impl Course {
             prefill = ?route.prefill.first().map(|node| node.id()), "attempt begins"
         );
         self.span = Span::part("attempt", &self.request.trace);
-        self.span.set("baton.attempt", i64::from(number));
-        self.span.set("baton.decode_node", route.decode.id().to_string());
+        self.span.set("baton.attempt", || i64::from(number));
+        self.span.set("baton.decode_node", || route.decode.id().to_string());
         let left = self.deadline.saturating_duration_since(Instant::now());
         let deadline_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
         let open = wire::Open {

@@ -59,7 +59,7 @@ impl<S: Stream<Item = Result<GenerateUp, Status>> + Unpin> Attempt<S> {
         let (landing, landed) = PromisedPages::new(Arc::clone(node.engine.pool()), promise, tokens);
         let sample = self.to_sample();
         let mut span = Span::part("handoff", &self.span.parent());
-        span.set("baton.prefill_node", peer.node.to_string());
+        span.set("baton.prefill_node", || peer.node.to_string());
         let mut ask = self.opened.ask(leg, have, sample.clone());
         ask.request.trace = span.parent();
         let asked = node.sessions.handoff(peer, ask, Box::new(landing));
@@ -135,8 +135,8 @@ impl<S: Stream<Item = Result<GenerateUp, Status>> + Unpin> Attempt<S> {
     /// Every frame is in and right: the pages become a sequence's.
     fn adopt(&mut self, mut passage: Passage, stats: &HandoffStats) -> Vec<PageRef> {
         passage.span.took("frames", stats.transfer);
-        passage.span.set("baton.transfer_bytes", i64::try_from(stats.bytes).unwrap_or(i64::MAX));
-        passage.span.set("baton.exposed_ms", stats.exposed.as_secs_f64() * 1e3);
+        passage.span.set("baton.transfer_bytes", || i64::try_from(stats.bytes).unwrap_or(i64::MAX));
+        passage.span.set("baton.exposed_ms", || stats.exposed.as_secs_f64() * 1e3);
         let prompt_pages = self.node.engine.pool().shape().pages_for(self.opened.tokens.len());
         let bill = &mut self.caller.bill;
         bill.prefill = stats.prefill;

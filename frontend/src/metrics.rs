@@ -295,7 +295,7 @@ impl Drop for Tally {
         let (route, status) = (self.route.as_str(), self.status.load(Ordering::Relaxed));
         let span = self.span.get_mut();
         let traced = span.trace_id().map(|trace_id| Traced { trace_id });
-        span.set("http.response.status_code", i64::from(status));
+        span.set("http.response.status_code", || i64::from(status));
         if status >= 500 || *self.broken.get_mut() {
             span.fail("the call failed");
         }

@@ -153,9 +153,9 @@ async fn around(State(room): State<Arc<Room>>, mut request: Request, next: Next)
 /// A call's work, as part of what its caller traces.
 fn span(request: &Request) -> Span {
     let caller = request.headers().get("traceparent").and_then(|words| words.to_str().ok());
-    let mut span = Span::of_call(format!("{} {}", request.method(), request.uri().path()), caller);
-    span.set("http.request.method", request.method().to_string());
-    span.set("url.path", request.uri().path().to_owned());
+    let mut span = Span::of_call(|| format!("{} {}", request.method(), request.uri().path()), caller);
+    span.set("http.request.method", || request.method().to_string());
+    span.set("url.path", || request.uri().path().to_owned());
     span
 }
 

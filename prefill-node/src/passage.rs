@@ -66,7 +66,7 @@ impl Passage {
                     let queue = self.submitted.elapsed();
                     self.metrics.queue.observe(queue.as_secs_f64());
                     self.span.took("queue", queue);
-                    self.span.set("baton.cached_tokens", cached_tokens as i64);
+                    self.span.set("baton.cached_tokens", || cached_tokens as i64);
                     self.metrics.cached_tokens.inc_by(cached_tokens as u64);
                     self.metrics.computed_tokens.inc_by(u64::from(self.tokens) - cached_tokens as u64);
                     self.first.started = Some(Instant::now());

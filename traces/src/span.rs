@@ -34,10 +34,10 @@ pub struct Span {
 impl Span {
     /// A call from outside, whose `traceparent` header may say what it is a part of.
     #[must_use]
-    pub fn of_call(name: String, traceparent: Option<&str>) -> Self {
+    pub fn of_call(name: impl FnOnce() -> String, traceparent: Option<&str>) -> Self {
         let parent = traceparent.unwrap_or_default();
         if is_collected() {
-            Self::made(name.into(), SpanKind::Server, parent, None)
+            Self::made(name().into(), SpanKind::Server, parent, None)
         } else {
             Self::lost(parent)
         }
@@ -64,10 +64,10 @@ impl Span {
         }
     }
 
-    /// Says something of it.
-    pub fn set(&mut self, key: &'static str, value: impl Into<Value>) {
+    /// Says something of it, which is not made where nobody collects it.
+    pub fn set<V: Into<Value>>(&mut self, key: &'static str, value: impl FnOnce() -> V) {
         if let Some(span) = &mut self.span {
-            span.set_attribute(KeyValue::new(key, value));
+            span.set_attribute(KeyValue::new(key, value()));
         }
     }
 

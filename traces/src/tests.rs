@@ -15,13 +15,13 @@ fn parts_hang_together_and_end_in_their_time() {
     let _alone = ALONE.lock().unwrap();
     let kept = InMemorySpanExporter::default();
     let exporter = Exporter::begin(SdkTracerProvider::builder().with_simple_exporter(kept.clone()).build());
-    let mut call = Span::of_call("POST /x".to_owned(), Some(CALLER));
+    let mut call = Span::of_call(|| "POST /x".to_owned(), Some(CALLER));
     call.took("queue", Duration::from_millis(30));
     let mut part = Span::part("attempt", &call.parent());
     part.mark("first token");
     part.fail("no more");
     drop(part);
-    call.set("baton.tokens", 3);
+    call.set("baton.tokens", || 3);
     assert_eq!(call.trace_id().as_deref(), Some("0af7651916cd43dd8448eb211c80319c"));
     drop(call);
     // Of nothing, nothing is a part.
@@ -45,9 +45,9 @@ fn parts_hang_together_and_end_in_their_time() {
 #[test]
 fn without_a_collector_a_callers_words_are_passed_on() {
     let _alone = ALONE.lock().unwrap();
-    let call = Span::of_call("POST /x".to_owned(), Some(CALLER));
+    let call = Span::of_call(|| "POST /x".to_owned(), Some(CALLER));
     assert_eq!(Span::part("attempt", &call.parent()).parent(), CALLER);
-    let untold = Span::of_call("POST /x".to_owned(), None);
+    let untold = Span::of_call(|| "POST /x".to_owned(), None);
     assert_eq!((untold.parent(), untold.trace_id()), (String::new(), None));
 }
 

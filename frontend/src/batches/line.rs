@@ -36,7 +36,7 @@ pub async fn answer(
 ) -> Result<Called, ApiError> {
     let Some(tenant) = room.door.tenant_named(tenant) else { return Ok(Called::Later(Some(KEY_INTERVAL))) };
     let id = random_id()?;
-    let span = Span::of_call("batch line".to_owned(), None);
+    let span = Span::of_call(|| "batch line".to_owned(), None);
     let tally = Arc::new(room.metrics.start(Route::Line, Some(Arc::clone(&tenant)), span));
     let patience = Ok(Patience::least());
     let ticket = Ticket { id, tenant, tally: Arc::clone(&tally), patience };
