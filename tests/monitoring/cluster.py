@@ -118,11 +118,13 @@ def start_prometheus(processes, addresses):
 
 
 def query(prometheus, expression):
-    """The values that an expression has now; none while Prometheus is not there."""
+    """The values that an expression has now; none while Prometheus is not there, or not ready (503)."""
     words = urllib.parse.urlencode({"query": expression})
     try:
         answer = json.loads(get(f"{prometheus}/api/v1/query?{words}"))
     except urllib.error.HTTPError as refused:
+        if refused.code == 503:
+            return []
         raise AssertionError(f"{expression}: {refused.read().decode()}") from refused
     except OSError:
         return []
