@@ -35,8 +35,9 @@ const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 /// Bytes of a step: little enough to stay in a core's cache, large against a call of the system.
 const STEP: usize = 128 << 10;
 
-/// Bytes written at once. With less, loopback ran at half its speed more often; why is not known.
-const WRITE: usize = 256 << 10;
+/// Bytes written at once. Between cores that share a cache, loopback carried a quarter more with 1 MiB than
+/// with 256 KiB (BENCHMARKS.md); with less than that it ran at half its speed more often; why is not known.
+const WRITE: usize = 1 << 20;
 
 /// Payload of a frame that may wait for the next one. What loopback carries at once is 64 KiB: of
 /// frames as large as that, waiting would only keep the receiver.
