@@ -300,8 +300,10 @@ fn advice(advice: &[Advice]) -> Vec<String> {
         return vec!["none: the balancer is off, or too few requests were answered yet".to_owned()];
     }
     let of = |advice: &Advice| {
-        let gains =
-            advice.gains.as_ref().map_or(String::new(), |role| format!("; {role} should gain a node"));
+        let gains = advice
+            .gains
+            .as_ref()
+            .map_or(String::new(), |role| format!("; {role} should gain nodes ({})", advice.by));
         [
             format!(
                 "{}: {:.1} requests/s of {:.0} prompt tokens ({:.0} computed) and {:.0} answer tokens",

@@ -125,12 +125,12 @@ impl From<RequestStatus> for Request {
 
 impl From<(String, balancer::Advice)> for Advice {
     fn from((model, advice): (String, balancer::Advice)) -> Self {
-        let balancer::Advice { demand, now, outlook, wanted, gains } = advice;
+        let balancer::Advice { demand, now, outlook, wanted, gains, by } = advice;
         Self {
             model,
             requests_per_second: demand.requests,
-            prompt_tokens: demand.prompt,
-            computed_tokens: demand.computed,
+            prompt_tokens: demand.prompt(),
+            computed_tokens: demand.computed * demand.prompt(),
             answer_tokens: demand.answers,
             prefill: now.prefill as u64,
             decode: now.decode as u64,
@@ -140,6 +140,7 @@ impl From<(String, balancer::Advice)> for Advice {
             wanted_prefill: wanted.prefill as u64,
             wanted_decode: wanted.decode as u64,
             gains: gains.map(|role| role.to_string()),
+            by: by as u64,
         }
     }
 }

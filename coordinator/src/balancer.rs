@@ -1,7 +1,7 @@
 //! Which roles nodes should have, by what is asked for and what their steps cost.
 //!
 //! - [`Demand`], [`Machine`], [`Split`], [`Outlook`]: what share of requests so many nodes keep within budgets
-//! - [`Advice`]: what one node of the other role would change; and when it is time for that
+//! - [`Advice`]: what nodes of the other role would change; and when it is time for that
 //! - [`Demands`]: what each model is asked for of late; [`Ended`]: what a request was
 //! - [`Looks`]: a model's nodes, looked at again and again; [`Look`]: what one of these came to
 //! - `share`: what of the nodes' work comes from other coordinators
@@ -27,7 +27,7 @@ pub use self::{
     advice::Advice,
     demand::{Demands, Ended},
     looks::{Look, Looks},
-    outlook::{Demand, Machine, Outlook, Split},
+    outlook::{Asked, Demand, Machine, Outlook, Split},
 };
 use crate::{BalancerMode, Coordinator, Shared, fleet::Node};
 
@@ -70,7 +70,7 @@ pub(crate) async fn run(coordinator: Coordinator, stop: CancellationToken) {
     }
 }
 
-/// Advises on one model, and does it when it is time, if that is ours to do.
+/// Advises on one model, and begins with it when it is time, if that is ours to do.
 async fn look(coordinator: &Coordinator, model: &str, watched: &mut Watched, changes: bool) {
     let (shared, now) = (&coordinator.shared, Instant::now());
     let times = watched.share.times(attempts(shared, model));
@@ -79,19 +79,29 @@ async fn look(coordinator: &Coordinator, model: &str, watched: &mut Watched, cha
     let prefill = shared.fleet.ready(model, Role::Prefill);
     let decode = shared.fleet.in_use(model, now);
     let pools = [prefill.as_slice(), decode.as_slice()];
-    let Look { advice, change } = watched.looks.look(demand, pools, &shared.config.balancing, (changes, now));
-    if let Some(advice) = &advice {
-        shared.metrics.balancer().advised(model, advice);
-        shared.advised.lock().insert(model.to_owned(), *advice);
+    let look = watched.looks.look(demand, pools, &shared.config.balancing, (changes, now));
+    for (node, role) in &look.changes {
+        change(coordinator, (model, *role), node.id(), look.advice.as_ref()).await;
+    }
+    if let Some(advice) = look.advice {
+        shared.metrics.balancer().advised(model, &advice);
+        shared.advised.lock().insert(model.to_owned(), advice);
     } else if shared.advised.lock().remove(model).is_some() {
         shared.metrics.balancer().withdrawn(model);
     }
-    let Some((node, role)) = change else { return };
-    let node = node.id();
+}
+
+/// Gives a node a role.
+async fn change(
+    coordinator: &Coordinator,
+    (model, role): (&str, Role),
+    node: &NodeId,
+    advice: Option<&Advice>,
+) {
     match coordinator.set_roles(node, &[role].into(), false).await {
         Ok(()) => {
-            tracing::info!(%node, model, %role, advice = ?advice, "role changed by the balancer");
-            shared.metrics.balancer().changed(role);
+            tracing::info!(%node, model, %role, ?advice, "role changed by the balancer");
+            coordinator.shared.metrics.balancer().changed(role);
         }
         Err(error) => tracing::warn!(%node, model, %role, %error, "the balancer could not change a role"),
     }

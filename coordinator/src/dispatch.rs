@@ -16,7 +16,7 @@ use crate::{
     Answer, IncidentKind, Shared, Wishes,
     admission::Permit,
     attempt::{Attempt, Loss},
-    balancer::Ended,
+    balancer::{Asked, Ended},
     ends::{Ends, by_an_operator},
     fleet::Node,
     journal::{Journal, JournalError, News, record_prompt},
@@ -103,7 +103,8 @@ pub(crate) async fn dispatch(
     let usual = shared.limits.read().budgets.of(&request.model, wishes.priority);
     let budgets = wishes.budgets(usual);
     if shared.fleet.knows(&request.model) {
-        shared.demands.arrived(&request.model, &budgets, Instant::now());
+        let asked = Asked { prompt: request.tokens.len() as f64, budgets };
+        shared.demands.arrived(&request.model, asked, Instant::now());
     }
     let tracked = shared.requests.enter(&request, (wishes.priority, budgets), deadline);
     let cancelled = tracked.cancelled();

@@ -11,7 +11,7 @@ mod words;
 
 use std::time::Duration;
 
-use baton_coordinator::balancer::{self, Demand, Outlook, Split};
+use baton_coordinator::balancer::{self, Asked, Demand, Outlook, Split};
 use baton_protocol::Budgets;
 use serde::Serialize;
 
@@ -193,15 +193,13 @@ impl Task {
     fn demand(&self, rate: f64, machine: &Machine) -> Demand {
         let ways = machine.link.front + 2.0 * machine.link.hop;
         let seconds = |ms: f64| Duration::from_secs_f64((ms / 1e3).max(1e-6));
+        let budgets = Budgets { ttft: seconds(self.ttft_ms - 1e3 * ways), itl: seconds(self.itl_ms) };
         Demand {
             requests: rate,
-            prompt: self.prompt as f64,
-            computed: self.computed() as f64,
+            asked: vec![Asked { prompt: self.prompt as f64, budgets }],
+            computed: self.computed() as f64 / (self.prompt as f64).max(1.0),
             answers: self.output as f64,
-            budgets: Budgets {
-                ttft: Duration::from_secs_f64((self.ttft_ms / 1e3 - ways).max(1e-6)),
-                itl: seconds(self.itl_ms),
-            },
+            waiting: 0.0,
         }
     }
 }

@@ -1,6 +1,6 @@
-//! Which role one node more would do most good, and whether it is time. Pure: the clock is passed in.
+//! Which role more nodes would do most good, and whether it is time. Pure: the clock is passed in.
 
-use std::time::Duration;
+use std::{cmp::Ordering, time::Duration};
 
 use baton_protocol::Role;
 use tokio::time::Instant;
@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::outlook::{Demand, Machine, Outlook, Split};
 
 /// What is known of a model's nodes, and what would be better.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Advice {
     /// What it is asked for.
     pub demand: Demand,
@@ -18,8 +18,10 @@ pub struct Advice {
     pub outlook: Outlook,
     /// The nodes that would keep the budgets.
     pub wanted: Split,
-    /// The role that one node of the other should get.
+    /// The role that nodes of the other should get.
     pub gains: Option<Role>,
+    /// How many of them, until the split is as good as it can be.
+    pub by: usize,
 }
 
 /// Keeps advice from becoming a change before it has lasted, and changes apart.
@@ -32,9 +34,9 @@ pub(crate) struct Patience {
 
 /// With so many requests within their budgets, nothing is changed.
 const ENOUGH: f64 = 0.95;
-/// Requests that a change must bring within their budgets, as a share of all.
+/// Requests that moving nodes must bring within their budgets, as a share of all.
 const GAIN: f64 = 0.05;
-/// A pool is too busy from here on; a change must then bring the pressure down to this share of it.
+/// A pool is too busy from here on; moving nodes must then bring the pressure down to this share of it.
 const BUSY: f64 = 0.9;
 const RELIEF: f64 = 0.8;
 
@@ -45,24 +47,20 @@ impl Advice {
     pub fn of(demand: Demand, machine: &Machine, now: Split) -> Self {
         let outlook = Outlook::of(&demand, machine, now);
         let wanted = Split::wanted(&demand, machine);
-        let Split { prefill, decode } = now;
-        let more_prefill = (decode > 1).then(|| Split { prefill: prefill + 1, decode: decode - 1 });
-        let more_decode = (prefill > 1).then(|| Split { prefill: prefill - 1, decode: decode + 1 });
-        let others = [(Role::Prefill, more_prefill), (Role::Decode, more_decode)];
-        let foretold = others
-            .into_iter()
-            .filter_map(|(role, split)| Some((role, Outlook::of(&demand, machine, split?))))
-            .filter(|(_, other)| is_worth_it(&outlook, other));
-        let best = foretold.max_by(|(_, one), (_, other)| {
-            one.attained().total_cmp(&other.attained()).then(other.pressure.total_cmp(&one.pressure))
-        });
-        Self { demand, now, outlook, wanted, gains: best.map(|(role, _)| role) }
+        let best = Split::best(&demand, machine, now);
+        let is_better = is_worth_it(&outlook, &Outlook::of(&demand, machine, best));
+        let gains = match best.prefill.cmp(&now.prefill) {
+            Ordering::Greater if is_better => Some(Role::Prefill),
+            Ordering::Less if is_better => Some(Role::Decode),
+            _ => None,
+        };
+        let by = if gains.is_some() { best.prefill.abs_diff(now.prefill) } else { 0 };
+        Self { demand, now, outlook, wanted, gains, by }
     }
 }
 
-/// Whether a change does enough good to be made. None brings fewer requests
-/// within their budgets, and of as many one that brings less pressure down is
-/// never undone: changes end when what is asked for stays the same.
+/// Whether the best split is so much better that nodes are to be moved towards it. It is the same from
+/// wherever it is looked for: changes end when what is asked for stays the same, and none is undone.
 fn is_worth_it(now: &Outlook, then: &Outlook) -> bool {
     let gain = then.attained() - now.attained();
     let relieves = now.pressure > BUSY && then.pressure <= RELIEF * now.pressure;

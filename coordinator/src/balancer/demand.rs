@@ -1,12 +1,15 @@
 //! What each model is asked for of late. Pure: the clock is passed in.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
 
-use baton_protocol::{Bill, Budgets};
+use baton_protocol::Bill;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::outlook::Demand;
+use super::outlook::{Asked, Demand};
 
 /// By model. Only models that nodes have served are entered, so that there are few.
 #[derive(Debug, Default)]
@@ -18,8 +21,8 @@ struct Record {
     at: Instant,
     /// Requests that came, each counting less the longer ago.
     arrived: f64,
-    ttft: Mean,
-    itl: Mean,
+    /// The last of them, answered or not: what is hard to answer is missing among the answered.
+    asked: VecDeque<Asked>,
     prompt: Mean,
     computed: Mean,
     answers: Mean,
@@ -47,6 +50,8 @@ pub struct Ended {
 const MEMORY: Duration = Duration::from_secs(30);
 /// Means are of about so many of the last requests.
 const MOST: u32 = 200;
+/// So many are held against their budgets one by one.
+const ASKED: usize = 64;
 /// From so many on they are believed.
 const ENOUGH: u32 = 10;
 
@@ -54,7 +59,7 @@ const ENOUGH: u32 = 10;
 
 impl Demands {
     /// A request came, whatever becomes of it.
-    pub fn arrived(&self, model: &str, budgets: &Budgets, now: Instant) {
+    pub fn arrived(&self, model: &str, asked: Asked, now: Instant) {
         let mut records = self.0.lock();
         let record = match records.get_mut(model) {
             Some(record) => record,
@@ -62,8 +67,8 @@ impl Demands {
         };
         record.fade(now);
         record.arrived += 1.0;
-        record.ttft.take(budgets.ttft.as_secs_f64());
-        record.itl.take(budgets.itl.as_secs_f64());
+        record.asked.truncate(ASKED - 1);
+        record.asked.push_front(asked);
     }
 
     /// A request was answered.
@@ -83,13 +88,12 @@ impl Demands {
         let memory = MEMORY.as_secs_f64();
         let known =
             memory * (1.0 - (-now.saturating_duration_since(record.since).as_secs_f64() / memory).exp());
-        let budget = |mean: Mean| Duration::try_from_secs_f64(mean.value).unwrap_or(Duration::MAX);
         (record.prompt.count >= ENOUGH && known > 0.0).then(|| Demand {
             requests: record.arrived / known,
-            prompt: record.prompt.value,
-            computed: record.computed.value,
+            asked: record.asked.iter().copied().collect(),
+            computed: record.computed.value / record.prompt.value.max(1.0),
             answers: record.answers.value,
-            budgets: Budgets { ttft: budget(record.ttft), itl: budget(record.itl) },
+            waiting: 0.0,
         })
     }
 }
@@ -116,8 +120,7 @@ impl Record {
             since: now,
             at: now,
             arrived: 0.0,
-            ttft: mean,
-            itl: mean,
+            asked: VecDeque::with_capacity(ASKED),
             prompt: mean,
             computed: mean,
             answers: mean,
@@ -142,11 +145,12 @@ impl Mean {
 
 #[cfg(test)]
 mod tests {
-    use baton_protocol::NodeId;
+    use baton_protocol::{Budgets, NodeId};
 
     use super::*;
 
     const BUDGETS: Budgets = Budgets { ttft: Duration::from_millis(500), itl: Duration::from_millis(50) };
+    const ASKED: Asked = Asked { prompt: 100.0, budgets: BUDGETS };
 
     #[test]
     fn arrivals_are_a_rate_and_fade() {
@@ -156,27 +160,27 @@ mod tests {
         demands.ended("m", ended);
         for at in 0..200 {
             let now = start + Duration::from_millis(100 * at);
-            demands.arrived("m", &BUDGETS, now);
+            demands.arrived("m", ASKED, now);
             assert_eq!(demands.of("m", now).is_some(), at >= u64::from(ENOUGH));
             demands.ended("m", ended);
         }
         let now = start + Duration::from_secs(20);
         let demand = demands.of("m", now).unwrap();
         assert!((9.0..11.0).contains(&demand.requests), "{demand:?}");
-        assert_eq!((demand.prompt, demand.computed, demand.answers), (100.0, 40.0, 7.0));
-        assert!(demand.budgets.itl.abs_diff(BUDGETS.itl) < Duration::from_micros(1), "{demand:?}");
+        assert_eq!((demand.prompt(), demand.computed, demand.answers), (100.0, 0.4, 7.0));
+        assert_eq!(demand.asked, [ASKED; super::ASKED]);
         let later = demands.of("m", now + 10 * MEMORY).unwrap();
-        assert!(later.requests < 0.01 && later.prompt == 100.0, "{later:?}");
+        assert!(later.requests < 0.01 && later.prompt() == 100.0, "{later:?}");
         assert!(demands.of("other", now).is_none());
     }
 
     #[test]
     fn a_prompt_that_ran_where_it_is_decoded_is_no_work_of_prefill_nodes() {
         let (demands, now) = (Demands::default(), Instant::now());
-        demands.arrived("m", &BUDGETS, now);
+        demands.arrived("m", ASKED, now);
         let bill = Bill::default();
         (0..ENOUGH).for_each(|_| demands.ended("m", Ended::billed(100, 7, &bill)));
         let demand = demands.of("m", now + Duration::from_secs(1)).unwrap();
-        assert_eq!((demand.prompt, demand.computed), (100.0, 0.0));
+        assert_eq!((demand.prompt(), demand.computed), (100.0, 0.0));
     }
 }

@@ -17,13 +17,16 @@ pub struct Looks {
 }
 
 /// What a look came to.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Look<'a, N> {
     /// None while there is no node of a role, or too little is known.
     pub advice: Option<Advice>,
     /// Who is to have which role alone from now on.
-    pub change: Option<(&'a N, Role)>,
+    pub changes: Vec<(&'a N, Role)>,
 }
+
+/// Of the nodes that should change, one of so many does at once: what is foretold may be wrong.
+const AT_ONCE: usize = 4;
 
 // === impl Looks ===
 
@@ -38,15 +41,20 @@ impl Looks {
         (changes, now): (bool, Instant),
     ) -> Look<'a, N> {
         let advice = demand.and_then(|demand| {
+            let waiting = pools[0].iter().map(|node| node.load().waiting_prefill_tokens as f64).sum();
             let split = Split { prefill: pools[0].len(), decode: pools[1].len() };
-            Some(Advice::of(demand, &machine(pools)?, split))
+            Some(Advice::of(Demand { waiting, ..demand }, &machine(pools)?, split))
         });
-        let due = self.patience.hear(advice.and_then(|advice| advice.gains), balancing.looks, now);
-        let change = due.filter(|_| changes).and_then(|role| Some((donor(pools, role, now)?, role)));
-        if change.is_some() {
+        let (gains, by) = advice.as_ref().map_or((None, 0), |advice| (advice.gains, advice.by));
+        let due = self.patience.hear(gains, balancing.looks, now).filter(|_| changes);
+        let donors = due.map(|role| (donors(pools, role, now), role));
+        let changes: Vec<_> = donors.map_or_else(Vec::new, |(donors, role)| {
+            donors.into_iter().take(by.div_ceil(AT_ONCE)).map(|node| (node, role)).collect()
+        });
+        if !changes.is_empty() {
             self.rest(balancing, now);
         }
-        Look { advice, change }
+        Look { advice, changes }
     }
 
     /// A change was made, by whomever: none for a while.
@@ -85,13 +93,15 @@ fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
     (count > 0.0).then(|| sum / count)
 }
 
-/// The node of the other role with the least to do, which has that role alone
-/// and nothing left over of an earlier one.
-fn donor<N: Seen>([prefill, decode]: [&[N]; 2], gains: Role, now: Instant) -> Option<&N> {
+/// The nodes of the other role, those with the least to do first, which have that role alone and
+/// nothing left over of an earlier one.
+fn donors<N: Seen>([prefill, decode]: [&[N]; 2], gains: Role, now: Instant) -> Vec<&N> {
     let loses = if gains == Role::Prefill { decode } else { prefill };
     let free = loses.iter().filter(|node| node.info().roles.len() == 1 && node.load().left_over == 0);
-    free.min_by_key(|node| {
+    let mut donors: Vec<_> = free.collect();
+    donors.sort_by_cached_key(|node| {
         let load = node.load();
         (u64::from(load.running + load.waiting).max(node.sent(now).requests), load.waiting_prefill_tokens)
-    })
+    });
+    donors
 }

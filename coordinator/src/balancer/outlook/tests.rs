@@ -1,6 +1,6 @@
 use std::{cmp::Reverse, collections::BinaryHeap};
 
-use proptest::prelude::*;
+use proptest::{collection::vec, prelude::*};
 
 use super::*;
 
@@ -16,11 +16,13 @@ fn machine() -> Machine {
 
 fn demand(requests: f64, ttft_ms: u64) -> Demand {
     let budgets = Budgets { ttft: Duration::from_millis(ttft_ms), itl: Duration::from_millis(30) };
-    Demand { requests, prompt: 1000.0, computed: 1000.0, answers: 100.0, budgets }
+    let asked = vec![Asked { prompt: 1000.0, budgets }];
+    Demand { requests, asked, computed: 1.0, answers: 100.0, waiting: 0.0 }
 }
 
-/// Share of prompts that are done in time by as many nodes, one after the other.
-fn simulated(nodes: usize, requests: f64, (run, budget): (f64, f64)) -> f64 {
+/// Share of prompts that are done in time by as many nodes, one after the other; each is one of
+/// these by its time and its budget.
+fn simulated(nodes: usize, requests: f64, prompts: &[(f64, f64)]) -> f64 {
     const PROMPTS: usize = 20_000;
     let mut random = fastrand::Rng::with_seed(7);
     let microseconds = |seconds: f64| (seconds * 1e6) as u64;
@@ -28,6 +30,7 @@ fn simulated(nodes: usize, requests: f64, (run, budget): (f64, f64)) -> f64 {
     let (mut now, mut in_time) = (0.0, 0);
     for _ in 0..PROMPTS {
         now += -(1.0 - random.f64()).ln() / requests;
+        let (run, budget) = prompts[random.usize(..prompts.len())];
         let Reverse(idle) = free.pop().unwrap();
         let end = idle.max(microseconds(now)) + microseconds(run);
         free.push(Reverse(end));
@@ -43,12 +46,43 @@ fn first_tokens_come_in_time_as_often_as_in_a_simulation() {
             for ttft_ms in [150, 200, 400] {
                 let requests = busy * nodes as f64 / 0.1;
                 let (found, found_busy) = prompts(&demand(requests, ttft_ms), &machine(), nodes);
-                let expected = simulated(nodes, requests, (0.1, ttft_ms as f64 / 1e3));
+                let expected = simulated(nodes, requests, &[(0.1, ttft_ms as f64 / 1e3)]);
                 assert!((found - expected).abs() < 0.08, "{nodes} {busy} {ttft_ms}: {found} {expected}");
                 assert!((found_busy - busy).abs() < 1e-9);
             }
         }
     }
+}
+
+#[test]
+fn each_prompt_is_held_against_its_own_budget() {
+    // Two of three take 50 ms and have 200, the others 800 and a second or three; on average 300 ms each.
+    for long_budget in [1000, 3000] {
+        for (nodes, busy) in [(1, 0.5), (4, 0.5), (4, 0.8), (12, 0.8), (12, 0.95)] {
+            let asked = |prompt, ttft_ms| Asked { prompt, ..demand(0.0, ttft_ms).asked[0] };
+            let asked = vec![asked(500.0, 200), asked(500.0, 200), asked(8000.0, long_budget)];
+            let requests = busy * f64::from(nodes) / 0.3;
+            let demand = Demand { asked, ..demand(requests, 0) };
+            let (found, found_busy) = prompts(&demand, &machine(), nodes as usize);
+            let budget = long_budget as f64 / 1e3;
+            let expected = simulated(nodes as usize, requests, &[(0.05, 0.2), (0.05, 0.2), (0.8, budget)]);
+            assert!((found - expected).abs() < 0.1, "{nodes} {busy} {long_budget}: {found} {expected}");
+            assert!((found_busy - busy).abs() < 1e-9);
+        }
+    }
+}
+
+#[test]
+fn what_waits_is_work() {
+    let (_, busy) = prompts(&demand(5.0, 1000), &machine(), 1);
+    // 15 s of prompts, to be done in 30.
+    let waiting = Demand { waiting: 150_000.0, ..demand(5.0, 1000) };
+    let (share, busier) = prompts(&waiting, &machine(), 1);
+    assert!(
+        (busy - 0.5).abs() < 1e-9 && (busier - 1.0).abs() < 1e-9 && share == 0.0,
+        "{busy} {busier} {share}"
+    );
+    assert_eq!(prompts(&waiting, &machine(), 2).1, 0.5);
 }
 
 #[test]
@@ -94,12 +128,18 @@ prop_compose! {
 }
 
 prop_compose! {
-    pub(in super::super) fn any_demand()(
-        requests in 0.0..200.0f64, prompt in 1.0..8000.0f64, share in 0.0..=1.0f64, answers in 1.0..2000.0f64,
-        ttft_ms in 10u64..5000, itl_ms in 1u64..200,
-    ) -> Demand {
+    fn any_asked()(prompt in 1.0..8000.0f64, ttft_ms in 10u64..5000, itl_ms in 1u64..200) -> Asked {
         let budgets = Budgets { ttft: Duration::from_millis(ttft_ms), itl: Duration::from_millis(itl_ms) };
-        Demand { requests, prompt, computed: share * prompt, answers, budgets }
+        Asked { prompt, budgets }
+    }
+}
+
+prop_compose! {
+    pub(in super::super) fn any_demand()(
+        requests in 0.0..200.0f64, asked in vec(any_asked(), 1..4), computed in 0.0..=1.0f64,
+        answers in 1.0..2000.0f64, waiting in 0.0..1e5f64,
+    ) -> Demand {
+        Demand { requests, asked, computed, answers, waiting }
     }
 }
 

@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use baton_coordinator::{Claim, balancer::Ended, places::Entry};
+use baton_coordinator::{
+    Claim,
+    balancer::{Asked, Ended},
+    places::Entry,
+};
 use baton_protocol::{BlockHash, Budgets, chain};
 
 use super::{Event, World};
@@ -48,7 +52,7 @@ impl World<'_> {
         let chain = if self.shares { self.chain(&tokens) } else { Vec::new() };
         let wishes = self.classes.get(class).map(Class::wishes).unwrap_or_default();
         let now = self.instant();
-        self.demands.arrived(MODEL, &budgets, now);
+        self.demands.arrived(MODEL, Asked { prompt: tokens.len() as f64, budgets }, now);
         let patience = wishes.deadline_ms.map(|ms| ms / 1e3);
         let left = patience.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
         let deadline = now + left.unwrap_or(FAR).min(FAR);

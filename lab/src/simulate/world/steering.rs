@@ -3,7 +3,7 @@
 
 use std::rc::Rc;
 
-use baton_coordinator::{BalancerMode, Outliers, balancer::Look};
+use baton_coordinator::{BalancerMode, Outliers};
 use baton_protocol::Role;
 
 use super::{World, callers::MODEL};
@@ -40,9 +40,10 @@ impl World<'_> {
         let changes = (self.config.balancer == BalancerMode::On, now);
         let look =
             self.looks.look(demand, [prefill.as_slice(), decode.as_slice()], &self.config.balancing, changes);
-        let Look { change: Some((node, role)), .. } = look else { return };
-        self.note(node.info.borrow().id.0.clone(), Steered::Role(role));
-        self.set_role(node.number, role);
+        for (node, role) in look.changes {
+            self.note(node.info.borrow().id.0.clone(), Steered::Role(role));
+            self.set_role(node.number, role);
+        }
     }
 
     /// A node has this role alone from now on, and finishes what it has of others.
