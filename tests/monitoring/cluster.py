@@ -1,4 +1,5 @@
-"""A cluster of five processes, an etcd and a Prometheus that scrapes it, for as long as a test."""
+"""A cluster of five processes and an etcd, with a Prometheus that scrapes it and a collector of its
+traces, for as long as a test."""
 
 import contextlib
 import json
@@ -73,8 +74,8 @@ class Processes(contextlib.ExitStack):
         return until(f"{name} to say {pattern}", look).group(1)
 
 
-def start_cluster(processes):
-    """Returns the API's URL and the addresses of everybody's metrics."""
+def start_cluster(processes, *more):
+    """With more settings; returns the API's URL and the addresses of everybody's metrics."""
     client, peer = (f"http://127.0.0.1:{free_port()}" for _ in range(2))
     processes.start(
         "etcd", "etcd", "--data-dir", str(processes.work / "etcd"), "--listen-client-urls", client,
@@ -85,6 +86,7 @@ def start_cluster(processes):
         f'registry.endpoints=["{client}"]', "engine.backend=mock", "engine.mock={step_us_base=2000}",
         "coordinator.policy=predicted", "coordinator.local_prefill_below_tokens=0",
         "frontend.listen=127.0.0.1:0", "metrics_listen=127.0.0.1:0", "admin.listen=127.0.0.1:0",
+        *more,
     ]  # fmt: skip
     sets = [word for setting in settings for word in ("--set", setting)]
     addresses = {}
@@ -117,6 +119,17 @@ def start_prometheus(processes, addresses):
     return f"http://{listen}"
 
 
+def start_collector(processes):
+    """Rotel, which takes OTLP and writes down what it gets. Returns where it listens, and that file."""
+    grpc, http = (f"127.0.0.1:{free_port()}" for _ in range(2))
+    _, written = processes.start(
+        "rotel", ".cache/rotel/rotel/rotel-agent", "start", "--exporter", "blackhole",
+        "--otlp-grpc-endpoint", grpc, "--otlp-http-endpoint", http,
+        "--debug-log", "traces", "--debug-log-verbosity", "detailed",
+    )  # fmt: skip
+    return f"http://{grpc}", written
+
+
 def query(prometheus, expression):
     """The values that an expression has now; none while Prometheus is not there, or not ready (503)."""
     words = urllib.parse.urlencode({"query": expression})
@@ -131,11 +144,11 @@ def query(prometheus, expression):
     return [float(sample["value"][1]) for sample in answer["data"]["result"]]
 
 
-def ask(url, tokens=8):
+def ask(url, tokens=8, **headers):
     """One streamed answer, read to its end."""
     body = {"model": "smollm2-135m", "prompt": "word " * 40 + str(time.monotonic_ns()), "max_tokens": tokens, "stream": True}
     call = urllib.request.Request(
-        f"{url}/v1/completions", json.dumps(body).encode(), {"content-type": "application/json"}
+        f"{url}/v1/completions", json.dumps(body).encode(), {"content-type": "application/json"} | headers
     )
     with urllib.request.urlopen(call, timeout=PATIENCE) as answer:
         assert answer.read().endswith(b"data: [DONE]\n\n")

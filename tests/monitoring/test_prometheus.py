@@ -5,36 +5,12 @@ import math
 import os
 import re
 import subprocess
-import threading
 
 import pytest
-from cluster import ROOT, Processes, ask, get, query, start_cluster, start_prometheus, until
+from cluster import ROOT, get, query, until
 
 RULES = ROOT / "deploy/prometheus"
 REFERENCE = ROOT / "docs/metrics.md"
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory):
-    """The addresses of metrics, and Prometheus, of a cluster that is asked all the time."""
-    with Processes(tmp_path_factory.mktemp("monitoring")) as processes:
-        url, addresses = start_cluster(processes)
-        prometheus = start_prometheus(processes, addresses)
-        stop = threading.Event()
-
-        def load():
-            while not stop.wait(0.05):
-                ask(url)
-
-        callers = [threading.Thread(target=load) for _ in range(3)]
-        for caller in callers:
-            caller.start()
-        try:
-            yield addresses, prometheus
-        finally:
-            stop.set()
-            for caller in callers:
-                caller.join()
 
 
 def queries():
@@ -80,35 +56,32 @@ def test_rules_are_read_and_alerts_come_in_time():
 
 
 def test_every_process_is_scraped(running):
-    addresses, prometheus = running
-    until("all processes", lambda: query(prometheus, 'sum(up{job="baton"})') == [float(len(addresses))])
+    processes = float(len(running.addresses))
+    until("all processes", lambda: query(running.prometheus, 'sum(up{job="baton"})') == [processes])
 
 
 @pytest.mark.parametrize(("title", "expression"), list(queries()))
 def test_every_panel_has_data(running, title, expression):
-    _, prometheus = running
-    until(f"{title}: {expression}", lambda: any(map(math.isfinite, query(prometheus, expression))))
+    until(f"{title}: {expression}", lambda: any(map(math.isfinite, query(running.prometheus, expression))))
 
 
 def test_dashboards_of_vllm_have_data(running):
-    _, prometheus = running
     names = re.findall(r'record: "(\S+)"', (RULES / "vllm.yml").read_text())
     assert len(names) > 20
     for name in names:
-        until(name, lambda name=name: query(prometheus, f"sum({name})"))
+        until(name, lambda name=name: query(running.prometheus, f"sum({name})"))
 
 
 def test_a_sound_cluster_alerts_nobody(running):
-    _, prometheus = running
     # Rules have been evaluated by now: those of vLLM's names have.
-    until("rules", lambda: query(prometheus, "sum(vllm:generation_tokens_total)"))
-    assert query(prometheus, 'ALERTS{alertname=~"Baton.*"}') == []
+    until("rules", lambda: query(running.prometheus, "sum(vllm:generation_tokens_total)"))
+    assert query(running.prometheus, 'ALERTS{alertname=~"Baton.*"}') == []
 
 
 def test_the_reference_tells_of_every_metric(running):
-    addresses, prometheus = running
-    until("handoffs", lambda: any(value > 0 for value in query(prometheus, "sum(baton_decode_handoff_legs_total)")))
-    page = reference(described(addresses))
+    legs = "sum(baton_decode_handoff_legs_total)"
+    until("handoffs", lambda: any(value > 0 for value in query(running.prometheus, legs)))
+    page = reference(described(running.addresses))
     if os.environ.get("BATON_WRITE"):
         REFERENCE.write_text(page)
     assert REFERENCE.read_text() == page, "scripts/test-metrics --write makes it anew"
