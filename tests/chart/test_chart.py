@@ -41,9 +41,10 @@ def of_kind(values, *kinds):
 
 
 def containers(values):
-    """The one container of each role."""
+    """Baton's container of each role."""
     for made in of_kind(values, "Deployment", "StatefulSet"):
-        (container,) = made["spec"]["template"]["spec"]["containers"]
+        container, *_ = made["spec"]["template"]["spec"]["containers"]
+        assert container["name"] == "baton"
         yield made["metadata"]["labels"]["app.kubernetes.io/component"], container
 
 
@@ -151,14 +152,29 @@ def test_pods_are_shut_in_and_have_time_to_drain(values):
         pod = made["spec"]["template"]["spec"]
         assert pod["securityContext"]["runAsNonRoot"] and not pod["automountServiceAccountToken"]
         assert pod["terminationGracePeriodSeconds"] >= grace + 15
-        (container,) = pod["containers"]
-        inside = container["securityContext"]
-        assert inside["readOnlyRootFilesystem"] and not inside["allowPrivilegeEscalation"]
-        assert inside["capabilities"] == {"drop": ["ALL"]}
+        for container in pod["containers"]:
+            inside = container["securityContext"]
+            assert inside["readOnlyRootFilesystem"] and not inside["allowPrivilegeEscalation"]
+            assert inside["capabilities"] == {"drop": ["ALL"]}
         # A role's certificate is that role's alone.
         role = made["metadata"]["labels"]["app.kubernetes.io/component"]
         (certs,) = [volume["secret"] for volume in pod["volumes"] if volume["name"] == "certs"]
         assert {item["key"] for item in certs["items"]} == {"ca.crt", f"{role}.crt", f"{role}.key"}
+
+
+def test_metrics_of_nodes_are_shown_by_a_proxy_alone():
+    (config,) = of_kind("full", "ConfigMap")
+    listen = tomllib.loads(config["data"]["cluster.toml"])["metrics_listen"]
+    for made in of_kind("full", "Deployment"):
+        baton, proxy = made["spec"]["template"]["spec"]["containers"]
+        assert f"--upstream=http://{listen}/" in proxy["args"] and "--allow-paths=/metrics" in proxy["args"]
+        # Its token is its own, and Baton's container has none.
+        assert [mount["name"] for mount in proxy["volumeMounts"]] == ["token"]
+        assert "token" not in [mount["name"] for mount in baton["volumeMounts"]]
+    (nodes,) = [made for made in of_kind("full", "NetworkPolicy") if made["metadata"]["name"].endswith("-nodes")]
+    (rule,) = [rule for rule in nodes["spec"]["ingress"] if {"port": 8443} in rule["ports"]]
+    assert rule["from"] == [{"namespaceSelector": {"matchLabels": {"team": "monitoring"}}}]
+    assert not [made for made in objects("default") if "8443" in str(made)]
 
 
 def test_cards_and_rdma_come_by_value():

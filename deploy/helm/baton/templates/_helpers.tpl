@@ -90,6 +90,37 @@ capabilities: {drop: [ALL]}
   emptyDir: {}
 {{- end }}
 
+{{/* A container that shows a node's metrics to who has a token for them. */}}
+{{- define "baton.metricsProxy" -}}
+- name: metrics
+  image: {{ .Values.nodeMetrics.image | quote }}
+  imagePullPolicy: {{ .Values.image.pullPolicy }}
+  args:
+    - --secure-listen-address=$(POD_IP):8443
+    - --upstream=http://127.0.0.1:8000/
+    - --allow-paths=/metrics
+  env:
+    - name: POD_IP
+      valueFrom: {fieldRef: {fieldPath: status.podIP}}
+  ports:
+    - {name: metrics, containerPort: 8443}
+  securityContext: {{- include "baton.security" . | nindent 4 }}
+  resources: {{- toYaml .Values.nodeMetrics.resources | nindent 4 }}
+  volumeMounts:
+    - {name: token, mountPath: /var/run/secrets/kubernetes.io/serviceaccount, readOnly: true}
+{{- end }}
+
+{{/* With which that container asks whose a token is. No other container of the pod has it. */}}
+{{- define "baton.metricsToken" -}}
+- name: token
+  projected:
+    defaultMode: 0440
+    sources:
+      - serviceAccountToken: {path: token, expirationSeconds: 3600}
+      - configMap: {name: kube-root-ca.crt, items: [{key: ca.crt, path: ca.crt}]}
+      - downwardAPI: {items: [{path: namespace, fieldRef: {fieldPath: metadata.namespace}}]}
+{{- end }}
+
 {{/* Where pods run. */}}
 {{- define "baton.placement" -}}
 {{- range $key := list "nodeSelector" "tolerations" "affinity" "topologySpreadConstraints" "priorityClassName" "runtimeClassName" }}
