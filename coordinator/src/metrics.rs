@@ -30,6 +30,7 @@ pub struct CoordinatorMetrics {
     ejections: Counter,
     time_to_first_token: Histogram,
     inter_token_latency: Histogram,
+    time_per_output_token: Histogram,
     e2e_latency: Histogram,
     queue_time: Histogram,
     handoff_exposed: Histogram,
@@ -57,10 +58,18 @@ pub(crate) struct Meter {
     start: Instant,
     waited: Duration,
     first_token: bool,
-    /// When the last token of each choice came.
-    last_token: Vec<Option<Instant>>,
+    /// What came of each choice.
+    told: Vec<Option<Told>>,
     foretold: Option<Foretold>,
     ended: bool,
+}
+
+/// Tokens of a choice.
+#[derive(Clone, Copy, Debug)]
+struct Told {
+    first: Instant,
+    last: Instant,
+    tokens: u32,
 }
 
 /// What was foretold of a request's first attempt, and what came of it.
@@ -94,6 +103,7 @@ impl Default for CoordinatorMetrics {
             ejections: Counter::default(),
             time_to_first_token: slow(),
             inter_token_latency: fast(),
+            time_per_output_token: fast(),
             e2e_latency: slow(),
             queue_time: slow(),
             handoff_exposed: fast(),
@@ -127,6 +137,11 @@ impl CoordinatorMetrics {
             "inter_token_latency_seconds",
             "Between consecutive tokens of a choice",
             m.inter_token_latency,
+        );
+        registry.register(
+            "request_time_per_output_token_seconds",
+            "Mean time between the tokens of a choice, once it has ended",
+            m.time_per_output_token,
         );
         registry.register(
             "e2e_request_latency_seconds",
@@ -231,7 +246,7 @@ impl Meter {
             start: Instant::now(),
             waited: Duration::ZERO,
             first_token: false,
-            last_token: vec![None; choices as usize],
+            told: vec![None; choices as usize],
             foretold: None,
             ended: false,
         }
@@ -271,11 +286,15 @@ impl Meter {
                 foretold.second = Some(now);
             }
         }
-        let Some(last) = self.last_token.get_mut(choice as usize) else { return };
-        if let Some(last) = last.replace(now) {
-            self.metrics.inter_token_latency.observe((now - last).as_secs_f64());
-            self.metrics.pace.itl.observe(now - last);
-        }
+        let Some(told) = self.told.get_mut(choice as usize) else { return };
+        let Some(told) = told else {
+            *told = Some(Told { first: now, last: now, tokens: 1 });
+            return;
+        };
+        let gap = now - std::mem::replace(&mut told.last, now);
+        told.tokens += 1;
+        self.metrics.inter_token_latency.observe(gap.as_secs_f64());
+        self.metrics.pace.itl.observe(gap);
     }
 
     /// How long the request waited for a place.
@@ -291,10 +310,14 @@ impl Meter {
             self.metrics.handoff_exposed.observe(bill.exposed.as_secs_f64());
         }
         if let Some(Foretold { prediction, tokens, second: Some(second), .. }) = &self.foretold
-            && let Some(Some(last)) = self.last_token.first()
+            && let Some(Some(told)) = self.told.first()
             && *tokens >= 2 + GAPS
         {
-            compare(&self.metrics.itl_ratio, (*last - *second) / (tokens - 2), prediction.itl);
+            compare(&self.metrics.itl_ratio, (told.last - *second) / (tokens - 2), prediction.itl);
+        }
+        for told in self.told.iter().flatten().filter(|told| told.tokens > 1) {
+            let mean = (told.last - told.first) / (told.tokens - 1);
+            self.metrics.time_per_output_token.observe(mean.as_secs_f64());
         }
         self.end("ok");
     }

@@ -169,6 +169,7 @@ async fn outcomes_times_and_nodes_are_counted() {
         "nodes{health=\"lost\"} 0",
         "time_to_first_token_seconds_count 1",
         "inter_token_latency_seconds_count 1",
+        "request_time_per_output_token_seconds_count 1",
         "e2e_request_latency_seconds_count 2",
         "request_queue_time_seconds_count 1",
         "handoff_exposed_seconds_count 0",
