@@ -154,4 +154,9 @@ impl Events {
     pub fn done(&mut self) {
         self.0.extend_from_slice(b"data: [DONE]\n\n");
     }
+
+    #[cfg(test)]
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
 }

@@ -60,7 +60,9 @@ impl Reply for ChatReply {
     fn step(&mut self, facts: &Facts, delta: &Delta, events: &mut Events) -> serde_json::Result<()> {
         let index = delta.index;
         if !delta.thoughts.is_empty() {
-            let delta = ChatDelta { reasoning_content: Some(&delta.thoughts), ..ChatDelta::default() };
+            let thoughts = Some(delta.thoughts.as_str());
+            let delta =
+                ChatDelta { reasoning: thoughts, reasoning_content: thoughts, ..ChatDelta::default() };
             self.write(facts, &ChatChunkChoice { index, delta, ..ChatChunkChoice::default() }, events)?;
         }
         if !delta.text.is_empty() || delta.token.is_some() {
@@ -123,11 +125,53 @@ fn choice<'a>(facts: &Facts, choice: &'a Choice, index: u32) -> ChatChoice<'a> {
             role: "assistant",
             content: is_said.then_some(choice.text.as_str()),
             refusal: None,
+            reasoning: &choice.thoughts,
             reasoning_content: &choice.thoughts,
             tool_calls: choice.calls.iter().zip(0..).map(call).collect(),
         },
         logprobs: (!choice.tokens.is_empty()).then_some(ChatLogprobs(&choice.tokens)),
         finish_reason: choice.end.as_ref().map(finish_word),
         stop_reason: choice.end.as_ref().and_then(stop_reason),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use baton_model::ModelText;
+    use baton_protocol::RequestId;
+    use serde_json::Value;
+
+    use super::*;
+
+    #[test]
+    fn thoughts_go_by_vllms_name_and_by_the_one_it_used_to_have() {
+        let facts = Facts {
+            id: RequestId(1),
+            created: 0,
+            model: "mock".into(),
+            text: Arc::new(ModelText::mock()),
+            seed: 0,
+            choices: 1,
+            max_tokens: 8,
+            best: None,
+            prompts: 1,
+            tier: None,
+        };
+        let mut reply = ChatReply { include_usage: false, prompt_logprobs: None };
+        let by = |words: &Value| (words["reasoning"].clone(), words["reasoning_content"].clone());
+        for thoughts in ["so", ""] {
+            let choice = Choice { text: "Yes.".into(), thoughts: thoughts.into(), ..Choice::default() };
+            let whole = reply.whole(&facts, &Whole { choices: vec![choice], used: Vec::new() }).unwrap();
+            let whole: Value = serde_json::from_slice(&whole).unwrap();
+            let said = if thoughts.is_empty() { Value::Null } else { Value::from(thoughts) };
+            assert_eq!(by(&whole["choices"][0]["message"]), (said.clone(), said));
+        }
+        let mut events = Events::default();
+        let delta = Delta { thoughts: "so".into(), ..Delta::default() };
+        reply.step(&facts, &delta, &mut events).unwrap();
+        let chunk: Value = serde_json::from_slice(events.bytes().strip_prefix(b"data: ").unwrap()).unwrap();
+        assert_eq!(by(&chunk["choices"][0]["delta"]), ("so".into(), "so".into()));
     }
 }

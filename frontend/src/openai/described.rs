@@ -201,6 +201,8 @@ pub struct AssistantTurn {
     /// Needed without calls.
     content: Option<Text>,
     tool_calls: Option<Vec<BTreeMap<String, Value>>>,
+    /// Thoughts, by either name.
+    reasoning: Option<String>,
     reasoning_content: Option<String>,
     annotations: Option<Vec<Value>>,
 }

@@ -60,12 +60,23 @@ fn read_message(mut message: Fields) -> Result<Value, ApiError> {
     }
     if role == "assistant" {
         message.only("annotations", &[json!([])])?;
-        if let Some(thoughts) = message.string("reasoning_content")? {
+        if let Some(thoughts) = read_thoughts(&mut message)? {
             read["reasoning_content"] = Value::String(thoughts);
         }
     }
     message.finish()?;
     Ok(read)
+}
+
+/// Thoughts of an earlier answer, which has them by two names.
+fn read_thoughts(message: &mut Fields) -> Result<Option<String>, ApiError> {
+    let (new, old) = (message.string("reasoning")?, message.string("reasoning_content")?);
+    match (&new, &old) {
+        (Some(new), Some(old)) if new != old => {
+            Err(message.invalid("reasoning", "must say the same as `reasoning_content`"))
+        }
+        _ => Ok(new.or(old)),
+    }
 }
 
 /// A string, or text parts, which are joined by line feeds; `more` takes what a part may also hold.

@@ -55,6 +55,10 @@ pub struct ChatMessage<'a> {
     /// None beside calls, if there is no text.
     pub content: Option<&'a str>,
     pub refusal: Option<&'a str>,
+    /// vLLM's name for thoughts.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub reasoning: &'a str,
+    /// The name that vLLM used to have, and others have.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub reasoning_content: &'a str,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -97,6 +101,8 @@ pub struct ChatDelta<'a> {
     pub role: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub content: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reasoning: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reasoning_content: Option<&'a str>,
     #[serde(skip_serializing_if = "Vec::is_empty")]

@@ -234,7 +234,9 @@ async fn what_routers_of_others_add_to_a_call_is_taken_and_the_opposite_refused(
 #[tokio::test]
 async fn an_answer_can_be_begun_by_the_caller() {
     let server = TestServer::start(Script::saying(says(&["ok"]))).await;
-    let talk = json!([{"role": "user", "content": "q"}, {"role": "assistant", "content": "so"}]);
+    // Thoughts come back as they were told: by two names.
+    let talk = json!([{"role": "user", "content": "q"},
+        {"role": "assistant", "content": "so", "reasoning": "hm", "reasoning_content": "hm"}]);
     let body = json!({"model": "mock", "messages": talk, "continue_final_message": true});
     server.answered(CHAT, &body).await;
     let body = json!({"model": "mock", "messages": talk, "add_generation_prompt": false, "reasoning_effort": "none"});

@@ -78,6 +78,10 @@ async fn messages_out_of_type_or_range() {
             json!({"messages": [{"role": "user", "content": [{"type": "text", "text": 1}]}]}),
             "messages[0].content[0].text",
         ),
+        (
+            json!({"messages": [{"role": "assistant", "content": "x", "reasoning": "a", "reasoning_content": "b"}]}),
+            "messages[0].reasoning",
+        ),
     ];
     check_all(&server, CHAT, &good_chat(), &table.map(|(change, param)| (change, param, "invalid_value")))
         .await;

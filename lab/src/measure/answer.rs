@@ -67,11 +67,12 @@ struct Choice {
 }
 
 /// Text by the names that servers give it.
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
+#[serde(default)]
 struct Words {
-    #[serde(default)]
     content: Option<String>,
-    #[serde(default, alias = "reasoning")]
+    /// Some say it by both names.
+    reasoning: Option<String>,
     reasoning_content: Option<String>,
 }
 
@@ -173,9 +174,8 @@ impl Answer {
     /// Notes what a chunk says; returns an error that it tells.
     fn take(&mut self, chunk: Chunk) -> Option<String> {
         for choice in chunk.choices {
-            let Words { content, reasoning_content } =
-                choice.delta.unwrap_or(Words { content: None, reasoning_content: None });
-            for text in [choice.text, reasoning_content, content].into_iter().flatten() {
+            let Words { content, reasoning, reasoning_content } = choice.delta.unwrap_or_default();
+            for text in [choice.text, reasoning.or(reasoning_content), content].into_iter().flatten() {
                 self.text.push_str(&text);
             }
         }

@@ -79,10 +79,15 @@ async fn complete(State(fake): State<Arc<Fake>>, Json(body): Json<Value>) -> Res
         let said = json!({"choices": [{"message": {"content": " one".repeat(tokens)}}], "usage": usage});
         return ([("server-timing", "queue;dur=7, decode;dur=2.5")], Json(said)).into_response();
     }
-    let mut parts: Vec<String> = (0..tokens)
-        .map(|_| if chat { json!({"delta": {"content": " one"}}) } else { json!({"text": " one"}) })
-        .map(|choice| format!("data: {}\n\n", json!({"choices": [choice]})))
-        .collect();
+    // Thoughts, by both names that servers have for them, count as text once.
+    let thought = json!({"delta": {"reasoning": " one", "reasoning_content": " one"}});
+    let said = |i| match (chat, i) {
+        (true, 0) => thought.clone(),
+        (true, _) => json!({"delta": {"content": " one"}}),
+        (false, _) => json!({"text": " one"}),
+    };
+    let mut parts: Vec<String> =
+        (0..tokens).map(said).map(|choice| format!("data: {}\n\n", json!({"choices": [choice]}))).collect();
     if !prompt.contains("breaks") {
         parts.push(format!(
             "data: {}\r\n\r\n: note\n\ndata: [DONE]\n\n",
