@@ -25,6 +25,14 @@ test-metrics *ARGS:
 test-packages *ARGS:
     scripts/test-packages {{ARGS}}
 
+# The documentation as a site, target/site/html, by mdBook.
+site:
+    scripts/site
+
+# The pages of docs/ anew that come from the code: settings, APIs, the protocol.
+references:
+    scripts/references
+
 # The container image, compose.yaml and the pods of the chart, by podman, on a base made from Debian's packages.
 test-images:
     scripts/test-images

@@ -57,7 +57,7 @@ pub struct ClusterConfig {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AdminConfig {
-    /// A loopback address; absent: [`USUAL`](Self::USUAL), or any port if that is taken.
+    /// A loopback address; absent: 127.0.0.1:8001, or any port if that is taken.
     pub listen: Option<SocketAddr>,
     /// The file of operators' keys, which `baton key new` adds to; none: everyone on this machine may call.
     pub keys_file: Option<PathBuf>,

@@ -28,6 +28,7 @@ mod parity;
 mod paths;
 mod probes;
 mod promises;
+mod reference;
 mod roles;
 mod routing;
 mod sandbox;

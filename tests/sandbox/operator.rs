@@ -12,10 +12,16 @@ pub struct Operator {
 }
 
 impl Operator {
-    /// Of the cluster's coordinator.
+    /// Of the cluster's coordinator, or of the one process that is all of it.
     pub fn of(cluster: &Cluster) -> Self {
-        let line = cluster.nodes["coordinator"].wait_for("admin at ", PATIENCE);
+        let node = cluster.nodes.get("coordinator").unwrap_or_else(|| &cluster.nodes["local"]);
+        let line = node.wait_for("admin at ", PATIENCE);
         Self { url: line.split("admin at ").nth(1).unwrap().trim().to_owned() }
+    }
+
+    /// Of the admin API.
+    pub fn url(&self) -> &str {
+        &self.url
     }
 
     /// What comes of a command, or why it was refused.
