@@ -25,6 +25,10 @@ test-metrics *ARGS:
 test-packages *ARGS:
     scripts/test-packages {{ARGS}}
 
+# One program for old systems, packed with its man pages and completions.
+package-binary *ARGS:
+    scripts/package-binary {{ARGS}}
+
 # The documentation as a site, target/site/html, by mdBook.
 site:
     scripts/site
