@@ -37,6 +37,10 @@ site:
 references:
     scripts/references
 
+# README's commands in a clean Debian, from a clone to an open console, each step timed.
+newcomer *ARGS:
+    scripts/newcomer {{ARGS}}
+
 # The container image, compose.yaml and the pods of the chart, by podman, on a base made from Debian's packages.
 test-images:
     scripts/test-images
