@@ -65,9 +65,21 @@ sim SEEDS="1000" FROM="0":
 sim-seed SEED:
     scripts/sim seed {{SEED}}
 
-# Fuzzes a target until it is stopped: frame_header, handshake, sender or session.
+# Fuzzes a target of fuzz/ until it is stopped, or all of them for so many seconds each (`all 60`).
 fuzz TARGET *ARGS:
     scripts/fuzz {{TARGET}} {{ARGS}}
+
+# What the program is made of, as CycloneDX: target/sbom/baton.cdx.json.
+sbom:
+    scripts/sbom
+
+# Cargo.lock beside RustSec's advisories; `--db FOLDER` takes a copy of theirs instead of fetching it.
+audit *ARGS:
+    scripts/audit {{ARGS}}
+
+# Builds in two folders, and compares: all, or the crates that are named.
+reproducible *CRATES:
+    scripts/test-reproducible {{CRATES}}
 
 fmt:
     cargo fmt --all
