@@ -19,6 +19,8 @@ use crate::export::is_collected;
 
 /// The header, and what spans are found by in it.
 const TRACEPARENT: &str = "traceparent";
+/// The longest that is passed on: version 0 has 55 bytes, later ones may have more.
+const LONGEST: usize = 256;
 
 /// A piece of work that ends when this is dropped.
 #[derive(Default)]
@@ -32,10 +34,11 @@ pub struct Span {
 // === impl Span ===
 
 impl Span {
-    /// A call from outside, whose `traceparent` header may say what it is a part of.
+    /// A call from outside, whose `traceparent` header may say what it is a part of. One that is
+    /// malformed says nothing.
     #[must_use]
     pub fn of_call(name: impl FnOnce() -> String, traceparent: Option<&str>) -> Self {
-        let parent = traceparent.unwrap_or_default();
+        let parent = traceparent.filter(|words| is_traceparent(words)).unwrap_or_default();
         if is_collected() {
             Self::made(name().into(), SpanKind::Server, parent, None)
         } else {
@@ -121,6 +124,26 @@ impl Span {
         builder.start_time = begun;
         Self { span: Some(tracer.build_with_context(builder, &context)), parent: parent.to_owned() }
     }
+}
+
+/// Whether a header has the form of W3C's Trace Context: version, trace, span and flags in small
+/// hexadecimal, and behind those of later versions anything.
+fn is_traceparent(words: &str) -> bool {
+    let is_hex = |part: &str, bytes: usize| {
+        part.len() == 2 * bytes
+            && part.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+    };
+    let is_id = |part: &str, bytes| is_hex(part, bytes) && part.bytes().any(|byte| byte != b'0');
+    let mut parts = words.split('-');
+    let [version, trace, span, flags] = [(); 4].map(|()| parts.next().unwrap_or_default());
+    let may_end = match parts.next() {
+        None => true,
+        Some(_) => version != "00",
+    };
+    words.len() <= LONGEST
+        && words.is_ascii()
+        && (is_hex(version, 1) && version != "ff" && may_end)
+        && (is_id(trace, 16) && is_id(span, 8) && is_hex(flags, 1))
 }
 
 impl fmt::Debug for Span {

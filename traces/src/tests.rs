@@ -6,7 +6,7 @@ use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider};
 use crate::{Exporter, Span, TracesConfig, TracesError};
 
 /// The collector is the process's.
-static ALONE: Mutex<()> = Mutex::new(());
+pub static ALONE: Mutex<()> = Mutex::new(());
 
 const CALLER: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
@@ -49,6 +49,30 @@ fn without_a_collector_a_callers_words_are_passed_on() {
     assert_eq!(Span::part("attempt", &call.parent()).parent(), CALLER);
     let untold = Span::of_call(|| "POST /x".to_owned(), None);
     assert_eq!((untold.parent(), untold.trace_id()), (String::new(), None));
+}
+
+/// Nodes refuse requests whose trace is longer than any is, and a header must not make a call fail.
+#[test]
+fn a_malformed_traceparent_says_nothing() {
+    let _alone = ALONE.lock().unwrap();
+    let passed = |words: &str| Span::of_call(String::new, Some(words)).parent() == words;
+    let later = format!("cc{}-more.of-it", &CALLER[2..]);
+    assert!(passed(CALLER) && passed(&later));
+    let cases = [
+        CALLER.to_uppercase(),
+        CALLER.replace('-', "_"),
+        CALLER.replace("00-0af", "ff-0af"),
+        format!("{CALLER}-more"),
+        format!("{later}{}", "-".repeat(256)),
+        format!("00-{}-b7ad6b7169203331-01", "0".repeat(32)),
+        format!("00-0af7651916cd43dd8448eb211c80319c-{}-01", "0".repeat(16)),
+        CALLER[..54].to_owned(),
+        format!("{CALLER}\u{e9}"),
+        "x".repeat(300),
+    ];
+    for words in cases {
+        assert_eq!(Span::of_call(String::new, Some(&words)).parent(), "", "{words}");
+    }
 }
 
 #[test]
