@@ -27,6 +27,8 @@ mod config;
 mod dispatch;
 mod ends;
 mod fleet;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod incidents;
 mod journal;
 mod limits;

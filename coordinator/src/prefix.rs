@@ -232,5 +232,7 @@ impl Held {
     }
 }
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod model;
 #[cfg(test)]
 mod tests;

@@ -13,6 +13,8 @@
 //! goodput and attainment.
 
 pub mod budgets;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod measure;
 pub mod plan;
 pub mod report;

@@ -16,6 +16,8 @@ pub mod block_hash;
 pub mod error;
 pub mod event;
 pub mod frame;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod ids;
 pub mod kv;
 pub mod node;

@@ -9,6 +9,8 @@
 //! elsewhere in the process cannot cost the lease. Neither ever gives up.
 
 mod follow;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod lease;
 mod office;
 mod view;

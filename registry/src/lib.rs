@@ -22,6 +22,8 @@ use baton_protocol::{NodeId, NodeInfo};
 use tokio::sync::watch;
 
 pub use backoff::Backoff;
+#[cfg(any(test, fuzzing))]
+pub use etcd::fuzzing;
 pub use etcd::{EtcdConfig, EtcdRegistry, RegistryError};
 pub use memory::MemoryRegistry;
 pub use node_service::NodeService;

@@ -1,23 +1,10 @@
-use std::collections::HashSet;
-
 use baton_protocol::chain;
 use proptest::prelude::*;
 
-use super::*;
-
-const FAR: PrefixLimits = PrefixLimits { pages: u64::MAX, pages_of_node: u64::MAX };
-
-fn blocks(tokens: &[u32]) -> Vec<BlockHash> {
-    chain("t", 1, tokens)
-}
-
-fn added(blocks: &[BlockHash]) -> PrefixChanges {
-    PrefixChanges { added: blocks.to_vec(), ..PrefixChanges::default() }
-}
-
-fn removed(blocks: &[BlockHash]) -> PrefixChanges {
-    PrefixChanges { removed: blocks.to_vec(), ..PrefixChanges::default() }
-}
+use super::{
+    model::{Cache, FAR, NODES, Op, added, apply, blocks, check, removed},
+    *,
+};
 
 fn pages(index: &PrefixIndex, chain: &[BlockHash], nodes: &[&Holder]) -> Vec<usize> {
     let held = index.held(chain);
@@ -90,21 +77,6 @@ fn what_is_beyond_the_limits_is_kept_out_and_counted() {
     assert_eq!(b.apply(&added(&prompt[..5])), 0, "there is room again");
 }
 
-/// Something that happens to the cache of a node.
-#[derive(Clone, Debug)]
-enum Op {
-    /// It computes a prompt: all its blocks are held.
-    Compute(usize, Vec<u32>),
-    /// It lets go of a block, and of all below it.
-    Evict(usize, Vec<u32>),
-    /// It tells everything anew.
-    Repair(usize),
-    /// It leaves, and another takes its place.
-    Leave(usize),
-}
-
-const NODES: usize = 4;
-
 fn op() -> impl Strategy<Value = Op> {
     let node = 0..NODES;
     let tokens = || prop::collection::vec(0..2u32, 1..12);
@@ -114,38 +86,6 @@ fn op() -> impl Strategy<Value = Op> {
         1 => node.clone().prop_map(Op::Repair),
         1 => node.prop_map(Op::Leave),
     ]
-}
-
-/// Prefixes that a node holds, as tokens.
-type Cache = HashSet<Vec<u32>>;
-
-fn name(tokens: &[u32]) -> BlockHash {
-    *blocks(tokens).last().unwrap()
-}
-
-fn apply(index: &Arc<PrefixIndex>, holders: &mut [Holder], caches: &mut [Cache], op: Op) {
-    match op {
-        Op::Compute(node, tokens) => {
-            caches[node].extend((1..=tokens.len()).map(|len| tokens[..len].to_vec()));
-            holders[node].apply(&added(&blocks(&tokens)));
-        }
-        Op::Evict(node, tokens) => {
-            let gone: Vec<_> =
-                caches[node].iter().filter(|prefix| prefix.starts_with(&tokens)).cloned().collect();
-            let names: Vec<_> = gone.iter().map(|prefix| name(prefix)).collect();
-            caches[node].retain(|prefix| !prefix.starts_with(&tokens));
-            holders[node].apply(&removed(&names));
-        }
-        Op::Repair(node) => {
-            holders[node].clear();
-            let names: Vec<_> = caches[node].iter().map(|prefix| name(prefix)).collect();
-            holders[node].apply(&added(&names));
-        }
-        Op::Leave(node) => {
-            holders[node] = index.join();
-            caches[node].clear();
-        }
-    }
 }
 
 proptest! {
@@ -161,14 +101,7 @@ proptest! {
         let mut caches = vec![Cache::default(); NODES];
         for op in ops {
             apply(&index, &mut holders, &mut caches, op);
-            for prompt in &prompts {
-                let held = index.held(&blocks(prompt));
-                for (holder, cache) in holders.iter().zip(&caches) {
-                    let expected = (1..=prompt.len()).take_while(|len| cache.contains(&prompt[..*len])).count();
-                    prop_assert_eq!(held.pages(holder), expected);
-                }
-            }
-            prop_assert_eq!(index.stats().pages, caches.iter().map(|cache| cache.len() as u64).sum::<u64>());
+            prompts.iter().for_each(|prompt| check(&index, &holders, &caches, prompt));
         }
     }
 

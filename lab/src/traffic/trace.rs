@@ -63,10 +63,7 @@ impl Trace {
     pub(super) fn sessions(&self, most: usize) -> Result<Vec<Session>, TrafficError> {
         let unreadable = |source| TrafficError::Unreadable { path: self.path.clone(), source };
         let text = std::fs::read_to_string(&self.path).map_err(unreadable)?;
-        match self.format {
-            TraceFormat::ShareGpt => share_gpt(&self.path, &text, most),
-            TraceFormat::Mooncake => mooncake(&self.path, &text, most),
-        }
+        self.format.read(&self.path, &text, most)
     }
 }
 
@@ -79,6 +76,14 @@ impl TraceFormat {
             Self::Mooncake
         } else {
             Self::ShareGpt
+        }
+    }
+
+    /// The first sessions of the text of a file.
+    pub(crate) fn read(self, path: &Path, text: &str, most: usize) -> Result<Vec<Session>, TrafficError> {
+        match self {
+            Self::ShareGpt => share_gpt(path, text, most),
+            Self::Mooncake => mooncake(path, text, most),
         }
     }
 }

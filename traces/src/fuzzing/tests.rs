@@ -1,0 +1,10 @@
+#[path = "../../../fuzz/near.rs"]
+mod near;
+
+use super::*;
+
+#[test]
+fn the_corpus_and_what_is_near_it() {
+    let _alone = crate::tests::ALONE.lock().unwrap();
+    near::hold(&TARGETS);
+}
