@@ -1,3 +1,5 @@
+mod hostile;
+
 use std::fs;
 
 use serde_json::{Value as Json, json};
