@@ -16,6 +16,8 @@ pub mod compute;
 pub mod config;
 pub mod demo;
 pub mod doctor;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod key;
 pub mod manual;
 pub mod plan;

@@ -14,6 +14,8 @@ mod span;
 mod store;
 
 pub use memory::{KvMemory, PageRead, PageWrite};
+#[cfg(any(test, fuzzing))]
+pub use pool::model::page_pool;
 pub use page::{Hold, PageRef, Promise};
 pub use pool::{IntegrityError, KvPool, PoolConfig};
 pub use span::PageSpan;

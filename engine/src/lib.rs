@@ -16,6 +16,8 @@ pub mod batch;
 mod config;
 mod engine;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod guide;
 pub mod kv;
 mod metrics;

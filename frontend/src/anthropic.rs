@@ -23,6 +23,7 @@ use serde_json::json;
 
 pub use described::operations;
 pub use error::response as refusal;
+pub use messages::read;
 
 use crate::{calls::Ticket, error::ApiError, routes::Room};
 
@@ -37,7 +38,7 @@ async fn messages(
     request: Request<Body>,
 ) -> Response {
     let id = ticket.id.to_string();
-    finished(room.desk.serve(ticket, request, messages::read).await, &id)
+    finished(room.desk.serve(ticket, request, read).await, &id)
 }
 
 async fn count_tokens(

@@ -15,12 +15,12 @@ mod described;
 mod journal;
 mod limits;
 mod line;
-mod lines;
+pub mod lines;
 mod places;
 mod store;
 #[cfg(test)]
 mod tests;
-mod words;
+pub mod words;
 mod work;
 
 use std::{collections::HashMap, sync::Arc};

@@ -12,7 +12,7 @@ mod paging;
 mod store;
 #[cfg(test)]
 pub mod tests;
-mod upload;
+pub mod upload;
 
 use std::{collections::HashMap, sync::Arc};
 

@@ -36,6 +36,8 @@ mod door;
 mod error;
 mod fields;
 mod files;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod generation;
 mod grammars;
 mod host;

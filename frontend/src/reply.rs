@@ -150,6 +150,12 @@ impl Events {
         self.data(object)
     }
 
+    /// All of them so far.
+    #[cfg(any(test, fuzzing))]
+    pub fn written(&self) -> &[u8] {
+        &self.0
+    }
+
     /// The mark with which OpenAI ends a stream.
     pub fn done(&mut self) {
         self.0.extend_from_slice(b"data: [DONE]\n\n");

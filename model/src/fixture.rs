@@ -117,7 +117,7 @@ impl Gguf {
     }
 
     pub fn tensor(&mut self, name: &str) -> &mut GgufTensor {
-        self.tensors.iter_mut().find(|tensor| tensor.name == name).unwrap()
+        self.tensors.iter_mut().find(|tensor| tensor.name == name).expect("it has this tensor")
     }
 
     /// Header alone, without padding.

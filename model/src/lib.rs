@@ -19,6 +19,8 @@ pub mod config;
 mod directory;
 pub mod error;
 mod families;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod gguf;
 pub mod grammar;
 pub mod text;
@@ -96,7 +98,8 @@ fn read_bounded(path: &Path, limit_bytes: u64) -> Result<Vec<u8>, FormatError> {
     Ok(bytes)
 }
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
+#[cfg_attr(fuzzing, allow(dead_code, reason = "tests need more of it than the fuzzer"))]
 mod fixture;
 #[cfg(test)]
 mod golden;

@@ -17,7 +17,7 @@ mod error;
 mod mock;
 pub(crate) mod splits;
 mod strftime;
-mod template;
+pub(crate) mod template;
 mod vocabulary;
 
 use std::{

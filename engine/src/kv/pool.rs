@@ -402,5 +402,7 @@ impl Slot {
     }
 }
 
+#[cfg(any(test, fuzzing))]
+pub mod model;
 #[cfg(test)]
 mod tests;

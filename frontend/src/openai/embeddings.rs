@@ -37,8 +37,9 @@ pub struct EmbeddingConfig {
     pub max_inputs: usize,
 }
 
-struct EmbeddingCall {
-    ask: Ask,
+/// What is to be embedded.
+pub struct EmbeddingCall {
+    pub ask: Ask,
     /// Whether vectors are written as the base64 of their bytes.
     is_base64: bool,
 }
@@ -104,7 +105,11 @@ impl Default for EmbeddingConfig {
 // === impl EmbeddingCall ===
 
 impl EmbeddingCall {
-    fn read(object: Map<String, Value>, config: &Config) -> Result<Self, ApiError> {
+    /// Reads a body.
+    ///
+    /// # Errors
+    /// The first field that is missing, wrong or unsupported.
+    pub fn read(object: Map<String, Value>, config: &Config) -> Result<Self, ApiError> {
         let mut body = Fields::of_body(object);
         let model = Some(parameters::model(&mut body)?);
         let begins = body.boolean_or("add_special_tokens", true)?;

@@ -37,7 +37,7 @@ pub enum CallForm {
 
 impl CallForm {
     /// All forms.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub const ALL: [Self; 4] = [Self::Hermes, Self::Llama, Self::Mistral, Self::Json];
 
     /// That of a model. A template that knows no tools is told of them in words.

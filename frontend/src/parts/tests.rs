@@ -1,50 +1,10 @@
 use proptest::prelude::*;
 
 use super::*;
-
-fn names() -> Arc<[String]> {
-    ["get_weather", "add"].map(str::to_owned).into()
-}
+use crate::fuzzing::answers::{Told, read};
 
 fn form(calls: CallForm) -> Form {
     Form { thinks: true, begins_thinking: false, calls: Some(calls) }
-}
-
-/// An answer read whole: thoughts, text, calls.
-type Told = (String, String, Vec<(String, String)>);
-
-/// Reads a text in pieces of these lengths in characters, over and over.
-fn read(form: Form, text: &str, lengths: &[usize]) -> Told {
-    let mut reader = PartReader::new(form, &names());
-    let mut told = Told::default();
-    let mut take = |parts: Parts| {
-        told.0 += &parts.thoughts;
-        told.1 += &parts.text;
-        for part in parts.calls {
-            match part.name {
-                Some(name) => {
-                    assert_eq!(part.index as usize, told.2.len(), "calls are numbered in order");
-                    told.2.push((name, part.arguments));
-                }
-                None => {
-                    assert_eq!(part.index as usize + 1, told.2.len(), "pieces of the last call");
-                    told.2.last_mut().unwrap().1 += &part.arguments;
-                }
-            }
-        }
-    };
-    let characters: Vec<char> = text.chars().collect();
-    let mut rest = characters.as_slice();
-    for length in lengths.iter().cycle() {
-        if rest.is_empty() {
-            break;
-        }
-        let (piece, after) = rest.split_at((*length).min(rest.len()));
-        take(reader.push(&piece.iter().collect::<String>(), false));
-        rest = after;
-    }
-    take(reader.push("", true));
-    told
 }
 
 fn whole(form: Form, text: &str) -> Told {

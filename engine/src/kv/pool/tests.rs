@@ -1,18 +1,11 @@
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
-use baton_protocol::{KvDtype, chain};
 use proptest::prelude::*;
 
-use super::*;
-
-fn pool(pages: usize) -> Arc<KvPool> {
-    let shape = KvShape { layers: 1, kv_heads: 1, head_dim: 1, dtype: KvDtype::F32, page_tokens: 1 };
-    KvPool::new(shape, PoolConfig { pages, max_promised: pages / 2, max_prefill: pages, max_decode: pages })
-}
-
-fn blocks(tokens: &[u32]) -> Vec<BlockHash> {
-    chain("t", 1, tokens)
-}
+use super::{
+    model::{Model, Op, PAGES, blocks, pool},
+    *,
+};
 
 #[test]
 fn promises_are_kept_against_allocation_and_pins() {
@@ -65,19 +58,6 @@ fn cached_pages_are_evicted_and_held_ones_are_not() {
     assert_eq!(pool.counts().free, 4);
 }
 
-#[derive(Clone, Copy, Debug)]
-enum Op {
-    Sequence { family: u32, pages: usize },
-    Insert(usize),
-    Drop(usize),
-    Hold(usize, Hold),
-    Promise(usize),
-    Bind(usize),
-    Unpromise(usize),
-    Forget(usize),
-    Flush,
-}
-
 fn op() -> impl Strategy<Value = Op> {
     let hold = prop::sample::select(Hold::ALL.to_vec());
     prop_oneof![
@@ -93,112 +73,10 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// What a user of the pool knows: who holds what, and what was written where.
-#[derive(Default)]
-struct Model {
-    groups: Vec<(Vec<BlockHash>, Vec<PageRef>)>,
-    promises: Vec<Promise>,
-    content: HashMap<PageId, BlockHash>,
-}
-
-impl Model {
-    fn held(&self) -> HashMap<PageId, Hold> {
-        let mut held = HashMap::new();
-        for page in self.groups.iter().flat_map(|(_, pages)| pages) {
-            let strongest = held.entry(page.id()).or_insert(page.hold());
-            *strongest = page.hold().max(*strongest);
-        }
-        held
-    }
-
-    fn wrote(&mut self, fresh: &[PageRef], names: &[BlockHash]) {
-        let held: HashSet<PageId> = self.held().into_keys().collect();
-        for (index, page) in fresh.iter().enumerate() {
-            assert!(!held.contains(&page.id()), "page {page:?} was given away while held");
-            match names.get(index) {
-                Some(name) => self.content.insert(page.id(), *name),
-                None => self.content.remove(&page.id()),
-            };
-        }
-    }
-
-    fn apply(&mut self, pool: &Arc<KvPool>, op: Op) {
-        let counts = pool.counts();
-        let spare = (counts.free + counts.cached - counts.promised) as usize;
-        let at = |index: usize, len: usize| (len > 0).then(|| index % len.max(1));
-        match op {
-            Op::Sequence { family, pages } => {
-                let hashes = blocks(&(0..pages as u32).map(|i| family * 100 + i).collect::<Vec<_>>());
-                let mut held = pool.match_prefix(&hashes);
-                for (page, hash) in held.iter().zip(&hashes) {
-                    assert_eq!(self.content[&page.id()], *hash, "the cache returned another block's page");
-                }
-                if let Some(fresh) = pool.allocate(pages - held.len()) {
-                    self.wrote(&fresh, &hashes[held.len()..]);
-                    held.extend(fresh);
-                    self.groups.push((hashes, held));
-                } else {
-                    assert!(spare < pages, "{pages} of {spare} spare pages were refused");
-                }
-            }
-            Op::Insert(group) => {
-                if let Some(at) = at(group, self.groups.len()) {
-                    pool.insert(&self.groups[at].0, &self.groups[at].1);
-                }
-            }
-            Op::Drop(group) => drop(at(group, self.groups.len()).map(|at| self.groups.swap_remove(at))),
-            Op::Hold(group, hold) => {
-                if let Some(at) = at(group, self.groups.len()) {
-                    let pages = self.groups[at].1.iter().map(|page| page.held_as(hold)).collect();
-                    self.groups.push((Vec::new(), pages));
-                }
-            }
-            Op::Promise(pages) => {
-                let may = spare >= pages && counts.promised as usize + pages <= pool.config().max_promised;
-                let promise = pool.promise(pages);
-                assert_eq!(promise.is_some(), may);
-                self.promises.extend(promise);
-            }
-            Op::Bind(promise) => {
-                if let Some(at) = at(promise, self.promises.len()) {
-                    let promise = self.promises.swap_remove(at);
-                    let promised = promise.pages();
-                    let fresh = promise.bind();
-                    assert_eq!(fresh.len(), promised);
-                    self.wrote(&fresh, &[]);
-                    self.groups.push((Vec::new(), fresh));
-                }
-            }
-            Op::Unpromise(promise) => {
-                drop(at(promise, self.promises.len()).map(|at| self.promises.swap_remove(at)));
-            }
-            Op::Forget(group) => {
-                if let Some(at) = at(group, self.groups.len()) {
-                    pool.forget(&self.groups[at].1);
-                }
-            }
-            Op::Flush => pool.flush_cache(),
-        }
-    }
-
-    fn check(&self, pool: &KvPool) {
-        pool.check_integrity().unwrap();
-        let (counts, held) = (pool.counts(), self.held());
-        assert!(counts.sums_to_total());
-        let of = |hold: Hold| held.values().filter(|strongest| **strongest == hold).count() as u64;
-        assert_eq!(counts.running, of(Hold::Running));
-        assert_eq!(counts.sending, of(Hold::Sending));
-        assert_eq!(counts.receiving, of(Hold::Receiving));
-        assert_eq!(counts.quarantined, of(Hold::Quarantined));
-        assert_eq!(counts.promised, self.promises.iter().map(|promise| promise.pages() as u64).sum::<u64>());
-        assert!(counts.free + counts.cached >= counts.promised);
-    }
-}
-
 proptest! {
     #[test]
     fn books_agree_with_a_model(ops in prop::collection::vec(op(), 1..120)) {
-        let pool = pool(12);
+        let pool = pool(PAGES);
         let mut model = Model::default();
         let (mut told, mut number) = (HashSet::new(), 0);
         for op in ops {
