@@ -14,9 +14,9 @@ mod span;
 mod store;
 
 pub use memory::{KvMemory, PageRead, PageWrite};
+pub use page::{Hold, PageRef, Promise};
 #[cfg(any(test, fuzzing))]
 pub use pool::model::page_pool;
-pub use page::{Hold, PageRef, Promise};
 pub use pool::{IntegrityError, KvPool, PoolConfig};
 pub use span::PageSpan;
 pub use store::{FillBytes, KvStore, PageId, Piece, UseBytes};
