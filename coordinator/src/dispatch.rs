@@ -103,8 +103,7 @@ pub(crate) async fn dispatch(
     let usual = shared.limits.read().budgets.of(&request.model, wishes.priority);
     let budgets = wishes.budgets(usual);
     if shared.fleet.knows(&request.model) {
-        let asked = Asked { prompt: request.tokens.len() as f64, budgets };
-        shared.demands.arrived(&request.model, asked, Instant::now());
+        shared.demands.arrived(&request.model, Asked::of(&request, budgets), Instant::now());
     }
     let tracked = shared.requests.enter(&request, (wishes.priority, budgets), deadline);
     let cancelled = tracked.cancelled();

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use baton_protocol::Bill;
+use baton_protocol::{Bill, Budgets, Request};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -98,6 +98,15 @@ impl Demands {
     }
 }
 
+// === impl Asked ===
+
+impl Asked {
+    /// A request with these budgets.
+    pub(crate) fn of(request: &Request, budgets: Budgets) -> Self {
+        Self { prompt: request.tokens.len() as f64, budgets }
+    }
+}
+
 // === impl Ended ===
 
 impl Ended {
@@ -145,7 +154,7 @@ impl Mean {
 
 #[cfg(test)]
 mod tests {
-    use baton_protocol::{Budgets, NodeId};
+    use baton_protocol::NodeId;
 
     use super::*;
 
