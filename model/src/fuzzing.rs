@@ -3,7 +3,7 @@
 //! cargo-fuzz only (`fuzz/`).
 //!
 //! - [`files`]: a model's files
-//! - [`texts`]: tokenizers, templates and grammars
+//! - [`texts`]: grammars
 
 pub mod files;
 #[cfg(test)]
@@ -14,13 +14,11 @@ pub mod texts;
 pub type Target = fn(&[u8]);
 
 /// All of them, by name.
-pub const TARGETS: [(&str, Target); 8] = [
-    ("chat_template", texts::chat_template),
+pub const TARGETS: [(&str, Target); 6] = [
     ("gguf", files::gguf),
     ("json_schema", texts::json_schema),
     ("lark", texts::lark),
     ("model_directory", files::model_directory),
     ("regex", texts::regex),
     ("safetensors", files::safetensors),
-    ("tokenizer", texts::tokenizer),
 ];
