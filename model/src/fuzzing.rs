@@ -3,7 +3,7 @@
 //! cargo-fuzz only (`fuzz/`).
 //!
 //! - [`files`]: a model's files
-//! - [`texts`]: grammars
+//! - [`texts`]: grammars that hold answers to a form
 
 pub mod files;
 #[cfg(test)]
