@@ -241,6 +241,12 @@ impl<'a> World<'a> {
         self.at(self.now + seconds, Event::Step { node, life });
     }
 
+    /// Pages have become free on a node: answers that wait for them get them, and it goes on.
+    fn wake(&mut self, node: usize) {
+        self.let_in(node);
+        self.kick(node);
+    }
+
     fn step(&mut self, node: usize) {
         let mut stepped = std::mem::take(&mut self.stepped);
         self.stepping = Some(node);
@@ -257,7 +263,7 @@ impl<'a> World<'a> {
         }
         self.stepped = stepped;
         self.stepping = None;
-        self.kick(node);
+        self.wake(node);
     }
 
     fn prompt_ran(&mut self, node: usize, prompt: &Prompt) {
@@ -325,7 +331,7 @@ impl<'a> World<'a> {
         let room = self.nodes[to].room();
         self.nodes[to].cache.insert(&live.chain, room);
         self.nodes[to].join(answer);
-        self.kick(from);
+        self.wake(from);
         self.kick(to);
     }
 

@@ -109,7 +109,7 @@ impl World<'_> {
             [from, to].into_iter().for_each(|node| self.nodes[node].withdraw(attempt));
         }
         self.end(request, late);
-        [from, to].into_iter().for_each(|node| self.kick(node));
+        [from, to].into_iter().for_each(|node| self.wake(node));
     }
 
     /// What a turn says, behind all that was said before, in token ids.
@@ -174,10 +174,9 @@ impl World<'_> {
         let held = std::mem::take(&mut live.held_there);
         if held > 0 {
             self.nodes[from].release(held);
-            self.kick(from);
+            self.wake(from);
         }
-        self.let_in(to);
-        self.kick(to);
+        self.wake(to);
     }
 
     /// A request is over: its record is kept, and its session goes on.
