@@ -1,8 +1,10 @@
 //! `baton admin`: the admin API for people.
 //!
+//! - `audit`: whether files of acts are whole
 //! - `events`: roads and incidents as lines
 //! - `top`: all of it live in a terminal
 
+mod audit;
 mod events;
 mod top;
 
@@ -38,6 +40,11 @@ pub async fn run(args: &Admin) -> Result<()> {
     if matches!(args.what, AdminKind::Top) && !args.json && stdout().is_terminal() {
         return top::run(args).await;
     }
+    if let AdminKind::Audit { files, last } = &args.what
+        && !files.is_empty()
+    {
+        return audit::run(files, last.as_deref(), args.json);
+    }
     let answer = ask(&Operator::new(args)?, &args.what).await?;
     if args.json {
         say(serde_json::to_string_pretty(&answer)?);
@@ -62,7 +69,7 @@ async fn ask(operator: &Operator, what: &AdminKind) -> Result<Value> {
         AdminKind::Advice => get("advice").await,
         AdminKind::Topology => get("topology").await,
         AdminKind::Incidents => get("incidents").await,
-        AdminKind::Audit => get("audit").await,
+        AdminKind::Audit { .. } => get("audit").await,
         AdminKind::Flush => call(Method::POST, "flush".to_owned(), Value::Null).await,
         AdminKind::Drain { id, force } => {
             call(Method::POST, format!("nodes/{id}/drain"), json!({ "force": force })).await
@@ -144,7 +151,7 @@ fn lines(what: &AdminKind, answer: Value) -> Result<Vec<String>> {
         AdminKind::Flush => flushed(serde_json::from_value(answer)?),
         AdminKind::Advice => advice(&serde_json::from_value::<Vec<Advice>>(answer)?),
         AdminKind::Topology => events::roads(&serde_json::from_value::<Vec<Road>>(answer)?),
-        AdminKind::Audit => events::acts(&serde_json::from_value::<Vec<Act>>(answer)?),
+        AdminKind::Audit { .. } => events::acts(&serde_json::from_value::<Vec<Act>>(answer)?),
         AdminKind::Incidents => events::incidents(&serde_json::from_value::<Vec<Incident>>(answer)?),
     })
 }

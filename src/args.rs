@@ -240,8 +240,15 @@ pub enum AdminKind {
     Topology,
     /// What has happened of late, the newest first.
     Incidents,
-    /// What operators did of late, the newest first.
-    Audit,
+    /// What operators did of late, the newest first; or whether files of acts are whole.
+    Audit {
+        /// Files that admin.audit_file named, the oldest first: no coordinator is asked.
+        #[arg(value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// The hash that the last line must have, as the log of the coordinator has it.
+        #[arg(long, value_name = "HASH", requires = "files")]
+        last: Option<String>,
+    },
 }
 
 /// `baton doctor`.

@@ -61,6 +61,8 @@ pub struct AdminConfig {
     pub listen: Option<SocketAddr>,
     /// The file of operators' keys, which `baton key new` adds to; none: everyone on this machine may call.
     pub keys_file: Option<PathBuf>,
+    /// The file to which every act of an operator is added before it is done; none: the log alone has them.
+    pub audit_file: Option<PathBuf>,
     /// Another loopback address, for the same over gRPC (`admin/proto/admin.proto`); absent: none.
     pub grpc_listen: Option<SocketAddr>,
 }

@@ -6,7 +6,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use axum::Router;
-use baton_admin::Desk;
+use baton_admin::{Desk, Ledger};
 use baton_coordinator::{Coordinator, CoordinatorTasks, Health};
 use baton_frontend::{Door, FrontendError, HttpMetrics, KeptAnswers, Seat, Services, Shelves};
 use baton_model::ModelText;
@@ -296,6 +296,14 @@ impl Cluster {
             let followed = Arc::clone(&door);
             self.following.spawn(async move { followed.follow().await });
             desk = desk.for_owners(Arc::new(move |key| door.operator_of(key)));
+        }
+        if let Some(file) = self.config.admin.audit_file.clone() {
+            let opened = tokio::task::spawn_blocking(move || Ledger::open(file)).await?;
+            let ledger = opened.context("admin.audit_file")?;
+            if let Some(fault) = ledger.fault() {
+                note(format_args!("operators can do nothing until this file is moved away: {fault}"));
+            }
+            desk = desk.with_ledger(ledger);
         }
         // Without the API there is no playground, and soon no process.
         if let Ok(api) = api.await {

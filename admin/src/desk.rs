@@ -6,7 +6,7 @@ use axum::{Router, http::HeaderMap};
 use baton_coordinator::Coordinator;
 use baton_trust::Rank;
 
-use crate::{audit::Audit, error::AdminError};
+use crate::{audit::Audit, error::AdminError, ledger::Ledger};
 
 /// Whose a key is, and what it may do; none: nobody's.
 pub type Owner = Arc<dyn Fn(&str) -> Option<(String, Rank)> + Send + Sync>;
@@ -26,10 +26,14 @@ pub struct Desk {
 pub(crate) struct Operator {
     pub(crate) name: String,
     pub(crate) rank: Rank,
+    /// The id of this call: the caller's own, or one that was made.
+    pub(crate) call: String,
 }
 
 /// Who calls where there are no keys.
 const ANYONE: &str = "anyone";
+/// Longest id of a call that is taken from a caller.
+const MAX_CALL_BYTES: usize = 128;
 
 // === impl Desk ===
 
@@ -51,17 +55,31 @@ impl Desk {
         Self { api: Some(api), ..self }
     }
 
-    /// Who calls with this `Authorization`.
+    /// The same with every act in a file before it is done, and none done that cannot be written.
+    #[must_use]
+    pub fn with_ledger(self, ledger: Ledger) -> Self {
+        Self { audit: Arc::new(Audit::in_file(ledger)), ..self }
+    }
+
+    /// Who calls with this `Authorization` and this `X-Request-Id`.
     ///
     /// # Errors
     /// When there are keys, and this is none of them.
-    pub(crate) fn operator(&self, authorization: Option<&str>) -> Result<Operator, AdminError> {
+    pub(crate) fn operator(
+        &self,
+        authorization: Option<&str>,
+        call: Option<&str>,
+    ) -> Result<Operator, AdminError> {
+        let is_plain = |id: &&str| {
+            (1..=MAX_CALL_BYTES).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic())
+        };
+        let call = call.filter(is_plain).map_or_else(|| format!("{:016x}", fastrand::u64(..)), str::to_owned);
         let Some(owner) = &self.owner else {
-            return Ok(Operator { name: ANYONE.to_owned(), rank: Rank::Admin });
+            return Ok(Operator { name: ANYONE.to_owned(), rank: Rank::Admin, call });
         };
         let (scheme, key) = authorization.and_then(|said| said.split_once(' ')).ok_or(AdminError::NoKey)?;
         let known = owner(key.trim()).filter(|_| scheme.eq_ignore_ascii_case("bearer"));
-        known.map(|(name, rank)| Operator { name, rank }).ok_or(AdminError::NoKey)
+        known.map(|(name, rank)| Operator { name, rank, call }).ok_or(AdminError::NoKey)
     }
 }
 
@@ -74,16 +92,6 @@ impl Operator {
     /// When it takes a higher rank.
     pub(crate) fn may(&self, needed: Rank) -> Result<(), AdminError> {
         if self.rank >= needed { Ok(()) } else { Err(AdminError::Rank { needed, has: self.rank }) }
-    }
-
-    /// What comes of an act that takes this rank.
-    pub(crate) async fn does<T, E: Into<AdminError>>(
-        &self,
-        needed: Rank,
-        act: impl Future<Output = Result<T, E>>,
-    ) -> Result<T, AdminError> {
-        self.may(needed)?;
-        act.await.map_err(Into::into)
     }
 }
 

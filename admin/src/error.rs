@@ -29,6 +29,10 @@ pub(crate) enum AdminError {
     NoKey,
     #[error("that takes a key of rank {needed}, and this one's is {has}")]
     Rank { needed: Rank, has: Rank },
+    #[error("nothing was done, since it cannot be written into the file of acts: {reason}")]
+    Unwritten { reason: String },
+    #[error("it was done, and what came of it cannot be written into the file of acts: {reason}")]
+    Unrecorded { reason: String },
     #[error("this coordinator has no playground")]
     NoPlayground,
     #[error("no such route; /openapi.json has all of them")]
@@ -60,6 +64,8 @@ impl AdminError {
             Self::Stranger | Self::Rank { .. } => StatusCode::FORBIDDEN,
             Self::NoKey => StatusCode::UNAUTHORIZED,
             Self::Steer(SteerError::Unreached { .. }) => StatusCode::BAD_GATEWAY,
+            Self::Unwritten { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Unrecorded { .. } => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Limits(LimitsError::Range { .. }) | Self::Body { .. } => StatusCode::BAD_REQUEST,
         }
     }

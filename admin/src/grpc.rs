@@ -25,8 +25,8 @@ type Answer<T> = Result<Response<T>, Status>;
 pub fn service(desk: Desk) -> InterceptedService<AdminServer<impl Admin>, impl Interceptor + Clone> {
     let asking = desk.clone();
     let guard = move |mut call: Call<()>| {
-        let said = call.metadata().get("authorization").and_then(|said| said.to_str().ok());
-        let operator = asking.operator(said)?;
+        let said = |name: &str| call.metadata().get(name).and_then(|said| said.to_str().ok());
+        let operator = asking.operator(said("authorization"), said("x-request-id"))?;
         call.extensions_mut().insert(operator);
         Ok(call)
     };
@@ -76,7 +76,7 @@ impl Admin for Service {
 
     async fn cancel_request(&self, call: Call<RequestId>) -> Answer<Requests> {
         let (who, RequestId { id }) = told(call)?;
-        Ok(Response::new(Requests { requests: operations::cancel(&self.0, &who, &id)? }))
+        Ok(Response::new(Requests { requests: operations::cancel(&self.0, &who, &id).await? }))
     }
 
     async fn list_queues(&self, _: Call<Nothing>) -> Answer<Queues> {
@@ -89,7 +89,7 @@ impl Admin for Service {
 
     async fn set_limits(&self, call: Call<Limits>) -> Answer<Limits> {
         let (who, wanted) = told(call)?;
-        Ok(Response::new(operations::set_limits(&self.0, &who, wanted)?))
+        Ok(Response::new(operations::set_limits(&self.0, &who, wanted).await?))
     }
 
     async fn get_prefix_index(&self, _: Call<Nothing>) -> Answer<PrefixIndex> {
@@ -131,7 +131,7 @@ impl From<AdminError> for Status {
             404 => Code::NotFound,
             409 if error.is_stale() => Code::Aborted,
             409 => Code::FailedPrecondition,
-            502 => Code::Unavailable,
+            502 | 503 => Code::Unavailable,
             _ => Code::Internal,
         };
         Self::new(code, error.to_string())

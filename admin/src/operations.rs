@@ -29,15 +29,15 @@ pub(crate) fn node(desk: &Desk, id: String) -> Result<Node, AdminError> {
 }
 
 pub(crate) async fn drain(desk: &Desk, who: &Operator, id: String, force: bool) -> Result<Node, AdminError> {
-    let done = who.does(Rank::Operator, desk.coordinator.drain(&NodeId(id.clone()), force)).await;
     let how = force.then(|| "even as the last one".to_owned());
-    desk.audit.keep(who, Deed { what: "drain", whom: Some(&id), how }, done)?;
+    let deed = Deed { what: "drain", whom: Some(&id), how, needs: Rank::Operator };
+    desk.audit.of(who, deed, desk.coordinator.drain(&NodeId(id.clone()), force)).await?;
     node(desk, id)
 }
 
 pub(crate) async fn undrain(desk: &Desk, who: &Operator, id: String) -> Result<Node, AdminError> {
-    let done = who.does(Rank::Operator, desk.coordinator.undrain(&NodeId(id.clone()))).await;
-    desk.audit.keep(who, Deed { what: "undrain", whom: Some(&id), how: None }, done)?;
+    let deed = Deed { what: "undrain", whom: Some(&id), how: None, needs: Rank::Operator };
+    desk.audit.of(who, deed, desk.coordinator.undrain(&NodeId(id.clone()))).await?;
     node(desk, id)
 }
 
@@ -48,12 +48,14 @@ pub(crate) async fn set_roles(
     Roles { roles, force }: Roles,
 ) -> Result<Node, AdminError> {
     let how = Some(roles.join(" and ") + if force { ", even as the last one" } else { "" });
-    let roles = roles.iter().map(|role| role.parse::<Role>()).collect::<Result<BTreeSet<_>, _>>();
-    let roles = roles.map_err(|unknown: UnknownRole| AdminError::Body { reason: unknown.to_string() })?;
+    let deed = Deed { what: "roles", whom: Some(&id), how, needs: Rank::Operator };
     let node_id = NodeId(id.clone());
-    let change = desk.coordinator.set_roles(&node_id, &roles, force);
-    let done = who.does(Rank::Operator, change).await;
-    desk.audit.keep(who, Deed { what: "roles", whom: Some(&id), how }, done)?;
+    let change = async {
+        let known = roles.iter().map(|role| role.parse::<Role>()).collect::<Result<BTreeSet<_>, _>>();
+        let known = known.map_err(|unknown: UnknownRole| AdminError::Body { reason: unknown.to_string() })?;
+        Ok::<_, AdminError>(desk.coordinator.set_roles(&node_id, &known, force).await?)
+    };
+    desk.audit.of(who, deed, change).await?;
     node(desk, id)
 }
 
@@ -62,14 +64,15 @@ pub(crate) fn requests(desk: &Desk) -> Vec<Request> {
 }
 
 /// What was cancelled.
-pub(crate) fn cancel(desk: &Desk, who: &Operator, id: &str) -> Result<Vec<Request>, AdminError> {
+pub(crate) async fn cancel(desk: &Desk, who: &Operator, id: &str) -> Result<Vec<Request>, AdminError> {
     let number = u128::from_str_radix(id, 16).ok().map(RequestId);
     let before = desk.coordinator.requests();
-    let done = who.may(Rank::Operator).and_then(|()| {
+    let ending = async {
         let found = number.filter(|number| desk.coordinator.cancel(*number));
         found.ok_or_else(|| AdminError::NoRequest { id: id.to_owned() })
-    });
-    let number = desk.audit.keep(who, Deed { what: "cancel", whom: Some(id), how: None }, done)?;
+    };
+    let deed = Deed { what: "cancel", whom: Some(id), how: None, needs: Rank::Operator };
+    let number = desk.audit.of(who, deed, ending).await?;
     Ok(before.into_iter().filter(|request| request.id == number).map(Into::into).collect())
 }
 
@@ -81,10 +84,20 @@ pub(crate) fn limits(desk: &Desk) -> Limits {
     desk.coordinator.limits().into()
 }
 
-pub(crate) fn set_limits(desk: &Desk, who: &Operator, wanted: Limits) -> Result<Limits, AdminError> {
-    let done = who.may(Rank::Admin).and_then(|()| Ok(desk.coordinator.set_limits(wanted.into())?));
-    let how = done.as_ref().ok().map(|now| format!("revision {}", now.revision));
-    Ok(desk.audit.keep(who, Deed { what: "limits", whom: None, how }, done)?.into())
+pub(crate) async fn set_limits(desk: &Desk, who: &Operator, wanted: Limits) -> Result<Limits, AdminError> {
+    let how = Some(difference(&limits(desk), &wanted));
+    let setting = async { desk.coordinator.set_limits(wanted.into()) };
+    let deed = Deed { what: "limits", whom: None, how, needs: Rank::Admin };
+    Ok(desk.audit.of(who, deed, setting).await?.into())
+}
+
+/// What is wanted that is not so now, as NAME=VALUE.
+fn difference(now: &Limits, wanted: &Limits) -> String {
+    let (now, wanted) = (serde_json::to_value(now), serde_json::to_value(wanted));
+    let (now, wanted) = (now.unwrap_or_default(), wanted.unwrap_or_default());
+    let fields = wanted.as_object().into_iter().flatten();
+    let others = fields.filter(|(name, value)| *name != "revision" && now.get(*name) != Some(*value));
+    others.map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(", ")
 }
 
 pub(crate) fn prefix_index(desk: &Desk) -> PrefixIndex {
@@ -96,8 +109,8 @@ pub(crate) fn prefix_index(desk: &Desk) -> PrefixIndex {
 
 /// Nodes whose prefix caches are empty now.
 pub(crate) async fn flush(desk: &Desk, who: &Operator) -> Result<Flushed, AdminError> {
-    let done = who.does(Rank::Admin, desk.coordinator.forget_prefixes()).await;
-    let nodes = desk.audit.keep(who, Deed { what: "flush", whom: None, how: None }, done)?;
+    let deed = Deed { what: "flush", whom: None, how: None, needs: Rank::Admin };
+    let nodes = desk.audit.of(who, deed, desk.coordinator.forget_prefixes()).await?;
     Ok(Flushed { nodes: nodes.into_iter().map(|node| node.0).collect() })
 }
 

@@ -65,7 +65,8 @@ async fn guard(State(desk): State<Desk>, mut call: Call, next: Next) -> Response
     if !is_familiar(call.headers()) {
         return AdminError::Stranger.into_response();
     }
-    match desk.operator(authorization(call.headers())) {
+    let id = call.headers().get("x-request-id").and_then(|id| id.to_str().ok());
+    match desk.operator(authorization(call.headers()), id) {
         Ok(operator) => {
             call.extensions_mut().insert(operator);
             next.run(call).await
@@ -141,7 +142,7 @@ async fn cancel(
     Extension(who): Extension<Operator>,
     Path(id): Path<String>,
 ) -> Answer<Vec<Request>> {
-    Ok(Json(operations::cancel(&desk, &who, &id)?))
+    Ok(Json(operations::cancel(&desk, &who, &id).await?))
 }
 
 async fn queue(State(desk): State<Desk>) -> Json<Vec<Queue>> {
@@ -157,7 +158,7 @@ async fn set_limits(
     Extension(who): Extension<Operator>,
     body: Bytes,
 ) -> Answer<Limits> {
-    Ok(Json(operations::set_limits(&desk, &who, read(&body)?)?))
+    Ok(Json(operations::set_limits(&desk, &who, read(&body)?).await?))
 }
 
 async fn prefix_index(State(desk): State<Desk>) -> Json<PrefixIndex> {

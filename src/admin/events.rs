@@ -105,6 +105,8 @@ mod tests {
             whom: Some("d1".to_owned()),
             how: None,
             refused: Some("it is the last one".to_owned()),
+            rank: "operator".to_owned(),
+            call: "c".to_owned(),
         };
         assert_eq!(act_line(&act, 63_500), " 1 m 2 s ago  ann: drain d1: refused, it is the last one");
         let done = Act { how: Some("decode".to_owned()), refused: None, ..act };

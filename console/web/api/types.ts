@@ -133,4 +133,6 @@ export interface Act {
   whom: string | null;
   how: string | null;
   refused: string | null;
+  rank: string;
+  call: string;
 }
