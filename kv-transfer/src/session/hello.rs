@@ -1,6 +1,6 @@
 //! Who fits whom: HELLO, WELCOME, REFUSE.
 
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 
 use baton_protocol::{
     HeadShare, KvShape, PROTOCOL, SessionId,
@@ -64,12 +64,11 @@ pub fn check_hello(
         let (mine, yours) = (mine.to_string(), yours.to_string());
         if mine == yours { Ok(()) } else { Err(Refuse { field: field.to_owned(), mine, yours }) }
     };
-    let protocol = hello.protocol_max.min(*PROTOCOL.end());
-    if protocol < hello.protocol_min.max(*PROTOCOL.start()) {
+    let Some(protocol) = in_common(&PROTOCOL, &(hello.protocol_min..=hello.protocol_max)) else {
         let mine = format!("{} to {}", PROTOCOL.start(), PROTOCOL.end());
         let yours = format!("{} to {}", hello.protocol_min, hello.protocol_max);
         return Err(Refuse { field: "protocol".to_owned(), mine, yours });
-    }
+    };
     same("cluster", &local.cluster, &hello.cluster)?;
     same("incarnation", &local.incarnation.0, &hello.expect_incarnation)?;
     same("model fingerprint", &local.model_fingerprint, &hello.model_fingerprint)?;
@@ -86,6 +85,13 @@ pub fn check_hello(
         return Err(Refuse { field: "transport".to_owned(), mine, yours });
     }
     Ok(Agreed { protocol, checksum: config.checksum.with(&hello.checksum), transports, heads })
+}
+
+/// The newest version of the protocol that both speak. What is only added to messages needs no new
+/// one, since a field that is not known is passed over.
+fn in_common(mine: &RangeInclusive<u32>, theirs: &RangeInclusive<u32>) -> Option<u32> {
+    let newest = *mine.end().min(theirs.end());
+    (newest >= *mine.start().max(theirs.start())).then_some(newest)
 }
 
 /// The runs of heads in which KV goes to the decode node that said this HELLO.
@@ -140,4 +146,34 @@ pub fn check_welcome(
     let checksum = config.checksum.with(&welcome.checksum);
     same("checksum", checksum.as_str().to_owned(), welcome.checksum.clone())?;
     Ok(Terms { session: SessionId(welcome.session), secret, checksum, config: config.clone() })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn neighbours_meet_in_the_older_ones_newest_and_strangers_do_not() {
+        for (mine, theirs, version) in [
+            (2..=2, 2..=2, Some(2)),
+            (2..=3, 2..=2, Some(2)),
+            (2..=3, 3..=4, Some(3)),
+            (2..=3, 4..=5, None),
+            (3..=3, 2..=2, None),
+        ] {
+            assert_eq!(in_common(&mine, &theirs), version, "{mine:?} {theirs:?}");
+            assert_eq!(in_common(&theirs, &mine), version, "{theirs:?} {mine:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_agreed_on_is_the_newest_that_both_speak(a in 0u32..9, b in 0u32..9, c in 0u32..9, d in 0u32..9) {
+            let (mine, theirs) = (a..=b, c..=d);
+            let wanted = mine.clone().filter(|version| theirs.contains(version)).max();
+            prop_assert_eq!(in_common(&mine, &theirs), wanted);
+        }
+    }
 }

@@ -105,6 +105,18 @@ pub async fn a_bad_hello_is_refused_by_name() {
 }
 
 #[tokio::test]
+pub async fn a_peer_that_speaks_the_next_version_too_is_met_in_ours() {
+    for &road in ROADS {
+        let (served, hello) = prefill_node(road).await;
+        let (newest, next) = (hello.protocol_max, Hello { protocol_max: hello.protocol_max + 1, ..hello });
+        let (welcome, asker) = Asker::welcomed(&served, next).await;
+        assert_eq!(welcome.protocol, newest, "over {}", road.name());
+        drop(asker);
+        is_well(&served, road, 0).await;
+    }
+}
+
+#[tokio::test]
 pub async fn no_hello_no_session() {
     let (served, hello) = prefill_node(TCP).await;
     let mut early = opening(prefill(|_| {}));
