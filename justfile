@@ -53,9 +53,13 @@ test-chart *ARGS:
 full:
     BATON_COUNTS=full scripts/test
 
-# Every fault in every phase of a request; writes CHAOS.md.
-chaos:
-    scripts/chaos
+# Every fault in every phase of a request; writes CHAOS.md. With `--minutes N`, a storm of them, by `--seed S`.
+chaos *ARGS:
+    scripts/chaos {{ARGS}}
+
+# A cluster under a little of everything for so many minutes: nothing may grow.
+soak MINUTES="60":
+    scripts/soak {{MINUTES}}
 
 # The control plane in one process under faults: so many seeds, from one on.
 sim SEEDS="1000" FROM="0":

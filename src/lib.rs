@@ -3,7 +3,7 @@
 //! - [`args`]: what the user typed; [`config`]: what it means
 //! - [`serve`]: composes roles; [`compute`]: the process's one model and pool; [`worker_node`]: one prefill or decode node
 //! - [`demo`], [`chat`], [`batch`], [`admin`], [`pull`], [`certs`], [`key`], [`bench`], [`simulate`], [`plan`], [`manual`]: the other commands
-//! - [`client`]: the OpenAI API from the other side; [`terminal`], [`telemetry`]: words for people and logs
+//! - [`client`]: the OpenAI API from the other side; [`terminal`], [`telemetry`], [`tasks`]: words for people, logs and metrics
 
 pub mod admin;
 pub mod args;
@@ -24,6 +24,7 @@ pub mod plan;
 pub mod pull;
 pub mod serve;
 pub mod simulate;
+pub mod tasks;
 pub mod telemetry;
 pub mod terminal;
 pub mod worker_node;

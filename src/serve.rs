@@ -26,6 +26,7 @@ use crate::{
     args,
     compute::Compute,
     config::{ClusterConfig, NodeConfig, RegistryConfig},
+    tasks::Tasks,
     terminal::{note, say},
     worker_node::{WITHDRAW_LIMIT, WorkerNode},
 };
@@ -125,6 +126,7 @@ impl Cluster {
             }
         };
         let (mut metrics, mut following) = (Metrics::with_prefix(METRICS_PREFIX), JoinSet::new());
+        metrics.register_collector(Box::new(Tasks::here()));
         let followed = trust.clone();
         following.spawn(async move { followed.follow().await });
         let mut cluster = Self {

@@ -2,17 +2,27 @@
 //! happens, in whatever phase of a request, every stream is byte-exact or ends
 //! in one clear error, and every page comes back.
 //!
-//! - `faults`: what happens, the rows of the table; `cuts`: of these, ways between machines that are closed
+//! - `faults`: what happens; `rows`: the rows of the table; `cuts`: of these, ways between machines that are closed;
+//!   `members`: what befalls an etcd of three
 //! - `phases`: where the request stands then, its columns
+//! - `case`: a request whose answer is known
 //! - `cell`: one of each, and what came of it
 //! - `table`: all of it for people
+//! - `storm`: faults one after another, by a seed, on one cluster that `callers` keep at work
+//! - `soak`: the same callers for a long time, and nothing may grow
 //!
 //! CI runs some cells. `BATON_CHAOS=whole` runs all of them and writes CHAOS.md (`scripts/chaos`).
 
+mod callers;
+mod case;
 mod cell;
 mod cuts;
 mod faults;
+mod members;
 mod phases;
+mod rows;
+mod soak;
+mod storm;
 mod table;
 
 use std::{
@@ -21,33 +31,25 @@ use std::{
     time::{Duration, Instant},
 };
 
-use baton_protocol::Sampling;
 use futures::FutureExt;
-use serde_json::{Value, json};
 
 use self::{
+    case::Case,
     cell::Cell,
-    faults::{FAULTS, Fault},
+    faults::Fault,
     phases::{CLUSTER, PHASES, Phase},
+    rows::FAULTS,
     table::Table,
 };
 
+pub use self::members::{Harm, MEMBERS, Which, strike_members};
 use crate::{
     counts::counts,
-    sandbox::{
-        Cluster, Network, Outcome, Plan, StreamedAnswer, Within, complete, complete_until, enter,
-        mock_expected,
-    },
+    sandbox::{Cluster, Network, Plan, Within, complete, complete_until, enter},
 };
 
 /// Bound of design section 3 for pages of a lost node's requests.
 const AFTER_LOSS: Duration = Duration::from_secs(30);
-
-/// A request and what it must answer.
-struct Case {
-    body: Value,
-    expected: Vec<String>,
-}
 
 /// Slow enough that faults land in the middle: 200 prompt tokens take about
 /// 0.2 s to prefill, 40 tokens about 0.4 s to decode.
@@ -75,51 +77,18 @@ fn plan() -> Plan {
     Plan { settings: SETTINGS.to_owned(), prefill: 2, decode: 2 }
 }
 
-fn case(seed: u64, prompt_tokens: usize, max_tokens: usize, choices: u32) -> Case {
-    let prompt: Vec<u32> =
-        (0..prompt_tokens).map(|i| 32 + ((seed as usize * 31 + i * 7) % 90) as u32).collect();
-    let body = json!({
-        "model": "mock", "prompt": prompt, "max_tokens": max_tokens, "n": choices, "seed": seed,
-        "temperature": 1.0, "stream": true, "ignore_eos": true, "stream_options": {"include_usage": true},
-    });
-    let sampling = Sampling { seed, ..Sampling::default() };
-    Case { body, expected: mock_expected(&prompt, &sampling, choices, max_tokens) }
-}
-
-impl Case {
-    /// Byte-exact to the end.
-    fn assert_whole(&self, answer: &StreamedAnswer) {
-        assert_eq!(answer.outcome, Outcome::Done, "{answer:?}");
-        assert_eq!(answer.texts, self.expected);
-        assert!(
-            answer.reasons.iter().all(|reason| reason.as_deref() == Some("length")),
-            "{:?}",
-            answer.reasons
-        );
-        let tokens = self.body["max_tokens"].as_u64().unwrap() * self.body["n"].as_u64().unwrap();
-        assert_eq!(answer.usage["completion_tokens"].as_u64(), Some(tokens), "{}", answer.usage);
-    }
-
-    /// What came is a prefix of what is right, choice by choice.
-    fn assert_prefix(&self, answer: &StreamedAnswer) {
-        for (text, expected) in answer.texts.iter().zip(&self.expected) {
-            assert!(expected.starts_with(text.as_str()), "{text:?} is not how {expected:?} begins");
-        }
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn the_cluster_serves_on_while_etcd_is_away() {
     let mut cluster = Cluster::start(&plan()).await;
     cluster.etcd.as_mut().unwrap().kill();
     let away = tokio::time::sleep(Duration::from_secs(counts().etcd_away_seconds));
     for i in 0..counts().requests_without_etcd as u64 {
-        let case = case(i, 40, 10, 1);
+        let case = Case::new(i, 40, 10, 1);
         case.assert_whole(&complete(&cluster.http, &cluster.url, &case.body).await);
     }
     away.await;
     cluster.etcd.as_mut().unwrap().resume();
-    let last = case(999, 40, 10, 2);
+    let last = Case::new(999, 40, 10, 2);
     last.assert_whole(&complete(&cluster.http, &cluster.url, &last.body).await);
     cluster.wait_for_members(4).await;
     cluster.wait_until_idle(AFTER_LOSS).await;
@@ -129,7 +98,7 @@ async fn the_cluster_serves_on_while_etcd_is_away() {
 async fn clients_that_leave_leave_nothing_behind() {
     let cluster = Cluster::start(&plan()).await;
     let cases: Vec<_> = (0..counts().disconnects as u64)
-        .map(|i| case(i, 20 + (i as usize * 37) % 200, 60, 1 + (i % 3) as u32))
+        .map(|i| Case::new(i, 30 + (i as usize * 37) % 200, 60, 1 + (i % 3) as u32))
         .collect();
     for wave in cases.chunks(8) {
         let (http, url) = (&cluster.http, &cluster.url);
@@ -200,12 +169,16 @@ async fn run_cell(
 ) -> Result<Cell, String> {
     let apart = fault.is_of_network();
     let mut own = match (cluster.take(), fault.frames()) {
-        (Some(cluster), None) if cluster.network.is_some() == apart => cluster,
+        (Some(cluster), None)
+            if cluster.network.is_some() == apart && cluster.etcd.as_ref().unwrap().has(fault.members()) =>
+        {
+            cluster
+        }
         (before, frames) => {
             drop(before);
             let plan = Plan { settings: phase.settings(frames), prefill: 2, decode: 3 };
             if apart {
-                Cluster::start_apart(&plan, (CLUSTER, phase.letter as u8)).await
+                Cluster::start_apart(&plan, (CLUSTER, phase.letter as u8), fault.members()).await
             } else {
                 Cluster::start(&plan).await
             }

@@ -10,7 +10,10 @@ use baton_protocol::Sampling;
 use futures::future::join_all;
 use serde_json::json;
 
-use crate::sandbox::{Cluster, Outcome, Plan, complete, eventually, mock_expected};
+use crate::{
+    chaos::{Harm, MEMBERS, Which, is_whole, strike_members},
+    sandbox::{Cluster, Outcome, Plan, Within, complete, enter, eventually, mock_expected},
+};
 
 const SETTINGS: &str = r#"
 cluster = "coordinators"
@@ -129,4 +132,69 @@ async fn one_coordinator_dies_and_clients_of_the_other_notice_nothing() {
     assert_eq!(staying.metric("baton_resumed_requests_total").await, Some(0.0));
     // What ran for the dead one was given up.
     cluster.wait_until_idle(Duration::from_secs(30)).await;
+}
+
+/// What befalls an etcd of three members, and whether CI runs it.
+const HARMS: [(Which, Harm, bool); 5] = [
+    (Which::Leader, Harm::Killed(5), true),
+    (Which::Leader, Harm::Split(20), true),
+    (Which::Leader, Harm::Alone(20), false),
+    (Which::Leader, Harm::Starved(20), false),
+    (Which::Majority, Harm::Killed(20), false),
+];
+
+#[test]
+fn whatever_befalls_etcd_one_coordinator_at_most_holds_the_office() {
+    match enter("coordinators::whatever_befalls_etcd_one_coordinator_at_most_holds_the_office") {
+        Within::Done => return,
+        Within::Shared => return println!("this system gives no network of its own: nobody is cut off"),
+        Within::Own => {}
+    }
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let plan = Plan { settings: SETTINGS.to_owned(), prefill: 1, decode: 2 };
+        let mut cluster = Cluster::start_apart(&plan, ("coordinators", 201), &MEMBERS).await;
+        cluster.start_node("coordinator-2");
+        let sides = ["coordinator", "coordinator-2"].map(|node| Side::of(&cluster, node));
+        for (number, (which, harm, _)) in HARMS.iter().enumerate().filter(|(_, (.., ci))| *ci || is_whole()) {
+            one_holds(&sides).await;
+            let stop = AtomicBool::new(false);
+            let watching = async {
+                let mut looks = 0;
+                while !stop.load(Ordering::SeqCst) {
+                    // The first is asked again: both together is both at one time.
+                    let [one, other] = &sides;
+                    let both = one.has_office().await && other.has_office().await && one.has_office().await;
+                    assert!(!both, "both hold the office while {harm:?} befalls {which:?}");
+                    looks += 1;
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+                looks
+            };
+            let calling = async {
+                let mut turn = 0;
+                while !stop.load(Ordering::SeqCst) {
+                    turn += 1;
+                    for side in &sides {
+                        let answer = side.ask(number as u64 * 1000 + turn, 20).await;
+                        assert_eq!(answer, Outcome::Done, "{harm:?}");
+                    }
+                }
+                turn
+            };
+            let striking = async {
+                strike_members(&mut cluster, *which, *harm).await;
+                one_holds(&sides).await;
+                stop.store(true, Ordering::SeqCst);
+            };
+            let (looks, turns, ()) = tokio::join!(watching, calling, striking);
+            println!("{harm:?} of {which:?}: {looks} looks, {} requests answered", 2 * turns);
+        }
+    });
+}
+
+async fn one_holds(sides: &[Side; 2]) {
+    eventually("one to hold the office", || async {
+        (sides[0].has_office().await != sides[1].has_office().await).then_some(())
+    })
+    .await;
 }

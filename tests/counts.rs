@@ -21,6 +21,10 @@ pub struct Counts {
     pub load_seconds: u64,
     /// Rounds of each fault on the process cluster.
     pub chaos_rounds: usize,
+    /// Seconds of a storm of faults.
+    pub storm_seconds: u64,
+    /// Seconds of a cluster that is looked at for what grows.
+    pub soak_seconds: u64,
     /// Requests in flight while etcd is away.
     pub requests_without_etcd: usize,
     /// Seconds that etcd is away.
@@ -50,6 +54,8 @@ const CI: Counts = Counts {
     structured_losses: 1,
     load_seconds: 10,
     chaos_rounds: 1,
+    storm_seconds: 20,
+    soak_seconds: 30,
     requests_without_etcd: 8,
     etcd_away_seconds: 6,
     disconnects: 20,
@@ -69,6 +75,8 @@ const FULL: Counts = Counts {
     structured_losses: usize::MAX,
     load_seconds: 60,
     chaos_rounds: 5,
+    storm_seconds: 600,
+    soak_seconds: 600,
     requests_without_etcd: 40,
     etcd_away_seconds: 20,
     disconnects: 200,
@@ -81,4 +89,10 @@ const FULL: Counts = Counts {
 /// The numbers of this run.
 pub fn counts() -> &'static Counts {
     if std::env::var("BATON_COUNTS").is_ok_and(|value| value == "full") { &FULL } else { &CI }
+}
+
+/// A number of the environment's, in the place of one of these.
+#[allow(dead_code, reason = "tests of whole clusters alone ask")]
+pub fn env_number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|value| value.parse().unwrap_or_else(|_| panic!("{name} is no number")))
 }

@@ -37,3 +37,4 @@ mod sense;
 mod simulate;
 mod structured;
 mod traces;
+mod upgrade;

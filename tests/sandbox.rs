@@ -2,6 +2,7 @@
 //! and etcd, all on free loopback ports. Everything dies with its value.
 
 mod answer;
+mod etcd;
 mod network;
 mod operator;
 mod process;
@@ -21,9 +22,10 @@ use tempfile::TempDir;
 use self::network::command;
 pub use self::{
     answer::{Outcome, StreamedAnswer, complete, complete_until, mock_expected},
+    etcd::Etcd,
     network::{Network, Within, enter},
     operator::Operator,
-    process::{Etcd, Process},
+    process::{Held, Process},
 };
 
 /// How long anything in a test may take before it counts as hung. Generous:
@@ -40,6 +42,8 @@ pub struct Cluster {
     pub url: String,
     /// One client for all requests.
     pub http: reqwest::Client,
+    /// What nodes are started as.
+    pub program: String,
     /// Machines of its own, if it has any.
     pub network: Option<Network>,
     /// The tests' own certificate, if nodes have them.
@@ -80,12 +84,16 @@ impl Cluster {
         Self::start_over(plan, dir, (etcd, Trust::none(), None)).await
     }
 
-    /// As [`start`](Self::start), every worker and etcd on a machine of its own, in a network of
-    /// this number; the settings are those of a cluster of this name. For tests whose network is
-    /// [their own](Within::Own).
-    pub async fn start_apart(plan: &Plan, (cluster, number): (&str, u8)) -> Self {
+    /// As [`start`](Self::start), every worker and each of these members of etcd on a machine of its
+    /// own, in a network of this number; the settings are those of a cluster of this name. For tests
+    /// whose network is [their own](Within::Own).
+    pub async fn start_apart(plan: &Plan, (cluster, number): (&str, u8), members: &[&str]) -> Self {
         let (dir, mut network) = (TempDir::new().unwrap(), Network::new(number));
-        plan.workers().iter().map(String::as_str).chain(["etcd"]).for_each(|name| network.add(name));
+        plan.workers()
+            .iter()
+            .map(String::as_str)
+            .chain(members.iter().copied())
+            .for_each(|name| network.add(name));
         let certs = dir.path().join("certs");
         let mut init = Command::new(env!("CARGO_BIN_EXE_baton"));
         init.args(["certs", "init", "--cluster", cluster, "--out"]).arg(&certs);
@@ -100,6 +108,7 @@ impl Cluster {
         let own = TlsConfig { ca, cert, key, name: None };
         let trust = Trust::load(&own, cluster, &[Role::Coordinator].into()).unwrap();
         let etcd = Etcd::start_apart(dir.path(), &certs, &network);
+        etcd.remember();
         Self::start_over(&plan, dir, (etcd, trust, Some(network))).await
     }
 
@@ -110,10 +119,22 @@ impl Cluster {
         Self::start_over(plan, dir, (etcd, Trust::none(), None)).await
     }
 
-    async fn start_over(
+    /// As [`start`](Self::start), of another build of the program.
+    pub async fn start_as(plan: &Plan, program: &str) -> Self {
+        let dir = TempDir::new().unwrap();
+        let etcd = Etcd::start(dir.path());
+        Self::start_of(plan, dir, (etcd, Trust::none(), None), program).await
+    }
+
+    async fn start_over(plan: &Plan, dir: TempDir, over: (Etcd, Trust, Option<Network>)) -> Self {
+        Self::start_of(plan, dir, over, env!("CARGO_BIN_EXE_baton")).await
+    }
+
+    async fn start_of(
         plan: &Plan,
         dir: TempDir,
         (etcd, trust, network): (Etcd, Trust, Option<Network>),
+        program: &str,
     ) -> Self {
         let config = dir.path().join("cluster.toml");
         fs::write(&config, plan.to_toml(network.as_ref()) + &etcd.to_toml()).unwrap();
@@ -122,6 +143,7 @@ impl Cluster {
             etcd: Some(etcd),
             url: String::new(),
             http: baton::client::http(None).unwrap(),
+            program: program.to_owned(),
             network,
             trust,
             config,
@@ -151,6 +173,7 @@ impl Cluster {
             etcd: None,
             url: line.split("ready at ").nth(1).unwrap().trim().to_owned(),
             http: baton::client::http(None).unwrap(),
+            program: env!("CARGO_BIN_EXE_baton").to_owned(),
             network: None,
             trust: Trust::none(),
             config,
@@ -171,7 +194,7 @@ impl Cluster {
         args.extend(more.iter().map(String::as_str));
         args.extend(set.iter().flat_map(|set| ["--set", set]));
         let at = self.network.as_ref().map_or_else(Vec::new, |network| network.node_at(node));
-        let process = Process::spawn(node, command(&at, env!("CARGO_BIN_EXE_baton")).args(&args));
+        let process = Process::spawn(node, command(&at, &self.program).args(&args));
         process.wait_for(&format!("node {node} "), PATIENCE);
         self.nodes.insert(node.to_owned(), process);
     }

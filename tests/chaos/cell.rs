@@ -9,19 +9,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use baton_protocol::Sampling;
 use futures::future::join_all;
-use reqwest::header::HeaderMap;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::sync::Notify;
 
 use super::{
+    case::{Case, client},
     faults::{Does, Fault},
     is_whole,
     phases::Phase,
 };
 use crate::sandbox::{
-    Cluster, Operator, Outcome, StreamedAnswer, complete, complete_until, eventually, mock_expected,
+    Cluster, Operator, Outcome, PATIENCE, StreamedAnswer, complete, complete_until, eventually,
 };
 
 /// What came of a cell.
@@ -43,61 +42,24 @@ pub enum Others {
     Absent,
 }
 
-/// A request and what it must answer.
-struct Case {
-    body: Value,
-    expected: Vec<String>,
-}
-
 /// Two drawn answers.
 const CHOICES: u32 = 2;
-/// A deadline that passes in every phase.
-const DEADLINE_MS: &str = "900";
 /// So often more time is given outside of the whole table: CI's machines are busy.
 const CI_PATIENCE: u32 = 5;
 
-impl Case {
-    /// Of the same text in every run, and of another one for each number.
-    fn new(number: u64, prompt_tokens: usize, max_tokens: usize) -> Self {
-        let mut random = fastrand::Rng::with_seed(number);
-        let prompt: Vec<u32> = (0..prompt_tokens).map(|_| random.u32(32..122)).collect();
-        let body = json!({
-            "model": "mock", "prompt": prompt, "max_tokens": max_tokens, "n": CHOICES, "seed": number,
-            "temperature": 1.0, "stream": true, "ignore_eos": true,
-            "stream_options": { "include_usage": true },
-        });
-        let sampling = Sampling { seed: number, ..Sampling::default() };
-        Self { body, expected: mock_expected(&prompt, &sampling, CHOICES, max_tokens) }
-    }
-
-    fn assert_whole(&self, answer: &StreamedAnswer) {
-        assert_eq!(answer.outcome, Outcome::Done, "{answer:?}");
-        assert_eq!(answer.texts, self.expected);
-        let tokens = self.body["max_tokens"].as_u64().unwrap() * u64::from(CHOICES);
-        assert_eq!(answer.usage["completion_tokens"].as_u64(), Some(tokens), "{}", answer.usage);
-    }
-
-    /// What came is how the right answer begins.
-    fn assert_prefix(&self, answer: &StreamedAnswer) {
-        for (text, expected) in answer.texts.iter().zip(&self.expected) {
-            assert!(expected.starts_with(text.as_str()), "{text:?} is not how {expected:?} begins");
+/// What became of it, in a word, if that is as it should be.
+fn judge(case: &Case, answer: &StreamedAnswer, then: char, attempts: u64) -> String {
+    case.assert_prefix(answer);
+    match (then, &answer.outcome) {
+        ('=', _) => {
+            case.assert_whole(answer);
+            if attempts > 1 { format!("whole, attempt {attempts}") } else { "whole".to_owned() }
         }
-    }
-
-    /// What became of it, in a word, if that is as it should be.
-    fn judge(&self, answer: &StreamedAnswer, then: char, attempts: u64) -> String {
-        self.assert_prefix(answer);
-        match (then, &answer.outcome) {
-            ('=', _) => {
-                self.assert_whole(answer);
-                if attempts > 1 { format!("whole, attempt {attempts}") } else { "whole".to_owned() }
-            }
-            ('E', Outcome::Error(200, _)) => "error in the stream".to_owned(),
-            ('E', Outcome::Error(status, _)) => status.to_string(),
-            ('B', Outcome::Broken) => "cut".to_owned(),
-            ('X', Outcome::Left) => "left".to_owned(),
-            _ => panic!("not {then:?}: {answer:?}"),
-        }
+        ('E', Outcome::Error(200, _)) => "error in the stream".to_owned(),
+        ('E', Outcome::Error(status, _)) => status.to_string(),
+        ('B', Outcome::Broken) => "cut".to_owned(),
+        ('X', Outcome::Left) => "left".to_owned(),
+        _ => panic!("not {then:?}: {answer:?}"),
     }
 }
 
@@ -106,17 +68,17 @@ pub async fn run(cluster: &mut Cluster, phase: &Phase, fault: &Fault, (number, t
     let workers = cluster.nodes.len() - 1;
     let alone = fault.others() == Others::Absent && phase.letter != 'Q';
     let others: Vec<_> = (1..=if alone { 0 } else { phase.others })
-        .map(|other| Case::new(number * 10 + other as u64, phase.prompt_tokens, phase.max_tokens))
+        .map(|other| Case::new(number * 10 + other as u64, phase.prompt_tokens, phase.max_tokens, CHOICES))
         .collect();
     // One token more, by which it is known among the others.
-    let case = Case::new(number * 10, phase.prompt_tokens + 1, phase.max_tokens);
+    let case = Case::new(number * 10, phase.prompt_tokens + 1, phase.max_tokens, CHOICES);
     let (http, url) = (cluster.http.clone(), cluster.url.clone());
     let (go, leave, tokens) = (Notify::new(), Notify::new(), Mutex::new(Vec::new()));
 
     let beside = join_all(others.iter().map(|other| complete(&http, &url, &other.body)));
     let asking = async {
         go.notified().await;
-        let client = client(fault);
+        let client = client(!matches!(fault.does, Does::Deadline));
         let asked = complete_until(&client, &url, &case.body, |_| {
             tokens.lock().unwrap().push(Instant::now());
             false
@@ -143,7 +105,7 @@ pub async fn run(cluster: &mut Cluster, phase: &Phase, fault: &Fault, (number, t
     };
     let (said, answer, (gone, struck, attempts)) = tokio::join!(beside, asking, striking);
 
-    let outcome = case.judge(&answer, then, attempts);
+    let outcome = judge(&case, &answer, then, attempts);
     for (other, answer) in others.iter().zip(&said) {
         match fault.others() {
             Others::Cut => other.assert_prefix(answer),
@@ -195,7 +157,16 @@ async fn recover(cluster: &mut Cluster, gone: &[String], workers: usize, free_wi
     let ended = Instant::now();
     cluster.wait_until_idle(if is_whole() { free_within } else { CI_PATIENCE * free_within }).await;
     let free = ended.elapsed();
+    bring_back(cluster, gone, workers).await;
+    free
+}
+
+/// Who has gone is started again, once it has ended, and every worker is announced and ready.
+pub async fn bring_back(cluster: &mut Cluster, gone: &[String], workers: usize) {
     for node in gone {
+        if let Some(mut process) = cluster.nodes.remove(node) {
+            tokio::task::block_in_place(|| process.wait_for_exit(PATIENCE));
+        }
         cluster.start_node(node);
     }
     cluster.url = cluster.url_of("coordinator");
@@ -206,15 +177,4 @@ async fn recover(cluster: &mut Cluster, gone: &[String], workers: usize, free_wi
         (nodes.len() == workers && nodes.iter().all(is_back)).then_some(())
     })
     .await;
-    free
-}
-
-fn client(fault: &Fault) -> reqwest::Client {
-    let mut headers = HeaderMap::new();
-    if matches!(fault.does, Does::Deadline) {
-        headers.insert("x-baton-deadline-ms", DEADLINE_MS.parse().unwrap());
-    }
-    let tls = baton_trust::https_to(None).unwrap();
-    let client = reqwest::Client::builder().no_proxy().tcp_nodelay(true).tls_backend_preconfigured(tls);
-    client.default_headers(headers).build().unwrap()
 }

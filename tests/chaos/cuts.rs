@@ -6,7 +6,7 @@ use super::faults::{Does, Fault, Who};
 use crate::sandbox::Network;
 
 /// Ways that are closed until dropped.
-struct Cut<'a> {
+pub struct Cut<'a> {
     network: &'a Network,
     ways: Vec<(String, String)>,
 }
@@ -19,7 +19,13 @@ impl Fault {
     pub fn is_of_network(&self) -> bool {
         matches!(
             self.does,
-            Does::Cut(..) | Does::Flap(..) | Does::Lone(..) | Does::Nameless(_) | Does::Clock(..)
+            Does::Cut(..)
+                | Does::Flap(..)
+                | Does::Lone(..)
+                | Does::Nameless(_)
+                | Does::Clock(..)
+                | Does::Rough { .. }
+                | Does::Members(..)
         )
     }
 
@@ -40,6 +46,12 @@ impl Fault {
                 let both = others.flat_map(|other| [(own.clone(), other.clone()), (other, own.clone())]);
                 Cut::last(network, both.collect(), Duration::from_secs(*seconds)).await;
             }
+            Does::Rough { who, lost, kbit, seconds } => {
+                let names: Vec<_> = who.iter().map(name).collect();
+                names.iter().for_each(|name| network.roughen(name, *lost, *kbit));
+                tokio::time::sleep(Duration::from_secs(*seconds)).await;
+                names.iter().for_each(|name| network.smooth(name));
+            }
             _ => {}
         }
     }
@@ -49,7 +61,7 @@ impl Fault {
 
 impl<'a> Cut<'a> {
     /// For some time.
-    async fn last(network: &'a Network, ways: Vec<(String, String)>, time: Duration) {
+    pub async fn last(network: &'a Network, ways: Vec<(String, String)>, time: Duration) {
         ways.iter().for_each(|(from, to)| network.cut(from, to));
         let _cut = Self { network, ways };
         tokio::time::sleep(time).await;

@@ -7,7 +7,11 @@ use std::{
 
 use serde_json::Value;
 
-use super::{cell::Others, phases::HANGS_BY};
+use super::{
+    cell::Others,
+    members::{Harm, Which, strike_members},
+    phases::HANGS_BY,
+};
 use crate::sandbox::{Cluster, Operator, PATIENCE, Process, eventually};
 
 /// A row of the table.
@@ -54,6 +58,8 @@ pub enum Does {
     Flap(&'static [(Who, Who)], u64),
     /// What it says, and what it is told, vanishes for so many seconds.
     Lone(Who, u64),
+    /// What they say loses so many packets of a hundred, and is slow, for so many seconds.
+    Rough { who: &'static [Who], lost: u32, kbit: u32, seconds: u64 },
     /// etcd's name has no address for so many seconds, and all connections to it break.
     Nameless(u64),
     /// Its time of day is so many seconds off for 10.
@@ -62,6 +68,10 @@ pub enum Does {
     Hang(Who),
     /// It runs 5 ms of each 100, for so many seconds.
     Starve(Who, u64),
+    /// It gets no more memory for so many seconds, which it may die of.
+    Choke(Who, u64),
+    /// Something befalls members of an etcd that has three.
+    Members(Which, Harm),
     /// Frames of all nodes are disturbed all the time, in words of section `transfer.faults`.
     Frames(&'static str),
 }
@@ -77,276 +87,9 @@ pub enum Who {
     Etcd,
 }
 
-const SOON: Duration = Duration::from_secs(2);
-const LOSS: Duration = Duration::from_secs(10);
-const SILENCE: Duration = Duration::from_secs(35);
 /// Of a process that gets a twentieth of a processor.
 const STOPPED: Duration = Duration::from_millis(95);
 const RUNS: Duration = Duration::from_millis(5);
-
-/// `=`: whole and byte-exact. `E`: one clear error. `B`: the connection breaks. `X`: nobody is there to be answered.
-pub const FAULTS: &[Fault] = &[
-    Fault { name: "client closes", does: Does::Leave, then: "XXXXX", free_within: SOON, in_ci: "QPTDS" },
-    Fault { name: "operator cancels", does: Does::Cancel, then: "EEEEE", free_within: SOON, in_ci: "" },
-    Fault { name: "deadline passes", does: Does::Deadline, then: "EEEEE", free_within: SOON, in_ci: "" },
-    Fault {
-        name: "prefill node killed",
-        does: Does::Kill(&[Who::Prefill]),
-        then: "=====",
-        free_within: LOSS,
-        in_ci: "PT",
-    },
-    Fault {
-        name: "decode node killed",
-        does: Does::Kill(&[Who::Decode]),
-        then: "=====",
-        free_within: LOSS,
-        in_ci: "PTDS",
-    },
-    Fault {
-        name: "both its nodes killed",
-        does: Does::Kill(&[Who::Decode, Who::Prefill]),
-        then: "=====",
-        free_within: LOSS,
-        in_ci: "",
-    },
-    // Two nodes that die of a prompt without a token are enough.
-    Fault {
-        name: "two decode nodes killed in turn",
-        does: Does::KillTwice,
-        then: "=E=E=",
-        free_within: LOSS,
-        in_ci: "S",
-    },
-    Fault {
-        name: "prefill node stopped 2 s",
-        does: Does::Stop(Who::Prefill, 2),
-        then: "=====",
-        free_within: SILENCE,
-        in_ci: "",
-    },
-    Fault {
-        name: "prefill node stopped 10 s",
-        does: Does::Stop(Who::Prefill, 10),
-        then: "=====",
-        free_within: SILENCE,
-        in_ci: "P",
-    },
-    Fault {
-        name: "decode node stopped 2 s",
-        does: Does::Stop(Who::Decode, 2),
-        then: "=====",
-        free_within: SILENCE,
-        in_ci: "",
-    },
-    Fault {
-        name: "decode node stopped 10 s",
-        does: Does::Stop(Who::Decode, 10),
-        then: "=====",
-        free_within: SILENCE,
-        in_ci: "S",
-    },
-    Fault {
-        name: "prefill node ended (SIGTERM)",
-        does: Does::Term(Who::Prefill),
-        then: "=====",
-        free_within: LOSS,
-        in_ci: "P",
-    },
-    Fault {
-        name: "decode node ended (SIGTERM)",
-        does: Does::Term(Who::Decode),
-        then: "=====",
-        free_within: LOSS,
-        in_ci: "S",
-    },
-    Fault {
-        name: "coordinator killed",
-        does: Does::Kill(&[Who::Coordinator]),
-        then: "BBBBB",
-        free_within: LOSS,
-        in_ci: "S",
-    },
-    Fault {
-        name: "coordinator ended (SIGTERM)",
-        does: Does::Term(Who::Coordinator),
-        then: "=====",
-        free_within: LOSS,
-        in_ci: "",
-    },
-    Fault {
-        name: "coordinator stopped 5 s",
-        does: Does::Stop(Who::Coordinator, 5),
-        then: "=====",
-        free_within: SILENCE,
-        in_ci: "",
-    },
-    // Nodes give up a coordinator that does not answer for so long.
-    Fault {
-        name: "coordinator stopped 40 s",
-        does: Does::Stop(Who::Coordinator, 40),
-        then: "=====",
-        free_within: SILENCE,
-        in_ci: "",
-    },
-    Fault {
-        name: "workers renewed one by one",
-        does: Does::Renew,
-        then: "=====",
-        free_within: LOSS,
-        in_ci: "",
-    },
-    Fault {
-        name: "etcd killed for 10 s",
-        does: Does::EtcdKilled(10),
-        then: "=====",
-        free_within: LOSS,
-        in_ci: "",
-    },
-    Fault {
-        name: "decode node killed while etcd is away",
-        does: Does::DecodeKilledWithoutEtcd(5),
-        then: "=====",
-        free_within: LOSS,
-        in_ci: "",
-    },
-    Fault {
-        name: "etcd stopped 20 s",
-        does: Does::EtcdStopped(20),
-        then: "=====",
-        free_within: LOSS,
-        in_ci: "",
-    },
-    Fault { name: "etcd emptied", does: Does::EtcdEmptied, then: "=====", free_within: LOSS, in_ci: "S" },
-    Fault {
-        name: "the decode node's engine hangs",
-        does: Does::Hang(Who::Decode),
-        then: "-====",
-        free_within: LOSS,
-        in_ci: "D",
-    },
-    Fault {
-        name: "the prefill node's engine hangs",
-        does: Does::Hang(Who::Prefill),
-        then: "-=---",
-        free_within: LOSS,
-        in_ci: "",
-    },
-    Fault {
-        name: "decode node at 5 % of a core, 10 s",
-        does: Does::Starve(Who::Decode, 10),
-        then: "=====",
-        free_within: SILENCE,
-        in_ci: "",
-    },
-    Fault {
-        name: "prefill node at 5 % of a core, 10 s",
-        does: Does::Starve(Who::Prefill, 10),
-        then: "=====",
-        free_within: SILENCE,
-        in_ci: "",
-    },
-    Fault {
-        name: "no way between coordinator and decode node, 10 s",
-        does: Does::Cut(&[(Who::Coordinator, Who::Decode), (Who::Decode, Who::Coordinator)], 10),
-        then: "=====",
-        free_within: SILENCE,
-        in_ci: "S",
-    },
-    Fault {
-        name: "no way from the decode node to the coordinator, 10 s",
-        does: Does::Cut(&[(Who::Decode, Who::Coordinator)], 10),
-        then: "=====",
-        free_within: SILENCE,
-        in_ci: "",
-    },
-    Fault {
-        name: "no way between its nodes, 10 s",
-        does: Does::Cut(&[(Who::Prefill, Who::Decode), (Who::Decode, Who::Prefill)], 10),
-        then: "=====",
-        free_within: SILENCE,
-        in_ci: "T",
-    },
-    Fault {
-        name: "no way from the prefill to the decode node, 10 s",
-        does: Does::Cut(&[(Who::Prefill, Who::Decode)], 10),
-        then: "=====",
-        free_within: SILENCE,
-        in_ci: "",
-    },
-    Fault {
-        name: "no way from the decode to the prefill node, 10 s",
-        does: Does::Cut(&[(Who::Decode, Who::Prefill)], 10),
-        then: "=====",
-        free_within: SILENCE,
-        in_ci: "",
-    },
-    Fault {
-        name: "the way between its nodes opens and closes, 1 Hz, 10 s",
-        does: Does::Flap(&[(Who::Prefill, Who::Decode), (Who::Decode, Who::Prefill)], 10),
-        then: "=====",
-        free_within: SILENCE,
-        in_ci: "",
-    },
-    Fault {
-        name: "decode node out of reach for all, 20 s",
-        does: Does::Lone(Who::Decode, 20),
-        then: "=====",
-        free_within: SILENCE,
-        in_ci: "",
-    },
-    Fault {
-        name: "no way between decode node and etcd, 20 s",
-        does: Does::Cut(&[(Who::Etcd, Who::Decode), (Who::Decode, Who::Etcd)], 20),
-        then: "=====",
-        free_within: LOSS,
-        in_ci: "",
-    },
-    Fault {
-        name: "no way between coordinator and etcd, 20 s",
-        does: Does::Cut(&[(Who::Etcd, Who::Coordinator), (Who::Coordinator, Who::Etcd)], 20),
-        then: "=====",
-        free_within: LOSS,
-        in_ci: "",
-    },
-    Fault {
-        name: "etcd's name has no address, 20 s",
-        does: Does::Nameless(20),
-        then: "=====",
-        free_within: LOSS,
-        in_ci: "",
-    },
-    Fault {
-        name: "decode node's clock an hour ahead, 10 s",
-        does: Does::Clock(Who::Decode, 3600),
-        then: "=====",
-        free_within: LOSS,
-        in_ci: "",
-    },
-    Fault {
-        name: "decode node's clock an hour behind, 10 s",
-        does: Does::Clock(Who::Decode, -3600),
-        then: "=====",
-        free_within: LOSS,
-        in_ci: "",
-    },
-    Fault {
-        name: "bits of frames flipped",
-        does: Does::Frames("corrupt_probability = 0.2\ndelay_probability = 1.0\nmax_delay_ms = 150\n"),
-        then: "--=--",
-        free_within: LOSS,
-        in_ci: "",
-    },
-    Fault {
-        name: "frames lost and reordered",
-        does: Does::Frames(
-            "drop_probability = 0.1\nreorder_probability = 0.2\ndelay_probability = 1.0\nmax_delay_ms = 150\n",
-        ),
-        then: "--=--",
-        free_within: LOSS,
-        in_ci: "",
-    },
-];
 
 impl Fault {
     /// Whether the other requests are let be. Without them it is seen how soon pages of this one are free.
@@ -369,61 +112,66 @@ impl Fault {
     pub async fn strike(&self, cluster: &mut Cluster, request: &Value) -> Vec<String> {
         let name = |who: &Who| who.name(request);
         match &self.does {
-            // The client does the first and the third, and the last is always so.
-            Does::Leave | Does::Deadline | Does::Frames(_) => Vec::new(),
-            Does::Cancel => {
-                let id = request["id"].as_str().unwrap();
-                Operator::of(cluster).does(&["cancel", id]).await.unwrap();
-                Vec::new()
-            }
             Does::Kill(them) => {
                 let gone: Vec<_> = them.iter().map(name).collect();
                 gone.iter().for_each(|node| cluster.kill(node));
                 gone
             }
             Does::KillTwice => kill_twice(cluster, request, name(&Who::Decode)).await,
+            Does::Hang(who) => {
+                hang(cluster, &name(who));
+                vec![name(who)]
+            }
+            Does::Choke(who, seconds) => {
+                let dies = choke(cluster.nodes.get_mut(&name(who)).unwrap(), *seconds).await;
+                dies.then(|| name(who)).into_iter().collect()
+            }
+            Does::Term(who) => {
+                cluster.nodes[&name(who)].signal("TERM");
+                vec![name(who)]
+            }
+            Does::DecodeKilledWithoutEtcd(_) => {
+                let gone = name(&Who::Decode);
+                self.strike_etcd(cluster, Some(&gone)).await;
+                vec![gone]
+            }
+            _ => {
+                self.trouble(cluster, request).await;
+                Vec::new()
+            }
+        }
+    }
+
+    /// The same, where nobody is gone by it.
+    async fn trouble(&self, cluster: &mut Cluster, request: &Value) {
+        let name = |who: &Who| who.name(request);
+        match &self.does {
+            // The client does the first and the third, and the last is always so.
+            Does::Leave | Does::Deadline | Does::Frames(_) => {}
+            Does::Cancel => {
+                let id = request["id"].as_str().unwrap();
+                Operator::of(cluster).does(&["cancel", id]).await.unwrap();
+            }
             Does::Stop(who, seconds) => {
                 cluster.nodes[&name(who)].signal("STOP");
                 sleep(*seconds).await;
                 cluster.nodes[&name(who)].signal("CONT");
-                Vec::new()
             }
-            Does::Cut(..) | Does::Flap(..) | Does::Lone(..) => {
+            Does::Cut(..) | Does::Flap(..) | Does::Lone(..) | Does::Rough { .. } => {
                 self.cut(cluster.network.as_ref().unwrap(), name).await;
-                Vec::new()
             }
             Does::Clock(who, off) => {
                 let network = cluster.network.as_ref().unwrap();
                 network.set_clock(&name(who), *off);
                 sleep(10).await;
                 network.set_clock(&name(who), 0);
-                Vec::new()
-            }
-            Does::Hang(who) => {
-                hang(cluster, &name(who));
-                vec![name(who)]
             }
             Does::Starve(who, seconds) => {
                 starve(&cluster.nodes[&name(who)], Duration::from_secs(*seconds)).await;
-                Vec::new()
             }
-            Does::Term(who) => {
-                cluster.nodes[&name(who)].signal("TERM");
-                vec![name(who)]
-            }
-            Does::Renew => {
-                renew(cluster).await;
-                Vec::new()
-            }
-            Does::EtcdKilled(_)
-            | Does::DecodeKilledWithoutEtcd(_)
-            | Does::EtcdStopped(_)
-            | Does::Nameless(_)
-            | Does::EtcdEmptied => {
-                let gone = matches!(self.does, Does::DecodeKilledWithoutEtcd(_)).then(|| name(&Who::Decode));
-                self.strike_etcd(cluster, gone.as_deref()).await;
-                gone.into_iter().collect()
-            }
+            Does::Members(which, harm) => strike_members(cluster, *which, *harm).await,
+            Does::Renew => renew(cluster).await,
+            _ => self.strike_etcd(cluster, None).await,
         }
     }
 
@@ -455,7 +203,7 @@ impl Fault {
 
 impl Who {
     /// The process's name. One that a request in line has not got yet may be any.
-    fn name(&self, request: &Value) -> String {
+    pub(super) fn name(&self, request: &Value) -> String {
         let name = match self {
             Self::Prefill => request["prefill"].as_str().unwrap_or("prefill-1"),
             Self::Decode => request["decode"].as_str().unwrap_or("decode-1"),
@@ -476,8 +224,19 @@ fn hang(cluster: &mut Cluster, node: &str) {
     std::fs::remove_file(told).unwrap();
 }
 
+/// It gets no more memory for a while. Whether it dies of that.
+async fn choke(process: &mut Process, seconds: u64) -> bool {
+    process.may_grow(false);
+    sleep(seconds).await;
+    let dies = process.has_ended();
+    if !dies {
+        process.may_grow(true);
+    }
+    dies
+}
+
 /// It runs 5 ms of each 100.
-async fn starve(process: &Process, time: Duration) {
+pub async fn starve(process: &Process, time: Duration) {
     let until = Instant::now() + time;
     while Instant::now() < until {
         process.signal("STOP");

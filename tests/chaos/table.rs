@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
-use super::{cell::Cell, faults::FAULTS, phases::PHASES};
+use super::{cell::Cell, phases::PHASES, rows::FAULTS};
 
 /// What came of each cell, by row and column.
 pub struct Table(pub BTreeMap<(usize, usize), Result<Cell, String>>);
@@ -15,9 +15,11 @@ A prompt is one step of the mock, up to 1.6 s long: a step that has begun ends b
 
 Where a way is cut, each worker and etcd are machines of their own (namespaces, with an address and certificates each), and what one says to another vanishes, as in a network that has lost it; etcd is called by name there; the coordinator and the callers are on one machine. A node whose engine hangs ends its own process after `engine.step_limit_ms`, 5 s here.
 
+Rows of an etcd of three have its members on machines of their own. A member at 5 % of a core is what one with a slow disk is to the others; one with an old disk has forgotten what it acknowledged, and is ended by etcd itself. Packets are lost by a filter of the kernel (`tc`, a classic BPF program that draws a random number), and slow ways have a token bucket with a queue of 0.3 s; a fixed delay needs `netem`, which not every kernel has, and is in the simulation instead.
+
 A cell says what became of the request (`whole`: to the last token, as if nothing had happened; `attempt 2`: it went on on another decode node), then the longest time without a token, if that was 0.2 s or more. The last columns are the longest time until every page was free, counted from the end of the answers, and its bound.
 
-Other faults have tests of their own: slow readers and bodies that break off (`frontend/`), pools that are full (`decode-node/tests/pair/pressure.rs`), prompts that nodes die of (`coordinator/`), watches that are cut and leases that expire (`registry/`), bad peers (`kv-transfer/`), certificates (`tests/certs.rs`), roles that change (`tests/roles.rs`), one of several coordinators (`tests/coordinators.rs`), one of several models (`tests/models.rs`), too many calls (`tests/overload.rs`), and every feature of the API while nodes are lost (`tests/matrix.rs`).
+Other faults have tests of their own: slow readers and bodies that break off (`frontend/`), pools that are full (`decode-node/tests/pair/pressure.rs`), prompts that nodes die of (`coordinator/`), watches that are cut and leases that expire (`registry/`), bad peers (`kv-transfer/`), certificates (`tests/certs.rs`), roles that change (`tests/roles.rs`), one of several coordinators (`tests/coordinators.rs`), one of several models (`tests/models.rs`), too many calls (`tests/overload.rs`), disks that are full (`tests/disks.rs`), which coordinator balances while etcd is split (`tests/coordinators.rs`), one build after another (`tests/upgrade.rs`), and every feature of the API while nodes are lost (`tests/matrix.rs`).
 
 ";
 

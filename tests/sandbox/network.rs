@@ -39,20 +39,24 @@ pub enum Within {
 const OWN: &str = "BATON_OWN_NETWORK";
 /// On the bridge.
 const COORDINATOR: &str = "coordinator";
-/// Names by network, and the file that has them in the place of `/etc/hosts`.
+/// Names by network.
 static NAMES: Mutex<BTreeMap<u8, Ipv4Addr>> = Mutex::new(BTreeMap::new());
-const HOSTS: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/hosts");
 /// Gives a process another time of day than the system's (Debian: libfaketime).
 const CLOCK: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
 /// Nobody's: what is sent there vanishes.
 const NOBODY: &str = "02:00:00:00:00:01";
 
+/// This process's own `/etc/hosts`.
+fn hosts() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("hosts-{}", std::process::id()))
+}
+
 /// Runs the test of this name again in a process that has a network of its own.
 pub fn enter(test: &str) -> Within {
     if std::env::var_os(OWN).is_some() {
         run(Command::new("ip").args(["link", "set", "lo", "up"]));
-        fs::write(HOSTS, "").unwrap();
-        run(Command::new("mount").args(["--bind", HOSTS, "/etc/hosts"]));
+        fs::write(hosts(), "").unwrap();
+        run(Command::new("mount").arg("--bind").arg(hosts()).arg("/etc/hosts"));
         return Within::Own;
     }
     let unshare = || {
@@ -161,7 +165,7 @@ impl Network {
         names.extend(is_named.then(|| (self.number, self.address("etcd"))));
         let lines: String =
             names.iter().map(|(number, address)| format!("{address} etcd-{number}\n")).collect();
-        fs::write(HOSTS, "127.0.0.1 localhost\n".to_owned() + &lines).unwrap();
+        fs::write(hosts(), "127.0.0.1 localhost\n".to_owned() + &lines).unwrap();
     }
 
     /// What `from` says does not reach `to` any more.
@@ -175,6 +179,29 @@ impl Network {
     pub fn mend(&self, from: &str, to: &str) {
         let address = self.address(to).to_string();
         run(command(&self.at(from), "ip").args(["neigh", "del", &address, "dev", &self.device(from)]));
+    }
+
+    /// Of what a machine says, so many packets of a hundred vanish at random, and the others go at this rate,
+    /// in front of which up to 0.3 s of them wait.
+    pub fn roughen(&self, name: &str, lost: u32, kbit: u32) {
+        // In classic BPF: a random number below the bound is a packet that is dropped.
+        let bound = (u64::from(u32::MAX) * u64::from(lost) / 100).to_string();
+        let program = format!("4,32 0 0 4294963256,53 1 0 {bound},6 0 0 2,6 0 0 4294967295");
+        let rate = format!("{kbit}kbit");
+        self.tc(name, &["qdisc", "add", "dev", "eth0", "clsact"]);
+        self.tc(name, &["filter", "add", "dev", "eth0", "egress", "bpf", "da", "bytecode", &program]);
+        let queue = ["root", "tbf", "rate", &rate, "burst", "8kb", "latency", "300ms"];
+        self.tc(name, &[&["qdisc", "add", "dev", "eth0"], &queue[..]].concat());
+    }
+
+    /// All of it arrives again.
+    pub fn smooth(&self, name: &str) {
+        self.tc(name, &["qdisc", "del", "dev", "eth0", "clsact"]);
+        self.tc(name, &["qdisc", "del", "dev", "eth0", "root"]);
+    }
+
+    fn tc(&self, name: &str, words: &[&str]) {
+        run(command(&self.at(name), "tc").args(words));
     }
 
     fn device(&self, name: &str) -> String {

@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::{Cluster, PATIENCE, eventually};
 
 /// The admin API through the command line.
+#[derive(Clone)]
 pub struct Operator {
     url: String,
 }

@@ -1,16 +1,14 @@
 //! Child processes: killed when dropped, their output kept.
 
 use std::{
+    fmt,
     io::{BufRead, BufReader, Read},
-    net::{Ipv4Addr, TcpListener},
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
     thread::JoinHandle,
     time::{Duration, Instant},
 };
-
-use super::network::{Network, command};
 
 /// A child with its output lines.
 pub struct Process {
@@ -20,19 +18,14 @@ pub struct Process {
     readers: Vec<JoinHandle<()>>,
 }
 
-/// A single-member etcd on free ports.
-pub struct Etcd {
-    /// Its client URL.
-    pub client_url: String,
-    process: Option<Process>,
-    data: PathBuf,
-    peer_url: String,
-    /// With certificates, where they are.
-    certs: Option<PathBuf>,
-    /// Words before its command.
-    at: Vec<String>,
-    /// By which it is called, if not by its address.
-    host: Option<String>,
+/// What the system has given to a process.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Held {
+    /// Bytes of memory that are there.
+    pub resident: usize,
+    /// Open descriptors.
+    pub fds: usize,
+    pub threads: usize,
 }
 
 // === impl Process ===
@@ -92,6 +85,33 @@ impl Process {
         self.child.id()
     }
 
+    /// What it holds now.
+    pub fn held(&self) -> Held {
+        let proc = PathBuf::from(format!("/proc/{}", self.child.id()));
+        let status = std::fs::read_to_string(proc.join("status")).unwrap();
+        let number = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+            line.split_whitespace().next().unwrap().parse::<usize>().unwrap()
+        };
+        Held {
+            resident: number("VmRSS:") << 10,
+            fds: std::fs::read_dir(proc.join("fd")).unwrap().count(),
+            threads: number("Threads:"),
+        }
+    }
+
+    /// Whether it has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
+    /// Whether the system gives it more address space than it has.
+    pub fn may_grow(&self, may: bool) {
+        let limit = if may { "--as=unlimited:unlimited" } else { "--as=1:unlimited" };
+        let status = Command::new("prlimit").args(["--pid", &self.child.id().to_string(), limit]).status();
+        assert!(status.is_ok_and(|status| status.success()), "{} keeps its limits", self.name);
+    }
+
     /// All output so far.
     pub fn output(&self) -> String {
         self.lines.lock().unwrap().join("\n")
@@ -130,100 +150,22 @@ impl Drop for Process {
     }
 }
 
-// === impl Etcd ===
+// === impl Held ===
 
-impl Etcd {
-    /// Starts etcd with its data under `dir`.
-    pub fn start(dir: &Path) -> Self {
-        Self::start_at(("http", Ipv4Addr::LOCALHOST), dir, None, Vec::new())
-    }
-
-    /// The same for clients with certificates, which `baton certs init` has put into `certs`.
-    pub fn start_certified(dir: &Path, certs: &Path) -> Self {
-        Self::start_at(("https", Ipv4Addr::LOCALHOST), dir, Some(certs.to_owned()), Vec::new())
-    }
-
-    /// The same on a machine of its own.
-    pub fn start_apart(dir: &Path, certs: &Path, network: &Network) -> Self {
-        let (address, at) = (network.address("etcd"), network.at("etcd"));
-        let etcd = Self::start_at(("https", address), dir, Some(certs.to_owned()), at);
-        Self { host: Some(network.name()), ..etcd }
-    }
-
-    fn start_at(
-        (scheme, address): (&str, Ipv4Addr),
-        dir: &Path,
-        certs: Option<PathBuf>,
-        at: Vec<String>,
-    ) -> Self {
-        let client_url = format!("{scheme}://{address}:{}", free_port());
-        let peer_url = format!("http://127.0.0.1:{}", free_port());
-        let data = dir.join("etcd");
-        let mut etcd = Self { client_url, process: None, data, peer_url, certs, at, host: None };
-        etcd.resume();
-        etcd
-    }
-
-    /// How nodes reach it, in words of a config file.
-    pub fn to_toml(&self) -> String {
-        let (address, port) = self.client_url.rsplit_once(':').unwrap();
-        let url = self.host.as_ref().map(|host| format!("https://{host}:{port}"));
-        let url = url.unwrap_or_else(|| format!("{address}:{port}"));
-        let mut text = format!("\n[registry]\nkind = \"etcd\"\nendpoints = [\"{url}\"]\n");
-        if let Some(certs) = self.certs.as_ref().map(|certs| certs.display()) {
-            text += &format!(
-                "ca = \"{certs}/ca.crt\"\ncert = \"{certs}/{{roles}}.crt\"\nkey = \"{certs}/{{roles}}.key\"\n"
-            );
+impl Held {
+    /// The greater number of each.
+    pub fn or_more(self, other: Self) -> Self {
+        Self {
+            resident: self.resident.max(other.resident),
+            fds: self.fds.max(other.fds),
+            threads: self.threads.max(other.threads),
         }
-        text
-    }
-
-    /// Kills it; its data stays.
-    pub fn kill(&mut self) {
-        self.process = None;
-    }
-
-    /// Kills it and starts it without any data.
-    pub fn empty(&mut self) {
-        self.kill();
-        std::fs::remove_dir_all(&self.data).unwrap();
-        self.resume();
-    }
-
-    /// Sends a signal by name.
-    pub fn signal(&self, signal: &str) {
-        self.process.as_ref().expect("etcd runs").signal(signal);
-    }
-
-    /// Starts it (again) on the same ports and data.
-    pub fn resume(&mut self) {
-        let program = std::env::var("BATON_ETCD").unwrap_or_else(|_| "etcd".to_owned());
-        let cluster = format!("default={}", self.peer_url);
-        let data = self.data.to_str().unwrap();
-        let args = [
-            ("--data-dir", data),
-            ("--listen-client-urls", self.client_url.as_str()),
-            ("--advertise-client-urls", self.client_url.as_str()),
-            ("--listen-peer-urls", self.peer_url.as_str()),
-            ("--initial-advertise-peer-urls", self.peer_url.as_str()),
-            ("--initial-cluster", cluster.as_str()),
-        ];
-        let mut args: Vec<&str> = args.iter().flat_map(|(flag, value)| [*flag, *value]).collect();
-        let files = self.certs.iter().flat_map(|certs| {
-            [("--trusted-ca-file", "ca.crt"), ("--cert-file", "etcd.crt"), ("--key-file", "etcd.key")]
-                .map(|(flag, name)| format!("{flag}={}", certs.join(name).display()))
-        });
-        let files: Vec<String> = files.collect();
-        args.extend(files.iter().map(String::as_str));
-        if self.certs.is_some() {
-            args.push("--client-cert-auth");
-        }
-        let process = Process::spawn("etcd", command(&self.at, &program).args(&args));
-        process.wait_for("ready to serve client requests", Duration::from_secs(30));
-        self.process = Some(process);
     }
 }
 
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+impl fmt::Display for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mib = self.resident as f64 / f64::from(1 << 20);
+        write!(f, "{mib:.0} MiB, {} descriptors, {} threads", self.fds, self.threads)
+    }
 }
