@@ -1,6 +1,6 @@
 //! An etcd of three members, some of which are ended, cut off, slow, or have an old disk.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use super::{
     cuts::Cut,
@@ -82,8 +82,10 @@ pub async fn strike_members(cluster: &mut Cluster, which: Which, harm: Harm) {
             let pairs =
                 them.iter().flat_map(|own| others.iter().map(move |other| (own.clone(), other.clone())));
             let pairs = pairs.filter(|(own, other)| own != other);
-            let ways = pairs.flat_map(|(own, other)| [(own.clone(), other.clone()), (other, own)]).collect();
-            Cut::last(network, ways, time).await;
+            // Each way once, though two may be cut off from each other.
+            let ways: BTreeSet<_> =
+                pairs.flat_map(|(own, other)| [(own.clone(), other.clone()), (other, own)]).collect();
+            Cut::last(network, ways.into_iter().collect(), time).await;
         }
     }
 }

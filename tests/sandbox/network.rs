@@ -100,7 +100,7 @@ impl Network {
             .unwrap();
         let mut machine = Machine { sleeper, address };
         machine.wait();
-        let (cable, id) = (format!("v{}-{index}", self.number), machine.sleeper.id().to_string());
+        let (cable, id) = (self.cable(index.into()), machine.sleeper.id().to_string());
         let ends = ["link", "add", &cable, "type", "veth", "peer", "name", "eth0", "netns", &id];
         run(Command::new("ip").args(ends));
         run(Command::new("ip").args(["link", "set", &cable, "master", &self.bridge(), "up"]));
@@ -208,6 +208,11 @@ impl Network {
         if self.machines.contains_key(name) { "eth0".to_owned() } else { self.bridge() }
     }
 
+    /// The bridge's end of it.
+    fn cable(&self, index: usize) -> String {
+        format!("v{}-{index}", self.number)
+    }
+
     fn bridge(&self) -> String {
         format!("bridge{}", self.number)
     }
@@ -215,7 +220,10 @@ impl Network {
 
 impl Drop for Network {
     fn drop(&mut self) {
-        // Cables go with the namespaces.
+        // Cables go with the namespaces, but not at once, and the next network may have the same names.
+        for index in 2..self.machines.len() + 2 {
+            drop(Command::new("ip").args(["link", "del", &self.cable(index)]).status());
+        }
         self.machines.clear();
         drop(Command::new("ip").args(["link", "del", &self.bridge()]).status());
     }
