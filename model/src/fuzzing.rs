@@ -3,7 +3,7 @@
 //! cargo-fuzz only (`fuzz/`).
 //!
 //! - [`files`]: a model's files
-//! - [`texts`]: grammars that hold answers to a form
+//! - [`texts`]: tokenizers, templates, and grammars that hold answers to a form
 
 pub mod files;
 #[cfg(test)]
@@ -14,11 +14,13 @@ pub mod texts;
 pub type Target = fn(&[u8]);
 
 /// All of them, by name.
-pub const TARGETS: [(&str, Target); 6] = [
+pub const TARGETS: [(&str, Target); 8] = [
+    ("chat_template", texts::chat_template),
     ("gguf", files::gguf),
     ("json_schema", texts::json_schema),
     ("lark", texts::lark),
     ("model_directory", files::model_directory),
     ("regex", texts::regex),
     ("safetensors", files::safetensors),
+    ("tokenizer", texts::tokenizer),
 ];

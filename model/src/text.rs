@@ -18,6 +18,7 @@ mod mock;
 pub(crate) mod splits;
 mod strftime;
 pub(crate) mod template;
+pub(crate) mod tokenizer;
 mod vocabulary;
 
 use std::{

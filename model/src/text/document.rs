@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use tokenizers::Tokenizer;
 
-use super::error::TextError;
+use super::{error::TextError, tokenizer::Plain};
 
 /// The version of the bytes that this build writes and reads.
 const VERSION: u32 = 1;
@@ -33,6 +33,13 @@ pub struct Document {
 struct Versioned<T> {
     version: u32,
     text: T,
+}
+
+/// What is looked at before a tokenizer is read.
+#[derive(Deserialize)]
+struct PlainDocument {
+    #[serde(rename = "tokenizer")]
+    _tokenizer: Plain,
 }
 
 /// Reads the version of any document.
@@ -83,6 +90,7 @@ impl Document {
         if found != VERSION {
             return Err(TextError::Version { found, supported: VERSION });
         }
+        serde_json::from_slice::<Versioned<PlainDocument>>(bytes)?;
         let Versioned { text, .. }: Versioned<Self> = serde_json::from_slice(bytes)?;
         text.check()?;
         Ok(text)

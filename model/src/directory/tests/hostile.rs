@@ -118,6 +118,24 @@ fn tokenizers_with_holes_twins_and_crowds_are_refused_or_work() {
     }
 }
 
+/// The crate that reads them panics at these.
+#[test]
+fn decoders_that_are_no_json_are_refused() {
+    let whole = String::from_utf8(ModelText::mock().to_bytes()).unwrap();
+    let mut json = tokenizer();
+    let decoder = format!("\"decoder\":{}", json["decoder"]);
+    assert!(whole.contains(&decoder));
+    json["decoder"] = json!("HERE");
+    for bad in [r#"{"type":"Fuse"]"#, r#"{"type":1e999}"#, r#"{"a":"\ud800"}"#, &"[".repeat(200)] {
+        let fixture = Fixture::new();
+        fs::write(fixture.path("tokenizer.json"), json.to_string().replace("\"HERE\"", bad)).unwrap();
+        fixture.assert_refused("the tokenizer cannot be used");
+        let text = whole.replace(&decoder, &format!("\"decoder\":{bad}"));
+        let error = ModelText::from_bytes(text.as_bytes()).unwrap_err();
+        assert!(error.to_string().contains("not the text of a model"), "{error}");
+    }
+}
+
 /// Expressions that look back give up after so many steps, instead of after years.
 #[test]
 fn an_expression_that_explodes_fails_the_text_and_not_the_process() {

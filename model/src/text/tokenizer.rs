@@ -1,0 +1,22 @@
+//! Tokenizers from bytes.
+
+use serde::Deserialize;
+use serde_json::Value as Json;
+use tokenizers::Tokenizer;
+
+use super::error::TextError;
+
+/// A tokenizer whose decoder is JSON. The reader of `tokenizers` takes that for granted and panics
+/// where it is not (`DecoderWrapper`, 0.22), so that whoever reads one looks at this before.
+#[derive(Deserialize)]
+pub struct Plain {
+    #[serde(rename = "decoder", default)]
+    _decoder: Json,
+}
+
+/// Reads a `tokenizer.json`.
+pub fn read(bytes: &[u8]) -> Result<Tokenizer, TextError> {
+    let wrong = |reason| TextError::Tokenizer { reason };
+    serde_json::from_slice::<Plain>(bytes).map_err(|error| wrong(error.to_string()))?;
+    Tokenizer::from_bytes(bytes).map_err(|error| wrong(error.to_string()))
+}
