@@ -24,6 +24,7 @@ pub use self::{
     load::{BenchServe, BenchSlo, MannerArgs, Output, Questions},
     simulate::{BenchSimulated, MachineArgs, Plan, Simulate},
 };
+use crate::telemetry::LogFormat;
 
 /// Disaggregated prefill/decode LLM serving.
 #[derive(Debug, Parser)]
@@ -103,6 +104,9 @@ pub struct Serve {
     /// `baton doctor`'s to look at.
     #[arg(long)]
     pub check: bool,
+    /// The form of the log on stderr.
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+    pub log_format: LogFormat,
     /// Where settings come from.
     #[command(flatten)]
     pub settings: Settings,

@@ -2,7 +2,10 @@
 
 use std::process::ExitCode;
 
-use baton::args::{BenchKind, Certs, Cli, Command, Key, Model};
+use baton::{
+    args::{BenchKind, Certs, Cli, Command, Key, Model},
+    telemetry::LogFormat,
+};
 use clap::Parser;
 use mimalloc::MiMalloc;
 
@@ -24,7 +27,11 @@ fn main() -> ExitCode {
             | Command::Admin(_)
             | Command::Probe(_)
     );
-    let outcome = baton::telemetry::init(quiet).and_then(|()| run(cli.command));
+    let format = match &cli.command {
+        Command::Serve(serve) => serve.log_format,
+        _ => LogFormat::Text,
+    };
+    let outcome = baton::telemetry::init(quiet, format).and_then(|()| run(cli.command));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -13,6 +13,8 @@ use std::{
 
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::telemetry;
+
 /// A model on its way into memory: a bar on a terminal, otherwise a line at its start and one
 /// at its end.
 pub struct LoadingBar {
@@ -41,12 +43,20 @@ pub fn show(text: &str) {
 
 /// A line on stderr.
 pub fn note(line: impl Display) {
-    eprintln!("{line}");
+    if telemetry::is_json() {
+        tracing::info!("{line}");
+    } else {
+        eprintln!("{line}");
+    }
 }
 
 /// An error with its causes.
 pub fn complain(error: &anyhow::Error) {
-    eprintln!("error: {error:#}");
+    if telemetry::is_json() {
+        tracing::error!("{error:#}");
+    } else {
+        eprintln!("error: {error:#}");
+    }
 }
 
 // === impl LoadingBar ===
@@ -55,7 +65,9 @@ impl LoadingBar {
     /// Starts now.
     pub fn start(name: &str) -> Self {
         let style = ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes} {eta}");
-        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr())
+        let target =
+            if telemetry::is_json() { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+        let bar = ProgressBar::with_draw_target(None, target)
             .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
             .with_message(format!("loading {name}"));
         if bar.is_hidden() {

@@ -16,6 +16,7 @@ mod hostile;
 mod https;
 mod hub;
 mod load;
+mod logs;
 mod losses;
 mod malformed;
 mod matrix;

@@ -37,6 +37,9 @@ capabilities: {drop: [ALL]}
 {{/* Arguments of the process of a role, in the words of `baton serve`. */}}
 {{- define "baton.arguments" -}}
 - serve
+{{- if ne .root.Values.logFormat "text" }}
+- --log-format={{ .root.Values.logFormat }}
+{{- end }}
 - --config
 - /etc/baton/cluster.toml
 - --set
