@@ -159,7 +159,7 @@ impl Sky {
 }
 
 fn is_of_time(words: &str) -> bool {
-    ["deadline", "the request's time is"].iter().any(|said| words.contains(said))
+    ["deadline", "the request's time is", "free in time"].iter().any(|said| words.contains(said))
 }
 
 fn draw(number: u64, random: &mut Rng) -> (Case, Does) {

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use crate::{
     config::ModelConfig,
     error::FormatError,
-    text::{Document, ModelText, tokenizer},
+    text::{Document, ModelText, TextError, tokenizer},
 };
 
 /// Tokenizers of 256 Ki tokens take 35 MB.
@@ -49,7 +49,8 @@ pub fn read(directory: &Path, config: &ModelConfig) -> Result<ModelText, FormatE
     const FILE: &str = "tokenizer.json";
     let missing = || FormatError::MissingFile { file: FILE.to_owned() };
     let bytes = super::optional_file(directory, FILE, MAX_TOKENIZER_BYTES)?.ok_or_else(missing)?;
-    let tokenizer = tokenizer::read(&bytes)?;
+    let tokenizer = tokenizer::read(&bytes)
+        .map_err(|error| TextError::Tokenizer { reason: format!("{FILE}: {error}") })?;
     let settings: Settings = super::optional_json(directory, "tokenizer_config.json")?.unwrap_or_default();
     let id = |name: &Option<TokenName>| name.as_ref().and_then(|name| tokenizer.token_to_id(name.content()));
     let bos_token = config.bos_token.or_else(|| id(&settings.bos_token));

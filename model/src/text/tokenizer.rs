@@ -4,8 +4,6 @@ use serde::Deserialize;
 use serde_json::Value as Json;
 use tokenizers::Tokenizer;
 
-use super::error::TextError;
-
 /// A tokenizer whose decoder is JSON. The reader of `tokenizers` takes that for granted and panics
 /// where it is not (`DecoderWrapper`, 0.22), so that whoever reads one looks at this before.
 #[derive(Deserialize)]
@@ -15,8 +13,7 @@ pub struct Plain {
 }
 
 /// Reads a `tokenizer.json`.
-pub fn read(bytes: &[u8]) -> Result<Tokenizer, TextError> {
-    let wrong = |reason| TextError::Tokenizer { reason };
-    serde_json::from_slice::<Plain>(bytes).map_err(|error| wrong(error.to_string()))?;
-    Tokenizer::from_bytes(bytes).map_err(|error| wrong(error.to_string()))
+pub fn read(bytes: &[u8]) -> tokenizers::Result<Tokenizer> {
+    serde_json::from_slice::<Plain>(bytes)?;
+    Tokenizer::from_bytes(bytes)
 }

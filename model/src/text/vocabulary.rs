@@ -34,7 +34,11 @@ impl Vocabulary {
         let spelling = Spelling::of(tokenizer.get_decoder())?;
         let mut names = vec![None; vocab_tokens];
         for (name, token) in ids {
-            names[token as usize] = Some(name);
+            if let Some(twin) = names[token as usize].replace(name) {
+                // A stored tokenizer keeps one of them, and not always the same.
+                let reason = format!("token {token} has two names, one of them `{twin}`");
+                return Err(TextError::Tokenizer { reason });
+            }
         }
         let mut this = Self { bytes: Vec::new(), starts: vec![0], control: vec![false; vocab_tokens] };
         for (token, name) in (0..).zip(names) {
