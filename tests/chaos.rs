@@ -34,7 +34,6 @@ use std::{
 use futures::FutureExt;
 
 use self::{
-    case::Case,
     cell::Cell,
     faults::Fault,
     phases::{CLUSTER, PHASES, Phase},
@@ -42,6 +41,7 @@ use self::{
     table::Table,
 };
 
+pub use self::case::Case;
 pub use self::members::{Harm, MEMBERS, Which, strike_members};
 use crate::{
     counts::counts,

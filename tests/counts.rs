@@ -62,7 +62,7 @@ const CI: Counts = Counts {
     clean_cancel_seconds: 10,
     openapi_calls: 300,
     soak_handoffs: 200,
-    simulation_seeds: 200,
+    simulation_seeds: 1_000,
 };
 
 const FULL: Counts = Counts {

@@ -8,6 +8,7 @@ mod chaos;
 mod configs;
 mod coordinators;
 mod counts;
+mod crowds;
 mod disks;
 mod documents;
 mod exposure;
