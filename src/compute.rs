@@ -112,6 +112,7 @@ impl Compute {
         let mut engine = EngineConfig::new(self.pages(settings, &*backend), self.context_tokens);
         engine.eos_tokens = self.text.eos_tokens().to_vec();
         engine.text = Some(Arc::clone(&self.text));
+        engine.zeroes_pages = settings.zero_pages;
         engine.scheduler = settings.scheduler.clone();
         Ok(Engine::new(backend, engine)?)
     }

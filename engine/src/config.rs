@@ -18,6 +18,8 @@ pub struct EngineConfig {
     pub eos_tokens: Vec<u32>,
     /// The model's text, for grammars; without it they are refused.
     pub text: Option<Arc<ModelText>>,
+    /// Whether pages are zeroed when they go to another sequence or handoff.
+    pub zeroes_pages: bool,
     /// The settings that users may change.
     pub scheduler: SchedulerConfig,
 }
@@ -65,6 +67,7 @@ impl EngineConfig {
             context_tokens,
             eos_tokens: Vec::new(),
             text: None,
+            zeroes_pages: false,
             scheduler: SchedulerConfig::default(),
         }
     }
@@ -76,6 +79,7 @@ impl EngineConfig {
             max_promised: share(self.scheduler.promised_share),
             max_prefill: share(self.scheduler.prefill_share),
             max_decode: share(self.scheduler.decode_share),
+            zeroes: self.zeroes_pages,
         }
     }
 }
@@ -138,6 +142,9 @@ mod tests {
         config.scheduler.promised_share = 0.5;
         config.scheduler.prefill_share = 7.0;
         config.scheduler.decode_share = -1.0;
-        assert_eq!(config.pool(), PoolConfig { pages: 10, max_promised: 5, max_prefill: 10, max_decode: 0 });
+        assert_eq!(
+            config.pool(),
+            PoolConfig { pages: 10, max_promised: 5, max_prefill: 10, max_decode: 0, zeroes: false }
+        );
     }
 }

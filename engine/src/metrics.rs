@@ -155,7 +155,7 @@ mod tests {
     #[test]
     fn page_states_sum_to_the_pool_in_a_scrape() {
         let shape = KvShape { layers: 1, kv_heads: 1, head_dim: 1, dtype: KvDtype::F32, page_tokens: 4 };
-        let config = PoolConfig { pages: 9, max_promised: 9, max_prefill: 9, max_decode: 9 };
+        let config = PoolConfig { pages: 9, max_promised: 9, max_prefill: 9, max_decode: 9, zeroes: false };
         let pool = KvPool::new(shape, config);
         let _held = pool.allocate(2).unwrap();
         let _promise = pool.promise(3).unwrap();

@@ -36,6 +36,9 @@ pub struct EngineSection {
     /// Memory of each node's pool when `pages` is 0; 0 means 256, or on a card
     /// the node's share of what the weights leave.
     pub kv_memory_mib: usize,
+    /// Zeroes pages when another request gets them. Without, what a request left in a page is there until
+    /// it is written over, and nothing reads it before.
+    pub zero_pages: bool,
     /// A step that takes so long never ends: the process ends, and others do its work. 0: no limit.
     /// Absent: a minute on a card, and ten elsewhere, since a large model on few cores takes its time.
     pub step_limit_ms: Option<u64>,
@@ -129,6 +132,7 @@ impl Default for EngineSection {
             page_tokens: 0,
             pages: 0,
             kv_memory_mib: 0,
+            zero_pages: false,
             step_limit_ms: None,
             scheduler: Default::default(),
             mock: Default::default(),

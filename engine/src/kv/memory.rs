@@ -116,6 +116,13 @@ impl KvStore for KvMemory {
             self.write(to, layer).0.copy_from_slice(&source.0);
         }
     }
+
+    fn zero_pages(&self, pages: &[PageId]) {
+        for &page in pages {
+            // What was never written is empty, and stays so.
+            (0..self.shape.layers as usize).for_each(|layer| self.piece(page, layer).write().fill(0));
+        }
+    }
 }
 
 /// Whether two pieces are under the same lock.

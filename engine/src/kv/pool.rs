@@ -11,7 +11,7 @@
 use std::{collections::HashSet, sync::Arc};
 
 use baton_protocol::{BlockHash, KvShape, PageCounts, PageState, PrefixChanges};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::{
     Hold, KvMemory, KvStore, PageId, PageRef, Promise,
@@ -30,6 +30,8 @@ pub struct PoolConfig {
     pub max_prefill: usize,
     /// Beyond this many pages of running answers, the next one waits.
     pub max_decode: usize,
+    /// Whether pages are zeroed when they are taken: nobody finds what others left in them.
+    pub zeroes: bool,
 }
 
 /// All pages of a node, and the prefix cache over them.
@@ -158,11 +160,11 @@ impl KvPool {
     /// Takes pages that are nobody's, evicting cached ones if need be; held as
     /// [`Hold::Running`]. All or none: none when promises need them.
     pub fn allocate(self: &Arc<Self>, pages: usize) -> Option<Vec<PageRef>> {
-        let mut ledger = self.ledger.lock();
+        let ledger = self.ledger.lock();
         if ledger.unpromised() < pages {
             return None;
         }
-        Some(self.take(&mut ledger, pages, Hold::Running))
+        Some(self.take(ledger, pages, Hold::Running))
     }
 
     /// Promises pages to a handoff that has not started yet.
@@ -260,14 +262,14 @@ impl KvPool {
     pub(super) fn bind(self: &Arc<Self>, pages: usize) -> Vec<PageRef> {
         let mut ledger = self.ledger.lock();
         ledger.counts.promised -= pages as u64;
-        self.take(&mut ledger, pages, Hold::Receiving)
+        self.take(ledger, pages, Hold::Receiving)
     }
 
     pub(super) fn take_back(&self, promised: usize) {
         self.ledger.lock().counts.promised -= promised as u64;
     }
 
-    fn take(self: &Arc<Self>, ledger: &mut Ledger, pages: usize, hold: Hold) -> Vec<PageRef> {
+    fn take(self: &Arc<Self>, mut ledger: MutexGuard<'_, Ledger>, pages: usize, hold: Hold) -> Vec<PageRef> {
         while ledger.free.len() < pages {
             let left = ledger.tree.evict();
             assert!(!left.is_empty(), "free + cached pages were counted before they were taken");
@@ -277,6 +279,10 @@ impl KvPool {
         let taken = ledger.free.split_off(at);
         for &id in &taken {
             ledger.change(id, |slot| slot.holds[hold as usize] += 1);
+        }
+        drop(ledger);
+        if self.config.zeroes {
+            self.memory.zero_pages(&taken);
         }
         taken.into_iter().rev().map(|id| PageRef::counted(self, id, hold)).collect()
     }

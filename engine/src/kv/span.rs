@@ -145,7 +145,8 @@ mod tests {
     }
 
     fn over(shape: KvShape, tokens: Range<u32>) -> PageSpan {
-        let config = PoolConfig { pages: 16, max_promised: 16, max_prefill: 16, max_decode: 16 };
+        let config =
+            PoolConfig { pages: 16, max_promised: 16, max_prefill: 16, max_decode: 16, zeroes: false };
         let pool = KvPool::new(shape, config);
         let needed = pool.shape().pages_for(tokens.len());
         // In reverse, so that neighbours in the span are not neighbours in memory.

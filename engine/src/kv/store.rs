@@ -65,4 +65,8 @@ pub trait KvStore: Send + Sync {
     /// Copies all layers of a page (copy-on-write of a shared tail); steps that
     /// begin after it returns see the copy. A device that fails at it fails the next step too.
     fn copy_page(&self, from: PageId, to: PageId);
+
+    /// Fills all layers of pages with zeros, in the same order with steps and copies as
+    /// [`copy_page`](Self::copy_page).
+    fn zero_pages(&self, pages: &[PageId]);
 }

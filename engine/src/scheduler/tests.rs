@@ -30,7 +30,8 @@ fn fixture(pages: usize, max_batch_tokens: usize) -> Fixture {
 fn fixture_with(pages: usize, config: SchedulerConfig) -> Fixture {
     let shape =
         KvShape { layers: 1, kv_heads: 1, head_dim: 1, dtype: KvDtype::F32, page_tokens: PAGE as u32 };
-    let pool_config = PoolConfig { pages, max_promised: pages, max_prefill: pages / 2, max_decode: pages };
+    let pool_config =
+        PoolConfig { pages, max_promised: pages, max_prefill: pages / 2, max_decode: pages, zeroes: false };
     let pool = KvPool::new(shape, pool_config);
     let scheduler = Scheduler::new(config, Arc::clone(&pool), EngineMetrics::new(&pool));
     Fixture { scheduler, pool, arrivals: 0, readers: Vec::new(), now: Instant::now() }

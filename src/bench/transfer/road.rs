@@ -95,7 +95,13 @@ pub fn cpu_seconds() -> f64 {
 
 fn pages(shape: &KvShape, tokens: u32) -> Result<PageSpan> {
     let count = shape.pages_for(tokens as usize);
-    let config = PoolConfig { pages: count, max_promised: count, max_prefill: count, max_decode: count };
+    let config = PoolConfig {
+        pages: count,
+        max_promised: count,
+        max_prefill: count,
+        max_decode: count,
+        zeroes: false,
+    };
     let pool = KvPool::new(shape.clone(), config);
     let pages = pool.allocate(count).context("the pool is empty")?;
     let pages = pages.into_iter().map(|page| page.into_hold(Hold::Receiving)).collect();

@@ -178,6 +178,20 @@ impl KvStore for DevicePages {
             tracing::error!(%error, "cannot copy a kv page");
         }
     }
+
+    fn zero_pages(&self, pages: &[PageId]) {
+        let (size, stream) = (page_halves(&self.shape), self.gpu.stream());
+        let mut rows = self.rows();
+        let mut zeroed = pages.iter().try_for_each(|page| {
+            let at = page.0 as usize * size;
+            stream.memset_zeros(&mut rows.slice_mut(at..at + size))
+        });
+        // Handoffs write on streams of their own, and wait for this as for copies.
+        zeroed = zeroed.and_then(|()| self.copied.record(stream));
+        if let Err(error) = zeroed {
+            tracing::error!(%error, "cannot zero kv pages");
+        }
+    }
 }
 
 /// Size of a page with all its layers.

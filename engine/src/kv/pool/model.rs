@@ -13,7 +13,10 @@ pub const PAGES: usize = 12;
 
 pub fn pool(pages: usize) -> Arc<KvPool> {
     let shape = KvShape { layers: 1, kv_heads: 1, head_dim: 1, dtype: KvDtype::F32, page_tokens: 1 };
-    KvPool::new(shape, PoolConfig { pages, max_promised: pages / 2, max_prefill: pages, max_decode: pages })
+    KvPool::new(
+        shape,
+        PoolConfig { pages, max_promised: pages / 2, max_prefill: pages, max_decode: pages, zeroes: false },
+    )
 }
 
 pub fn blocks(tokens: &[u32]) -> Vec<BlockHash> {

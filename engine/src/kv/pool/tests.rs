@@ -58,6 +58,24 @@ fn cached_pages_are_evicted_and_held_ones_are_not() {
     assert_eq!(pool.counts().free, 4);
 }
 
+/// What pages hold that others wrote to, as a sequence and a handoff that take them find it.
+fn left_behind(zeroes: bool) -> Vec<f32> {
+    let config = PoolConfig { zeroes, ..pool(2).config().clone() };
+    let memory = Arc::new(KvMemory::new(pool(2).shape().clone(), 2));
+    let pool = KvPool::over(Arc::clone(&memory) as Arc<dyn KvStore>, config);
+    for page in pool.allocate(2).unwrap() {
+        memory.write(page.id(), 0).f32().fill(7.0);
+    }
+    let taken = [pool.allocate(1).unwrap(), pool.promise(1).unwrap().bind()];
+    taken.iter().flatten().flat_map(|page| memory.read(page.id(), 0).f32().to_vec()).collect()
+}
+
+#[test]
+fn nobody_finds_what_others_left_where_that_is_asked_for() {
+    assert!(left_behind(true).iter().all(|value| *value == 0.0));
+    assert!(left_behind(false).iter().all(|value| *value == 7.0));
+}
+
 fn op() -> impl Strategy<Value = Op> {
     let hold = prop::sample::select(Hold::ALL.to_vec());
     prop_oneof![
