@@ -69,6 +69,10 @@ sim SEEDS="1000" FROM="0":
 sim-seed SEED:
     scripts/sim seed {{SEED}}
 
+# All that two NVIDIA cards of one host are asked for, in one table; builds nothing.
+two-cards:
+    scripts/two-cards
+
 # Fuzzes a target of fuzz/ until it is stopped, or all of them for so many seconds each (`all 60`).
 fuzz TARGET *ARGS:
     scripts/fuzz {{TARGET}} {{ARGS}}

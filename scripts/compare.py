@@ -1,10 +1,10 @@
 """Asks two servers the same and compares what they say.
 
-compare.py LOCAL SPLIT REQUESTS SEED [--kill PID]
+compare.py LOCAL SPLIT REQUESTS SEED ADMIN [--kill PID]
 
 Half of the answers are drawn at temperature 1 from a seed, half are the likeliest; every fourth
-caller of SPLIT leaves after a few tokens. With --kill the process is killed while they wait;
-without, KV must have travelled.
+caller of SPLIT leaves after a few tokens. Then all pages of its nodes must come free, by its admin
+API. With --kill the process is killed while callers wait; without, KV must have travelled.
 """
 
 import http.client
@@ -19,7 +19,8 @@ import urllib.request
 from urllib.parse import urlsplit
 
 LOCAL, SPLIT, REQUESTS, SEED = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-KILL = int(sys.argv[6]) if "--kill" in sys.argv else None
+ADMIN = sys.argv[5]
+KILL = int(sys.argv[7]) if "--kill" in sys.argv else None
 LEAVES_AFTER = 5
 
 
@@ -82,6 +83,24 @@ def ask_all(url, requests, leave):
     return answers
 
 
+def busy_nodes():
+    """Nodes with pages that are neither free nor cached, or not all of which are accounted for."""
+    nodes = json.load(urllib.request.urlopen(ADMIN + "/admin/v1/nodes"))
+    pages = {node["id"]: node["pages"] for node in nodes if node["health"] == "ready"}
+    return {name: own for name, own in pages.items() if own["free"] + own["cached"] != own["total"]}, list(pages)
+
+
+def wait_for_pages():
+    until = time.time() + 20
+    while True:
+        busy, nodes = busy_nodes()
+        if nodes and not busy:
+            return f"all pages of {' and '.join(nodes)} free"
+        if time.time() > until:
+            raise SystemExit(f"    pages are not free: {busy}")
+        time.sleep(0.1)
+
+
 requests = [body(index) for index in range(REQUESTS)]
 expected, found = ask_all(LOCAL, requests, False), ask_all(SPLIT, requests, True)
 wrong = 0
@@ -94,5 +113,5 @@ for index, (one, other) in enumerate(zip(expected, found)):
 paths = json.load(urllib.request.urlopen(SPLIT + "/ready"))["kv_paths"]
 distinct = len({text for text in expected if isinstance(text, str)})
 print(f"    {REQUESTS - wrong} of {REQUESTS} equal, {distinct} different answers, "
-      f"{'prefill node killed at work, ' if KILL else ''}paths {paths}")
+      f"{'prefill node killed at work, ' if KILL else ''}{wait_for_pages()}, paths {paths}")
 sys.exit(bool(wrong) or distinct < REQUESTS // 2 or (not KILL and not paths))

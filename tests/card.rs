@@ -4,6 +4,7 @@
 //! - `families`: tiny models of every family
 //! - `reading`: log-probabilities of prompts, and embeddings
 //! - `shaping`: penalties, biases and bans
+//! - `zeroing`: pages that change hands
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 #[path = "card/families.rs"]
@@ -12,6 +13,8 @@ mod families;
 mod reading;
 #[path = "card/shaping.rs"]
 mod shaping;
+#[path = "card/zeroing.rs"]
+mod zeroing;
 
 use std::{io, sync::Arc};
 

@@ -1,9 +1,10 @@
 // Frames of pages: many pieces of memory copied by one launch, and a check word
 // of what was copied.
 //
-//   copy_pieces  a block copies one entry of a list in page-locked memory, 64
-//                bytes a thread under way at once. Gathers pages into a frame
-//                and scatters a frame into pages alike.
+//   copy_pieces  a block copies 32 KiB of one piece, 64 bytes a thread under way at
+//                once. Gathers pages into a frame and scatters a frame into pages
+//                alike. Pieces are parameters: a list in the machine's memory would
+//                be waited for before the first byte moves.
 //
 // The check word is the sum over all 32-bit words of the frame, each mixed with
 // its place: it is the same in any order of blocks and threads, and costs
@@ -13,13 +14,22 @@
 // be kept, so that a frame just gathered stays in L2 for whoever scatters it.
 #include "common.cuh"
 
-struct Entry {
+// Addresses are multiples of 4.
+struct Piece {
     unsigned long long from, to;
-    // Place in the frame and size, in bytes; all four are multiples of 4.
-    unsigned long long at, bytes;
+    // Place in the frame and size, in words of 32 bits.
+    unsigned int at, words;
 };
 
-// What a list's blocks have done together; zero between launches.
+// As many as fit into 4 KiB of parameters.
+struct List {
+    Piece pieces[168];
+};
+
+// A block's share: once round for 512 threads of four times 16 bytes.
+constexpr unsigned int BLOCK_WORDS = 8192;
+
+// What a frame's blocks have done together; zero between frames.
 struct Progress {
     unsigned int sum, blocks;
 };
@@ -36,31 +46,34 @@ __device__ __forceinline__ unsigned int mix4(int4 words, unsigned int place) {
 }
 
 template <bool CHECKED>
-__device__ __forceinline__ unsigned int copy(const Entry& entry) {
-    unsigned int sum = 0, place = (unsigned int)(entry.at / 4);
-    if ((entry.from | entry.to | entry.bytes) % 16 == 0) {
-        const int4* from = reinterpret_cast<const int4*>(entry.from);
-        int4* to = reinterpret_cast<int4*>(entry.to);
-        int count = (int)(entry.bytes / 16), i = threadIdx.x;
+__device__ __forceinline__ unsigned int copy(const Piece& piece) {
+    unsigned int sum = 0, first = blockIdx.x * BLOCK_WORDS;
+    if (first >= piece.words) return sum;
+    unsigned long long source = piece.from + 4ull * first, target = piece.to + 4ull * first;
+    unsigned int place = piece.at + first, words = min(BLOCK_WORDS, piece.words - first);
+    if ((source | target | 4 * words) % 16 == 0) {
+        const int4* from = reinterpret_cast<const int4*>(source);
+        int4* to = reinterpret_cast<int4*>(target);
+        int count = (int)words / 4, i = threadIdx.x;
         for (; i + 3 * (int)blockDim.x < count; i += 4 * blockDim.x) {
-            int4 words[4];
+            int4 parts[4];
 #pragma unroll
-            for (int j = 0; j < 4; j++) words[j] = __ldcs(from + i + j * blockDim.x);
+            for (int j = 0; j < 4; j++) parts[j] = __ldcs(from + i + j * blockDim.x);
 #pragma unroll
             for (int j = 0; j < 4; j++) {
-                to[i + j * blockDim.x] = words[j];
-                if (CHECKED) sum += mix4(words[j], place + 4 * (i + j * blockDim.x));
+                to[i + j * blockDim.x] = parts[j];
+                if (CHECKED) sum += mix4(parts[j], place + 4 * (i + j * blockDim.x));
             }
         }
         for (; i < count; i += blockDim.x) {
-            int4 words = __ldcs(from + i);
-            to[i] = words;
-            if (CHECKED) sum += mix4(words, place + 4 * i);
+            int4 part = __ldcs(from + i);
+            to[i] = part;
+            if (CHECKED) sum += mix4(part, place + 4 * i);
         }
     } else {
-        const int* from = reinterpret_cast<const int*>(entry.from);
-        int* to = reinterpret_cast<int*>(entry.to);
-        for (int i = threadIdx.x; i < (int)(entry.bytes / 4); i += blockDim.x) {
+        const int* from = reinterpret_cast<const int*>(source);
+        int* to = reinterpret_cast<int*>(target);
+        for (int i = threadIdx.x; i < (int)words; i += blockDim.x) {
             int word = __ldcs(from + i);
             to[i] = word;
             if (CHECKED) sum += mix(word, place + i);
@@ -69,11 +82,11 @@ __device__ __forceinline__ unsigned int copy(const Entry& entry) {
     return sum;
 }
 
-// Tells the host, with the last block, that everything is written. The fences
+// Tells the host, with the last of a frame's blocks, that everything is written. The fences
 // make it so for whoever has read the report, another process's kernels included.
 template <bool CHECKED>
 __device__ __forceinline__ void tell(
-    unsigned int sum, Progress* progress, volatile unsigned long long* report, int turn
+    unsigned int sum, Progress* progress, volatile unsigned long long* report, int turn, unsigned int blocks
 ) {
     __shared__ unsigned int sums[32];
     if (CHECKED) {
@@ -88,7 +101,7 @@ __device__ __forceinline__ void tell(
         atomicAdd(&progress->sum, sum);
     }
     __threadfence();
-    if (atomicAdd(&progress->blocks, 1) == gridDim.x - 1) {
+    if (atomicAdd(&progress->blocks, 1) == blocks - 1) {
         __threadfence_system();
         unsigned int check = atomicExch(&progress->sum, 0);
         progress->blocks = 0;
@@ -97,18 +110,18 @@ __device__ __forceinline__ void tell(
 }
 
 extern "C" __global__ void copy_pieces(
-    const Entry* list, Progress* progress, unsigned long long* report, int turn
+    const __grid_constant__ List list, Progress* progress, unsigned long long* report, int turn, unsigned int blocks
 ) {
     let_next_start();
     wait_for_previous();
-    copy<false>(list[blockIdx.x]);
-    tell<false>(0, progress, report, turn);
+    copy<false>(list.pieces[blockIdx.y]);
+    tell<false>(0, progress, report, turn, blocks);
 }
 
 extern "C" __global__ void copy_pieces_checked(
-    const Entry* list, Progress* progress, unsigned long long* report, int turn
+    const __grid_constant__ List list, Progress* progress, unsigned long long* report, int turn, unsigned int blocks
 ) {
     let_next_start();
     wait_for_previous();
-    tell<true>(copy<true>(list[blockIdx.x]), progress, report, turn);
+    tell<true>(copy<true>(list.pieces[blockIdx.y]), progress, report, turn, blocks);
 }

@@ -7,8 +7,11 @@ use cudarc::driver::{CudaStream, DevicePtr, DevicePtrMut, sys};
 
 use super::error::{GpuError, Named};
 
-/// The most words that a kernel's parameters have.
-const MAX_WORDS: usize = 48;
+/// The most words that a kernel's parameters have: 4 KiB.
+const MAX_WORDS: usize = 512;
+
+/// The most parameters that a kernel has.
+const MAX_ARGS: usize = 48;
 
 /// A loaded function.
 #[derive(Clone, Copy, Debug)]
@@ -39,7 +42,7 @@ pub struct Args<'a> {
     words: [u64; MAX_WORDS],
     len: usize,
     /// The first word of each.
-    starts: [usize; MAX_WORDS],
+    starts: [usize; MAX_ARGS],
     count: usize,
 }
 
@@ -69,7 +72,7 @@ impl Kernel {
     /// # Errors
     /// When the driver refuses the launch.
     pub unsafe fn launch(&self, grid: Grid, mut args: Args<'_>, overlaps: bool) -> Result<(), GpuError> {
-        let mut parameters: [*mut c_void; MAX_WORDS] = [std::ptr::null_mut(); MAX_WORDS];
+        let mut parameters: [*mut c_void; MAX_ARGS] = [std::ptr::null_mut(); MAX_ARGS];
         for (parameter, start) in parameters.iter_mut().zip(&args.starts[..args.count]) {
             *parameter = args.words[*start..].as_mut_ptr().cast();
         }
@@ -168,7 +171,7 @@ impl<'a> Args<'a> {
     /// None yet, for a launch on `stream`. See [`Gpu::sharing`](super::Gpu::sharing).
     #[must_use]
     pub fn on(stream: &'a CudaStream, shared_percent: u32) -> Self {
-        Self { stream, shared_percent, words: [0; MAX_WORDS], len: 0, starts: [0; MAX_WORDS], count: 0 }
+        Self { stream, shared_percent, words: [0; MAX_WORDS], len: 0, starts: [0; MAX_ARGS], count: 0 }
     }
 
     /// A pointer to memory that is read.

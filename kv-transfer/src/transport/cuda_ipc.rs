@@ -48,8 +48,8 @@ const EXPORT_MAGIC: [u8; 4] = *b"BTNi";
 /// A header, the slot that the frame is in, and its checksum.
 const FRAME_BYTES: usize = HEADER_BYTES + 8;
 
-/// Streams of an end: slots know themselves when they are done.
-const LANES: usize = 4;
+/// Slots of a session's ring, each with a stream of its own: it knows itself when it is done.
+const SLOTS: usize = 16;
 
 /// How long a sender keeps its ring for a receiver that still maps it.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -130,7 +130,7 @@ pub fn transport(config: &TransferConfig, _: &Trust, _: Side) -> Result<Arc<dyn 
 /// When the card has no room for the ring, or the system does not let it be shared.
 pub fn sender(gpu: &Gpu, socket: UnixStream, limits: &Limits) -> Result<Link<dyn FrameSender>, PathError> {
     let mut signals = Signals::new(socket, limits.stall)?;
-    let gather = Gather::new(gpu, limits, LANES)?;
+    let gather = Gather::new(gpu, limits, limits.slots)?;
     signals.send(&export(&gather, limits)?)?;
     // The receiver's farewell is still to be heard.
     let closer = signals.closer(Shutdown::Write)?;
@@ -165,7 +165,7 @@ pub fn receiver(
     if ring.bytes() < limits.slots * limits.slot_bytes {
         return Err(io::Error::other("a ring that is smaller than its slots").into());
     }
-    let scatter = Scatter::new(gpu, &limits, LANES)?;
+    let scatter = Scatter::new(gpu, &limits, limits.slots)?;
     // Writing stays open: the sender sees the socket's end only when the ring is unmapped.
     let closer = signals.closer(Shutdown::Read)?;
     let receiver = Receiver { scatter, ring, signals, limits, landing: VecDeque::new() };
@@ -227,7 +227,7 @@ impl Transport for CudaIpc {
     async fn connect(&self, terms: &Terms, addr: &str) -> Result<Link<dyn FrameReceiver>, PathError> {
         let mut socket = UnixStream::connect_addr(&SocketAddr::from_abstract_name(addr)?)?;
         socket.write_all(&terms.secret)?;
-        let (gpu, limits) = (self.gpu.clone(), limits(terms));
+        let (gpu, limits) = (self.gpu.clone(), limits(terms, SLOTS));
         made(move || receiver(&gpu, socket, &limits)).await
     }
 }
@@ -238,15 +238,17 @@ impl Rendezvous for Waiting {
         let Self { listener, gpu, terms } = *self;
         let listener = tokio::net::UnixListener::from_std(listener)?;
         let socket = caller(|context| of_this_user(&listener, context), terms.secret).await?.into_std()?;
-        made(move || sender(&gpu, socket, &limits(&terms))).await
+        made(move || sender(&gpu, socket, &limits(&terms, SLOTS))).await
     }
 }
 
 // === impl Sender ===
 
 impl FrameSender for Sender {
+    /// On one card, what is gathered early takes from what is being scattered, and frames that wait
+    /// for long leave the card's cache.
     fn ahead(&self) -> usize {
-        self.slots / 2
+        self.slots / 4
     }
 
     fn begin(&mut self, header: &FrameHeader, source: &Arc<dyn KvSource>) -> Result<(), PathError> {

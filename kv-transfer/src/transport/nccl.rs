@@ -50,6 +50,9 @@ const FRAME_BYTES: usize = HEADER_BYTES + 4;
 /// The receiver's answer to a header.
 const POSTED: u8 = 1;
 
+/// Slots of a session's staging: what is gathered, sent, scattered and given back at once.
+const SLOTS: usize = 8;
+
 /// A frame is gathered, sent and scattered in the order of one stream: NCCL's.
 const LANES: usize = 1;
 
@@ -267,7 +270,7 @@ impl Transport for NcclCard {
         let mut socket = tokio::net::TcpStream::connect(addr).await?;
         socket.write_all(&terms.secret).await?;
         let socket = socket.into_std()?;
-        let (gpu, limits, limit) = (self.gpu.clone(), limits(terms), join_limit(&terms.config));
+        let (gpu, limits, limit) = (self.gpu.clone(), limits(terms, SLOTS), join_limit(&terms.config));
         made(move || receiver(&gpu, socket, (&limits, limit))).await
     }
 }
@@ -280,7 +283,7 @@ impl Rendezvous for Waiting {
         let accept = |context: &mut Context<'_>| listener.poll_accept(context).map_ok(|(socket, _)| socket);
         let socket = caller(accept, terms.secret).await?.into_std()?;
         let limit = join_limit(&terms.config);
-        made(move || sender(&gpu, socket, (&limits(&terms), limit))).await
+        made(move || sender(&gpu, socket, (&limits(&terms, SLOTS), limit))).await
     }
 }
 

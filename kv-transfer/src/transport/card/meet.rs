@@ -9,9 +9,6 @@ use crate::{
     transport::{Checksum, Link, PathError, offer::Terms},
 };
 
-/// Slots of a session's staging: what is gathered, told, scattered and given back at once.
-const SLOTS: usize = 8;
-
 /// Smallest slot: probes fit in.
 const MIN_SLOT_BYTES: usize = 1 << 20;
 
@@ -25,13 +22,13 @@ pub fn card(config: &TransferConfig, kind: TransportKind) -> Result<Gpu, Session
     Gpu::open_any(device).map_err(|error| not_here(error.to_string()))
 }
 
-/// What a session allows on such a path.
-pub fn limits(terms: &Terms) -> Limits {
+/// What a session allows on such a path, with so many slots of staging.
+pub fn limits(terms: &Terms, slots: usize) -> Limits {
     let config = &terms.config;
     let slot_bytes = config.frame_bytes().max(config.probe_bytes() as usize).max(MIN_SLOT_BYTES);
     Limits {
         slot_bytes: slot_bytes.next_multiple_of(MIN_SLOT_BYTES),
-        slots: SLOTS,
+        slots,
         stall: config.stall_timeout(),
         checked: terms.checksum != Checksum::None,
     }
