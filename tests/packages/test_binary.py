@@ -57,6 +57,8 @@ def test_one_file_needs_nothing_but_an_old_glibc(binary):
 @only_in_full
 def test_the_archive_has_manuals_and_words_for_shells(binary):
     names = {str(path.relative_to(binary)) for path in binary.rglob("*") if path.is_file()}
+    parts = json.loads((binary / "baton.cdx.json").read_text())["components"]
+    assert {"tokio"} == {part["name"] for part in parts} & {"tokio", "ucx-rs"}
     assert {"baton", "LICENSE", "completions/baton", "completions/_baton", "completions/baton.fish"} < names
     assert sum(name.startswith("man/") for name in names) > 20
     assert platform.machine() in binary.name

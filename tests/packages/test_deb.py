@@ -2,6 +2,7 @@
 
 import configparser
 import gzip
+import json
 import os
 import re
 import shlex
@@ -36,6 +37,13 @@ def arguments(unpacked, unit):
 
 def test_the_program_runs(baton):
     assert run(baton, "--version").split() == ["baton", VERSION]
+
+
+def test_its_parts_are_listed_with_their_licences(unpacked):
+    listed = json.loads(gzip.decompress((unpacked / "usr/share/doc/baton/baton.cdx.json.gz").read_bytes()))
+    assert listed["metadata"]["component"]["version"] == VERSION
+    assert {"tokio", "ucx-rs"} <= {part["name"] for part in listed["components"]}
+    assert all(part.get("licenses") for part in listed["components"])
 
 
 @only_in_full
