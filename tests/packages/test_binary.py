@@ -70,14 +70,14 @@ def test_it_answers_on_an_old_debian(binary, tmp_path):
     suite, mirror = OLD
     run("mmdebstrap", "--variant=minbase", suite, root, mirror)
     shutil.copy(binary / "baton", root / "usr/local/bin")
-    shutil.copytree(pathlib.Path.home() / ".cache/baton" / MODEL, root / "models" / MODEL)
+    shutil.copytree(pathlib.Path.home() / ".cache/baton" / MODEL, root / "root/.cache/baton" / MODEL)
     settings = ["frontend.listen=127.0.0.1:0", "admin.listen=127.0.0.1:0"]
-    serve = ["chroot", root, "baton", "serve", "--model", f"/models/{MODEL}"]
+    serve = ["chroot", root, "baton", "serve", "--model", MODEL]
     server = subprocess.Popen(
         [*serve, *(word for setting in settings for word in ("--set", setting))],
         stdout=subprocess.PIPE,
         text=True,
-        env=os.environ | {"HOME": "/root", "PATH": "/usr/local/bin:/usr/bin:/bin"},
+        env=os.environ | {"HOME": "/root", "PATH": "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
     )
     try:
         url = next(found[1] for line in server.stdout if (found := re.search(r"ready at (http://\S+)", line)))
