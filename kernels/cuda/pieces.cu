@@ -21,7 +21,7 @@ struct Piece {
     unsigned int at, words;
 };
 
-// As many as fit into 4 KiB of parameters.
+// As many as fit into 4 KiB of parameters, and as `MOST` says in kernels/src/cuda/pieces.rs.
 struct List {
     Piece pieces[168];
 };
