@@ -113,5 +113,5 @@ for index, (one, other) in enumerate(zip(expected, found)):
 paths = json.load(urllib.request.urlopen(SPLIT + "/ready"))["kv_paths"]
 distinct = len({text for text in expected if isinstance(text, str)})
 print(f"    {REQUESTS - wrong} of {REQUESTS} equal, {distinct} different answers, "
-      f"{'prefill node killed at work, ' if KILL else ''}{wait_for_pages()}, paths {paths}")
+      f"{'a node killed at work, ' if KILL else ''}{wait_for_pages()}, paths {paths}")
 sys.exit(bool(wrong) or distinct < REQUESTS // 2 or (not KILL and not paths))

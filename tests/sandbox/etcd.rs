@@ -5,6 +5,7 @@ use std::{
     net::{Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
     process::Command,
+    sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
@@ -247,6 +248,10 @@ fn copy(from: &Path, to: &Path) {
     assert!(status.success(), "cannot copy {}", from.display());
 }
 
+/// Below those that the system gives to callers: one of them would hold it while a member is dead.
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static ASKED: AtomicU32 = AtomicU32::new(0);
+    let ports = || 10_000 + (64 * std::process::id() + ASKED.fetch_add(1, Ordering::Relaxed)) % 20_000;
+    let mut ports = std::iter::repeat_with(|| ports() as u16).take(20_000);
+    ports.find(|&port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()).expect("a port is free")
 }

@@ -5,6 +5,7 @@ use std::{
     net::{SocketAddr, TcpListener, TcpStream},
     path::PathBuf,
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -66,8 +67,13 @@ impl Drop for Etcd {
 /// Starts before a test gives up on finding free ports.
 const TRIES: usize = 5;
 
+/// Below those that the system gives to callers: one of them would hold it while etcd is dead.
 fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    static ASKED: AtomicU32 = AtomicU32::new(0);
+    let ports = || 10_000 + (64 * std::process::id() + ASKED.fetch_add(1, Ordering::Relaxed)) % 20_000;
+    let mut addresses =
+        std::iter::repeat_with(|| SocketAddr::from(([127, 0, 0, 1], ports() as u16))).take(20_000);
+    addresses.find(|address| TcpListener::bind(address).is_ok()).expect("a port is free")
 }
 
 /// None when etcd ended at once: another program was faster to take a port.
