@@ -6,6 +6,7 @@
 //! - [`client`]: the OpenAI API from the other side; [`terminal`], [`telemetry`], [`tasks`]: words for people, logs and metrics
 
 pub mod admin;
+pub mod allocator;
 pub mod args;
 pub mod batch;
 pub mod bench;

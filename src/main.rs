@@ -42,16 +42,19 @@ fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = || tokio::runtime::Builder::new_multi_thread().enable_all().build();
     match command {
-        Command::Demo(demo) => runtime.block_on(baton::demo::run(&demo)),
-        Command::Serve(serve) => runtime.block_on(baton::serve::run(&serve)),
-        Command::Chat(chat) => runtime.block_on(baton::chat::run(&chat)),
-        Command::Batch(args) => runtime.block_on(baton::batch::run(&args)),
+        Command::Demo(demo) => runtime()?.block_on(baton::demo::run(&demo)),
+        Command::Serve(serve) => match baton::serve::settle(&serve)? {
+            Some(config) => runtime()?.block_on(baton::serve::run(config)),
+            None => Ok(()),
+        },
+        Command::Chat(chat) => runtime()?.block_on(baton::chat::run(&chat)),
+        Command::Batch(args) => runtime()?.block_on(baton::batch::run(&args)),
         Command::Bench(bench) => match bench.what {
             BenchKind::Engine(args) => baton::bench::engine::run(&args),
             BenchKind::Transfer(args) => baton::bench::transfer::run(&args),
-            BenchKind::Handoff(args) => runtime.block_on(baton::bench::handoff::run(&args)),
+            BenchKind::Handoff(args) => runtime()?.block_on(baton::bench::handoff::run(&args)),
             BenchKind::Start(args) => baton::bench::start::run(&args),
             BenchKind::Http(args) => baton::bench::http::run(&args),
             BenchKind::Serve(args) => baton::bench::serve::run(&args),
@@ -67,18 +70,18 @@ fn run(command: Command) -> anyhow::Result<()> {
             BenchKind::Front(args) => baton::bench::front::run(&args),
             BenchKind::Routing(args) => baton::bench::routing::run(&args),
             BenchKind::Row(args) => baton::bench::row::run(&args),
-            BenchKind::Check => baton::bench::check(&runtime),
+            BenchKind::Check => baton::bench::check(&runtime()?),
         },
         Command::Simulate(args) => baton::simulate::run(&args),
         Command::Plan(args) => baton::plan::run(&args),
-        Command::Doctor(doctor) => runtime.block_on(baton::doctor::run(&doctor)),
-        Command::Admin(admin) => runtime.block_on(baton::admin::run(&admin)),
+        Command::Doctor(doctor) => runtime()?.block_on(baton::doctor::run(&doctor)),
+        Command::Admin(admin) => runtime()?.block_on(baton::admin::run(&admin)),
         Command::Certs(Certs::Init(args)) => baton::certs::init(&args),
         Command::Certs(Certs::Renew(args)) => baton::certs::renew(&args),
         Command::Key(Key::New(args)) => baton::key::new(&args),
         Command::Model(Model::Pull { name }) => baton::pull::run(&name),
         Command::Model(Model::List) => baton::pull::list(),
-        Command::Probe(args) => runtime.block_on(baton::client::probe(&args)),
+        Command::Probe(args) => runtime()?.block_on(baton::client::probe(&args)),
         Command::Completions { shell } => baton::manual::completions(shell),
         Command::Man { dir } => baton::manual::pages(&dir),
     }

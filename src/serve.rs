@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Server, server::TcpIncoming};
 
 use crate::{
-    args,
+    allocator, args,
     compute::Compute,
     config::{ClusterConfig, NodeConfig, RegistryConfig},
     tasks::Tasks,
@@ -57,21 +57,30 @@ const METRICS_PREFIX: &str = "baton";
 /// Time for operators' calls over gRPC to end.
 const LAST_CALLS: Duration = Duration::from_secs(2);
 
-/// Runs the chosen nodes until a signal.
+/// The configuration of this process's nodes, or none where it was only to be checked. To be called before
+/// there are other threads.
 ///
 /// # Errors
-/// When the configuration is wrong or something does not start.
-pub async fn run(args: &args::Serve) -> Result<()> {
+/// When the configuration is wrong.
+pub fn settle(args: &args::Serve) -> Result<Option<ClusterConfig>> {
     let mut config = ClusterConfig::load(&args.settings)?;
     config.choose_nodes(&args.nodes, &args.roles)?;
     if args.check {
         let nodes: Vec<_> = config.nodes.iter().map(|node| node.id.to_string()).collect();
         say(format_args!("the settings of {} are good", nodes.join(", ")));
-        return Ok(());
+        return Ok(None);
     }
     if config.roles() == BTreeSet::from([Role::Coordinator]) {
-        stay_small();
+        allocator::stay_small();
     }
+    Ok(Some(config))
+}
+
+/// Runs the chosen nodes until a signal.
+///
+/// # Errors
+/// When something does not start.
+pub async fn run(config: ClusterConfig) -> Result<()> {
     // Who sends it wants files to be read again, as they are anyway, and not that the process ends.
     let _hangup = tokio::signal::unix::signal(SignalKind::hangup())?;
     let nodes: Vec<_> = config.nodes.iter().map(|node| node.id.to_string()).collect();
@@ -85,13 +94,6 @@ pub async fn run(args: &args::Serve) -> Result<()> {
     cluster.shutdown().await;
     // The last spans leave meanwhile, over this runtime.
     Ok(tokio::task::spawn_blocking(move || drop(traces)).await?)
-}
-
-/// What a process holds that only routes is many small things: in pages of 2 MiB, which some
-/// systems give to everybody, they take a fifth more memory and no less time.
-fn stay_small() {
-    // A system that refuses has none to give, or insists: both work.
-    let _ = rustix::thread::disable_transparent_huge_pages(true);
 }
 
 /// Ready at SIGINT or SIGTERM.

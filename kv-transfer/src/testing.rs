@@ -14,7 +14,7 @@ use baton_protocol::{
     FrameHeader, HandoffId, HeadShare, KvDtype, KvShape, KvSink, KvSource, KvSpan, Request, RequestId,
     Sampling, Stop,
 };
-use parking_lot::Mutex;
+use parking_lot::RwLock;
 
 use crate::{HandoffAsk, Landing, PathReport, TransportKind, Tried, Wanted};
 
@@ -28,7 +28,7 @@ pub struct Memory {
     shape: KvShape,
     share: HeadShare,
     tokens: Range<u32>,
-    bytes: Mutex<Vec<u8>>,
+    bytes: RwLock<Vec<u8>>,
     pub quarantined: AtomicBool,
     /// Belongs to somebody else now: nobody may write.
     pub sealed: AtomicBool,
@@ -47,7 +47,7 @@ impl Memory {
         let span = KvSpan { layers: 0..shape.layers, tokens: tokens.clone(), heads: share.held.clone() };
         Arc::new(Self {
             shape: shape.clone(),
-            bytes: Mutex::new(vec![0; shape.span_bytes(&span)]),
+            bytes: RwLock::new(vec![0; shape.span_bytes(&span)]),
             share,
             tokens,
             quarantined: AtomicBool::new(false),
@@ -77,7 +77,7 @@ impl Memory {
 
     /// The part of each row that each shard has, with what it should hold.
     fn each_row(&self, tokens: &Range<u32>, mut visit: impl FnMut(&mut [u8], &[u8])) {
-        let mut bytes = self.bytes.lock();
+        let mut bytes = self.bytes.write();
         for shard in self.share.shards() {
             for layer in 0..self.shape.layers {
                 for token in tokens.clone() {
@@ -142,7 +142,7 @@ impl KvSource for Memory {
         use_bytes: &mut dyn FnMut(&[IoSlice<'_>]) -> io::Result<()>,
     ) -> io::Result<()> {
         let pieces = self.pieces(span)?;
-        let bytes = self.bytes.lock();
+        let bytes = self.bytes.read_recursive();
         let slices: Vec<_> = pieces.into_iter().map(|range| IoSlice::new(&bytes[range])).collect();
         use_bytes(&slices)
     }
@@ -158,7 +158,7 @@ impl KvSink for Memory {
             self.violations.fetch_add(1, Ordering::SeqCst);
         }
         let pieces = self.pieces(span)?;
-        let mut bytes = self.bytes.lock();
+        let mut bytes = self.bytes.write();
         let mut rest: &mut [u8] = &mut bytes;
         let (mut at, mut slices) = (0, Vec::new());
         for range in pieces {

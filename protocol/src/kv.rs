@@ -64,7 +64,7 @@ pub struct DeviceSpan {
 pub trait KvSource: Send + Sync {
     /// Calls `use_bytes` once with the span's bytes in canonical order, in as
     /// many slices as memory has pieces. Blocks only for a writer of the same
-    /// page and layer.
+    /// page and layer. `use_bytes` may read on: what leaves in one write is held at once.
     ///
     /// # Errors
     /// Whatever `use_bytes` returns; `InvalidInput` when the span is not covered.

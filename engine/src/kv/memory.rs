@@ -49,9 +49,10 @@ impl KvMemory {
         self.pieces.len() / (self.shape.layers as usize).max(1)
     }
 
-    /// One layer of one page for reading.
+    /// One layer of one page for reading, by one thread also several times at once: frames of the same page
+    /// leave together.
     pub fn read(&self, page: PageId, layer: usize) -> PageRead<'_> {
-        let guard = self.piece(page, layer).read();
+        let guard = self.piece(page, layer).read_recursive();
         if !guard.is_empty() {
             return PageRead(guard);
         }

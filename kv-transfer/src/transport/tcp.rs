@@ -6,10 +6,12 @@
 //! sockets in turn, so that their order needs no words.
 //!
 //! - [`listener`]: takes sockets that know a session's secret
-//! - [`frames`]: both ends of a path over them
+//! - [`frames`]: a path over them; [`outgoing`], [`incoming`]: its ends
 
 pub mod frames;
+mod incoming;
 pub mod listener;
+mod outgoing;
 
 use std::sync::Arc;
 
