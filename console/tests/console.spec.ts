@@ -124,6 +124,10 @@ test("the playground streams an answer and shows where its time went", async ({ 
   expect(widths).toHaveLength(5);
   expect(Math.max(...widths)).toBeGreaterThan(100);
 
+  // The model may have little to tell; this story goes on until somebody stops it.
+  await page.route("**/chat/completions", (route) =>
+    route.continue({ postData: JSON.stringify({ ...(route.request().postDataJSON() as object), ignore_eos: true }) }),
+  );
   await page.getByLabel("Most tokens").fill("1500");
   await page.getByLabel("Your message").fill("Tell me a long story.");
   await page.getByRole("button", { name: "Send" }).click();
