@@ -21,6 +21,9 @@ const WRITE: usize = 1 << 20;
 /// frames as large as that, waiting would only keep the receiver.
 const SMALL: u32 = 16 << 10;
 
+/// Frames that leave together at most: each is read inside the reading of the one before.
+const TOGETHER: usize = 16;
+
 /// The sending end.
 pub struct Sender {
     sockets: Vec<Socket>,
@@ -61,7 +64,7 @@ impl Sender {
         };
         let has_room = self.is_alone() && fits(&first);
         let others = self.begun.iter().take_while(|frame| has_room && fits(frame));
-        [first].into_iter().chain(others.cloned()).collect()
+        [first].into_iter().chain(others.cloned()).take(TOGETHER).collect()
     }
 
     /// Writes `before` and frames behind it, and adds to `told` what it tells of each; of the first that is
@@ -153,7 +156,9 @@ impl FrameSender for Sender {
     /// As many as leave in one write, and one more, with whose beginning the last checksum leaves.
     fn ahead(&self) -> usize {
         let bytes: usize = self.begun.iter().map(|(header, _)| header.bytes as usize).sum();
-        if self.is_alone() && bytes <= WRITE { self.begun.len().max(1) } else { 0 }
+        let has_room = bytes <= WRITE && self.begun.len() <= TOGETHER;
+        let most = if has_room { self.begun.len().max(1) } else { 1 };
+        if self.is_alone() { most } else { 0 }
     }
 
     fn begin(&mut self, header: &FrameHeader, source: &Arc<dyn KvSource>) -> Result<(), PathError> {
