@@ -5,14 +5,14 @@ use std::{
     ffi::{CStr, c_char, c_int, c_void},
     fmt,
     sync::OnceLock,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use cudarc::{driver::sys::CUstream, nccl::sys};
 use libloading::Library;
 
 use super::{
-    Gpu, Region,
+    Gpu, Mark, Region,
     error::{GpuError, Named, at_least},
 };
 
@@ -25,7 +25,9 @@ const SUCCESS: c_int = 0;
 const IN_PROGRESS: c_int = 7;
 /// `ncclInt8`.
 const BYTES: c_int = 0;
-/// Between two looks at what NCCL does in the background.
+/// How long what NCCL does in the background is looked at without a nap: joining takes longer, enqueueing does not.
+const SPIN: Duration = Duration::from_micros(200);
+/// Between two looks after that.
 const NAP: Duration = Duration::from_micros(20);
 
 /// Results are taken as numbers: later versions have more of them than an enum here would know.
@@ -37,6 +39,7 @@ type Init = unsafe extern "C" fn(
     c_int,
     *mut sys::ncclConfig_t,
 ) -> c_int;
+type Group = unsafe extern "C" fn() -> c_int;
 type AsyncError = unsafe extern "C" fn(sys::ncclComm_t, *mut c_int) -> c_int;
 type Transfer = unsafe extern "C" fn(*mut c_void, usize, c_int, c_int, sys::ncclComm_t, CUstream) -> c_int;
 
@@ -47,6 +50,8 @@ pub struct Nccl {
     init: Init,
     abort: Call<sys::ncclComm_t>,
     async_error: AsyncError,
+    group_start: Group,
+    group_end: Group,
     send: Transfer,
     recv: Transfer,
     error_string: unsafe extern "C" fn(c_int) -> *const c_char,
@@ -98,6 +103,8 @@ impl Nccl {
                 init: function(&library, c"ncclCommInitRankConfig")?,
                 abort: function(&library, c"ncclCommAbort")?,
                 async_error: function(&library, c"ncclCommGetAsyncError")?,
+                group_start: function(&library, c"ncclGroupStart")?,
+                group_end: function(&library, c"ncclGroupEnd")?,
                 send: function(&library, c"ncclSend")?,
                 recv: function(&library, c"ncclRecv")?,
                 error_string: function(&library, c"ncclGetErrorString")?,
@@ -211,46 +218,68 @@ fn config() -> sys::ncclConfig_t {
 unsafe impl Send for Pair {}
 
 impl Pair {
-    /// Enqueues sending `bytes` bytes at a place of a region; the peer receives as many.
+    /// Enqueues sending parts of a region (where they begin, and their bytes), one after the other in one
+    /// launch; the peer receives as many of the same sizes.
     ///
     /// # Errors
     /// When NCCL fails, or is not done with enqueueing before `given_up`.
     pub fn send(
         &self,
-        place: (&Region, usize),
-        bytes: usize,
+        region: &Region,
+        parts: &[(usize, usize)],
         given_up: &dyn Fn() -> bool,
     ) -> Result<(), GpuError> {
-        self.transfer(("ncclSend", self.nccl.send), place, bytes, given_up)
+        self.transfer(("ncclSend", self.nccl.send), region, parts, given_up)
     }
 
-    /// Enqueues receiving `bytes` bytes to a place of a region; the peer sends as many.
+    /// Enqueues receiving into parts of a region; the peer sends as many of the same sizes.
     ///
     /// # Errors
     /// As [`send`](Self::send).
     pub fn recv(
         &self,
-        (region, at): (&mut Region, usize),
-        bytes: usize,
+        region: &mut Region,
+        parts: &[(usize, usize)],
         given_up: &dyn Fn() -> bool,
     ) -> Result<(), GpuError> {
-        self.transfer(("ncclRecv", self.nccl.recv), (region, at), bytes, given_up)
+        self.transfer(("ncclRecv", self.nccl.recv), region, parts, given_up)
     }
 
     fn transfer(
         &self,
         (call, function): (&'static str, Transfer),
-        (region, at): (&Region, usize),
-        bytes: usize,
+        region: &Region,
+        parts: &[(usize, usize)],
         given_up: &dyn Fn() -> bool,
     ) -> Result<(), GpuError> {
-        at_least("nccl", "bytes of a region", region.bytes(), at + bytes)?;
+        for (at, bytes) in parts {
+            at_least("nccl", "bytes of a region", region.bytes(), at + bytes)?;
+        }
         self.gpu.context().bind_to_thread().named("cuCtxSetCurrent")?;
-        let (stream, address) = (self.gpu.stream().cu_stream(), region.address() + at as u64);
-        // SAFETY: within a region, whose memory goes only when the card is done with it.
-        let begun =
-            unsafe { function(address as *mut c_void, bytes, BYTES, self.peer, self.communicator, stream) };
+        let stream = self.gpu.stream().cu_stream();
+        // SAFETY: begins this thread's group, which is ended below whatever came of its calls.
+        self.nccl.check("ncclGroupStart", unsafe { (self.nccl.group_start)() })?;
+        let mut enqueued = Ok(());
+        for (at, bytes) in parts {
+            let address = (region.address() + *at as u64) as *mut c_void;
+            // SAFETY: within a region, whose memory goes only when the card is done with it.
+            let result = unsafe { function(address, *bytes, BYTES, self.peer, self.communicator, stream) };
+            // In a group a pair that does not block may call itself busy.
+            let result = if result == IN_PROGRESS { SUCCESS } else { result };
+            enqueued = enqueued.and(self.nccl.check(call, result));
+        }
+        // SAFETY: of this thread's group.
+        let begun = unsafe { (self.nccl.group_end)() };
+        enqueued?;
         self.settle(call, begun, given_up)
+    }
+
+    /// Sets a mark behind everything enqueued so far.
+    ///
+    /// # Errors
+    /// When the driver refuses.
+    pub fn mark(&self, mark: &Mark) -> Result<(), GpuError> {
+        mark.set(&self.gpu)
     }
 
     /// Whether the peer or the link has failed, as far as NCCL knows.
@@ -273,13 +302,13 @@ impl Pair {
 
     /// Waits for what a call left to the background.
     fn settle(&self, call: &'static str, begun: c_int, given_up: &dyn Fn() -> bool) -> Result<(), GpuError> {
-        let mut state = begun;
+        let (mut state, since) = (begun, Instant::now());
         while state == IN_PROGRESS {
             if given_up() {
                 return Err(GpuError::Nccl { call, reason: "given up".to_owned() });
             }
             state = self.state(call)?;
-            if state == IN_PROGRESS {
+            if state == IN_PROGRESS && since.elapsed() >= SPIN {
                 std::thread::sleep(NAP);
             }
         }

@@ -113,7 +113,7 @@ fn prefill_is_right_for_a_few_rows() {
 fn large_prefill_is_right_at_every_edge() {
     for gpu in gpus() {
         for shape in in_both_forms(SHAPES) {
-            let cuts = some_of(&CUTS, 8);
+            let cuts = some_of(&CUTS, 4);
             let fixture = scene(&gpu, shape, &cuts);
             for made in [Made::ForThisCard, Made::ForAny] {
                 check(&gpu, &fixture, made, &cuts, (None, None));

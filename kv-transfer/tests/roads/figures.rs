@@ -11,19 +11,20 @@ use baton_protocol::KvSource;
 use crate::{
     Road, cards, open,
     other::{Other, sender},
+    own,
     pages::{Pages, ROW, TOKENS, frame},
     roads,
 };
 
 /// What is moved for a figure, at most.
-const MOST_BYTES: usize = 4 << 30;
-const MOST_FRAMES: usize = 2000;
-const RUNS: usize = 3;
+pub const MOST_BYTES: usize = 4 << 30;
+pub const MOST_FRAMES: usize = 2000;
+pub const RUNS: usize = 3;
 const SLOTS: usize = 8;
 
 type Ends = (Other, Link<dyn FrameReceiver>);
 
-fn median(mut figures: Vec<f64>) -> f64 {
+pub fn median(mut figures: Vec<f64>) -> f64 {
     figures.sort_by(f64::total_cmp);
     figures[figures.len() / 2]
 }
@@ -138,7 +139,7 @@ fn figures() {
     }
     println!("| road | slots | frame | GB/s | copy GB/s | share | the second of two, us |");
     for road in roads() {
-        let slots: &[usize] = if road == Road::Nccl { &[8] } else { &[4, 8, 16] };
+        let slots: &[usize] = if road == Road::Nccl { &[8, 16] } else { &[4, 8, 16] };
         for &slots in slots {
             let mut ends = sender(road, 64 << 20, slots);
             ends.0.tell("fill 31");
@@ -151,5 +152,9 @@ fn figures() {
                 );
             }
         }
+    }
+    // Ranks of one card take turns.
+    if roads().contains(&Road::Nccl) && from.ordinal() != to.ordinal() {
+        own::figures(&sizes, &copies);
     }
 }

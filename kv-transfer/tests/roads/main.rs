@@ -8,6 +8,7 @@
 //! - `bytes`: every byte, bit buckets, wrong checksums, pages of the machine's memory
 //! - `loss`: processes that die, and paths that are closed
 //! - `figures`: rates beside copies of the same run, on demand
+//! - `own`: what NCCL moves by itself, for the same table
 #![expect(clippy::unwrap_used, reason = "tests")]
 #![expect(clippy::print_stdout, reason = "tests tell each other and people what they did")]
 
@@ -15,6 +16,7 @@ mod bytes;
 mod figures;
 mod loss;
 mod other;
+mod own;
 mod pages;
 
 use std::time::Duration;

@@ -19,7 +19,7 @@ use baton_protocol::{FrameHeader, KvSource};
 use parking_lot::Mutex;
 
 use crate::{
-    JOIN, Road, cards, limits, open,
+    JOIN, Road, cards, limits, open, own,
     pages::{Host, Pages, frame},
 };
 
@@ -80,7 +80,8 @@ fn unix_listener() -> (String, UnixListener) {
 }
 
 impl Other {
-    fn start(part: &str) -> Self {
+    /// Starts it for a part.
+    pub fn start(part: &str) -> Self {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["--exact", "other::the_other_process", "--ignored", "--nocapture"]);
         command.env(PART, part).stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -215,6 +216,7 @@ fn the_other_process() {
     let words: Vec<&str> = part.split(' ').collect();
     let number = |at: usize| words[at].parse().unwrap();
     match words[0] {
+        "own" => own::be_sender(words[1], say),
         "send" => be_sender(Road::named(words[1]), words[2], number(3), number(4)),
         _ => be_receiver(Road::named(words[1]), words[2], number(3), number(4)),
     }

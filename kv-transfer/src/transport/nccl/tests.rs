@@ -5,7 +5,10 @@ use std::time::Duration;
 use baton_kernels::cuda::nccl::ID_BYTES;
 use baton_protocol::frame::HEADER_BYTES;
 
-use super::{FRAME_BYTES, INVITATION_BYTES, frame_of, invited};
+use super::{
+    FRAME_BYTES, INVITATION_BYTES,
+    incoming::{frame_of, invited},
+};
 use crate::{
     testing::{SHAPE, header},
     transport::{MAX_FRAME_BYTES, PathError, card::Limits},
