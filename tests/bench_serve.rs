@@ -1,6 +1,11 @@
-//! `baton bench serve` and `bench slo` against a split cluster of processes, mock backend.
+//! `baton bench serve` and `bench slo` against a split cluster of processes, mock backend; a bench that is killed.
 
-use std::process::Command;
+use std::{
+    path::Path,
+    process::{Command, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
+};
 
 use baton_lab::{report::RunFile, slo::SloFile};
 
@@ -81,4 +86,41 @@ async fn a_search_finds_the_rate_above_which_budgets_are_missed() {
     let said = bench(words(&format!("slo --compare {json} --compare {json} --html {html}"))).await;
     assert_eq!(said.matches("\n| a ").count(), 2, "{said}");
     assert!(std::fs::read_to_string(&html).unwrap().contains("Attainment"));
+}
+
+/// Programs that a process has started, and their numbers.
+fn children(of: u32) -> Vec<(String, u32)> {
+    let child = |process: std::fs::DirEntry| {
+        let number = process.file_name().to_str()?.parse().ok()?;
+        let stat = std::fs::read_to_string(process.path().join("stat")).ok()?;
+        let (name, fields) = stat.split_once('(')?.1.rsplit_once(')')?;
+        let parent: u32 = fields.split_whitespace().nth(1)?.parse().ok()?;
+        (parent == of).then(|| (name.to_owned(), number))
+    };
+    std::fs::read_dir("/proc").unwrap().filter_map(|process| child(process.unwrap())).collect()
+}
+
+#[test]
+fn a_bench_that_is_killed_leaves_no_server() {
+    const LIMIT: Duration = Duration::from_secs(60);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_baton"));
+    command.args(["bench", "simulated"]).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut bench = command.spawn().unwrap();
+    let begun = Instant::now();
+    let servers = loop {
+        let mut servers = children(bench.id());
+        servers.retain(|(name, _)| name != "sh");
+        if servers.len() >= 4 {
+            break servers;
+        }
+        assert!(begun.elapsed() < LIMIT, "{servers:?}");
+        sleep(Duration::from_millis(20));
+    };
+    bench.kill().unwrap();
+    bench.wait().unwrap();
+    let killed = Instant::now();
+    while let Some(left) = servers.iter().find(|(_, number)| Path::new(&format!("/proc/{number}")).exists()) {
+        assert!(killed.elapsed() < LIMIT, "{left:?}");
+        sleep(Duration::from_millis(20));
+    }
 }

@@ -3,7 +3,7 @@
 
 use std::{
     net::TcpListener,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     str::FromStr,
     time::{Duration, Instant},
 };
@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
-use super::process::ServerProcess;
+use super::process::{Owned, ServerProcess};
 use crate::args::Settings;
 
 /// What nodes do.
@@ -43,7 +43,7 @@ pub(super) struct Cluster {
 
 /// An etcd with nothing in it.
 struct Etcd {
-    child: Child,
+    _process: Owned,
     url: String,
     _data: TempDir,
 }
@@ -178,30 +178,24 @@ impl Etcd {
     fn start() -> Result<Self> {
         let data = tempfile::tempdir()?;
         let [url, peer] = [free_url()?, free_url()?];
-        let child = Command::new(std::env::var_os("BATON_ETCD").unwrap_or("etcd".into()))
+        let mut command = Command::new(std::env::var_os("BATON_ETCD").unwrap_or("etcd".into()));
+        command
             .arg("--data-dir")
             .arg(data.path())
             .args(["--listen-client-urls", &url, "--advertise-client-urls", &url])
             .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
             .args(["--initial-cluster", &format!("default={peer}")])
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
+            .stderr(Stdio::null());
+        let process = Owned::start(&mut command)
             .context("etcd, which nodes in processes of their own need (Debian: etcd-server)")?;
-        let etcd = Self { child, url, _data: data };
+        let etcd = Self { _process: process, url, _data: data };
         let (began, addr) = (Instant::now(), etcd.url.trim_start_matches("http://").to_owned());
         while super::start::get(&addr, "/health").is_err() {
             ensure!(began.elapsed() < START, "etcd does not answer");
             std::thread::sleep(Duration::from_millis(20));
         }
         Ok(etcd)
-    }
-}
-
-impl Drop for Etcd {
-    fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
     }
 }
 

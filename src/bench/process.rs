@@ -1,7 +1,7 @@
 //! `baton serve` as a child process, and what a process has used.
 
 use std::{
-    io::{BufRead, BufReader},
+    io::{self, BufRead, BufReader},
     process::{Child, ChildStdout, Command, Stdio},
 };
 
@@ -9,9 +9,16 @@ use anyhow::{Context, Result};
 
 use crate::args::Settings;
 
-/// A server of our own on a port of the system's choice; killed when dropped.
+/// A process of our own: killed when dropped, and ended when this one is gone, however that came.
+pub(super) struct Owned {
+    process: Child,
+    /// Ends it when the pipe that it reads ends.
+    leash: Child,
+}
+
+/// A server of our own on a port of the system's choice.
 pub(super) struct ServerProcess {
-    child: Child,
+    process: Owned,
     /// Open, so that the server may go on to write.
     _output: BufReader<ChildStdout>,
     said: Said,
@@ -29,6 +36,44 @@ struct Said {
 
 /// Units of the times in `/proc`: a second has 100 on every Linux that Rust runs on.
 const TICKS: f64 = 100.0;
+
+// === impl Owned ===
+
+impl Owned {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// When the system does not.
+    pub(super) fn start(command: &mut Command) -> io::Result<Self> {
+        let mut process = command.spawn()?;
+        let leash = Command::new("sh")
+            .args(["-c", "read -r _; kill \"$0\"", &process.id().to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        match leash {
+            Ok(leash) => Ok(Self { process, leash }),
+            Err(error) => {
+                end(&mut process);
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Drop for Owned {
+    /// The leash first: what it ends must not be another process of the same number.
+    fn drop(&mut self) {
+        end(&mut self.leash);
+        end(&mut self.process);
+    }
+}
+
+fn end(process: &mut Child) {
+    drop(process.kill());
+    drop(process.wait());
+}
 
 // === impl ServerProcess ===
 
@@ -59,14 +104,10 @@ impl ServerProcess {
         }
         command.args(settings.set.iter().flat_map(|set| ["--set", set]));
         command.args(settings.model.iter().flat_map(|model| ["--model", model]));
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
-        let mut output = BufReader::new(child.stdout.take().context("no output")?);
-        let said = Said::read(&mut output, announces);
-        if said.is_err() {
-            drop(child.kill());
-            drop(child.wait());
-        }
-        Ok(Self { child, _output: output, said: said? })
+        let mut process = Owned::start(command.stdout(Stdio::piped()).stderr(Stdio::null()))?;
+        let mut output = BufReader::new(process.process.stdout.take().context("no output")?);
+        let said = Said::read(&mut output, announces)?;
+        Ok(Self { process, _output: output, said })
     }
 
     /// Its base URL.
@@ -91,19 +132,12 @@ impl ServerProcess {
 
     /// Memory that it has, as the system counts it.
     pub(super) fn resident_bytes(&self) -> Result<usize> {
-        resident_bytes(&self.child.id().to_string())
+        resident_bytes(&self.process.process.id().to_string())
     }
 
     /// Seconds of processor time that it has used.
     pub(super) fn cpu_seconds(&self) -> Result<f64> {
-        cpu_seconds(&self.child.id().to_string())
-    }
-}
-
-impl Drop for ServerProcess {
-    fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
+        cpu_seconds(&self.process.process.id().to_string())
     }
 }
 
