@@ -122,7 +122,7 @@ impl Rank {
         bytes
     }
 
-    /// Sends (or receives, as rank 1) so many frames; in their way's own time.
+    /// Sends so many frames, or receives them as rank 1.
     fn transfer(&self, bytes: usize, frames: usize) {
         let name: &[u8] = if self.peer == 1 { b"ncclSend\0" } else { b"ncclRecv\0" };
         // SAFETY: see above; places are within the memory.

@@ -45,7 +45,7 @@ struct Landing {
 /// The receiving end: joins the sender at the other end of `socket` within `limit`.
 ///
 /// # Errors
-/// As [`sender`].
+/// As [`sender`](super::sender).
 pub fn receiver(
     gpu: &Gpu,
     socket: TcpStream,
