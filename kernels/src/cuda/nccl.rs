@@ -66,6 +66,8 @@ pub struct Pair {
     communicator: sys::ncclComm_t,
     peer: c_int,
     gpu: Gpu,
+    /// The call of which NCCL may still do something in the background.
+    begun: Option<&'static str>,
 }
 
 // === impl Nccl ===
@@ -156,8 +158,10 @@ impl Nccl {
             self.check("ncclCommInitRankConfig", begun)?;
             return Err(GpuError::Nccl { call: "ncclCommInitRankConfig", reason: "gave nothing".to_owned() });
         }
-        let pair = Pair { nccl: self, communicator, peer: c_int::from(!rank), gpu: gpu.clone() };
-        pair.settle("ncclCommInitRankConfig", begun, given_up)?;
+        let peer = c_int::from(!rank);
+        let mut pair = Pair { nccl: self, communicator, peer, gpu: gpu.clone(), begun: None };
+        pair.began("ncclCommInitRankConfig", begun)?;
+        pair.settle(given_up)?;
         Ok(pair)
     }
 
@@ -218,13 +222,14 @@ fn config() -> sys::ncclConfig_t {
 unsafe impl Send for Pair {}
 
 impl Pair {
-    /// Enqueues sending parts of a region (where they begin, and their bytes), one after the other in one
-    /// launch; the peer receives as many of the same sizes.
+    /// Begins with sending parts of a region (where they begin, and their bytes), one after the other in one
+    /// launch; the peer receives as many of the same sizes. A thread of NCCL enqueues it: see
+    /// [`settle`](Self::settle).
     ///
     /// # Errors
-    /// When NCCL fails, or is not done with enqueueing before `given_up`.
+    /// When NCCL fails, or is not done with the launch before until `given_up`.
     pub fn send(
-        &self,
+        &mut self,
         region: &Region,
         parts: &[(usize, usize)],
         given_up: &dyn Fn() -> bool,
@@ -232,12 +237,12 @@ impl Pair {
         self.transfer(("ncclSend", self.nccl.send), region, parts, given_up)
     }
 
-    /// Enqueues receiving into parts of a region; the peer sends as many of the same sizes.
+    /// Begins with receiving into parts of a region; the peer sends as many of the same sizes.
     ///
     /// # Errors
     /// As [`send`](Self::send).
     pub fn recv(
-        &self,
+        &mut self,
         region: &mut Region,
         parts: &[(usize, usize)],
         given_up: &dyn Fn() -> bool,
@@ -246,7 +251,7 @@ impl Pair {
     }
 
     fn transfer(
-        &self,
+        &mut self,
         (call, function): (&'static str, Transfer),
         region: &Region,
         parts: &[(usize, usize)],
@@ -255,6 +260,7 @@ impl Pair {
         for (at, bytes) in parts {
             at_least("nccl", "bytes of a region", region.bytes(), at + bytes)?;
         }
+        self.settle(given_up)?;
         self.gpu.context().bind_to_thread().named("cuCtxSetCurrent")?;
         let stream = self.gpu.stream().cu_stream();
         // SAFETY: begins this thread's group, which is ended below whatever came of its calls.
@@ -271,10 +277,19 @@ impl Pair {
         // SAFETY: of this thread's group.
         let begun = unsafe { (self.nccl.group_end)() };
         enqueued?;
-        self.settle(call, begun, given_up)
+        self.began(call, begun)
     }
 
-    /// Sets a mark behind everything enqueued so far.
+    /// Notes what a call left to the background.
+    fn began(&mut self, call: &'static str, result: c_int) -> Result<(), GpuError> {
+        if result != IN_PROGRESS {
+            return self.nccl.check(call, result);
+        }
+        self.begun = Some(call);
+        Ok(())
+    }
+
+    /// Sets a mark behind everything enqueued so far: what has only begun is not.
     ///
     /// # Errors
     /// When the driver refuses.
@@ -300,19 +315,36 @@ impl Pair {
         Ok(state)
     }
 
-    /// Waits for what a call left to the background.
-    fn settle(&self, call: &'static str, begun: c_int, given_up: &dyn Fn() -> bool) -> Result<(), GpuError> {
-        let (mut state, since) = (begun, Instant::now());
-        while state == IN_PROGRESS {
+    /// Whether the last launch is enqueued.
+    ///
+    /// # Errors
+    /// When it failed.
+    pub fn is_settled(&mut self) -> Result<bool, GpuError> {
+        let Some(call) = self.begun else { return Ok(true) };
+        let state = self.state(call)?;
+        if state == IN_PROGRESS {
+            return Ok(false);
+        }
+        self.begun = None;
+        self.nccl.check(call, state).map(|()| true)
+    }
+
+    /// Waits until the last launch is enqueued.
+    ///
+    /// # Errors
+    /// When it failed, or is not before `given_up`.
+    pub fn settle(&mut self, given_up: &dyn Fn() -> bool) -> Result<(), GpuError> {
+        let since = Instant::now();
+        while !self.is_settled()? {
             if given_up() {
+                let call = self.begun.unwrap_or_default();
                 return Err(GpuError::Nccl { call, reason: "given up".to_owned() });
             }
-            state = self.state(call)?;
-            if state == IN_PROGRESS && since.elapsed() >= SPIN {
+            if since.elapsed() >= SPIN {
                 std::thread::sleep(NAP);
             }
         }
-        self.nccl.check(call, state)
+        Ok(())
     }
 }
 

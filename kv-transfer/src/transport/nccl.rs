@@ -4,7 +4,8 @@
 //! half, and both post send and receive in that one order: from staging to staging,
 //! with a gather before and a scatter after, so that pages are never NCCL's. Frames
 //! in line are announced together and posted in one launch, for which NCCL needs a
-//! hundred microseconds; gathers and scatters have streams of their own beside it.
+//! hundred microseconds in a thread of its own: nobody waits for that who has something
+//! else to do. Gathers and scatters have streams of their own beside it.
 //! What was announced is posted by both whatever became of its handoff; that of a
 //! dead one is scattered into scratch. The communicator is the session's own:
 //! aborting it when the path ends touches nobody else.

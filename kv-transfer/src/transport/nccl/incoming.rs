@@ -29,10 +29,12 @@ struct Receiver {
     staging: Region,
     limits: Limits,
     next: usize,
-    /// Where NCCL's stream has filled each slot.
+    /// Where NCCL's stream has filled the slots of the launch that a slot was the first of.
     filled: Vec<Mark>,
     /// Frames being received, oldest first.
     landing: VecDeque<Landing>,
+    /// How many of them, the oldest, go on to pages; the launch of the others may not be enqueued yet.
+    scattered: usize,
 }
 
 struct Landing {
@@ -59,7 +61,8 @@ pub fn receiver(
     let pair = join(nccl, gpu, (&id, true), (&signals, limit))?;
     let closer = signals.closer(Shutdown::Both)?;
     let (filled, landing) = (marks(gpu, limits.slots)?, VecDeque::new());
-    let receiver = Receiver { pair, signals, scatter, staging, limits, next: 0, filled, landing };
+    let receiver =
+        Receiver { pair, signals, scatter, staging, limits, next: 0, filled, landing, scattered: 0 };
     Ok(Link { end: Box::new(receiver), closer })
 }
 
@@ -98,15 +101,21 @@ impl FrameReceiver for Receiver {
             let head = self.signals.wait(true)?;
             self.land(head, place)?;
         }
-        // Whatever else is announced until the oldest has landed is received meanwhile.
+        // Whatever else is announced until the oldest has landed is received meanwhile. Where it has, others
+        // are better left to gather: a launch costs the same for one as for eight.
         let begun = Instant::now();
-        while self.landing.len() < self.limits.slots {
-            if let Some(head) = self.signals.poll()? {
+        while !self.has_landed() && begun.elapsed() < LAND {
+            self.scatter(place, false)?;
+            if self.has_room()
+                && let Some(head) = self.signals.poll()?
+            {
                 self.land(head, place)?;
-            } else if begun.elapsed() >= LAND || self.has_landed() {
-                break;
             }
         }
+        if self.scattered == 0 {
+            self.scatter(place, true)?;
+        }
+        self.scattered -= 1;
         let Some(Landing { header, told, slot, begun }) = self.landing.pop_front() else {
             return Err(PathError::Closed);
         };
@@ -119,7 +128,12 @@ impl FrameReceiver for Receiver {
 impl Receiver {
     /// Whether the oldest frame has.
     fn has_landed(&self) -> bool {
-        self.landing.front().is_none_or(|oldest| self.scatter.is_done(oldest.slot))
+        self.scattered > 0 && self.landing.front().is_none_or(|oldest| self.scatter.is_done(oldest.slot))
+    }
+
+    /// Whether one more may be received.
+    fn has_room(&self) -> bool {
+        self.landing.len() < self.limits.slots
     }
 
     /// Receives a frame that was announced, and in the same launch those announced behind it.
@@ -128,7 +142,8 @@ impl Receiver {
         message: [u8; FRAME_BYTES],
         place: &mut dyn FnMut(&FrameHeader) -> Placement,
     ) -> Result<(), PathError> {
-        let (first, mut parts) = (self.landing.len(), Vec::new());
+        self.scatter(place, true)?;
+        let mut parts = Vec::new();
         let mut next = Some(message);
         while let Some(message) = next {
             let (header, told) = frame_of(&message, &self.limits)?;
@@ -136,18 +151,33 @@ impl Receiver {
             self.next = (slot + 1) % self.limits.slots;
             parts.push((slot * self.limits.slot_bytes, header.bytes as usize));
             self.landing.push_back(Landing { header, told, slot, begun: Instant::now() });
-            let has_room = self.landing.len() < self.limits.slots;
-            next = if has_room { self.signals.poll()? } else { None };
+            next = if self.has_room() { self.signals.poll()? } else { None };
         }
         self.signals.send(&vec![POSTED; parts.len()])?;
-        let Self { pair, signals, staging, scatter, filled, landing, .. } = self;
-        pair.recv(staging, &parts, &deadline(signals)).map_err(failed)?;
-        for (landing, (at, _)) in landing.range(first..).zip(parts) {
-            let (slot, frame) = (landing.slot, staging.address() + at as u64);
-            pair.mark(&filled[slot]).map_err(failed)?;
-            filled[slot].awaited(scatter.lane(slot)).map_err(failed)?;
-            scatter.scatter(slot, (frame, &landing.header), place(&landing.header))?;
+        let Self { pair, signals, staging, .. } = self;
+        pair.recv(staging, &parts, &deadline(signals)).map_err(failed)
+    }
+
+    /// Has frames go on to pages behind the launch that receives them, once it is enqueued.
+    fn scatter(
+        &mut self,
+        place: &mut dyn FnMut(&FrameHeader) -> Placement,
+        waits: bool,
+    ) -> Result<(), PathError> {
+        let Self { pair, signals, staging, scatter, limits, filled, landing, scattered, .. } = self;
+        if waits {
+            pair.settle(&deadline(signals)).map_err(failed)?;
+        } else if *scattered == landing.len() || !pair.is_settled().map_err(failed)? {
+            return Ok(());
         }
+        let Some(launch) = landing.get(*scattered).map(|oldest| &filled[oldest.slot]) else { return Ok(()) };
+        pair.mark(launch).map_err(failed)?;
+        for Landing { slot, header, .. } in landing.range(*scattered..) {
+            let frame = staging.address() + (slot * limits.slot_bytes) as u64;
+            launch.awaited(scatter.lane(*slot)).map_err(failed)?;
+            scatter.scatter(*slot, (frame, header), place(header))?;
+        }
+        *scattered = landing.len();
         Ok(())
     }
 }

@@ -33,8 +33,12 @@ struct Sender {
     told: VecDeque<(HandoffId, u32, u32)>,
     /// Slots and sizes of frames that the receiver has not answered yet, oldest first.
     announced: VecDeque<(usize, usize)>,
-    /// Where NCCL's stream is done with each slot.
+    /// Slots whose launch may not be enqueued yet.
+    posted: Vec<usize>,
+    /// Where NCCL's stream is done with the launch that a slot was the first of.
     sent: Vec<Mark>,
+    /// The first slot of the launch that each slot was last in.
+    freed: Vec<usize>,
 }
 
 /// The sending end: joins the receiver at the other end of `socket` within `limit`.
@@ -59,7 +63,9 @@ pub fn sender(
     // The one that is nobody's as well.
     let sent = marks(gpu, limits.slots + 1)?;
     let (begun, told, announced) = (VecDeque::new(), VecDeque::new(), VecDeque::new());
-    let sender = Sender { pair, signals, gather, slots: limits.slots, next: 0, begun, told, announced, sent };
+    let (slots, posted, freed) = (limits.slots, Vec::new(), (0..=limits.slots).collect());
+    let sender =
+        Sender { pair, signals, gather, slots, next: 0, begun, told, announced, posted, sent, freed };
     Ok(Link { end: Box::new(sender), closer })
 }
 
@@ -124,7 +130,10 @@ impl Sender {
         if self.announced.iter().any(|(announced, _)| *announced == slot) {
             self.post(0)?;
         }
-        self.sent[slot].awaited(self.gather.lane(slot)).map_err(failed)?;
+        if self.posted.contains(&slot) {
+            self.settle()?;
+        }
+        self.sent[self.freed[slot]].awaited(self.gather.lane(slot)).map_err(failed)?;
         self.gather.gather(slot, header, source)
     }
 
@@ -196,12 +205,21 @@ impl Sender {
             let frames: Vec<_> = self.announced.drain(..answers).collect();
             let parts: Vec<_> =
                 frames.iter().map(|(slot, bytes)| (self.gather.offset(*slot), *bytes)).collect();
-            let Self { pair, signals, gather, sent, .. } = self;
+            self.settle()?;
+            self.posted.extend(frames.into_iter().map(|(slot, _)| slot));
+            let Self { pair, signals, gather, .. } = self;
             pair.send(gather.region(), &parts, &deadline(signals)).map_err(failed)?;
-            for (slot, _) in frames {
-                pair.mark(&sent[slot]).map_err(failed)?;
-            }
         }
+    }
+
+    /// Waits until what was posted is enqueued, and marks where its slots are free again.
+    fn settle(&mut self) -> Result<(), PathError> {
+        let Self { pair, signals, posted, sent, freed, .. } = self;
+        pair.settle(&deadline(signals)).map_err(failed)?;
+        let Some(first) = posted.first().copied() else { return Ok(()) };
+        pair.mark(&sent[first]).map_err(failed)?;
+        posted.drain(..).for_each(|slot| freed[slot] = first);
+        Ok(())
     }
 
     /// One more answer, after so many that are not posted yet.
