@@ -3,8 +3,10 @@
 //! time, and the callers. Prompts are words in the tokens of a real model.
 //!
 //! - `nodes`: first tokens of the nodes themselves
+//! - `writes`: what the system takes for a write
 
 mod nodes;
+mod writes;
 
 use std::{process::Command, sync::Arc};
 
@@ -49,6 +51,8 @@ struct Figures {
     added_ms: [Vec<f64>; 2],
     /// Microseconds of its processor for a token, by how many streams there are.
     token_us: [Vec<f64>; STREAMS.len()],
+    /// The same for a write to each stream, by a thread that does nothing else.
+    write_us: [Vec<f64>; STREAMS.len()],
     /// Memory that it had at last, in MiB.
     mib: f64,
 }
@@ -76,13 +80,14 @@ pub fn run(args: &args::BenchFront) -> Result<()> {
     }
     drop(server);
     let server = Server::start(args, PACE_US, &runtime)?;
-    for (streams, token_us) in STREAMS.into_iter().zip(&mut figures.token_us) {
+    for (at, streams) in STREAMS.into_iter().enumerate() {
         let ask = || server.ask(&runtime, Arrivals::Closed { clients: streams }, (streams.max(64), STREAMED));
         ask()?;
         for _ in 0..args.runs.max(1) {
             let (run, cpu) = ask()?;
             let tokens: usize = run.records.iter().map(|record| record.output_tokens).sum();
-            token_us.push(cpu * 1e6 / tokens as f64);
+            figures.token_us[at].push(cpu * 1e6 / tokens as f64);
+            figures.write_us[at].push(writes::write_us(&runtime, streams)?);
         }
     }
     figures.mib = server.cluster.coordinator().resident_bytes()? as f64 / (1 << 20) as f64;
@@ -171,8 +176,10 @@ impl Figures {
             ("p99 ms".to_owned(), p99),
             ("more than from the nodes themselves, p50 ms".to_owned(), added),
             ("p99 ms".to_owned(), most_added),
-            (paced(STREAMS[0]), &self.token_us[0]),
-            (paced(STREAMS[1]), &self.token_us[1]),
+            (paced("a token", STREAMS[0]), &self.token_us[0]),
+            (paced("a write and nothing else", STREAMS[0]), &self.write_us[0]),
+            (paced("a token", STREAMS[1]), &self.token_us[1]),
+            (paced("a write and nothing else", STREAMS[1]), &self.write_us[1]),
         ] {
             say(format_args!("| {what} | {} |", precise(values)));
         }
@@ -181,8 +188,8 @@ impl Figures {
     }
 }
 
-fn paced(streams: usize) -> String {
-    format!("processor µs a token, {streams} streams, {PACE_US} µs a step")
+fn paced(what: &str, streams: usize) -> String {
+    format!("processor µs {what}, {streams} streams, {PACE_US} µs a step")
 }
 
 /// With the digits that small figures need.
