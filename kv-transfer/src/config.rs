@@ -84,7 +84,8 @@ pub struct TransferConfig {
     /// Frames are whole layers up to this size, at least one row of one layer. 0 means 1 MiB, or
     /// 4 MiB from pages on a card, where a frame's own costs weigh more than its bytes.
     pub frame_bytes: usize,
-    /// Frames of one handoff that may be under way at once.
+    /// Frames of one handoff that may be under way at once. 0 means 4, or 16 into pages on a card:
+    /// as many as a path between cards has slots.
     pub window_frames: u32,
     /// Silence on the data path after which a missing frame is asked for again.
     pub repair_timeout_ms: u64,
@@ -223,7 +224,7 @@ impl Default for TransferConfig {
             tls: false,
             tcp_sockets: 1,
             frame_bytes: 0,
-            window_frames: 4,
+            window_frames: 0,
             repair_timeout_ms: 500,
             max_nacks: 3,
             max_handoffs: 1024,
@@ -261,7 +262,11 @@ impl TransferConfig {
     }
 
     pub(crate) fn window_frames(&self) -> u32 {
-        self.window_frames.clamp(1, 1024)
+        match (self.window_frames, self.device) {
+            (0, None) => 4,
+            (0, Some(_)) => 16,
+            (frames, _) => frames.min(1024),
+        }
     }
 
     /// The receiver asks `max_nacks` times for what it knows to be missing, and
@@ -312,12 +317,15 @@ mod tests {
     #[test]
     fn a_section_names_only_what_differs() {
         let config: TransferConfig =
-            toml::from_str("transport = 'cuda_ipc'\nwindow_frames = 0\n[faults]\ndrop_probability = 0.5")
+            toml::from_str("transport = 'cuda_ipc'\nwindow_frames = 1\n[faults]\ndrop_probability = 0.5")
                 .unwrap();
         assert_eq!((config.transport, config.window_frames()), (Wanted::Only(TransportKind::CudaIpc), 1));
         assert_eq!(config.faults.map(|faults| faults.drop_probability), Some(0.5));
         let auto: TransferConfig = toml::from_str("transport = 'auto'\nchecksum = 'none'").unwrap();
         assert_eq!((auto.transport, auto.checksum), (Wanted::Auto, Checksum::None));
+        assert_eq!((auto.window_frames(), auto.frame_bytes()), (4, 1 << 20));
+        let card = TransferConfig { device: Some(0), ..auto };
+        assert_eq!((card.window_frames(), card.frame_bytes()), (16, 4 << 20), "what a card's slots hold");
         for wrong in ["windows = 3", "transport = 'rdma'", "checksum = 'md5'"] {
             assert!(toml::from_str::<TransferConfig>(wrong).is_err());
         }

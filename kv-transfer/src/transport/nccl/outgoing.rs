@@ -192,11 +192,12 @@ impl Sender {
     fn post(&mut self, unanswered: usize) -> Result<(), PathError> {
         loop {
             let mut answers = 0;
-            while let Some(answer) = self.signals.poll()? {
+            if self.announced.len() > unanswered {
+                let answer = self.signals.wait(false)?;
                 answers += self.answered(answer, answers)?;
             }
-            if answers == 0 && self.announced.len() > unanswered {
-                let answer = self.signals.wait(false)?;
+            // Others come with it.
+            while let Some(answer) = self.signals.poll()? {
                 answers += self.answered(answer, answers)?;
             }
             if answers == 0 {
