@@ -62,6 +62,10 @@ pub enum Wanted {
     Only(TransportKind),
 }
 
+/// Slots of a path from card to card, each with a stream of its own: frames of a handoff that may be under way
+/// there.
+pub(crate) const CARD_SLOTS: usize = 16;
+
 /// Section `[transfer]`: sessions, frames and transports.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -264,7 +268,7 @@ impl TransferConfig {
     pub(crate) fn window_frames(&self) -> u32 {
         match (self.window_frames, self.device) {
             (0, None) => 4,
-            (0, Some(_)) => 16,
+            (0, Some(_)) => CARD_SLOTS as u32,
             (frames, _) => frames.min(1024),
         }
     }

@@ -48,9 +48,6 @@ const EXPORT_MAGIC: [u8; 4] = *b"BTNi";
 /// A header, the slot that the frame is in, and its checksum.
 const FRAME_BYTES: usize = HEADER_BYTES + 8;
 
-/// Slots of a session's ring, each with a stream of its own: it knows itself when it is done.
-const SLOTS: usize = 16;
-
 /// How long a sender keeps its ring for a receiver that still maps it.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -227,7 +224,7 @@ impl Transport for CudaIpc {
     async fn connect(&self, terms: &Terms, addr: &str) -> Result<Link<dyn FrameReceiver>, PathError> {
         let mut socket = UnixStream::connect_addr(&SocketAddr::from_abstract_name(addr)?)?;
         socket.write_all(&terms.secret)?;
-        let (gpu, limits) = (self.gpu.clone(), limits(terms, SLOTS));
+        let (gpu, limits) = (self.gpu.clone(), limits(terms));
         made(move || receiver(&gpu, socket, &limits)).await
     }
 }
@@ -238,7 +235,7 @@ impl Rendezvous for Waiting {
         let Self { listener, gpu, terms } = *self;
         let listener = tokio::net::UnixListener::from_std(listener)?;
         let socket = caller(|context| of_this_user(&listener, context), terms.secret).await?.into_std()?;
-        made(move || sender(&gpu, socket, &limits(&terms, SLOTS))).await
+        made(move || sender(&gpu, socket, &limits(&terms))).await
     }
 }
 

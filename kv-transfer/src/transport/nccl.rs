@@ -50,9 +50,6 @@ const FRAME_BYTES: usize = HEADER_BYTES + 4;
 /// The receiver's answer to a header.
 const POSTED: u8 = 1;
 
-/// Slots of a session's staging, each with a stream of its own: what is gathered, sent and scattered at once.
-const SLOTS: usize = 16;
-
 /// A card that NCCL can join with another one.
 struct NcclCard {
     gpu: Gpu,
@@ -122,7 +119,7 @@ impl Transport for NcclCard {
         let mut socket = tokio::net::TcpStream::connect(addr).await?;
         socket.write_all(&terms.secret).await?;
         let socket = socket.into_std()?;
-        let (gpu, limits, limit) = (self.gpu.clone(), limits(terms, SLOTS), join_limit(&terms.config));
+        let (gpu, limits, limit) = (self.gpu.clone(), limits(terms), join_limit(&terms.config));
         made(move || receiver(&gpu, socket, (&limits, limit))).await
     }
 }
@@ -135,6 +132,6 @@ impl Rendezvous for Waiting {
         let accept = |context: &mut Context<'_>| listener.poll_accept(context).map_ok(|(socket, _)| socket);
         let socket = caller(accept, terms.secret).await?.into_std()?;
         let limit = join_limit(&terms.config);
-        made(move || sender(&gpu, socket, (&limits(&terms, SLOTS), limit))).await
+        made(move || sender(&gpu, socket, (&limits(&terms), limit))).await
     }
 }

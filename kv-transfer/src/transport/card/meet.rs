@@ -6,6 +6,7 @@ use tokio::task::spawn_blocking;
 use super::Limits;
 use crate::{
     SessionError, TransferConfig, TransportKind,
+    config::CARD_SLOTS,
     transport::{Checksum, Link, PathError, offer::Terms},
 };
 
@@ -22,13 +23,13 @@ pub fn card(config: &TransferConfig, kind: TransportKind) -> Result<Gpu, Session
     Gpu::open_any(device).map_err(|error| not_here(error.to_string()))
 }
 
-/// What a session allows on such a path, with so many slots of staging.
-pub fn limits(terms: &Terms, slots: usize) -> Limits {
+/// What a session allows on such a path.
+pub fn limits(terms: &Terms) -> Limits {
     let config = &terms.config;
     let slot_bytes = config.frame_bytes().max(config.probe_bytes() as usize).max(MIN_SLOT_BYTES);
     Limits {
         slot_bytes: slot_bytes.next_multiple_of(MIN_SLOT_BYTES),
-        slots,
+        slots: CARD_SLOTS,
         stall: config.stall_timeout(),
         checked: terms.checksum != Checksum::None,
     }
