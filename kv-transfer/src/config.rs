@@ -62,9 +62,8 @@ pub enum Wanted {
     Only(TransportKind),
 }
 
-/// Slots of a path from card to card, each with a stream of its own: frames of a handoff that may be under way
-/// there.
-pub(crate) const CARD_SLOTS: usize = 16;
+/// Frames of a handoff that may be under way into pages on a card: as many as the road with most slots has.
+pub(crate) const CARD_FRAMES: u32 = 24;
 
 /// Section `[transfer]`: sessions, frames and transports.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -88,8 +87,8 @@ pub struct TransferConfig {
     /// Frames are whole layers up to this size, at least one row of one layer. 0 means 1 MiB, or
     /// 4 MiB from pages on a card, where a frame's own costs weigh more than its bytes.
     pub frame_bytes: usize,
-    /// Frames of one handoff that may be under way at once. 0 means 4, or 16 into pages on a card:
-    /// as many as a path between cards has slots.
+    /// Frames of one handoff that may be under way at once. 0 means 4, or 24 into pages on a card:
+    /// as many as a path of NCCL has slots.
     pub window_frames: u32,
     /// Silence on the data path after which a missing frame is asked for again.
     pub repair_timeout_ms: u64,
@@ -268,7 +267,7 @@ impl TransferConfig {
     pub(crate) fn window_frames(&self) -> u32 {
         match (self.window_frames, self.device) {
             (0, None) => 4,
-            (0, Some(_)) => CARD_SLOTS as u32,
+            (0, Some(_)) => CARD_FRAMES,
             (frames, _) => frames.min(1024),
         }
     }
@@ -329,7 +328,7 @@ mod tests {
         assert_eq!((auto.transport, auto.checksum), (Wanted::Auto, Checksum::None));
         assert_eq!((auto.window_frames(), auto.frame_bytes()), (4, 1 << 20));
         let card = TransferConfig { device: Some(0), ..auto };
-        assert_eq!((card.window_frames(), card.frame_bytes()), (16, 4 << 20), "what a card's slots hold");
+        assert_eq!((card.window_frames(), card.frame_bytes()), (24, 4 << 20), "what a card's slots hold");
         for wrong in ["windows = 3", "transport = 'rdma'", "checksum = 'md5'"] {
             assert!(toml::from_str::<TransferConfig>(wrong).is_err());
         }

@@ -69,6 +69,9 @@ pub struct BenchSlo {
     /// The search ends when the rate that holds and the one that does not are closer than this.
     #[arg(long, default_value_t = 0.1)]
     pub precision: f64,
+    /// Rates of a search are so many times as high, or as low, until one holds and one does not.
+    #[arg(long, default_value_t = 2.0)]
+    pub factor: f64,
     /// Rates of a search, at most.
     #[arg(long, default_value_t = 12)]
     pub trials: usize,

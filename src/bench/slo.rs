@@ -80,6 +80,7 @@ impl<'a> Slo<'a> {
         let asks = workload.classes.iter().any(|class| !class.budgets.is_empty());
         ensure!(asks, "a search needs a budget: --ttft-ms, --itl-ms, --tpot-ms or --e2e-ms");
         ensure!(args.questions.rate.is_some(), "a search needs the first rate to try: --rate");
+        ensure!((1.01..=100.0).contains(&args.factor), "--factor is from 1.01 to 100");
         ensure!(args.questions.seconds.is_some(), "a search needs the time of a measurement: --seconds");
         Ok(Self { args, workload, runtime: load::runtime()? })
     }
@@ -174,7 +175,7 @@ impl<'a> Slo<'a> {
     fn search(&self, contender: &Contender) -> Result<Side> {
         let running = self.start(contender)?;
         let first = self.args.questions.rate.unwrap_or(1.0);
-        let mut search = Search::new(first, self.args.precision, self.args.trials);
+        let mut search = Search::new((first, self.args.factor), self.args.precision, self.args.trials);
         let short = contender.settings.iter().map(|set| set.trim_start_matches("engine.scheduler."));
         let name = [contender.name.as_str()].into_iter().chain(short).collect::<Vec<_>>().join(" ");
         let mut side = Side {

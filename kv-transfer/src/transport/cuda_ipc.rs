@@ -54,6 +54,9 @@ const FAREWELL: Duration = Duration::from_secs(2);
 /// How long the oldest frame is looked at before its end is slept for.
 const SPIN: Duration = Duration::from_micros(100);
 
+/// Slots of a ring, each with a stream of its own.
+const SLOTS: usize = 16;
+
 /// Most slots of a ring.
 const MAX_SLOTS: u32 = 64;
 
@@ -224,7 +227,7 @@ impl Transport for CudaIpc {
     async fn connect(&self, terms: &Terms, addr: &str) -> Result<Link<dyn FrameReceiver>, PathError> {
         let mut socket = UnixStream::connect_addr(&SocketAddr::from_abstract_name(addr)?)?;
         socket.write_all(&terms.secret)?;
-        let (gpu, limits) = (self.gpu.clone(), limits(terms));
+        let (gpu, limits) = (self.gpu.clone(), limits(terms, SLOTS));
         made(move || receiver(&gpu, socket, &limits)).await
     }
 }
@@ -235,7 +238,7 @@ impl Rendezvous for Waiting {
         let Self { listener, gpu, terms } = *self;
         let listener = tokio::net::UnixListener::from_std(listener)?;
         let socket = caller(|context| of_this_user(&listener, context), terms.secret).await?.into_std()?;
-        made(move || sender(&gpu, socket, &limits(&terms))).await
+        made(move || sender(&gpu, socket, &limits(&terms, SLOTS))).await
     }
 }
 

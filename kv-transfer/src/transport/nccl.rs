@@ -37,7 +37,7 @@ use super::{
     card::meet::{card, limits, made},
     offer::{Rendezvous, Terms, Transport},
 };
-use crate::{SessionError, TransferConfig, TransportKind, Wanted, metrics::Side};
+use crate::{SessionError, TransferConfig, TransportKind, Wanted, config::CARD_FRAMES, metrics::Side};
 pub use incoming::receiver;
 pub use outgoing::sender;
 
@@ -46,6 +46,9 @@ const INVITATION_BYTES: usize = ID_BYTES + 8;
 
 /// A header and the frame's checksum.
 const FRAME_BYTES: usize = HEADER_BYTES + 4;
+
+/// Frames in staging at once: with 16, launches wait for one another (BENCHMARKS.md, *Two cards of one host*).
+const SLOTS: usize = CARD_FRAMES as usize;
 
 /// The receiver's answer to a header.
 const POSTED: u8 = 1;
@@ -119,7 +122,7 @@ impl Transport for NcclCard {
         let mut socket = tokio::net::TcpStream::connect(addr).await?;
         socket.write_all(&terms.secret).await?;
         let socket = socket.into_std()?;
-        let (gpu, limits, limit) = (self.gpu.clone(), limits(terms), join_limit(&terms.config));
+        let (gpu, limits, limit) = (self.gpu.clone(), limits(terms, SLOTS), join_limit(&terms.config));
         made(move || receiver(&gpu, socket, (&limits, limit))).await
     }
 }
@@ -132,6 +135,6 @@ impl Rendezvous for Waiting {
         let accept = |context: &mut Context<'_>| listener.poll_accept(context).map_ok(|(socket, _)| socket);
         let socket = caller(accept, terms.secret).await?.into_std()?;
         let limit = join_limit(&terms.config);
-        made(move || sender(&gpu, socket, (&limits(&terms), limit))).await
+        made(move || sender(&gpu, socket, (&limits(&terms, SLOTS), limit))).await
     }
 }

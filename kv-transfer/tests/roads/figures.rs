@@ -139,7 +139,7 @@ fn figures() {
     }
     println!("| road | slots | frame | GB/s | copy GB/s | share | the second of two, us |");
     for road in roads() {
-        let slots: &[usize] = if road == Road::Nccl { &[8, 16] } else { &[4, 8, 16] };
+        let slots: &[usize] = if road == Road::Nccl { &[16, 24] } else { &[4, 8, 16] };
         for &slots in slots {
             let mut ends = sender(road, 64 << 20, slots);
             ends.0.tell("fill 31");

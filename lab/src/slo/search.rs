@@ -2,11 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
-/// A search for the highest rate that holds: by doubling or halving until one
+/// A search for the highest rate that holds: by a factor up or down until one
 /// holds and one does not, then by halving the ratio between them.
 #[derive(Clone, Debug)]
 pub struct Search {
     next: f64,
+    /// Between rates until both ends are found, above 1.
+    factor: f64,
     /// The search ends when the rates on both sides are closer than this: 0.1 is a tenth.
     precision: f64,
     bracket: Bracket,
@@ -25,9 +27,9 @@ pub struct Bracket {
 // === impl Search ===
 
 impl Search {
-    /// Begins with this rate, and tries so many at most.
-    pub fn new(first: f64, precision: f64, trials: usize) -> Self {
-        Self { next: first, precision, bracket: Bracket::default(), trials }
+    /// Begins with this rate and goes on by this factor; tries so many at most.
+    pub fn new((first, factor): (f64, f64), precision: f64, trials: usize) -> Self {
+        Self { next: first, factor, precision, bracket: Bracket::default(), trials }
     }
 
     /// The rate to try; none: it is known well enough.
@@ -49,8 +51,8 @@ impl Search {
         }
         self.next = match self.bracket {
             Bracket { held: Some(held), missed: Some(missed) } => rounded((held * missed).sqrt()),
-            Bracket { held: Some(held), missed: None } => held * 2.0,
-            Bracket { held: None, .. } => rate / 2.0,
+            Bracket { held: Some(held), missed: None } => rounded(held * self.factor),
+            Bracket { held: None, .. } => rounded(rate / self.factor),
         };
     }
 

@@ -6,7 +6,6 @@ use tokio::task::spawn_blocking;
 use super::Limits;
 use crate::{
     SessionError, TransferConfig, TransportKind,
-    config::CARD_SLOTS,
     transport::{Checksum, Link, PathError, offer::Terms},
 };
 
@@ -23,13 +22,13 @@ pub fn card(config: &TransferConfig, kind: TransportKind) -> Result<Gpu, Session
     Gpu::open_any(device).map_err(|error| not_here(error.to_string()))
 }
 
-/// What a session allows on such a path.
-pub fn limits(terms: &Terms) -> Limits {
+/// What a session allows on such a path, which has so many slots.
+pub fn limits(terms: &Terms, slots: usize) -> Limits {
     let config = &terms.config;
     let slot_bytes = config.frame_bytes().max(config.probe_bytes() as usize).max(MIN_SLOT_BYTES);
     Limits {
         slot_bytes: slot_bytes.next_multiple_of(MIN_SLOT_BYTES),
-        slots: CARD_SLOTS,
+        slots,
         stall: config.stall_timeout(),
         checked: terms.checksum != Checksum::None,
     }

@@ -35,10 +35,8 @@ struct Sender {
     announced: VecDeque<(usize, usize)>,
     /// Slots whose launch may not be enqueued yet.
     posted: Vec<usize>,
-    /// Where NCCL's stream is done with the launch that a slot was the first of.
+    /// Where NCCL's stream is done with the launch that a slot was last in.
     sent: Vec<Mark>,
-    /// The first slot of the launch that each slot was last in.
-    freed: Vec<usize>,
 }
 
 /// The sending end: joins the receiver at the other end of `socket` within `limit`.
@@ -63,9 +61,8 @@ pub fn sender(
     // The one that is nobody's as well.
     let sent = marks(gpu, limits.slots + 1)?;
     let (begun, told, announced) = (VecDeque::new(), VecDeque::new(), VecDeque::new());
-    let (slots, posted, freed) = (limits.slots, Vec::new(), (0..=limits.slots).collect());
-    let sender =
-        Sender { pair, signals, gather, slots, next: 0, begun, told, announced, posted, sent, freed };
+    let (slots, posted) = (limits.slots, Vec::new());
+    let sender = Sender { pair, signals, gather, slots, next: 0, begun, told, announced, posted, sent };
     Ok(Link { end: Box::new(sender), closer })
 }
 
@@ -133,7 +130,7 @@ impl Sender {
         if self.posted.contains(&slot) {
             self.settle()?;
         }
-        self.sent[self.freed[slot]].awaited(self.gather.lane(slot)).map_err(failed)?;
+        self.sent[slot].awaited(self.gather.lane(slot)).map_err(failed)?;
         self.gather.gather(slot, header, source)
     }
 
@@ -215,12 +212,9 @@ impl Sender {
 
     /// Waits until what was posted is enqueued, and marks where its slots are free again.
     fn settle(&mut self) -> Result<(), PathError> {
-        let Self { pair, signals, posted, sent, freed, .. } = self;
+        let Self { pair, signals, posted, sent, .. } = self;
         pair.settle(&deadline(signals)).map_err(failed)?;
-        let Some(first) = posted.first().copied() else { return Ok(()) };
-        pair.mark(&sent[first]).map_err(failed)?;
-        posted.drain(..).for_each(|slot| freed[slot] = first);
-        Ok(())
+        posted.drain(..).try_for_each(|slot| pair.mark(&sent[slot])).map_err(failed)
     }
 
     /// One more answer, after so many that are not posted yet.
