@@ -5,6 +5,7 @@ use std::{collections::VecDeque, sync::Arc, time::SystemTime};
 
 use baton_trust::Rank;
 use parking_lot::Mutex;
+use tokio::{sync::oneshot, task::JoinSet};
 
 use crate::{
     desk::Operator,
@@ -13,10 +14,11 @@ use crate::{
     views::{Act, since_1970_ms},
 };
 
-/// The last acts, and the file of all.
+/// The last acts, those under way, and the file of all.
 #[derive(Debug, Default)]
 pub(crate) struct Audit {
     acts: Mutex<VecDeque<Act>>,
+    under_way: Mutex<JoinSet<()>>,
     ledger: Option<Arc<Ledger>>,
 }
 
@@ -32,6 +34,8 @@ pub(crate) struct Deed<'a> {
 
 /// So many are kept.
 const MOST: usize = 256;
+/// So many may be under way.
+const UNDER_WAY: usize = 64;
 
 // === impl Audit ===
 
@@ -39,6 +43,30 @@ impl Audit {
     /// With a file that has every act before it is done.
     pub(crate) fn in_file(ledger: Ledger) -> Self {
         Self { ledger: Some(Arc::new(ledger)), ..Self::default() }
+    }
+
+    /// Does something to its end, also where whoever asked for it has left: neither an act nor its record is
+    /// cut in half.
+    ///
+    /// # Errors
+    /// Its own; and when too much is under way, or the process ends.
+    pub(crate) async fn whole<T: Send + 'static>(
+        &self,
+        act: impl Future<Output = Result<T, AdminError>> + Send + 'static,
+    ) -> Result<T, AdminError> {
+        let (tell, told) = oneshot::channel();
+        {
+            let mut under_way = self.under_way.lock();
+            while under_way.try_join_next().is_some() {}
+            if under_way.len() >= UNDER_WAY {
+                return Err(AdminError::Busy);
+            }
+            under_way.spawn(async move {
+                // Nobody listens where the caller has left.
+                let _ = tell.send(act.await);
+            });
+        }
+        told.await.unwrap_or(Err(AdminError::Ended))
     }
 
     /// What comes of an act, which is kept whatever that is. If there is a file, and the act cannot
@@ -122,6 +150,10 @@ impl Audit {
 
 #[cfg(test)]
 mod tests {
+    use std::{future::pending, time::Duration};
+
+    use tokio::time::timeout;
+
     use super::*;
 
     fn ann() -> Operator {
@@ -141,6 +173,36 @@ mod tests {
         assert_eq!((latest.len(), latest[0].whom.as_deref()), (MOST, Some("256")));
         assert!(latest[0].refused.is_none() && latest[1].refused.is_some());
         assert_eq!(latest[MOST - 1].whom.as_deref(), Some("1"));
+    }
+
+    #[tokio::test]
+    async fn an_act_and_its_record_outlive_whoever_asked_for_it() {
+        let audit = Arc::new(Audit::default());
+        let (go, goes) = oneshot::channel::<()>();
+        let acts = Arc::clone(&audit);
+        let act = audit.whole(async move {
+            let deed = Deed { what: "drain", whom: None, needs: Rank::Operator, how: None };
+            acts.of(&ann(), deed, async { goes.await.map_err(|_| AdminError::NoRoute) }).await
+        });
+        assert!(timeout(Duration::ZERO, act).await.is_err(), "the caller leaves");
+        go.send(()).unwrap();
+        let done = async {
+            while audit.latest().is_empty() {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(Duration::from_secs(60), done).await.unwrap();
+        assert_eq!(audit.latest()[0].refused, None);
+    }
+
+    #[tokio::test]
+    async fn no_more_acts_than_there_is_room_for_are_under_way() {
+        let audit = Audit::default();
+        let forever = || timeout(Duration::ZERO, audit.whole(pending::<Result<(), AdminError>>()));
+        for _ in 0..UNDER_WAY {
+            assert!(forever().await.is_err());
+        }
+        assert!(matches!(forever().await, Ok(Err(AdminError::Busy))));
     }
 
     #[tokio::test]

@@ -33,6 +33,10 @@ pub(crate) enum AdminError {
     Unwritten { reason: String },
     #[error("it was done, and what came of it cannot be written into the file of acts: {reason}")]
     Unrecorded { reason: String },
+    #[error("too many acts are under way")]
+    Busy,
+    #[error("the coordinator ended before it was done")]
+    Ended,
     #[error("this coordinator has no playground")]
     NoPlayground,
     #[error("no such route; /openapi.json has all of them")]
@@ -64,8 +68,8 @@ impl AdminError {
             Self::Stranger | Self::Rank { .. } => StatusCode::FORBIDDEN,
             Self::NoKey => StatusCode::UNAUTHORIZED,
             Self::Steer(SteerError::Unreached { .. }) => StatusCode::BAD_GATEWAY,
-            Self::Unwritten { .. } => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Unrecorded { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Unwritten { .. } | Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Unrecorded { .. } | Self::Ended => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Limits(LimitsError::Range { .. }) | Self::Body { .. } => StatusCode::BAD_REQUEST,
         }
     }

@@ -57,17 +57,17 @@ impl Admin for Service {
 
     async fn drain_node(&self, call: Call<DrainNodeRequest>) -> Answer<Node> {
         let (who, DrainNodeRequest { id, how }) = told(call)?;
-        Ok(Response::new(operations::drain(&self.0, &who, id, how.unwrap_or_default().force).await?))
+        Ok(Response::new(operations::drain(self.0.clone(), who, id, how.unwrap_or_default().force).await?))
     }
 
     async fn undrain_node(&self, call: Call<NodeName>) -> Answer<Node> {
         let (who, NodeName { id }) = told(call)?;
-        Ok(Response::new(operations::undrain(&self.0, &who, id).await?))
+        Ok(Response::new(operations::undrain(self.0.clone(), who, id).await?))
     }
 
     async fn set_roles(&self, call: Call<SetRolesRequest>) -> Answer<Node> {
         let (who, SetRolesRequest { id, roles }) = told(call)?;
-        Ok(Response::new(operations::set_roles(&self.0, &who, id, roles.unwrap_or_default()).await?))
+        Ok(Response::new(operations::set_roles(self.0.clone(), who, id, roles.unwrap_or_default()).await?))
     }
 
     async fn list_requests(&self, _: Call<Nothing>) -> Answer<Requests> {
@@ -76,7 +76,7 @@ impl Admin for Service {
 
     async fn cancel_request(&self, call: Call<RequestId>) -> Answer<Requests> {
         let (who, RequestId { id }) = told(call)?;
-        Ok(Response::new(Requests { requests: operations::cancel(&self.0, &who, &id).await? }))
+        Ok(Response::new(Requests { requests: operations::cancel(self.0.clone(), who, id).await? }))
     }
 
     async fn list_queues(&self, _: Call<Nothing>) -> Answer<Queues> {
@@ -89,7 +89,7 @@ impl Admin for Service {
 
     async fn set_limits(&self, call: Call<Limits>) -> Answer<Limits> {
         let (who, wanted) = told(call)?;
-        Ok(Response::new(operations::set_limits(&self.0, &who, wanted).await?))
+        Ok(Response::new(operations::set_limits(self.0.clone(), who, wanted).await?))
     }
 
     async fn get_prefix_index(&self, _: Call<Nothing>) -> Answer<PrefixIndex> {
@@ -98,7 +98,7 @@ impl Admin for Service {
 
     async fn flush(&self, call: Call<Nothing>) -> Answer<Flushed> {
         let (who, Nothing {}) = told(call)?;
-        Ok(Response::new(operations::flush(&self.0, &who).await?))
+        Ok(Response::new(operations::flush(self.0.clone(), who).await?))
     }
 
     async fn list_advice(&self, _: Call<Nothing>) -> Answer<AdviceByModel> {

@@ -113,7 +113,7 @@ async fn drain(
     body: Bytes,
 ) -> Answer<Node> {
     let Drain { force } = if body.is_empty() { Drain::default() } else { read(&body)? };
-    Ok(Json(operations::drain(&desk, &who, id, force).await?))
+    Ok(Json(operations::drain(desk, who, id, force).await?))
 }
 
 async fn undrain(
@@ -121,7 +121,7 @@ async fn undrain(
     Extension(who): Extension<Operator>,
     Path(id): Path<String>,
 ) -> Answer<Node> {
-    Ok(Json(operations::undrain(&desk, &who, id).await?))
+    Ok(Json(operations::undrain(desk, who, id).await?))
 }
 
 async fn set_roles(
@@ -130,7 +130,7 @@ async fn set_roles(
     Path(id): Path<String>,
     body: Bytes,
 ) -> Answer<Node> {
-    Ok(Json(operations::set_roles(&desk, &who, id, read(&body)?).await?))
+    Ok(Json(operations::set_roles(desk, who, id, read(&body)?).await?))
 }
 
 async fn requests(State(desk): State<Desk>) -> Json<Vec<Request>> {
@@ -142,7 +142,7 @@ async fn cancel(
     Extension(who): Extension<Operator>,
     Path(id): Path<String>,
 ) -> Answer<Vec<Request>> {
-    Ok(Json(operations::cancel(&desk, &who, &id).await?))
+    Ok(Json(operations::cancel(desk, who, id).await?))
 }
 
 async fn queue(State(desk): State<Desk>) -> Json<Vec<Queue>> {
@@ -158,7 +158,7 @@ async fn set_limits(
     Extension(who): Extension<Operator>,
     body: Bytes,
 ) -> Answer<Limits> {
-    Ok(Json(operations::set_limits(&desk, &who, read(&body)?).await?))
+    Ok(Json(operations::set_limits(desk, who, read(&body)?).await?))
 }
 
 async fn prefix_index(State(desk): State<Desk>) -> Json<PrefixIndex> {
@@ -166,7 +166,7 @@ async fn prefix_index(State(desk): State<Desk>) -> Json<PrefixIndex> {
 }
 
 async fn flush(State(desk): State<Desk>, Extension(who): Extension<Operator>) -> Answer<Flushed> {
-    Ok(Json(operations::flush(&desk, &who).await?))
+    Ok(Json(operations::flush(desk, who).await?))
 }
 
 async fn advice(State(desk): State<Desk>) -> Json<Vec<Advice>> {

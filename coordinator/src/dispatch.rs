@@ -341,7 +341,11 @@ impl Course {
                 attempt.prefilled();
                 self.end_choice(choice, reason);
             }
-            Event::Bill(bill) => self.bill = Some(bill),
+            Event::Bill(bill) => {
+                // After a loss pages of tokens that were generated are cached, too.
+                let cached_tokens = bill.cached_tokens.min(self.request.tokens.len() as u32);
+                self.bill = Some(Bill { cached_tokens, ..bill });
+            }
             Event::Failed(failure) => return Err(attempt.failed(failure)),
         }
         Ok(if self.over { None } else { Some(attempt) })

@@ -180,12 +180,9 @@ impl Fleet {
         if let Some(known) = pools.get(model) {
             return Arc::clone(known);
         }
-        let nodes = self.nodes();
+        let (nodes, text) = (self.nodes(), self.text_of(model));
         let of = |role| {
-            let fits = |node: &&Arc<Node>| {
-                let info = node.info();
-                info.model == model && info.roles.contains(&role)
-            };
+            let fits = |node: &&Arc<Node>| serves(&node.info(), model, &text, role);
             Pool::new(nodes.iter().filter(fits).cloned().collect())
         };
         let found = Arc::new(Pools { prefill: of(Role::Prefill), decode: of(Role::Decode) });
@@ -197,11 +194,15 @@ impl Fleet {
 
     /// Ready nodes with this model and role.
     pub(crate) fn ready(&self, model: &str, role: Role) -> Vec<Arc<Node>> {
-        let fits = |node: &&Arc<Node>| {
-            let info = node.info();
-            node.health() == Health::Ready && info.model == model && info.roles.contains(&role)
-        };
+        let text = self.text_of(model);
+        let fits =
+            |node: &&Arc<Node>| node.health() == Health::Ready && serves(&node.info(), model, &text, role);
         self.nodes.lock().values().filter(fits).cloned().collect()
+    }
+
+    /// Digest of the tokenizer and template by which prompts of a model become tokens.
+    fn text_of(&self, model: &str) -> String {
+        self.models.lock().get(model).map(|model| model.text_digest.clone()).unwrap_or_default()
     }
 
     /// Told whenever a node's health, roles or presence changed.
@@ -281,8 +282,21 @@ impl Fleet {
         }
     }
 
-    /// Lists a node's model.
+    /// Lists a node's model, unless others serve one of this name with another text: a node gets no
+    /// tokens but those of its own tokenizer.
     fn learn(&self, info: &NodeInfo) {
+        let text = self.text_of(&info.model);
+        let serve = |node: &Arc<Node>| {
+            let other = node.info();
+            let same = (other.model == info.model, other.text_digest == text);
+            node.health() == Health::Ready && same == (true, true) && other.id != info.id
+        };
+        if text != info.text_digest {
+            if self.nodes().iter().any(serve) {
+                return;
+            }
+            self.pools.lock().clear();
+        }
         let mut models = self.models.lock();
         let known = models.get(&info.model).map(|model| model.pool_tokens);
         let model = ServedModel {
@@ -310,6 +324,11 @@ impl Fleet {
         self.metrics.set_nodes(self.nodes.lock().values().map(|node| node.health()));
         self.changed.send_replace(());
     }
+}
+
+/// Whether a node does this work for a model whose text has this digest.
+fn serves(info: &NodeInfo, model: &str, text: &str, role: Role) -> bool {
+    info.model == model && info.text_digest == text && info.roles.contains(&role)
 }
 
 /// What the pages of a node hold, in tokens.

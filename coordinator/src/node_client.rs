@@ -32,6 +32,11 @@ pub(crate) enum DescribeError {
     Json(#[from] serde_json::Error),
 }
 
+/// Bytes of an answer that may wait for its reader, in HTTP/2's window of a stream; and of all together, more
+/// than there are of those: readers that are slow hold up nobody else who shares the connection.
+const STREAM_WINDOW: u32 = 256 << 10;
+const CONNECTION_WINDOW: u32 = 1 << 30;
+
 /// How long a node may take to do what it is told.
 const TOLD_LIMIT: Duration = Duration::from_secs(5);
 
@@ -47,6 +52,8 @@ impl NodeClient {
             .with(|endpoint| {
                 endpoint
                     .connect_timeout(Duration::from_secs(2))
+                    .initial_stream_window_size(STREAM_WINDOW)
+                    .initial_connection_window_size(CONNECTION_WINDOW)
                     .http2_keep_alive_interval(Duration::from_secs(10))
                     .keep_alive_timeout(Duration::from_secs(10))
                     .keep_alive_while_idle(true)

@@ -38,9 +38,18 @@ pub enum Entry {
 /// How fast places come free while someone waits.
 #[derive(Debug, Default)]
 struct Pace {
-    last: Option<Instant>,
+    last: Option<Since>,
     /// Between two of them, on average of late.
     interval: Option<Duration>,
+}
+
+/// Since when the next place is waited for.
+#[derive(Clone, Copy, Debug)]
+enum Since {
+    /// The one before came free for somebody.
+    Free(Instant),
+    /// Somebody came, when nobody waited.
+    Came(Instant),
 }
 
 /// When a refused request may try again while nothing is known of how fast places come free.
@@ -102,11 +111,11 @@ impl<T> Places<T> {
         if self.line.len() >= self.max_waiting {
             return Err(overloaded("too many requests are waiting", wait.unwrap_or(RETRY_AFTER)));
         }
-        if let Some(wait) = wait.filter(|wait| now + *wait > deadline.min(now + self.max_wait)) {
-            return Err(overloaded("no place is expected to be free in time", wait));
-        }
         if self.line.len() == 0 {
-            self.pace.last = None;
+            // Whatever is expected: only where somebody waits is it seen that places come free faster again.
+            self.pace.last = Some(Since::Came(now));
+        } else if let Some(wait) = wait.filter(|wait| now + *wait > deadline.min(now + self.max_wait)) {
+            return Err(overloaded("no place is expected to be free in time", wait));
         }
         // Whoever was expected to get a place in time has waited most of the way when it is
         // late, and is refused only when that goes on.
@@ -141,8 +150,12 @@ impl<T> Places<T> {
 impl Pace {
     /// A place came free for someone in line.
     fn tick(&mut self, now: Instant) {
-        let Some(last) = self.last.replace(now) else { return };
-        let newest = now - last;
+        let newest = match self.last.replace(Since::Free(now)) {
+            Some(Since::Free(last)) => now - last,
+            // A part of an interval, which says something where it is shorter than those before.
+            Some(Since::Came(first)) if self.interval.is_some_and(|usual| now - first < usual) => now - first,
+            _ => return,
+        };
         self.interval = Some(self.interval.map_or(newest, |usual| (usual * (NEWEST - 1) + newest) / NEWEST));
     }
 
@@ -156,4 +169,51 @@ impl Pace {
 /// Refused; `wait`: what it would have waited.
 pub(crate) fn overloaded(why: &str, wait: Duration) -> Failure {
     Failure { retry_after: Some(wait), ..Failure::new(ErrorCode::Overloaded, why) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::CoordinatorConfig;
+
+    #[test]
+    fn a_stall_does_not_shut_the_line_for_good() {
+        let limits = Limits {
+            max_running: 1,
+            max_waiting: 100,
+            max_wait_ms: 250,
+            ..Limits::of(&CoordinatorConfig::default())
+        };
+        let (mut places, mut now) = (Places::new(&limits), Instant::now());
+        let claim = |now| Claim { tenant: String::new(), priority: 0, due: now, tokens: 1 };
+        let enter = |places: &mut Places<()>, now| places.enter(claim(now), (), now + 20 * RETRY_AFTER, now);
+        assert_eq!(enter(&mut places, now).unwrap(), Entry::Taken);
+        for _ in 0..3 {
+            assert!(matches!(enter(&mut places, now).unwrap(), Entry::InLine { .. }));
+        }
+        // Whoever has a place keeps it for long.
+        for _ in 0..3 {
+            now += 5 * RETRY_AFTER;
+            places.release();
+            places.call(now).unwrap();
+        }
+        assert_eq!(places.status().interval, Some(5 * RETRY_AFTER));
+        // One may wait, and nobody behind it.
+        enter(&mut places, now).unwrap();
+        let refused = enter(&mut places, now).unwrap_err();
+        assert_eq!(refused.retry_after, Some(10 * RETRY_AFTER));
+        // With each that has waited for little, more is known of how fast places come free again.
+        let mut refusals = 0;
+        loop {
+            now += RETRY_AFTER / 50;
+            places.release();
+            places.call(now).unwrap();
+            enter(&mut places, now).unwrap();
+            match enter(&mut places, now) {
+                Ok(_) => break,
+                Err(_) => refusals += 1,
+            }
+        }
+        assert!((10..40).contains(&refusals), "{refusals}");
+    }
 }

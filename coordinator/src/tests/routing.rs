@@ -177,3 +177,23 @@ async fn a_prompt_that_is_to_be_told_of_is_computed_where_it_is_answered() {
     cluster.events(request(1)).await;
     assert_eq!(cluster.nodes[0].opens()[1].candidates[0].node, "p");
 }
+
+#[tokio::test]
+async fn nodes_with_another_tokenizer_get_no_tokens_of_a_model_of_the_same_name() {
+    let other = NodeInfo { text_digest: "00".into(), ..node_info("b", &[Role::Decode]) };
+    let cluster = Cluster::start(config(), vec![node_info("a", &[Role::Decode]), other]).await;
+    let text = cluster.coordinator.models().remove(0).text_digest;
+    let at = cluster.nodes.iter().position(|node| node.info().text_digest == text).unwrap();
+    for _ in 0..4 {
+        for node in &cluster.nodes {
+            node.script([accepted(), finished(0)].map(Act::Send));
+        }
+        cluster.events(request(1)).await;
+    }
+    assert_eq!((cluster.nodes[at].opens().len(), cluster.nodes[1 - at].opens().len()), (4, 0));
+    // The other's text is the model's when nobody has this one.
+    cluster.nodes[at].set_silent(true);
+    let changed = || cluster.coordinator.models().remove(0).text_digest != text;
+    cluster.until("the other's text", |_| changed()).await;
+    assert_eq!(cluster.events(request(1)).await, [accepted(), finished(0)]);
+}

@@ -1,6 +1,6 @@
 //! Requests that go well, end early or are refused.
 
-use baton_protocol::ErrorCode;
+use baton_protocol::{ErrorCode, TopLogprob};
 use prometheus_client::encoding::text::encode;
 
 use super::{fake::Act, *};
@@ -12,7 +12,7 @@ fn sends(events: impl IntoIterator<Item = Event>) -> Vec<Act> {
 #[tokio::test]
 async fn events_come_in_order_and_the_bill_before_the_last_end() {
     let cluster = Cluster::decode(&["d"]).await;
-    let events = [accepted(), token(0, 0), token(1, 0), finished(1), token(0, 1), bill(5), finished(0)];
+    let events = [accepted(), token(0, 0), token(1, 0), finished(1), token(0, 1), bill(2), finished(0)];
     cluster.nodes[0].script(sends(events.clone()));
     assert_eq!(cluster.events(request(2)).await, events);
 
@@ -27,9 +27,9 @@ async fn events_come_in_order_and_the_bill_before_the_last_end() {
 async fn the_bill_is_moved_before_the_last_end_and_nothing_follows() {
     let cluster = Cluster::decode(&["d"]).await;
     let sent =
-        [accepted(), bill(5), token(0, 0), finished(1), finished(0), token(0, 1), finished(0), bill(6)];
+        [accepted(), bill(2), token(0, 0), finished(1), finished(0), token(0, 1), finished(0), bill(3)];
     cluster.nodes[0].script(sends(sent));
-    let expected = [accepted(), token(0, 0), finished(1), bill(5), finished(0)];
+    let expected = [accepted(), token(0, 0), finished(1), bill(2), finished(0)];
     assert_eq!(cluster.events(request(2)).await, expected);
 }
 
@@ -46,7 +46,7 @@ async fn repeated_tokens_are_dropped() {
 async fn a_stopped_choice_ends_once_and_the_others_go_on() {
     let cluster = Cluster::decode(&["d"]).await;
     let before = [accepted(), token(0, 0), token(1, 0)];
-    let after = [token(0, 1), finished(0), token(1, 1), bill(5), finished(1)];
+    let after = [token(0, 1), finished(0), token(1, 1), bill(2), finished(1)];
     cluster.nodes[0].script([sends(before), vec![Act::AwaitStop(0)], sends(after)].concat());
     let mut answer = cluster.coordinator.dispatch(request(2), Wishes::default()).await.unwrap();
     let mut events = Vec::new();
@@ -57,20 +57,20 @@ async fn a_stopped_choice_ends_once_and_the_others_go_on() {
     answer.stop_choice(0);
     answer.stop_choice(9);
     events.extend(all(answer).await);
-    let expected = [accepted(), token(0, 0), token(1, 0), finished(0), token(1, 1), bill(5), finished(1)];
+    let expected = [accepted(), token(0, 0), token(1, 0), finished(0), token(1, 1), bill(2), finished(1)];
     assert_eq!(events, expected);
 }
 
 #[tokio::test]
 async fn stopping_the_last_choice_still_brings_the_bill() {
     let cluster = Cluster::decode(&["d"]).await;
-    let (before, after) = ([accepted(), token(0, 0)], [token(0, 1), bill(5), finished(0)]);
+    let (before, after) = ([accepted(), token(0, 0)], [token(0, 1), bill(2), finished(0)]);
     cluster.nodes[0].script([sends(before), vec![Act::AwaitStop(0)], sends(after)].concat());
     let mut answer = cluster.coordinator.dispatch(request(1), Wishes::default()).await.unwrap();
     answer.next().await.unwrap();
     answer.next().await.unwrap();
     answer.stop_choice(0);
-    assert_eq!(all(answer).await, [bill(5), finished(0)]);
+    assert_eq!(all(answer).await, [bill(2), finished(0)]);
 }
 
 #[tokio::test]
@@ -182,4 +182,30 @@ async fn outcomes_times_and_nodes_are_counted() {
 async fn shutdown_ends_the_checks() {
     let cluster = Cluster::decode(&["d"]).await;
     timeout(LONG, cluster.tasks.shutdown()).await.unwrap();
+}
+
+/// A token with as much beside it as fills a stream's window soon.
+fn large(position: u32) -> Event {
+    let top = (0..4000).map(|id| TopLogprob { id, logprob: -1.0 }).collect();
+    Event::Token(Token { choice: 0, position, id: position, logprob: Some(-1.0), top })
+}
+
+#[tokio::test]
+async fn readers_that_do_not_read_hold_up_nobody_else() {
+    let cluster = Cluster::decode(&["d"]).await;
+    let mut unread = Vec::new();
+    for _ in 0..16 {
+        cluster.nodes[0].script(sends([accepted()].into_iter().chain((0..60).map(large))));
+        unread.push(cluster.coordinator.dispatch(request(1), Wishes::default()).await.unwrap());
+    }
+    for _ in 0..30 {
+        let events = [accepted(), token(0, 0), finished(0)];
+        cluster.nodes[0].script(sends(events.clone()));
+        assert_eq!(timeout(LONG, cluster.events(request(1))).await.unwrap(), events);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let asked = cluster.nodes[0].described();
+    cluster.until("it says again who it is", |_| cluster.nodes[0].described() > asked + 1).await;
+    assert_eq!(cluster.coordinator.status().nodes[0].health, Health::Ready);
+    assert_eq!(all(unread.remove(0)).await.len(), 62);
 }
