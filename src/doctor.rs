@@ -17,6 +17,7 @@ use crate::{
     client::Client,
     config::{BackendKind, ClusterConfig, RegistryConfig},
     terminal::say,
+    worker_node,
 };
 
 /// How long an etcd may take to accept a connection, and a cluster to say how it is.
@@ -159,7 +160,8 @@ fn find_certificates(config: &ClusterConfig, tls: &TlsConfig) -> Result<String, 
 
 fn transports(config: &ClusterConfig) -> Finding {
     // Certificates are looked at on their own.
-    let transfer = TransferConfig { tls: false, ..config.transfer.clone() };
+    let device = worker_node::device(config);
+    let transfer = TransferConfig { tls: false, device, ..config.transfer.clone() };
     let found = Transports::new(&transfer, &Trust::none(), Side::Receiving)
         .map(|transports| {
             let names: Vec<_> = transports.kinds().map(TransportKind::as_str).collect();

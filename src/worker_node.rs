@@ -135,10 +135,15 @@ impl WorkerNode {
     }
 }
 
+/// The card that pages are on, if they are on one.
+pub(crate) fn device(config: &ClusterConfig) -> Option<usize> {
+    (config.engine.backend == BackendKind::Cuda).then_some(config.engine.device)
+}
+
 /// Data sockets are reached where the node is, its pages lie where its engine is.
 fn transfer(config: &ClusterConfig, node: &NodeConfig) -> TransferConfig {
     let mut transfer = config.transfer.clone();
-    transfer.device = (config.engine.backend == BackendKind::Cuda).then_some(config.engine.device);
+    transfer.device = device(config);
     if transfer.data_listen.ip().is_loopback() && !node.listen.ip().is_loopback() {
         transfer.data_listen.set_ip(node.listen.ip());
     }

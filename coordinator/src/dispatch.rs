@@ -341,14 +341,16 @@ impl Course {
                 attempt.prefilled();
                 self.end_choice(choice, reason);
             }
-            Event::Bill(bill) => {
-                // After a loss pages of tokens that were generated are cached, too.
-                let cached_tokens = bill.cached_tokens.min(self.request.tokens.len() as u32);
-                self.bill = Some(Bill { cached_tokens, ..bill });
-            }
+            Event::Bill(bill) => self.bill = Some(self.of_the_prompt(bill)),
             Event::Failed(failure) => return Err(attempt.failed(failure)),
         }
         Ok(if self.over { None } else { Some(attempt) })
+    }
+
+    /// After a loss pages of tokens that were generated are cached, too.
+    fn of_the_prompt(&self, bill: Bill) -> Bill {
+        let prompt = u32::try_from(self.request.tokens.len()).unwrap_or(u32::MAX);
+        Bill { cached_tokens: bill.cached_tokens.min(prompt), ..bill }
     }
 
     /// Whether something comes before the answer, or in its place, that did not come yet.

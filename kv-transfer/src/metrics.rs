@@ -186,10 +186,18 @@ impl TransferMetrics {
 
     pub(crate) fn session_ended(&self, peer: &NodeId, path: &PathReport) {
         self.sessions.dec();
-        let labels = PathLabels { peer: peer.0.clone(), transport: path.transport.as_str() };
-        self.paths.get_or_create(&labels).dec();
-        if path.fallback().is_some() {
-            self.fallbacks.get_or_create(&labels).dec();
+        let labels =
+            |transport: TransportKind| PathLabels { peer: peer.0.clone(), transport: transport.as_str() };
+        let used = labels(path.transport);
+        if path.fallback().is_some() && self.fallbacks.get_or_create(&used).dec() == 1 {
+            self.fallbacks.remove(&used);
+        }
+        // Nodes come under ever new names: of those that are gone nothing is told.
+        if self.paths.get_or_create(&used).dec() == 1 {
+            self.paths.remove(&used);
+            for tried in &path.tried {
+                self.bandwidth.remove(&labels(tried.transport));
+            }
         }
     }
 
@@ -230,5 +238,9 @@ mod tests {
         ] {
             assert!(text.contains(&format!("transfer_receiving_{line}")), "{text}");
         }
+        sides[1].session_ended(&"p".into(), &path);
+        text.clear();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        assert!(!text.contains("peer="), "{text}");
     }
 }

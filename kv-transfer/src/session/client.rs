@@ -149,6 +149,8 @@ impl Sessions {
             // Everything of another incarnation is dead, whatever its sockets say.
             slot.stop.cancel();
         }
+        // Nodes come under ever new names.
+        slots.retain(|_, slot| !matches!(*slot.phase.borrow(), Phase::Dead(_)));
         let (tell, phase) = watch::channel(Phase::Opening);
         let stop = self.stop.child_token();
         slots.insert(

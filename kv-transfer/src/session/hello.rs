@@ -53,6 +53,9 @@ pub fn hello(
     }
 }
 
+/// Longest name of a node, which labels metrics: that of a host.
+const MAX_NAME_BYTES: usize = 253;
+
 /// The prefill node's answer to a HELLO.
 pub fn check_hello(
     local: &LocalNode,
@@ -70,6 +73,10 @@ pub fn check_hello(
         return Err(Refuse { field: "protocol".to_owned(), mine, yours });
     };
     same("cluster", &local.cluster, &hello.cluster)?;
+    if hello.node.len() > MAX_NAME_BYTES {
+        let (mine, yours) = (format!("{MAX_NAME_BYTES} bytes"), format!("{} bytes", hello.node.len()));
+        return Err(Refuse { field: "length of the node's name".to_owned(), mine, yours });
+    }
     same("incarnation", &local.incarnation.0, &hello.expect_incarnation)?;
     same("model fingerprint", &local.model_fingerprint, &hello.model_fingerprint)?;
     let theirs = hello.kv.as_ref().and_then(|kv| KvShape::try_from(kv).ok());

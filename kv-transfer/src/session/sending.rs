@@ -33,6 +33,9 @@ use crate::{
     transport::{FrameSender, PathError, offer::Terms},
 };
 
+/// So many times the handoffs that may be open, those that were refused included, end a session.
+const REFUSED: usize = 16;
+
 /// News of one prompt that may wait for this session.
 const MAX_PROGRESS: usize = 64;
 
@@ -155,7 +158,12 @@ impl Sending {
             self.metrics.late(1);
             return Ok(None);
         }
-        let full = table.handoffs.len() >= self.config.max_handoffs;
+        let allowed = self.config.max_handoffs;
+        let full = table.handoffs.len() >= allowed;
+        // Those that were refused stay until the peer has closed them.
+        if table.handoffs.len() >= REFUSED * allowed.max(1) {
+            return Err(SessionError::down("too many handoffs were refused and not closed"));
+        }
         // An empty range does no harm to a job that is refused below.
         let tokens = job.have.min(job.tokens())..job.tokens();
         let terms = SenderTerms {

@@ -1,6 +1,10 @@
 //! The sending side's data listener: takes sockets that know a session's secret.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use baton_protocol::SessionId;
 use baton_trust::Trust;
@@ -9,7 +13,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::oneshot,
-    task::JoinSet,
+    task::{AbortHandle, JoinSet},
     time::timeout,
 };
 
@@ -19,7 +23,8 @@ use crate::{
     transport::socket::{self, Socket},
 };
 
-/// Sockets that have not yet said hello; more are closed at once.
+/// Sockets that have not yet said hello; beyond that the oldest is closed for each that comes, which leaves those
+/// that know a session the time they need.
 const MAX_PENDING: usize = 64;
 
 /// After an accept that failed (no more file descriptors, say).
@@ -49,18 +54,24 @@ pub struct Expectation {
 
 /// Accepts sockets for ever.
 pub async fn listen(listener: TcpListener, expected: Expected, limit: Duration) {
-    let mut pending = JoinSet::new();
+    let (mut pending, mut oldest) = (JoinSet::new(), VecDeque::new());
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((socket, _)) if pending.len() < MAX_PENDING => {
+                Ok((socket, _)) => {
+                    if oldest.len() == MAX_PENDING {
+                        oldest.retain(|stranger: &AbortHandle| !stranger.is_finished());
+                    }
+                    if oldest.len() == MAX_PENDING && let Some(stranger) = oldest.pop_front() {
+                        tracing::warn!("too many data sockets without a session");
+                        stranger.abort();
+                    }
                     let expected = expected.clone();
-                    pending.spawn(async move {
+                    oldest.push_back(pending.spawn(async move {
                         // Whoever is too slow or knows no secret is hung up on without a word.
                         let _ = timeout(limit, expected.take(socket)).await;
-                    });
+                    }));
                 }
-                Ok(_) => tracing::warn!("too many data sockets without a session"),
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept data sockets");
                     tokio::time::sleep(PAUSE).await;

@@ -67,6 +67,7 @@ const APART: &[Apart] = &[
     (4, opens::lengths_of_control_messages_are_not_believed, CONTROL),
     (4, answers::a_frame_may_be_cut_at_any_byte, &[Tcp, Shm]),
     (5, opens::who_says_nothing_on_the_control_port_is_in_nobodys_way, CONTROL),
+    (5, opens::who_says_nothing_on_the_data_port_is_in_nobodys_way, &[Tcp]),
     (5, encrypted::handshakes_that_are_never_made_are_in_nobodys_way, CONTROL),
     (5, opens::sockets_without_the_secret_get_nothing, &[Tcp]),
     (5, opens::who_tells_the_secret_too_slowly_is_hung_up_on, &[Tcp, Shm]),

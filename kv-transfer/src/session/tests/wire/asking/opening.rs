@@ -73,10 +73,11 @@ pub async fn who_wants_the_largest_probes_and_reads_none_is_cut_off() {
 
 #[tokio::test]
 pub async fn a_bad_hello_is_refused_by_name() {
-    let changes: [(&str, Change); 15] = [
+    let changes: [(&str, Change); 16] = [
         ("protocol", |hello| hello.protocol_min = 99),
         ("protocol", |hello| hello.protocol_max = 0),
         ("cluster", |hello| hello.cluster = "other".repeat(1000)),
+        ("length of the node's name", |hello| hello.node = "n".repeat(254)),
         ("incarnation", |hello| hello.expect_incarnation = 7),
         ("model fingerprint", |hello| hello.model_fingerprint.clear()),
         ("kv shape", |hello| hello.kv = None),
@@ -330,6 +331,19 @@ pub async fn who_says_nothing_on_the_control_port_is_in_nobodys_way() {
         mute.push(TcpStream::connect(&served.peer.control_addr).await.unwrap());
     }
     is_well(&served, TCP, 0).await;
+}
+
+#[tokio::test]
+pub async fn who_says_nothing_on_the_data_port_is_in_nobodys_way() {
+    let (served, hello) = prefill_node(TCP).await;
+    let (welcome, _asker) = Asker::welcomed(&served, hello).await;
+    let mut mute = Vec::new();
+    for leg in 0..3 {
+        for _ in 0..100 {
+            mute.push(TcpStream::connect(&welcome.paths[0].addr).await.unwrap());
+        }
+        is_well(&served, TCP, leg).await;
+    }
 }
 
 /// A gRPC call of `session` by hand: preface, SETTINGS, HEADERS without compression, then `body` as DATA.
