@@ -295,6 +295,16 @@ impl TransferConfig {
         self.ping_interval() * self.missed_pings.max(1)
     }
 
+    /// How long a peer may take to end what it was told to end, its data thread busy with a frame.
+    pub(crate) fn quiet_limit(&self) -> Duration {
+        self.stall_timeout() + self.silence_limit()
+    }
+
+    /// How long a frame may be on its way in, however it comes: ends of paths see only whether something does.
+    pub(crate) fn frame_limit(&self, bytes: u32) -> Duration {
+        2 * self.stall_timeout() * (1 + (bytes >> 20))
+    }
+
     /// How often timers are looked at.
     pub(crate) fn tick(&self) -> Duration {
         (self.repair_timeout() / 4).min(self.ping_interval() / 4).max(Duration::from_millis(2))

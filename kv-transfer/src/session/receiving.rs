@@ -3,7 +3,7 @@
 //! events to the machines through it, so that order is the same for everybody.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
     time::Instant,
 };
@@ -48,7 +48,8 @@ struct Table {
     pinged: Instant,
     /// When the data path last moved; now, while frames are being read.
     moved: Instant,
-    reading: usize,
+    /// Until when each frame that is being read must be in, oldest first.
+    reading: VecDeque<Instant>,
     /// Handoffs whose KV came whole.
     whole: u64,
     /// A handoff was given up for frames that did not come, and nothing else came either: the
@@ -61,6 +62,8 @@ struct Entry {
     machine: Receiver,
     events: mpsc::Sender<HandoffEvent>,
     asked: Instant,
+    /// Since when the sender is to fall silent.
+    closing: Option<Instant>,
     /// The number of its PREFILL.
     number: u64,
 }
@@ -120,7 +123,7 @@ impl Receiving {
             heard: now,
             pinged: now,
             moved: now,
-            reading: 0,
+            reading: VecDeque::new(),
             whole: 0,
             hangs: false,
             ended: None,
@@ -157,7 +160,9 @@ impl Receiving {
             return Err(SessionError::down(format!("handoff {} was asked for twice", ask.id)));
         }
         let number = table.outbox.push(Message::Prefill(ask.into()));
-        table.handoffs.insert(ask.id, Entry { machine, events: sender, asked: Instant::now(), number });
+        table
+            .handoffs
+            .insert(ask.id, Entry { machine, events: sender, asked: Instant::now(), closing: None, number });
         drop(table);
         self.wake.notify_one();
         Ok(Handoff { id: ask.id, session: self.clone(), events })
@@ -263,7 +268,7 @@ impl Receiving {
     fn place(&self, header: &FrameHeader) -> Placement {
         let now = Instant::now();
         let mut table = self.table.lock();
-        table.reading += 1;
+        table.reading.push_back(now + self.config.frame_limit(header.bytes));
         table.moved = now;
         let placed = self.feed(&mut table, header.handoff, ReceiverEvent::Arriving(header), now);
         drop(table);
@@ -278,7 +283,7 @@ impl Receiving {
             tracing::debug!(peer = %self.peer, %handoff, seq, bytes, "a frame arrived damaged");
         }
         let mut table = self.table.lock();
-        table.reading = table.reading.saturating_sub(1);
+        table.reading.pop_front();
         table.moved = now;
         self.feed(&mut table, received.header.handoff, ReceiverEvent::Arrived(received), now);
         drop(table);
@@ -315,7 +320,7 @@ impl Receiving {
                     }
                 }
                 ReceiverAction::Emit(event) => {
-                    let is_silent = table.reading == 0 && table.moved <= entry.asked;
+                    let is_silent = table.reading.is_empty() && table.moved <= entry.asked;
                     table.hangs |= is_silent && entry.machine.is_in_vain();
                     if let HandoffEvent::Ready { stats, .. } = &event {
                         self.metrics.exposed(stats.exposed);
@@ -368,13 +373,22 @@ impl SessionState for Receiving {
             return Err(SessionError::down("pings unanswered"));
         }
         table.outbox.check()?;
-        if table.reading > 0 {
-            table.moved = now;
+        match table.reading.front() {
+            Some(until) if *until <= now => return Err(SessionError::down("a frame comes too slowly")),
+            Some(_) => table.moved = now,
+            None => {}
         }
         let moved = table.moved;
         let ids: Vec<_> = table.handoffs.keys().copied().collect();
         for id in ids {
             self.feed(&mut table, id, ReceiverEvent::Tick { moved }, now);
+        }
+        let limit = self.config.quiet_limit();
+        let closing = table.handoffs.values_mut().filter(|entry| !entry.machine.is_open());
+        let is_late = |entry: &mut Entry| now - *entry.closing.get_or_insert(now) >= limit;
+        // Pages wait for that in quarantine; they come free when nothing can land any more.
+        if closing.map(is_late).fold(false, |one, other| one | other) {
+            return Err(SessionError::down("a handoff that has ended is not told to be quiet"));
         }
         if table.hangs {
             return Err(SessionError::down("no frame comes through, though asked for again and again"));

@@ -6,7 +6,7 @@ use std::{
     collections::{HashMap, VecDeque},
     ops::Range,
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use baton_protocol::{
@@ -35,6 +35,9 @@ use crate::{
 
 /// So many times the handoffs that may be open, those that were refused included, end a session.
 const REFUSED: usize = 16;
+
+/// Longest time that a handoff is open, whatever its deadline.
+const LONGEST: Duration = Duration::from_secs(3600);
 
 /// News of one prompt that may wait for this session.
 const MAX_PROGRESS: usize = 64;
@@ -86,6 +89,8 @@ struct Entry {
     guard: Option<PrefillGuard>,
     listener: Option<AbortHandle>,
     asked: Instant,
+    /// When its receiver must have ended it.
+    until: Instant,
 }
 
 // === impl Sending ===
@@ -176,7 +181,8 @@ impl Sending {
             max_repeats: self.config.max_repeats(),
             tokens,
         };
-        let entry = Entry { machine: Sender::new(terms), guard: None, listener: None, asked: now };
+        let until = now + job.deadline.min(LONGEST) + self.config.quiet_limit();
+        let entry = Entry { machine: Sender::new(terms), guard: None, listener: None, asked: now, until };
         table.handoffs.insert(id, entry);
         if let Err(error) = job.check() {
             let failure = Failure::new(ErrorCode::InvalidRequest, error.to_string());
@@ -360,6 +366,10 @@ impl SessionState for Sending {
         let table = self.table.lock();
         if now.saturating_duration_since(table.heard) >= self.config.silence_limit() {
             return Err(SessionError::down("no pings"));
+        }
+        // Whoever asked has given it up by then, and closes it: pages are not held for one who only pings.
+        if table.handoffs.values().any(|entry| entry.until <= now) {
+            return Err(SessionError::down("a handoff is open long after its deadline"));
         }
         table.outbox.check()
     }

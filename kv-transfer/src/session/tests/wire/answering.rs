@@ -86,6 +86,30 @@ pub async fn what_is_late_or_allowed_does_no_harm() {
 }
 
 #[tokio::test]
+pub async fn who_does_not_fall_silent_keeps_no_pages() {
+    // At once: each takes as long as a peer may take.
+    let mut all = JoinSet::new();
+    for &road in ROADS {
+        all.spawn(async move {
+            let honest = serve(node("p", 1, 4), config(road.kind), engine(&SHAPE, false)).await;
+            let sessions = Sessions::new(node("d", 2, 4), limits(road)).unwrap();
+            let script = [Does::AwaitAsk].into_iter().chain(begun([Does::Pongs])).collect();
+            let (peer, _server) = answerer(road, 0, script, |_| {}).await;
+            let sink = Memory::empty(&SHAPE, 0..TOKENS);
+            let mut handoff = sessions.handoff(&peer, ask(0, TOKENS, 0), landing(&sink)).await.unwrap();
+            assert!(matches!(handoff.next().await, Some(HandoffEvent::Started { .. })));
+            drop(handoff);
+            until("pages are let go", || Arc::strong_count(&sink) == 1).await;
+            is_well(&sessions, &honest, 0).await;
+            sessions.shutdown().await;
+        });
+    }
+    while let Some(done) = all.join_next().await {
+        done.unwrap();
+    }
+}
+
+#[tokio::test]
 pub async fn a_frame_may_be_cut_at_any_byte() {
     let good = header(&SHAPE, 0, SHAPE.span(0..1, 0..TOKENS));
     let whole = [&good.encode()[..], &vec![1; good.bytes as usize + 4]].concat();

@@ -406,6 +406,33 @@ pub async fn a_flood_of_asks_holds_no_more_than_is_allowed() {
 }
 
 #[tokio::test]
+pub async fn who_pings_on_and_takes_nothing_holds_no_pages() {
+    // At once: each takes as long as a peer may take.
+    let mut all = JoinSet::new();
+    for &road in ROADS {
+        all.spawn(async move {
+            let (served, hello) = prefill_node(road).await;
+            let (_, mut asker, path) = Asker::opened(&served, road, hello).await;
+            let path = Reading::new(path);
+            asker.say(Said::Message(prefill(|ask| ask.deadline_ms = 200))).await;
+            let pings = async {
+                until("it has begun", || Arc::strong_count(&served.engine.source) > 1).await;
+                while Arc::strong_count(&served.engine.source) > 1 {
+                    asker.say(Said::Message(ping())).await;
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            };
+            timeout(PATIENT, pings).await.expect("pages are held");
+            drop((asker, path));
+            is_well(&served, road, 0).await;
+        });
+    }
+    while let Some(done) = all.join_next().await {
+        done.unwrap();
+    }
+}
+
+#[tokio::test]
 pub async fn who_reads_no_frames_is_cut_off() {
     // More than sockets hold: the sender stalls in the middle of a frame.
     let shape = KvShape { layers: 12, head_dim: 4096, ..SHAPE };

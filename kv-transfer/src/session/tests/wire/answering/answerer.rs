@@ -89,6 +89,24 @@ async fn hears(inbound: &mut Streaming<Control>, kind: fn(&Message) -> bool) -> 
     false
 }
 
+/// Answers pings to the end, and does something now and then.
+async fn pongs((inbound, up, mut number): (&mut Streaming<Control>, &Up, u64), mut drip: impl FnMut()) {
+    let mut now_and_then = tokio::time::interval(Duration::from_millis(20));
+    loop {
+        tokio::select! {
+            heard = hears(inbound, |message| matches!(message, Message::Ping(_))) => {
+                if !heard {
+                    return;
+                }
+                number += 1;
+                let message = Some(Message::Ping(wire::SessionPing { reply: true, ..Default::default() }));
+                let _ = up.send(Ok(Control { session: 77, number, message })).await;
+            }
+            _ = now_and_then.tick() => drip(),
+        }
+    }
+}
+
 fn is_right(header: &FrameHeader, source: &Memory) -> bool {
     SHAPE.span_bytes(&header.span) == header.bytes as usize
         && source.read(&header.span, &mut |_| Ok(())).is_ok()
@@ -146,6 +164,10 @@ async fn play(script: Vec<Does>, mut inbound: Streaming<Control>, up: Up, waitin
             Does::Place(place) => raw.as_ref().unwrap().place(place),
             Does::Bytes(bytes) => raw.as_mut().unwrap().write(&bytes),
             Does::HangUp => return,
+            Does::Pongs => pongs((&mut inbound, &up, number), || {}).await,
+            Does::Drips(byte) => {
+                pongs((&mut inbound, &up, number), || raw.as_mut().unwrap().write(&[byte])).await;
+            }
             Does::Silence => while hears(&mut inbound, |_| false).await {},
         }
     }

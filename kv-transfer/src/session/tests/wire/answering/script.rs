@@ -29,6 +29,10 @@ pub enum Does {
     HangUp,
     /// Keeps everything open and says nothing more.
     Silence,
+    /// Answers pings, and does nothing more.
+    Pongs,
+    /// Answers pings, and writes such bytes now and then, one at a time; for transports over a stream.
+    Drips(u8),
 }
 
 /// Its way, a name, and what is done.
@@ -259,6 +263,7 @@ pub fn bytes() -> Vec<Case> {
         case(4, "half a header", good[..40].to_vec()),
         case(4, "a header and no payload", good.clone()),
         case(4, "a header and half a payload", [good.clone(), vec![1; 99]].concat()),
+        (5, "a payload one byte at a time", begun([Does::Bytes(good.clone()), Does::Drips(1)])),
         case(4, "a payload and half a checksum", [good.clone(), vec![1; head.bytes as usize + 2]].concat()),
     ]
 }
