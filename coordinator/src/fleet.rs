@@ -142,34 +142,36 @@ impl Fleet {
 
     /// Nodes that get no new work since their steps take several times as long as those of others.
     pub(crate) fn is_outlier(&self, node: &NodeId) -> bool {
-        self.outliers.lock().is_out(node, Instant::now())
+        let (outliers, now) = (self.outliers.lock(), Instant::now());
+        [Role::Prefill, Role::Decode].iter().any(|role| outliers.is_out(*role, node, now))
     }
 
-    /// Compares the decode nodes of each model by what a step with the pool's usual work takes them.
+    /// Compares the nodes of each model and role by what the same work takes them.
     fn look_for_outliers(&self) {
         for model in self.models() {
-            let nodes = self.ready(&model.name, Role::Decode);
-            for node in self.outliers.lock().look(&nodes, Instant::now()) {
-                self.metrics.ejected();
-                let words = "slow beside the others: it gets no new work for a while";
-                tracing::warn!(%node, "{words}");
-                self.incidents.of(&node, IncidentKind::NodeSlow, words);
+            for role in [Role::Prefill, Role::Decode] {
+                let nodes = self.ready(&model.name, role);
+                for node in self.outliers.lock().look(role, &nodes, Instant::now()) {
+                    self.metrics.ejected();
+                    let words = format!("slow beside the others: it gets no new {role} work for a while");
+                    tracing::warn!(%node, "{words}");
+                    self.incidents.of(&node, IncidentKind::NodeSlow, words);
+                }
             }
         }
     }
 
-    /// Tells which nodes get no new work since they are slow. Outliers among decode nodes
-    /// do not; prompts are computed by all.
-    pub(crate) fn outliers(&self, now: Instant) -> impl Fn(&NodeId) -> bool + '_ {
+    /// Tells which nodes get no new work of a role since they are slow.
+    pub(crate) fn outliers(&self, now: Instant) -> impl Fn(Role, &NodeId) -> bool + '_ {
         let outliers = self.outliers.lock();
-        move |node| outliers.is_out(node, now)
+        move |role, node| outliers.is_out(role, node, now)
     }
 
     /// Ready decode nodes of a model that are no outliers.
     pub(crate) fn in_use(&self, model: &str, now: Instant) -> Vec<Arc<Node>> {
         let mut nodes = self.ready(model, Role::Decode);
         let is_out = self.outliers(now);
-        nodes.retain(|node| !is_out(node.id()));
+        nodes.retain(|node| !is_out(Role::Decode, node.id()));
         nodes
     }
 

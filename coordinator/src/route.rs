@@ -83,11 +83,13 @@ fn choose(shared: &Shared, wanted: &Wanted<'_>) -> Option<Route> {
     let decodes = |node: &Arc<Node>| {
         let takes = takes(node, Role::Decode)
             && fingerprint.is_none_or(|begun| node.info().model_fingerprint == begun);
-        takes.then(|| 2 * u8::from(is_out(node.id())) + u8::from(avoid.contains(node.id())))
+        takes.then(|| 2 * u8::from(is_out(Role::Decode, node.id())) + u8::from(avoid.contains(node.id())))
     };
     // What is read of a prompt's rows comes from who computes them, who is the decode node then.
     let reads = request.reads_prompt();
-    let prefills = |node: &Arc<Node>| (!reads && takes(node, Role::Prefill)).then_some(0);
+    let prefills = |node: &Arc<Node>| {
+        (!reads && takes(node, Role::Prefill)).then(|| u8::from(is_out(Role::Prefill, node.id())))
+    };
     let (to, from) = (&pools.decode, &pools.prefill);
     let asked = router::Wanted { request, budgets, now: Instant::now() };
     let choice = shared.router.choose(&asked, shared.fleet.prefixes(), (to, &decodes), (from, &prefills))?;

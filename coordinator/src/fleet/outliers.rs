@@ -1,18 +1,18 @@
 //! Nodes that are slow, not dead: their steps take several times as long as
-//! those of the others for the same work. Such a node gets no new work for a
-//! while, longer each time. Never more than three of ten nodes of a pool, so
+//! those of the others for the same work. Such a node gets no new work of that
+//! role for a while, longer each time. Never more than three of ten nodes of a pool, so
 //! that none of up to three. Pure: the clock is passed in.
 
 use std::{collections::BTreeMap, time::Duration};
 
-use baton_protocol::NodeId;
+use baton_protocol::{NodeId, Role};
 use tokio::time::Instant;
 
 use crate::router::Seen;
 
 /// Nodes that were slow lately.
 #[derive(Debug, Default)]
-pub struct Outliers(BTreeMap<NodeId, Record>);
+pub struct Outliers(BTreeMap<(Role, NodeId), Record>);
 
 #[derive(Clone, Copy, Debug)]
 struct Record {
@@ -26,6 +26,8 @@ struct Record {
 /// Times as slow as the middle one of the pool, and by so many seconds a step.
 const TIMES: f64 = 3.0;
 const BY: f64 = 0.01;
+/// Tokens of a prompt that prefill nodes are compared by, read in one step.
+const PROMPT: f64 = 512.0;
 /// Looks in a row.
 const LOOKS: u32 = 5;
 /// For how long the first time.
@@ -38,44 +40,49 @@ impl Outliers {
     /// Between two looks.
     pub const INTERVAL: Duration = Duration::from_secs(1);
 
-    /// Whether a node gets no new work now.
-    pub fn is_out(&self, node: &NodeId, now: Instant) -> bool {
-        self.0.get(node).and_then(|record| record.until).is_some_and(|until| until > now)
+    /// Whether a node gets no new work of a role now.
+    pub fn is_out(&self, role: Role, node: &NodeId, now: Instant) -> bool {
+        let record = self.0.get(&(role, node.clone()));
+        record.and_then(|record| record.until).is_some_and(|until| until > now)
     }
 
-    /// Compares a model's decode nodes by what a step with the pool's usual work takes them.
-    /// Returns those that are taken out by it.
-    pub fn look<N: Seen>(&mut self, nodes: &[N], now: Instant) -> Vec<NodeId> {
+    /// Compares a model's nodes of a role: decode nodes by what a step with the pool's usual work takes
+    /// them, prefill nodes by what the same prompt does. Returns those that are taken out by it.
+    pub fn look<N: Seen>(&mut self, role: Role, nodes: &[N], now: Instant) -> Vec<NodeId> {
         let loads: Vec<_> = nodes.iter().map(Seen::load).collect();
         let busy = || loads.iter().filter(|load| load.running > 0);
         let count = busy().count().max(1) as f64;
         let answers = busy().map(|load| f64::from(load.running)).sum::<f64>() / count;
         let context = busy().map(|load| load.running_context_tokens as f64).sum::<f64>() / count;
         let seconds = |node: &N| {
-            let cost = node.load().steps.decode?;
-            Some((node.info().id.clone(), cost.seconds(1.0, answers.max(1.0), context)))
+            let steps = node.load().steps;
+            let seconds = match role {
+                Role::Prefill => steps.prefill?.seconds(1.0, PROMPT, PROMPT * PROMPT / 2.0),
+                _ => steps.decode?.seconds(1.0, answers.max(1.0), context),
+            };
+            Some((node.info().id.clone(), seconds))
         };
         let pool: Vec<_> = nodes.iter().filter_map(seconds).collect();
-        self.compare(&pool, now)
+        self.compare(role, &pool, now)
     }
 
     /// By the seconds that nodes take for the same work.
-    fn compare(&mut self, pool: &[(NodeId, f64)], now: Instant) -> Vec<NodeId> {
+    fn compare(&mut self, role: Role, pool: &[(NodeId, f64)], now: Instant) -> Vec<NodeId> {
         let mut times: Vec<f64> = pool.iter().map(|(_, seconds)| *seconds).collect();
         times.sort_by(f64::total_cmp);
         let Some(&middle) = times.get(times.len().saturating_sub(1) / 2) else { return Vec::new() };
         let most = pool.len() * 3 / 10;
-        let mut out = pool.iter().filter(|(node, _)| self.is_out(node, now)).count();
+        let mut out = pool.iter().filter(|(node, _)| self.is_out(role, node, now)).count();
         let mut taken = Vec::new();
         for (node, seconds) in pool {
             let is_slow = *seconds > TIMES * middle && *seconds > middle + BY;
-            if is_slow && self.is_due(node, now) && out < most {
-                self.take_out(node, now);
+            if is_slow && self.is_due(role, node, now) && out < most {
+                self.take_out(role, node, now);
                 out += 1;
                 taken.push(node.clone());
-            } else if !is_slow && !self.is_out(node, now) {
+            } else if !is_slow && !self.is_out(role, node, now) {
                 // Whoever keeps up starts anew.
-                self.0.remove(node);
+                self.0.remove(&(role, node.clone()));
             }
         }
         taken
@@ -83,22 +90,22 @@ impl Outliers {
 
     /// Forgets a node that has left.
     pub fn forget(&mut self, node: &NodeId) {
-        self.0.remove(node);
+        self.0.retain(|(_, known), _| known != node);
     }
 
     /// Counts a look at a slow node; whether it was slow long enough.
-    fn is_due(&mut self, node: &NodeId, now: Instant) -> bool {
-        if self.is_out(node, now) {
+    fn is_due(&mut self, role: Role, node: &NodeId, now: Instant) -> bool {
+        if self.is_out(role, node, now) {
             return false;
         }
         let fresh = Record { slow: 0, ejections: 0, until: None };
-        let record = self.0.entry(node.clone()).or_insert(fresh);
+        let record = self.0.entry((role, node.clone())).or_insert(fresh);
         record.slow += 1;
         record.slow >= LOOKS
     }
 
-    fn take_out(&mut self, node: &NodeId, now: Instant) {
-        if let Some(record) = self.0.get_mut(node) {
+    fn take_out(&mut self, role: Role, node: &NodeId, now: Instant) {
+        if let Some(record) = self.0.get_mut(&(role, node.clone())) {
             record.ejections = (record.ejections + 1).min(LONGEST);
             record.slow = 0;
             record.until = Some(now + FOR * record.ejections);
@@ -123,12 +130,12 @@ mod tests {
         let slow = pool[2].0.clone();
         for times in 1..=3 {
             for look in 1..=LOOKS {
-                let taken = outliers.compare(&pool, now);
+                let taken = outliers.compare(Role::Decode, &pool, now);
                 assert_eq!(taken.contains(&slow), look == LOOKS);
             }
-            assert!(outliers.is_out(&slow, now + FOR * times - Duration::from_millis(1)));
+            assert!(outliers.is_out(Role::Decode, &slow, now + FOR * times - Duration::from_millis(1)));
             now += FOR * times;
-            assert!(!outliers.is_out(&slow, now));
+            assert!(!outliers.is_out(Role::Decode, &slow, now));
         }
     }
 
@@ -138,15 +145,15 @@ mod tests {
         let fast = pool(&[0.02; 4]);
         for _ in 0..3 {
             for _ in 1..LOOKS {
-                assert!(outliers.compare(&pool(&[0.02, 0.02, 0.3, 0.02]), now).is_empty());
+                assert!(outliers.compare(Role::Decode, &pool(&[0.02, 0.02, 0.3, 0.02]), now).is_empty());
             }
-            assert!(outliers.compare(&fast, now).is_empty());
+            assert!(outliers.compare(Role::Decode, &fast, now).is_empty());
         }
         for _ in 0..20 {
-            assert!(outliers.compare(&pool(&[0.02, 0.02, 0.05, 0.02]), now).is_empty());
+            assert!(outliers.compare(Role::Decode, &pool(&[0.02, 0.02, 0.05, 0.02]), now).is_empty());
             // Three times as slow, but who would notice a millisecond.
-            assert!(outliers.compare(&pool(&[0.0001, 0.0001, 0.001, 0.0001]), now).is_empty());
-            assert!(outliers.compare(&pool(&[0.02, 0.02, 9.0]), now).is_empty());
+            assert!(outliers.compare(Role::Decode, &pool(&[0.0001, 0.0001, 0.001, 0.0001]), now).is_empty());
+            assert!(outliers.compare(Role::Decode, &pool(&[0.02, 0.02, 9.0]), now).is_empty());
         }
     }
 
@@ -158,8 +165,8 @@ mod tests {
             for seconds in looks {
                 let padded: Vec<f64> = (0..most).map(|at| seconds[at % seconds.len()]).collect();
                 let pool = pool(&padded);
-                outliers.compare(&pool, now);
-                let out = pool.iter().filter(|(node, _)| outliers.is_out(node, now)).count();
+                outliers.compare(Role::Decode, &pool, now);
+                let out = pool.iter().filter(|(node, _)| outliers.is_out(Role::Decode, node, now)).count();
                 prop_assert!(out * 10 <= pool.len() * 3);
             }
         }

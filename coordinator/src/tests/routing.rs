@@ -179,6 +179,32 @@ async fn a_prompt_that_is_to_be_told_of_is_computed_where_it_is_answered() {
 }
 
 #[tokio::test]
+async fn a_prefill_node_that_is_slow_beside_the_others_is_not_named() {
+    let names = ["p1", "p2", "p3", "p4"];
+    let prefill = names.map(|name| node_info(name, &[Role::Prefill]));
+    let cluster = Cluster::start(config(), [&[node_info("d", &[Role::Decode])], &prefill[..]].concat()).await;
+    for (node, unit) in cluster.nodes[1..].iter().zip([1e-4, 1e-4, 1e-4, 1e-3]) {
+        let cost = Some(StepCost { base: 0.01, unit, context: 0.0 });
+        node.set_load(LoadReport { prefill_cost: cost, ..LoadReport::default() });
+    }
+    let status = || cluster.coordinator.status().nodes.into_iter();
+    let seen = timeout(LONG, async {
+        while !status().any(|node| node.slow) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    seen.await.unwrap();
+    assert_eq!(status().filter(|node| node.slow).map(|node| node.id.0).collect::<Vec<_>>(), ["p4"]);
+    for _ in 0..8 {
+        cluster.nodes[0].script([accepted(), finished(0)].map(Act::Send));
+        cluster.events(request(1)).await;
+    }
+    let opens = cluster.nodes[0].opens().into_iter();
+    let asked: BTreeSet<_> = opens.flat_map(|open| open.candidates).map(|candidate| candidate.node).collect();
+    assert_eq!(asked.iter().map(String::as_str).collect::<Vec<_>>(), names[..3]);
+}
+
+#[tokio::test]
 async fn nodes_with_another_tokenizer_get_no_tokens_of_a_model_of_the_same_name() {
     let other = NodeInfo { text_digest: "00".into(), ..node_info("b", &[Role::Decode]) };
     let cluster = Cluster::start(config(), vec![node_info("a", &[Role::Decode]), other]).await;

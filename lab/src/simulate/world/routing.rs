@@ -25,10 +25,13 @@ impl World<'_> {
         let (outliers, avoid) = (&self.outliers, &live.avoid);
         // As the coordinator has it: slow ones last, before them those that it was lost on.
         let decodes = |node: &Rc<Shown>| {
-            let is_out = || outliers.is_out(&node.info.borrow().id, now);
+            let is_out = || outliers.is_out(Role::Decode, &node.info.borrow().id, now);
             node.takes(Role::Decode).then(|| 2 * u8::from(is_out()) + u8::from(avoid.contains(&node.number)))
         };
-        let prefills = |node: &Rc<Shown>| node.takes(Role::Prefill).then_some(0);
+        let prefills = |node: &Rc<Shown>| {
+            let is_out = || outliers.is_out(Role::Prefill, &node.info.borrow().id, now);
+            node.takes(Role::Prefill).then(|| u8::from(is_out()))
+        };
         let [prefill, decode] = &self.pools;
         let choice = self.router.choose(&wanted, &self.index, (decode, &decodes), (prefill, &prefills));
         self.cost.decisions.push(began.elapsed().as_nanos().try_into().unwrap_or(u32::MAX));

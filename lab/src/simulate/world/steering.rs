@@ -25,9 +25,11 @@ impl World<'_> {
 
     fn take_out(&mut self) {
         let now = self.instant();
-        let decode = self.ready(Role::Decode);
-        for node in self.outliers.look(&decode, now) {
-            self.note(node.0, Steered::Out);
+        for role in [Role::Prefill, Role::Decode] {
+            let nodes = self.ready(role);
+            for node in self.outliers.look(role, &nodes, now) {
+                self.note(node.0, Steered::Out);
+            }
         }
     }
 
@@ -35,7 +37,7 @@ impl World<'_> {
         let now = self.instant();
         let (prefill, mut decode) = (self.ready(Role::Prefill), self.ready(Role::Decode));
         // As the coordinator has it: who is out is neither counted nor moved.
-        decode.retain(|node| !self.outliers.is_out(&node.info.borrow().id, now));
+        decode.retain(|node| !self.outliers.is_out(Role::Decode, &node.info.borrow().id, now));
         let demand = self.demands.of(MODEL, now);
         let changes = (self.config.balancer == BalancerMode::On, now);
         let look =
