@@ -23,6 +23,9 @@ const FAREWELLS: u32 = 64;
 /// How long the last words may take to leave.
 const LINGER: Duration = Duration::from_millis(100);
 
+/// How long closing may take, for which no peer is needed: long enough for a thread that gets no processor.
+const CLOSING: Duration = Duration::from_secs(5);
+
 impl Worker {
     /// Ends the endpoint and the worker: afterwards UCX uses no memory of this path.
     pub(super) fn end(&mut self) {
@@ -61,7 +64,7 @@ impl Worker {
         // SAFETY: the endpoint lives.
         requests.extend(request(unsafe { sys::ucp_ep_flush_nbx(self.endpoint, &param) }));
         // Who does not listen any more need not hear it.
-        let _ = self.settle(requests);
+        let _ = self.settle(requests, LINGER);
     }
 
     /// Everything that is under way on the endpoint ends with it; whether it has.
@@ -79,15 +82,15 @@ impl Worker {
         // What closing has begun: UCX 1.22 crashes if the worker goes before it is done.
         // SAFETY: the worker lives.
         requests.extend(request(unsafe { sys::ucp_worker_flush_nbx(self.raw, &Default::default()) }));
-        self.settle(requests)
+        self.settle(requests, CLOSING)
     }
 
     /// Whether all are done in time. A request that failed is done too.
-    fn settle(&mut self, requests: &mut [*mut c_void]) -> bool {
+    fn settle(&mut self, requests: &mut [*mut c_void], limit: Duration) -> bool {
         let begun = Instant::now();
         loop {
             let done = requests.iter_mut().all(|request| is_done(request).unwrap_or(true));
-            if done || begun.elapsed() >= LINGER {
+            if done || begun.elapsed() >= limit {
                 return done;
             }
             if !self.progress() {
