@@ -388,7 +388,7 @@ impl SessionState for Receiving {
         let is_late = |entry: &mut Entry| now - *entry.closing.get_or_insert(now) >= limit;
         // Pages wait for that in quarantine; they come free when nothing can land any more.
         if closing.map(is_late).fold(false, |one, other| one | other) {
-            return Err(SessionError::down("a handoff that has ended is not told to be quiet"));
+            return Err(SessionError::down("no QUIESCED for a handoff that has ended"));
         }
         if table.hangs {
             return Err(SessionError::down("no frame comes through, though asked for again and again"));
