@@ -290,14 +290,12 @@ impl Fleet {
         let text = self.text_of(&info.model);
         let serve = |node: &Arc<Node>| {
             let other = node.info();
-            let same = (other.model == info.model, other.text_digest == text);
-            node.health() == Health::Ready && same == (true, true) && other.id != info.id
+            let is_same = other.model == info.model && other.text_digest == text;
+            node.health() == Health::Ready && is_same && other.id != info.id
         };
-        if text != info.text_digest {
-            if self.nodes().iter().any(serve) {
-                return;
-            }
-            self.pools.lock().clear();
+        let is_new = text != info.text_digest;
+        if is_new && self.nodes().iter().any(serve) {
+            return;
         }
         let mut models = self.models.lock();
         let known = models.get(&info.model).map(|model| model.pool_tokens);
@@ -309,6 +307,10 @@ impl Fleet {
             fingerprint: info.model_fingerprint.clone(),
         };
         models.insert(model.name.clone(), model);
+        drop(models);
+        if is_new {
+            self.pools.lock().clear();
+        }
     }
 
     /// Finds out what fits on every node of each model. Without a node it stays as it was.

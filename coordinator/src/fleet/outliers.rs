@@ -12,7 +12,12 @@ use crate::router::Seen;
 
 /// Nodes that were slow lately.
 #[derive(Debug, Default)]
-pub struct Outliers(BTreeMap<(Role, NodeId), Record>);
+pub struct Outliers {
+    prefill: Records,
+    decode: Records,
+}
+
+type Records = BTreeMap<NodeId, Record>;
 
 #[derive(Clone, Copy, Debug)]
 struct Record {
@@ -42,7 +47,10 @@ impl Outliers {
 
     /// Whether a node gets no new work of a role now.
     pub fn is_out(&self, role: Role, node: &NodeId, now: Instant) -> bool {
-        let record = self.0.get(&(role, node.clone()));
+        let record = match role {
+            Role::Prefill => self.prefill.get(node),
+            _ => self.decode.get(node),
+        };
         record.and_then(|record| record.until).is_some_and(|until| until > now)
     }
 
@@ -82,7 +90,7 @@ impl Outliers {
                 taken.push(node.clone());
             } else if !is_slow && !self.is_out(role, node, now) {
                 // Whoever keeps up starts anew.
-                self.0.remove(&(role, node.clone()));
+                self.of(role).remove(node);
             }
         }
         taken
@@ -90,7 +98,15 @@ impl Outliers {
 
     /// Forgets a node that has left.
     pub fn forget(&mut self, node: &NodeId) {
-        self.0.retain(|(_, known), _| known != node);
+        self.prefill.remove(node);
+        self.decode.remove(node);
+    }
+
+    fn of(&mut self, role: Role) -> &mut Records {
+        match role {
+            Role::Prefill => &mut self.prefill,
+            _ => &mut self.decode,
+        }
     }
 
     /// Counts a look at a slow node; whether it was slow long enough.
@@ -99,13 +115,13 @@ impl Outliers {
             return false;
         }
         let fresh = Record { slow: 0, ejections: 0, until: None };
-        let record = self.0.entry((role, node.clone())).or_insert(fresh);
+        let record = self.of(role).entry(node.clone()).or_insert(fresh);
         record.slow += 1;
         record.slow >= LOOKS
     }
 
     fn take_out(&mut self, role: Role, node: &NodeId, now: Instant) {
-        if let Some(record) = self.0.get_mut(&(role, node.clone())) {
+        if let Some(record) = self.of(role).get_mut(node) {
             record.ejections = (record.ejections + 1).min(LONGEST);
             record.slow = 0;
             record.until = Some(now + FOR * record.ejections);

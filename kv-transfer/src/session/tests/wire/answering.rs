@@ -43,6 +43,7 @@ pub async fn bad_answers_are_lost_and_nothing_is_kept() {
             // Found out by what it did; only who does nothing is lost for want of pings.
             let HandoffEvent::Lost { reason, .. } = &end else { unreachable!() };
             assert_eq!(reason.message.contains("pings"), name.starts_with("silence"), "{name}: {reason}");
+            assert_eq!(reason.message.contains("slowly"), name.ends_with("at a time"), "{name}: {reason}");
             drop((end, handoff));
             server.shutdown().await;
             until("pages are let go", || Arc::strong_count(&sink) == 1).await;
