@@ -77,7 +77,7 @@ impl WorkerNode {
         let transfer = transfer(config, node);
         let sessions = Arc::new(Sessions::new(local.clone(), transfer.clone())?);
         let returns = Returns::new(&engine, &sessions, transfer.return_bytes_per_second);
-        let prefill = PrefillNode::new(engine.clone(), &config.prefill, returns);
+        let prefill = PrefillNode::new(engine.clone(), Arc::clone(&sessions), &config.prefill, returns);
         let prefill_service = PrefillService::new(local, transfer, Arc::clone(&prefill) as _)?;
         let decode = DecodeNode::new(engine.clone(), Arc::clone(&sessions), config.decode.clone());
         register_metrics(metrics, &engine, (&prefill, &decode), (&prefill_service, &sessions));
@@ -88,12 +88,14 @@ impl WorkerNode {
         let text = (info.text_digest.clone(), compute.text.to_bytes().into());
         let service = NodeService::new(words, [text], stop.clone());
         // Who may ask what is decided here, for every service of the node.
-        let (routes, decodes) = (trust.guard(Role::Coordinator), trust.guard(Role::Decode));
+        // A prefill node asks another node only for what that one has cached.
+        let (routes, hands) =
+            (trust.guard(&[Role::Coordinator]), trust.guard(&[Role::Decode, Role::Prefill]));
         let router = Server::builder()
             .http2_keepalive_interval(Some(Duration::from_secs(10)))
             .add_service(InterceptedService::new(service.service(), routes.clone()))
             .add_service(InterceptedService::new(work.decode.service(), routes))
-            .add_service(InterceptedService::new(PrefillServer::new(prefill_service.clone()), decodes));
+            .add_service(InterceptedService::new(PrefillServer::new(prefill_service.clone()), hands));
         let callers = trust.callers(listener);
         let stopped = stop.clone().cancelled_owned();
         #[expect(clippy::disallowed_methods, reason = "owned by the node and joined at shutdown")]

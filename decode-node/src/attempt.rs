@@ -28,6 +28,8 @@ pub(crate) struct Attempt<S> {
     pub(crate) span: Span,
     /// Who prefilled.
     prefilled_by: Option<NodeId>,
+    /// Whether a broken leg left KV here, which the next prefill node may have.
+    pub(crate) has_kept: bool,
     /// Tokens that the engine drew, of a request with one choice.
     drawn: Vec<u32>,
 }
@@ -42,7 +44,7 @@ impl<S: Stream<Item = Result<GenerateUp, Status>> + Unpin> Attempt<S> {
     pub(crate) fn new(node: Arc<Node>, opened: Opened, says: S, events: mpsc::Sender<Event>) -> Self {
         let caller = Caller::new(says, events, opened.choices.iter().map(Resumed::known));
         let span = Span::part("generate", &opened.request.trace);
-        Self { node, opened, caller, span, prefilled_by: None, drawn: Vec::new() }
+        Self { node, opened, caller, span, prefilled_by: None, has_kept: false, drawn: Vec::new() }
     }
 
     /// Runs until every choice has ended.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use baton_engine::kv::PageRef;
-use baton_kv_transfer::{Handoff, HandoffEvent, HandoffStats, PrefillPeer};
+use baton_kv_transfer::{Handoff, HandoffEvent, HandoffStats, KvPeer};
 use baton_protocol::{Bill, ErrorCode, Failure, FinishReason, Token, wire::GenerateUp};
 use baton_traces::Span;
 use futures::Stream;
@@ -48,7 +48,7 @@ struct Passage {
 
 impl<S: Stream<Item = Result<GenerateUp, Status>> + Unpin> Attempt<S> {
     /// Asks one prefill node for the pages that are not here, and takes them.
-    pub(crate) async fn handoff(&mut self, leg: u32, peer: &PrefillPeer) -> Result<Leg, End> {
+    pub(crate) async fn handoff(&mut self, leg: u32, peer: &KvPeer) -> Result<Leg, End> {
         let node = Arc::clone(&self.node);
         let Some(Room { held, promise }) = self.caller.during(node.room(&self.opened)).await? else {
             node.metrics.leg(LegOutcome::NoRoom);
@@ -62,6 +62,8 @@ impl<S: Stream<Item = Result<GenerateUp, Status>> + Unpin> Attempt<S> {
         span.set("baton.prefill_node", || peer.node.to_string());
         let mut ask = self.opened.ask(leg, have, sample.clone());
         ask.request.trace = span.parent();
+        // What a broken leg has left here need not be computed once more.
+        ask.holder = (have > 0 && (self.has_kept || self.opened.attempt > 0)).then(|| node.sessions.holder());
         let asked = node.sessions.handoff(peer, ask, Box::new(landing));
         let handoff = match self.caller.during(asked).await? {
             Ok(handoff) => handoff,
@@ -151,13 +153,14 @@ impl<S: Stream<Item = Result<GenerateUp, Status>> + Unpin> Attempt<S> {
     }
 
     /// Keeps what is whole, in the prefix cache.
-    fn keep(&self, mut passage: Passage, complete_tokens: u32, reason: Failure) -> Leg {
+    fn keep(&mut self, mut passage: Passage, complete_tokens: u32, reason: Failure) -> Leg {
         passage.span.fail(reason.message.clone());
         let complete = complete_tokens as usize / self.node.page_tokens();
         if complete > passage.held.len() {
             let received = passage.landed.running(complete - passage.held.len());
             let pages = [passage.held.as_slice(), &received].concat();
             self.node.engine.pool().insert(&self.opened.hashes[..pages.len()], &pages);
+            self.has_kept = true;
         }
         let has_begun = passage.begun.is_some();
         self.node.metrics.leg(if has_begun { LegOutcome::Lost } else { LegOutcome::Refused });

@@ -2,9 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use baton_kv_transfer::{HandoffAsk, PrefillPeer};
+use baton_kv_transfer::{HandoffAsk, KvPeer};
 use baton_protocol::{
-    BlockHash, ErrorCode, Failure, HandoffId, Incarnation, NodeId, Request, Stop, Token, chain,
+    BlockHash, ErrorCode, Failure, HandoffId, Incarnation, NodeId, Request, Role, Stop, Token, chain,
     wire::{self, ChoiceJournal, PrefillCandidate},
 };
 use tokio::time::Instant;
@@ -28,7 +28,7 @@ pub(crate) struct Opened {
     /// One entry a choice, in order.
     pub(crate) choices: Vec<Resumed>,
     /// Whom to ask to prefill, best first.
-    pub(crate) candidates: Vec<PrefillPeer>,
+    pub(crate) candidates: Vec<KvPeer>,
     pub(crate) deadline: Instant,
     /// Time between tokens that the reader was promised.
     pub(crate) itl: Option<Duration>,
@@ -120,7 +120,7 @@ impl Opened {
         let deadline = self.deadline.saturating_duration_since(Instant::now());
         let request = Request { tokens: self.tokens.to_vec(), deadline, ..self.request.clone() };
         let prompt_tokens = self.request.tokens.len() as u32;
-        HandoffAsk { id, request, prompt_tokens, have, sample, deadline, from_cache: false }
+        HandoffAsk { id, request, prompt_tokens, have, sample, deadline, from_cache: false, holder: None }
     }
 }
 
@@ -174,11 +174,12 @@ fn resume(prompt: &[u32], journal: &[ChoiceJournal], stop: &Stop) -> (Vec<u32>, 
     ([prompt, common].concat(), journal.iter().map(choice).collect())
 }
 
-fn peer(candidate: PrefillCandidate) -> PrefillPeer {
-    PrefillPeer {
+fn peer(candidate: PrefillCandidate) -> KvPeer {
+    KvPeer {
         node: NodeId(candidate.node),
         control_addr: candidate.control_addr,
         incarnation: Incarnation(candidate.incarnation),
+        role: Role::Prefill,
     }
 }
 

@@ -59,7 +59,7 @@ pub struct KvPath {
     pub transport: String,
     /// As measured when it was opened, if it was.
     pub bytes_per_second: Option<f64>,
-    /// If the decode node was told to use another transport: which, and why it does not.
+    /// If one of the two was told to use another transport: which, and why it does not.
     pub fallback: Option<String>,
 }
 

@@ -23,7 +23,7 @@ use baton_protocol::{
     wire::{self, Malformed},
 };
 
-use crate::HandoffError;
+use crate::{HandoffError, KvPeer};
 
 /// What a decode node asks a prefill node for.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,6 +42,8 @@ pub struct HandoffAsk {
     pub deadline: Duration,
     /// Nothing is computed: what is cached is sent, or nothing.
     pub from_cache: bool,
+    /// Who gives KV of `[0, have)` to whoever is asked, should that be cheaper than to compute it: the asker.
+    pub holder: Option<KvPeer>,
 }
 
 /// The same, as the sending side sees it.
@@ -127,6 +129,25 @@ impl HandoffAsk {
         }
         Ok(())
     }
+
+    /// What comes from `asker`.
+    ///
+    /// # Errors
+    /// When it says less than it must.
+    pub(crate) fn from_wire(ask: wire::PrefillAsk, asker: KvPeer) -> Result<Self, Malformed> {
+        let control_addr = ask.held_at;
+        let holder = (!control_addr.is_empty()).then_some(KvPeer { control_addr, ..asker });
+        Ok(Self {
+            id: ask.id.ok_or(Malformed { field: "handoff id" })?.try_into()?,
+            request: ask.request.ok_or(Malformed { field: "request" })?.try_into()?,
+            prompt_tokens: ask.prompt_tokens,
+            have: ask.have,
+            sample: ask.sample,
+            deadline: Duration::from_millis(ask.deadline_ms),
+            from_cache: ask.from_cache,
+            holder,
+        })
+    }
 }
 
 impl From<&HandoffAsk> for wire::PrefillAsk {
@@ -139,22 +160,7 @@ impl From<&HandoffAsk> for wire::PrefillAsk {
             sample: ask.sample.clone(),
             deadline_ms: u64::try_from(ask.deadline.as_millis()).unwrap_or(u64::MAX),
             from_cache: ask.from_cache,
+            held_at: ask.holder.as_ref().map(|holder| holder.control_addr.clone()).unwrap_or_default(),
         }
-    }
-}
-
-impl TryFrom<wire::PrefillAsk> for HandoffAsk {
-    type Error = Malformed;
-
-    fn try_from(ask: wire::PrefillAsk) -> Result<Self, Malformed> {
-        Ok(Self {
-            id: ask.id.ok_or(Malformed { field: "handoff id" })?.try_into()?,
-            request: ask.request.ok_or(Malformed { field: "request" })?.try_into()?,
-            prompt_tokens: ask.prompt_tokens,
-            have: ask.have,
-            sample: ask.sample,
-            deadline: Duration::from_millis(ask.deadline_ms),
-            from_cache: ask.from_cache,
-        })
     }
 }

@@ -225,7 +225,7 @@ mod tests {
         sides[0].ended(Outcome::Busy, Duration::from_millis(5));
         let shm = Tried { transport: TransportKind::Shm, outcome: Ok(Some(7.0)) };
         let tcp = Tried { transport: TransportKind::Tcp, outcome: Ok(None) };
-        let wanted = Wanted::Only(TransportKind::Shm);
+        let wanted = [Wanted::Only(TransportKind::Shm), Wanted::Auto];
         let path = PathReport { transport: TransportKind::Tcp, tried: vec![shm, tcp], wanted };
         sides[1].session_opened(&"p".into(), &path);
         let mut text = String::new();

@@ -8,6 +8,7 @@
 //! - [`server`]: the prefill node's service; `sending` is a session's state
 //! - `hello`: who fits whom; [`paths`]: which transport
 //! - `control`: numbered messages
+//! - `offers`: KV for the next prefill node, after one broke off
 //! - `running`: the data thread, and the order in which a session ends
 
 pub mod client;
@@ -16,6 +17,7 @@ mod control;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod hello;
+mod offers;
 pub mod paths;
 mod receiving;
 mod running;
@@ -26,7 +28,7 @@ mod tests;
 
 use std::hint::black_box;
 
-pub use client::{PrefillPeer, SessionReport, Sessions};
+pub use client::{KvPeer, SessionReport, Sessions};
 pub use paths::{PathReport, Tried};
 pub use receiving::Handoff;
 pub use server::PrefillService;

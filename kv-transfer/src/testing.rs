@@ -217,6 +217,7 @@ pub fn ask(leg: u32, tokens: u32, have: u32) -> HandoffAsk {
         sample: vec![0],
         deadline: Duration::from_secs(60),
         from_cache: false,
+        holder: None,
     }
 }
 
@@ -228,5 +229,5 @@ pub fn header(shape: &KvShape, seq: u32, span: KvSpan) -> FrameHeader {
 /// TCP, not measured.
 pub fn path() -> PathReport {
     let tried = Tried { transport: TransportKind::Tcp, outcome: Ok(None) };
-    PathReport { transport: TransportKind::Tcp, tried: vec![tried], wanted: Wanted::Auto }
+    PathReport { transport: TransportKind::Tcp, tried: vec![tried], wanted: [Wanted::Auto; 2] }
 }

@@ -2,11 +2,13 @@
 //!
 //! - [`PrefillNode`]: takes prompts from sessions and submits them to the engine
 //! - `passage`: one prompt's way: what the engine reports, said in the words of a handoff
+//! - `rescue`: what a broken prefill node had sent, taken over instead of computed again
 //! - [`Returns`]: KV that comes back when a turn has ended
 //! - [`PrefillMetrics`]: what this node took and refused
 
 mod metrics;
 mod passage;
+mod rescue;
 mod returns;
 
 use std::{
@@ -15,7 +17,9 @@ use std::{
 };
 
 use baton_engine::{EngineHandle, Goal, SequenceSpec, StartFrom, SubmitError};
-use baton_kv_transfer::{BusyReason, PrefillGuard, PrefillJob, Prefiller, Progress, Queue, Returned};
+use baton_kv_transfer::{
+    BusyReason, PrefillGuard, PrefillJob, Prefiller, Progress, Queue, Returned, Sessions,
+};
 use baton_protocol::{Intake, Request};
 use baton_traces::Span;
 use parking_lot::Mutex;
@@ -23,9 +27,10 @@ use serde::Deserialize;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
-use metrics::Outcome;
 pub use metrics::PrefillMetrics;
 use passage::{FirstTokens, Passage};
+use rescue::Rescue;
+use returns::Give;
 pub use returns::Returns;
 
 /// What a prefill node admits.
@@ -40,6 +45,7 @@ pub struct PrefillConfig {
 /// One node's prefill role over its engine. Sessions call it as [`Prefiller`].
 pub struct PrefillNode {
     engine: EngineHandle,
+    sessions: Arc<Sessions>,
     room: Arc<Semaphore>,
     intake: Mutex<Intake>,
     /// None: KV is neither handed back nor taken.
@@ -63,9 +69,15 @@ impl Default for PrefillConfig {
 
 impl PrefillNode {
     /// A node that takes prompts until it drains.
-    pub fn new(engine: EngineHandle, config: &PrefillConfig, returns: Option<Returns>) -> Arc<Self> {
+    pub fn new(
+        engine: EngineHandle,
+        sessions: Arc<Sessions>,
+        config: &PrefillConfig,
+        returns: Option<Returns>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             engine,
+            sessions,
             room: Arc::new(Semaphore::new(config.max_handoffs.clamp(1, Semaphore::MAX_PERMITS))),
             intake: Mutex::default(),
             returns,
@@ -123,6 +135,10 @@ impl Prefiller for PrefillNode {
             let label = if intake == Intake::Moved { "moved" } else { "draining" };
             return Err(self.busy(label, &refusal.message));
         }
+        if job.from_cache && self.sessions.offers(&job.id) {
+            let give = Give::new(self.engine.clone(), &job, None, progress);
+            return Ok(Box::new(AbortOnDropHandle::new(self.passages.spawn(give.run()))));
+        }
         if job.from_cache {
             let Some(returns) = &self.returns else {
                 return Err(self.busy("returns", "no KV is handed back here"));
@@ -132,31 +148,29 @@ impl Prefiller for PrefillNode {
         let Ok(room) = Arc::clone(&self.room).try_acquire_owned() else {
             return Err(self.busy("full", "too many prompts"));
         };
-        let first = FirstTokens::new(&job.sample);
-        let tokens = job.request.tokens.len() as u32;
-        let span = Span::part("prefill", &job.request.trace);
-        let events = match self.engine.submit(sequence(job)) {
-            Ok(events) => events,
-            Err(SubmitError::Overloaded { .. }) => return Err(self.busy("engine", "too many sequences")),
-            Err(error @ (SubmitError::Invalid(_) | SubmitError::Stopped)) => {
-                // The channel is new and empty; if it is closed, nobody wants to know.
-                let _ = progress.try_send(Progress::Failed(error.into()));
-                return Ok(Box::new(()));
-            }
-        };
+        let rescue = Rescue::of(&job, &self.engine, &self.sessions);
         let passage = Passage {
-            events,
             progress,
             pool: Arc::clone(self.engine.pool()),
-            tokens,
-            first,
+            tokens: job.request.tokens.len() as u32,
+            first: FirstTokens::new(&job.sample),
             submitted: Instant::now(),
-            span,
+            span: Span::part("prefill", &job.request.trace),
             metrics: self.metrics.clone(),
-            outcome: Outcome::GivenUp,
+            outcome: None,
             _room: room,
         };
-        Ok(Box::new(AbortOnDropHandle::new(self.passages.spawn(passage.run()))))
+        let sequence = sequence(job);
+        let task = if let Some(rescue) = rescue {
+            self.passages.spawn(passage.run_after(rescue, self.engine.clone(), sequence))
+        } else {
+            match self.engine.submit(sequence) {
+                Ok(events) => self.passages.spawn(passage.run(events)),
+                Err(SubmitError::Overloaded { .. }) => return Err(self.busy("engine", "too many sequences")),
+                Err(error) => self.passages.spawn(passage.refuse(error)),
+            }
+        };
+        Ok(Box::new(AbortOnDropHandle::new(task)))
     }
 
     fn returned(&self, kv: Returned) {

@@ -15,6 +15,8 @@ pub struct PrefillMetrics {
     pub(crate) cached_tokens: Counter,
     returns: Family<Ending, Counter>,
     returned_tokens: Counter,
+    rescues: Family<Ending, Counter>,
+    rescued_tokens: Counter,
     pub(crate) queue: Histogram,
     pub(crate) prefill: Histogram,
 }
@@ -53,6 +55,8 @@ impl Default for PrefillMetrics {
             cached_tokens: Counter::default(),
             returns: Family::default(),
             returned_tokens: Counter::default(),
+            rescues: Family::default(),
+            rescued_tokens: Counter::default(),
             queue: Histogram::new(SECONDS),
             prefill: Histogram::new(SECONDS),
         }
@@ -85,6 +89,16 @@ impl PrefillMetrics {
             "Tokens whose KV came back into the prefix cache",
             self.returned_tokens.clone(),
         );
+        registry.register(
+            "rescues",
+            "Prompts of which another prefill node had sent a part before it broke off, by what came of that part",
+            self.rescues.clone(),
+        );
+        registry.register(
+            "rescued_tokens",
+            "Tokens whose KV came from a decode node and was not computed a second time",
+            self.rescued_tokens.clone(),
+        );
         registry.register_with_unit(
             "queue",
             "From taking a prompt to reserving its pages",
@@ -111,6 +125,16 @@ impl PrefillMetrics {
     /// Tokens whose KV came back into the prefix cache.
     pub fn returned_tokens(&self) -> u64 {
         self.returned_tokens.get()
+    }
+
+    pub(crate) fn rescued(&self, outcome: &'static str, tokens: u64) {
+        self.rescues.get_or_create(&Ending { outcome }).inc();
+        self.rescued_tokens.inc_by(tokens);
+    }
+
+    /// Tokens whose KV came from a decode node and was not computed a second time.
+    pub fn rescued_tokens(&self) -> u64 {
+        self.rescued_tokens.get()
     }
 
     /// Prompt tokens computed for decode nodes.

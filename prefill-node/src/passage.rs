@@ -8,7 +8,7 @@ use std::{
 };
 
 use baton_engine::{
-    SequenceEvent, SequenceEvents,
+    EngineHandle, SequenceEvent, SequenceEvents, SequenceSpec, SubmitError,
     kv::{KvPool, PageSpan},
 };
 use baton_kv_transfer::Progress;
@@ -16,11 +16,10 @@ use baton_protocol::{ErrorCode, Failure, Token};
 use baton_traces::Span;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use crate::{PrefillMetrics, metrics::Outcome};
+use crate::{PrefillMetrics, metrics::Outcome, rescue::Rescue};
 
 /// Passes a sequence's events on as progress. Dropping it cancels the sequence.
 pub(crate) struct Passage {
-    pub(crate) events: SequenceEvents,
     pub(crate) progress: mpsc::Sender<Progress>,
     pub(crate) pool: Arc<KvPool>,
     /// Tokens of the prompt: KV of `0..tokens` is what the source covers.
@@ -29,8 +28,8 @@ pub(crate) struct Passage {
     pub(crate) submitted: Instant,
     pub(crate) span: Span,
     pub(crate) metrics: PrefillMetrics,
-    /// Counted when the passage is dropped.
-    pub(crate) outcome: Outcome,
+    /// Counted when the passage is dropped; none before it runs.
+    pub(crate) outcome: Option<Outcome>,
     /// This prompt's part of the node's room.
     pub(crate) _room: OwnedSemaphorePermit,
 }
@@ -53,14 +52,33 @@ struct GivenUp;
 
 impl Passage {
     /// Runs until the prompt is done, has failed, or nobody listens.
-    pub(crate) async fn run(mut self) {
-        if let Ok(outcome) = self.pass().await {
-            self.outcome = outcome;
+    pub(crate) async fn run(mut self, mut events: SequenceEvents) {
+        self.outcome = Some(Outcome::GivenUp);
+        if let Ok(outcome) = self.pass(&mut events).await {
+            self.outcome = Some(outcome);
         }
     }
 
-    async fn pass(&mut self) -> Result<Outcome, GivenUp> {
-        while let Some(event) = self.events.recv().await {
+    /// The same, behind what another node gives of the prompt.
+    pub(crate) async fn run_after(mut self, rescue: Rescue, engine: EngineHandle, sequence: SequenceSpec) {
+        self.outcome = Some(Outcome::GivenUp);
+        let (outcome, tokens) = rescue.run().await;
+        self.metrics.rescued(outcome, tokens);
+        self.span.set("baton.rescued_tokens", || tokens as i64);
+        match engine.submit(sequence) {
+            Ok(events) => self.run(events).await,
+            Err(error) => self.refuse(error).await,
+        }
+    }
+
+    /// The engine does not take it.
+    pub(crate) async fn refuse(mut self, error: SubmitError) {
+        // Nobody to tell is nobody who wants to know.
+        self.outcome = self.fail(error.into()).await.ok();
+    }
+
+    async fn pass(&mut self, events: &mut SequenceEvents) -> Result<Outcome, GivenUp> {
+        while let Some(event) = events.recv().await {
             let step = match event {
                 SequenceEvent::Started { cached_tokens, pages } => {
                     let queue = self.submitted.elapsed();
@@ -127,7 +145,7 @@ impl Passage {
 
 impl Drop for Passage {
     fn drop(&mut self) {
-        self.metrics.end(self.outcome);
+        self.outcome.into_iter().for_each(|outcome| self.metrics.end(outcome));
     }
 }
 

@@ -25,8 +25,8 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{PrefillMetrics, RETRY_AFTER};
-use fetch::Fetch;
-use give::Give;
+pub(crate) use fetch::Fetch;
+pub(crate) use give::Give;
 
 /// Returns that may wait for their turn, in each direction.
 const WAITING: usize = 16;
@@ -74,7 +74,7 @@ impl Returns {
     ) -> Result<PrefillGuard, BusyReason> {
         let busy = || BusyReason { eta: RETRY_AFTER, reason: "too many returns".to_owned() };
         let place = Arc::clone(&self.giving.waiting).try_acquire_owned().map_err(|_| busy())?;
-        let give = Give::new(self.engine.clone(), job, self.bytes_per_second, progress);
+        let give = Give::new(self.engine.clone(), job, Some(self.bytes_per_second), progress);
         let turn = Arc::clone(&self.giving.turn);
         #[expect(clippy::disallowed_methods, reason = "owned by the handoff's guard")]
         let task = tokio::spawn(async move {
@@ -91,7 +91,8 @@ impl Returns {
         let Ok(place) = Arc::clone(&self.fetching.waiting).try_acquire_owned() else {
             return metrics.returned("full", 0);
         };
-        let fetch = Fetch { engine: self.engine.clone(), sessions: Arc::clone(&self.sessions), kv };
+        let (engine, sessions) = (self.engine.clone(), Arc::clone(&self.sessions));
+        let fetch = Fetch { engine, sessions, kv, is_favour: true };
         let (turn, metrics) = (Arc::clone(&self.fetching.turn), metrics.clone());
         let mut fetches = self.fetches.lock();
         while fetches.try_join_next().is_some() {}

@@ -5,8 +5,8 @@ use baton_engine::{
     backend::mock::{EOS_TOKEN, MockBackend, MockConfig, VOCAB_TOKENS, expected},
     kv::KvPool,
 };
-use baton_kv_transfer::HandoffAsk;
-use baton_protocol::{ErrorCode, HandoffId, RequestId, Sampling, Stop};
+use baton_kv_transfer::{HandoffAsk, LocalNode, TransferConfig};
+use baton_protocol::{ErrorCode, HandoffId, HeadShare, Incarnation, RequestId, Sampling, Stop};
 use prometheus_client::{encoding::text::encode, registry::Registry};
 use tokio::sync::mpsc::Receiver;
 
@@ -22,7 +22,18 @@ fn room(prefill_us_per_token: u64, config: &PrefillConfig) -> (EngineWorker, Eng
     engine.scheduler.max_batch_tokens = 8;
     let (worker, handle) =
         EngineWorker::start(Engine::new(Box::new(MockBackend::new(mock, PAGE_TOKENS)), engine).unwrap());
-    let node = PrefillNode::new(handle.clone(), config, None);
+    let local = LocalNode {
+        cluster: "test".to_owned(),
+        node: "prefill-1".into(),
+        incarnation: Incarnation(1),
+        control_addr: "127.0.0.1:1".to_owned(),
+        model_fingerprint: "mock".to_owned(),
+        kv: handle.pool().shape().clone(),
+        trust: Default::default(),
+        heads: HeadShare::whole(handle.pool().shape().kv_heads),
+    };
+    let sessions = Arc::new(Sessions::new(local, TransferConfig::default()).unwrap());
+    let node = PrefillNode::new(handle.clone(), sessions, config, None);
     (worker, handle, node)
 }
 
@@ -44,7 +55,16 @@ fn job(tokens: usize, sample: &[u32]) -> PrefillJob {
     };
     let id = HandoffId { request: request.id, attempt: 0, leg: 0 };
     let (prompt_tokens, deadline) = (tokens as u32, request.deadline);
-    HandoffAsk { id, request, prompt_tokens, have: 0, sample: sample.to_vec(), deadline, from_cache: false }
+    HandoffAsk {
+        id,
+        request,
+        prompt_tokens,
+        have: 0,
+        sample: sample.to_vec(),
+        deadline,
+        from_cache: false,
+        holder: None,
+    }
 }
 
 /// Everything up to the end.

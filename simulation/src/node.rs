@@ -69,7 +69,8 @@ impl Identity {
         transfer.stand_in = Some(StandIn(Arc::new(Frames::new(self.name))));
         let sessions = Arc::new(Sessions::new(local.clone(), transfer.clone())?);
         let returns = Returns::new(&handle, &sessions, transfer.return_bytes_per_second);
-        let prefill = PrefillNode::new(handle.clone(), &PrefillConfig::default(), returns);
+        let prefill =
+            PrefillNode::new(handle.clone(), Arc::clone(&sessions), &PrefillConfig::default(), returns);
         let prefill_service = PrefillService::new(local, transfer, Arc::clone(&prefill) as _)?;
         let decode = DecodeNode::new(handle.clone(), Arc::clone(&sessions), DecodeConfig::default());
         let words = words(&info, (&handle, &sessions), &decode);

@@ -1,4 +1,4 @@
-//! Lets callers of one role through to a gRPC service.
+//! Lets callers of some roles through to a gRPC service.
 
 use baton_protocol::Role;
 use tonic::{Request, Status, service::Interceptor};
@@ -9,14 +9,14 @@ use crate::{Gate, Trust, callers::CallerInfo, roles};
 #[derive(Clone, Debug)]
 pub struct Guard {
     trust: Trust,
-    role: Role,
+    roles: &'static [Role],
 }
 
 // === impl Guard ===
 
 impl Guard {
-    pub(crate) fn new(trust: Trust, role: Role) -> Self {
-        Self { trust, role }
+    pub(crate) fn new(trust: Trust, roles: &'static [Role]) -> Self {
+        Self { trust, roles }
     }
 
     fn allows(&self, request: &Request<()>) -> bool {
@@ -24,7 +24,9 @@ impl Guard {
         match self.trust.cluster() {
             Some(cluster) => {
                 let bearer = caller.and_then(|caller| caller.chain.as_deref()?.first());
-                bearer.is_some_and(|certificate| roles::of(certificate, cluster).contains(&self.role))
+                bearer.is_some_and(|certificate| {
+                    self.roles.iter().any(|role| roles::of(certificate, cluster).contains(role))
+                })
             }
             // No address: not over a socket at all.
             None => caller
@@ -40,7 +42,8 @@ impl Interceptor for Guard {
             return Ok(request);
         }
         let from = request.extensions().get::<CallerInfo>().and_then(|caller| caller.addr);
-        tracing::warn!(?from, wanted = %self.role, "caller refused by its certificate");
-        Err(Status::permission_denied(format!("only a {} may ask this", self.role)))
+        let wanted = self.roles.iter().map(|role| role.as_str()).collect::<Vec<_>>().join(" or a ");
+        tracing::warn!(?from, wanted, "caller refused by its certificate");
+        Err(Status::permission_denied(format!("only a {wanted} may ask this")))
     }
 }

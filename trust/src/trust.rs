@@ -13,7 +13,7 @@ use futures::Stream;
 use tokio::net::TcpStream;
 use tokio_rustls::{
     TlsAcceptor, TlsConnector, TlsStream,
-    rustls::pki_types::{DnsName, ServerName},
+    rustls::pki_types::{CertificateDer, DnsName, ServerName},
 };
 
 use crate::{
@@ -141,9 +141,9 @@ impl Trust {
         name.unwrap_or_else(|| ServerName::IpAddress(ip.into()))
     }
 
-    /// Lets only callers with `role` through to a service.
-    pub fn guard(&self, role: Role) -> Guard {
-        Guard::new(self.clone(), role)
+    /// Lets only callers with one of `roles` through to a service.
+    pub fn guard(&self, roles: &'static [Role]) -> Guard {
+        Guard::new(self.clone(), roles)
     }
 
     /// Whoever calls a gRPC server, for ever; each was asked for a certificate, if there are any.
@@ -159,31 +159,39 @@ impl Trust {
         Callee::new(self, self.gate().parse(addr)?, roles)
     }
 
-    /// The accepting end of TLS on a data socket, from a peer with `role`. The caller limits the time.
+    /// The accepting end of TLS on a data socket, from a peer with one of `roles`. The caller limits the time.
     ///
     /// # Errors
     /// When there are no certificates here or no right one there, or the peer leaves.
-    pub async fn accept(&self, socket: TcpStream, role: Role) -> io::Result<TlsStream<TcpStream>> {
-        let (certified, cluster) = self.certified()?;
+    pub async fn accept(&self, socket: TcpStream, roles: &[Role]) -> io::Result<TlsStream<TcpStream>> {
+        let (certified, _) = self.certified()?;
         let stream = TlsAcceptor::from(certified.accepting.clone()).accept(socket).await?;
-        let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-        if shown.is_some_and(|certificate| roles::of(certificate, cluster).contains(&role)) {
-            Ok(stream.into())
-        } else {
-            Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("the peer is no {role} node")))
-        }
+        self.has_one(stream.get_ref().1.peer_certificates(), roles)?;
+        Ok(stream.into())
     }
 
-    /// The dialling end of TLS on a data socket, to a peer with `role`. The caller limits the time.
+    /// The dialling end of TLS on a data socket, to a peer with one of `roles`. The caller limits the time.
     ///
     /// # Errors
     /// As [`accept`](Self::accept).
-    pub async fn connect(&self, socket: TcpStream, role: Role) -> io::Result<TlsStream<TcpStream>> {
+    pub async fn connect(&self, socket: TcpStream, roles: &[Role]) -> io::Result<TlsStream<TcpStream>> {
         let (certified, _) = self.certified()?;
         let peer: SocketAddr = socket.peer_addr()?;
-        let config = certified.dialling(&BTreeSet::from([role])).map_err(io::Error::other)?;
+        let config = certified.dialling(&BTreeSet::new()).map_err(io::Error::other)?;
         let name = self.name_at(peer.ip());
-        Ok(TlsConnector::from(Arc::new(config)).connect(name, socket).await?.into())
+        let stream = TlsConnector::from(Arc::new(config)).connect(name, socket).await?;
+        self.has_one(stream.get_ref().1.peer_certificates(), roles)?;
+        Ok(stream.into())
+    }
+
+    fn has_one(&self, shown: Option<&[CertificateDer<'_>]>, roles: &[Role]) -> io::Result<()> {
+        let (_, cluster) = self.certified()?;
+        let has = shown.and_then(<[_]>::first).map(|shown| roles::of(shown, cluster)).unwrap_or_default();
+        if roles.iter().any(|role| has.contains(role)) {
+            return Ok(());
+        }
+        let wanted = roles.iter().map(|role| role.as_str()).collect::<Vec<_>>().join(" or ");
+        Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("the peer is no {wanted} node")))
     }
 
     fn certified(&self) -> io::Result<(Arc<Certified>, &str)> {

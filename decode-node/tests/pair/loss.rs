@@ -1,13 +1,13 @@
 //! Prefill nodes that die, frames that do not arrive, callers that leave.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use baton_engine::backend::mock::MockConfig;
-use baton_kv_transfer::FaultsConfig;
-use baton_protocol::wire::PrefillCandidate;
+use baton_kv_transfer::{FaultsConfig, HandoffEvent, Landing, Returned};
+use baton_protocol::{HandoffId, KvSink, wire::PrefillCandidate};
 
 use crate::{
-    call::{Call, answer, open, request},
+    call::{Call, PATIENCE, answer, open, request},
     sandbox::{Sandbox, Settings, prompt},
 };
 
@@ -155,4 +155,70 @@ async fn a_caller_may_leave_at_any_time() {
     let split = answer(&cluster.decode, open(&request, cluster.candidates())).await;
     assert_eq!(split.choices, cluster.local(&request).await.choices);
     assert_eq!(cluster.decode.sessions().reports().len(), 1);
+}
+
+/// As [`cut_after`], where computing a token takes long and roads are measured.
+fn cut_after_slow(frames: u64) -> Settings {
+    let mut settings = cut_after(frames);
+    settings.mock.prefill_us_per_token = 2_000;
+    settings.transfer.probe_bytes = 4096;
+    settings
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_came_before_a_loss_is_not_computed_twice() {
+    for page_tokens in [8, 32] {
+        let cluster =
+            Sandbox::start(Settings { prefill_page_tokens: page_tokens, ..cut_after_slow(20) }).await;
+        let second = &cluster.prefills[1];
+        // How long a prompt takes there is known once it has computed some.
+        for seed in 50..54 {
+            answer(&cluster.decode, open(&request(prompt(seed, 100), seed, 1, 1), vec![second.candidate()]))
+                .await;
+        }
+        let before = second.node.metrics().computed_tokens();
+        let request = request(prompt(1, 600), 31, 2, 9);
+        let split = answer(&cluster.decode, open(&request, cluster.candidates())).await;
+        assert_eq!(split.choices, cluster.local(&request).await.choices);
+        assert_eq!(split.bill().prefill_node.as_ref(), Some(&second.id));
+        let rescued = second.node.metrics().rescued_tokens();
+        assert!(rescued >= 128, "{rescued} of pages of {page_tokens}");
+        assert_eq!(second.node.metrics().computed_tokens() - before, 600 - rescued);
+        cluster.settles().await;
+    }
+}
+
+/// Lets nothing in.
+struct NoRoom;
+
+impl Landing for NoRoom {
+    fn bind(&mut self) -> Option<Arc<dyn KvSink>> {
+        None
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_decode_node_gives_only_what_it_offered() {
+    let cluster = Sandbox::start(Settings::default()).await;
+    let first = request(prompt(1, 200), 31, 1, 4);
+    answer(&cluster.decode, open(&first, cluster.candidates())).await;
+    let prefill = &cluster.prefills[0];
+    let id = HandoffId { request: first.id, attempt: 0, leg: 0 };
+    let kv = Returned {
+        id,
+        tenant: first.tenant.clone(),
+        tokens: first.tokens,
+        holder: cluster.decode.sessions().holder(),
+    };
+    let landing = Box::new(NoRoom);
+    let mut handoff = prefill.sessions.handoff(&kv.holder, kv.ask(0, 192, PATIENCE), landing).await.unwrap();
+    let end = loop {
+        match handoff.next().await.unwrap() {
+            HandoffEvent::Lost { reason, .. } => break reason,
+            HandoffEvent::Started { .. } => panic!("given without an offer"),
+            _ => {}
+        }
+    };
+    assert!(end.message.contains("no KV is handed back here"), "{end:?}");
+    cluster.settles().await;
 }

@@ -266,7 +266,7 @@ fn ends(
     let transfer = &settings.transfer;
     let sessions = Arc::new(Sessions::new(local.clone(), transfer.clone()).unwrap());
     let returns = Returns::new(engine, &sessions, transfer.return_bytes_per_second);
-    let node = PrefillNode::new(engine.clone(), &settings.prefill, returns);
+    let node = PrefillNode::new(engine.clone(), Arc::clone(&sessions), &settings.prefill, returns);
     let service = PrefillService::new(local.clone(), transfer.clone(), Arc::clone(&node) as Arc<_>).unwrap();
     (node, service, sessions)
 }

@@ -46,7 +46,7 @@ pub async fn serve(
 ) -> Result<(), tonic::transport::Error> {
     let limit = room.desk.config.max_body_bytes + HEADER_BYTES;
     let service = ReplicaServer::new(Keeper { router, room }).max_decoding_message_size(limit);
-    let guarded = InterceptedService::new(service, trust.guard(Role::Coordinator));
+    let guarded = InterceptedService::new(service, trust.guard(&[Role::Coordinator]));
     Server::builder().add_service(guarded).serve_with_incoming_shutdown(trust.callers(listener), stop).await
 }
 

@@ -11,7 +11,7 @@ use baton_protocol::{
 };
 
 use super::HandoffAsk;
-use crate::PrefillPeer;
+use crate::KvPeer;
 
 /// KV that can be fetched.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub struct Returned {
     /// The prompt and its answer, as far as there is KV.
     pub tokens: Vec<u32>,
     /// Who has it.
-    pub holder: PrefillPeer,
+    pub holder: KvPeer,
 }
 
 // === impl Returned ===
@@ -33,13 +33,13 @@ impl Returned {
     ///
     /// # Errors
     /// When it names no handoff or no tokens.
-    pub(crate) fn from_wire(message: wire::Return, holder: PrefillPeer) -> Result<Self, Malformed> {
+    pub(crate) fn from_wire(message: wire::Return, holder: KvPeer) -> Result<Self, Malformed> {
         let wire::Return { id, tenant, tokens, control_addr } = message;
         let id = id.ok_or(Malformed { field: "handoff id" })?.try_into()?;
         if tokens.is_empty() {
             return Err(Malformed { field: "tokens" });
         }
-        Ok(Self { id, tenant, tokens, holder: PrefillPeer { control_addr, ..holder } })
+        Ok(Self { id, tenant, tokens, holder: KvPeer { control_addr, ..holder } })
     }
 
     /// Asks for KV of `[have, end)` within `deadline`.
@@ -69,6 +69,7 @@ impl Returned {
             sample: Vec::new(),
             deadline,
             from_cache: true,
+            holder: None,
         }
     }
 }

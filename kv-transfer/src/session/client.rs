@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use baton_protocol::{
-    HandoffId, Incarnation, NodeId,
+    HandoffId, Incarnation, NodeId, Role,
     wire::{self, Control},
 };
 use parking_lot::Mutex;
@@ -13,6 +13,7 @@ use tonic::Streaming;
 
 use super::{
     connect::{Opened, open},
+    offers::Offers,
     receiving::{Handoff, Receiving},
     running::{Running, tick, write},
 };
@@ -21,15 +22,17 @@ use crate::{
     metrics::Side, transport::offer::Transports,
 };
 
-/// A prefill node to ask.
+/// A node to ask for KV.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PrefillPeer {
+pub struct KvPeer {
     /// Its name.
     pub node: NodeId,
     /// Its gRPC address, `host:port`.
     pub control_addr: String,
     /// The incarnation that is meant; another one at the address refuses.
     pub incarnation: Incarnation,
+    /// What its certificate must let it be, if there are certificates.
+    pub role: Role,
 }
 
 /// One open session, for people.
@@ -45,11 +48,12 @@ pub struct SessionReport {
 
 impl From<SessionReport> for wire::KvPath {
     fn from(SessionReport { peer, path, handoffs }: SessionReport) -> Self {
+        let theirs = || path.others_fallback().map(|why| format!("the prefill node was {why}"));
         Self {
             prefill_node: peer.0,
             transport: path.transport.as_str().to_owned(),
             bytes_per_second: path.bandwidth().unwrap_or(0.0),
-            fallback: path.fallback().unwrap_or_default(),
+            fallback: path.fallback().or_else(theirs).unwrap_or_default(),
             handoffs,
         }
     }
@@ -63,6 +67,8 @@ pub struct Sessions {
     transports: Transports,
     metrics: TransferMetrics,
     slots: Mutex<HashMap<NodeId, Slot>>,
+    /// Handoffs that are offered KV of what came before them.
+    offers: Offers,
     tasks: Mutex<JoinSet<()>>,
     stop: CancellationToken,
 }
@@ -95,6 +101,7 @@ impl Sessions {
             transports,
             metrics: TransferMetrics::new(Side::Receiving),
             slots: Mutex::default(),
+            offers: Offers::default(),
             tasks: Mutex::default(),
             stop: CancellationToken::new(),
         })
@@ -106,19 +113,46 @@ impl Sessions {
     /// When there is no session with the peer, or the ask makes no sense.
     pub async fn handoff(
         &self,
-        peer: &PrefillPeer,
+        peer: &KvPeer,
         ask: HandoffAsk,
         landing: Box<dyn Landing>,
     ) -> Result<Handoff, HandoffError> {
         ask.check()?;
+        let offer = ask.holder.is_some().then(|| self.offers.add(ask.id));
+        let mut handoff = self.open(peer).await?.open(&ask, landing)?;
+        handoff.offer = offer;
+        Ok(handoff)
+    }
+
+    /// The open session with a node, or a new one.
+    async fn open(&self, peer: &KvPeer) -> Result<Arc<Receiving>, SessionError> {
         let mut phase = self.session(peer);
         let opened =
             phase.wait_for(|phase| !matches!(phase, Phase::Opening)).await.map(|phase| phase.clone());
         match opened {
-            Ok(Phase::Open(session)) => Ok(session.open(&ask, landing)?),
-            Ok(Phase::Dead(error)) => Err(error.into()),
-            Ok(Phase::Opening) | Err(_) => Err(SessionError::down("closed here").into()),
+            Ok(Phase::Open(session)) => Ok(session),
+            Ok(Phase::Dead(error)) => Err(error),
+            Ok(Phase::Opening) | Err(_) => Err(SessionError::down("closed here")),
         }
+    }
+
+    /// What the road from a node carried when it was measured, in bytes a second. Opens a session if there is none.
+    ///
+    /// # Errors
+    /// When there is no session with it.
+    pub async fn bandwidth(&self, peer: &KvPeer) -> Result<Option<f64>, SessionError> {
+        Ok(self.open(peer).await?.path().bandwidth())
+    }
+
+    /// This node, as one that holds KV.
+    pub fn holder(&self) -> KvPeer {
+        let LocalNode { node, incarnation, control_addr, .. } = self.local.clone();
+        KvPeer { node, control_addr, incarnation, role: Role::Decode }
+    }
+
+    /// Whether this node, of itself, offers whoever prefills for this handoff the KV of what came before it.
+    pub fn offers(&self, id: &HandoffId) -> bool {
+        self.offers.contain(id)
     }
 
     /// Tells a prefill node that KV of `tokens` is cached here and may be
@@ -135,7 +169,7 @@ impl Sessions {
     }
 
     /// The peer's session as it is, or a new one that is being opened.
-    fn session(&self, peer: &PrefillPeer) -> watch::Receiver<Phase> {
+    fn session(&self, peer: &KvPeer) -> watch::Receiver<Phase> {
         let mut slots = self.slots.lock();
         if let Some(slot) = slots.get(&peer.node) {
             let alive = match &*slot.phase.borrow() {

@@ -2,16 +2,13 @@
 
 use std::sync::Arc;
 
-use baton_protocol::{
-    Role,
-    wire::{Control, Refuse, control::Message, prefill_client::PrefillClient},
-};
+use baton_protocol::wire::{Control, Refuse, control::Message, prefill_client::PrefillClient};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
 use super::{
-    client::PrefillPeer,
+    client::KvPeer,
     control::opening,
     hello::{check_welcome, hello},
     paths,
@@ -39,10 +36,10 @@ pub async fn open(
     config: &TransferConfig,
     transports: &Transports,
     metrics: &TransferMetrics,
-    peer: &PrefillPeer,
+    peer: &KvPeer,
 ) -> Result<Opened, SessionError> {
     let failed = |reason: String| SessionError::Connect { node: peer.node.0.clone(), reason };
-    let callee = local.trust.callee(&peer.control_addr, &[Role::Prefill].into())?;
+    let callee = local.trust.callee(&peer.control_addr, &[peer.role].into())?;
     let channel = callee.connect().await.map_err(|error| failed(describe(&error)))?;
     let (outbound, messages) = mpsc::channel(STREAM_MESSAGES);
     let greeting = opening(Message::Hello(hello(local, config, transports, peer)));

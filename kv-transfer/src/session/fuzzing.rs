@@ -12,14 +12,15 @@ use std::{
 
 use arbitrary::{Result, Unstructured};
 use baton_protocol::{
-    ErrorCode, Failure, FrameHeader, HandoffId, HeadShare, Incarnation, KvSpan, NodeId, SessionId, Token,
+    ErrorCode, Failure, FrameHeader, HandoffId, HeadShare, Incarnation, KvSpan, NodeId, Role, SessionId,
+    Token,
     frame::HEADER_BYTES,
     wire::{self, Control, control::Message},
 };
 use prost::Message as _;
 
 use super::{
-    client::PrefillPeer,
+    client::KvPeer,
     control::Inbox,
     hello::{check_hello, check_welcome, runs_to},
     paths::PathReport,
@@ -89,18 +90,19 @@ pub fn handshake(bytes: &[u8]) {
             }
         }
         Some(Message::Welcome(welcome)) => {
-            let peer = PrefillPeer {
+            let peer = KvPeer {
                 node: NodeId::from("p"),
                 control_addr: String::new(),
                 incarnation: Incarnation(1),
+                role: Role::Prefill,
             };
             if check_welcome(&local, &config, &peer, &welcome).is_ok() {
                 assert_eq!((welcome.node.as_str(), welcome.incarnation), ("p", 1));
             }
         }
         Some(Message::Chosen(chosen)) => {
-            if let Ok(report) = PathReport::of(&chosen, Wanted::Auto) {
-                assert_eq!(PathReport::of(&report.chosen(), Wanted::Auto), Ok(report));
+            if let Ok(report) = PathReport::of(&chosen, [Wanted::Auto; 2]) {
+                assert_eq!(PathReport::of(&report.chosen(), [Wanted::Auto; 2]), Ok(report));
             }
         }
         _ => {}

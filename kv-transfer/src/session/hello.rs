@@ -7,7 +7,7 @@ use baton_protocol::{
     wire::{Hello, Refuse, Welcome},
 };
 
-use super::client::PrefillPeer;
+use super::client::KvPeer;
 use crate::{
     LocalNode, SessionError, TransferConfig, TransportKind,
     transport::{
@@ -28,12 +28,7 @@ pub struct Agreed {
 }
 
 /// The decode node's HELLO to a peer.
-pub fn hello(
-    local: &LocalNode,
-    config: &TransferConfig,
-    transports: &Transports,
-    peer: &PrefillPeer,
-) -> Hello {
+pub fn hello(local: &LocalNode, config: &TransferConfig, transports: &Transports, peer: &KvPeer) -> Hello {
     Hello {
         protocol_min: *PROTOCOL.start(),
         protocol_max: *PROTOCOL.end(),
@@ -127,7 +122,7 @@ fn describe(kv: &KvShape) -> String {
 pub fn check_welcome(
     local: &LocalNode,
     config: &TransferConfig,
-    peer: &PrefillPeer,
+    peer: &KvPeer,
     welcome: &Welcome,
 ) -> Result<Terms, SessionError> {
     let same = |field: &str, mine: String, yours: String| {

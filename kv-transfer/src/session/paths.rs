@@ -26,8 +26,8 @@ pub struct PathReport {
     pub transport: TransportKind,
     /// Every transport that was tried.
     pub tried: Vec<Tried>,
-    /// Which one this node was told to use.
-    pub wanted: Wanted,
+    /// Which one this node was told to use, and which the other.
+    pub wanted: [Wanted; 2],
 }
 
 /// What became of one transport while a session was opened.
@@ -64,8 +64,8 @@ pub async fn connect(
         };
         tried.push(Tried { transport: kind, outcome });
     }
-    let named = [transports.wanted().as_str(), &welcome.transport];
-    let kept = choose(&tried, named);
+    let wanted = [transports.wanted(), told(&welcome.transport)];
+    let kept = choose(&tried, wanted);
     let mut chosen = None;
     for (kind, link) in open {
         if kept == Some(kind) {
@@ -80,7 +80,7 @@ pub async fn connect(
         };
         return Err(tried.iter().filter_map(why).collect::<Vec<_>>().join("; "));
     };
-    Ok((link, PathReport { transport, tried, wanted: transports.wanted() }))
+    Ok((link, PathReport { transport, tried, wanted }))
 }
 
 async fn attempt(
@@ -101,12 +101,17 @@ async fn attempt(
     Ok((link, rate))
 }
 
+/// What a node says that it was told to use; a transport that is not known here is none that it gets.
+pub fn told(name: &str) -> Wanted {
+    TransportKind::named(name).map_or(Wanted::Auto, Wanted::Only)
+}
+
 /// The one that somebody was told to use, this node first; else the fastest;
 /// else the first.
-fn choose(tried: &[Tried], named: [&str; 2]) -> Option<TransportKind> {
+fn choose(tried: &[Tried], wanted: [Wanted; 2]) -> Option<TransportKind> {
     let usable = || tried.iter().filter(|tried| tried.outcome.is_ok());
     let rate = |tried: &&Tried| tried.outcome.as_ref().ok().copied().flatten().unwrap_or(0.0);
-    let asked = named.iter().find_map(|name| usable().find(|tried| tried.transport.as_str() == *name));
+    let asked = wanted.iter().find_map(|told| usable().find(|tried| *told == Wanted::Only(tried.transport)));
     // `max_by` takes the last of equals; the first is the nearest.
     let fastest = usable().rev().max_by(|a, b| rate(a).total_cmp(&rate(b)));
     asked.or(fastest).map(|tried| tried.transport)
@@ -121,7 +126,7 @@ pub async fn accept(
     listening: Vec<Listening>,
     terms: &Terms,
     probe_bytes: u32,
-    wanted: Wanted,
+    wanted: [Wanted; 2],
     inbound: &mut Streaming<Control>,
 ) -> Result<(Link<dyn FrameSender>, PathReport, Inbox), SessionError> {
     let mut opening = JoinSet::new();
@@ -166,7 +171,7 @@ pub async fn accept(
 
 impl PathReport {
     /// What the receiver says.
-    pub(super) fn of(chosen: &wire::Chosen, wanted: Wanted) -> Result<Self, SessionError> {
+    pub(super) fn of(chosen: &wire::Chosen, wanted: [Wanted; 2]) -> Result<Self, SessionError> {
         let named = |name| {
             TransportKind::named(name).ok_or_else(|| SessionError::down("a path of an unknown transport"))
         };
@@ -196,15 +201,24 @@ impl PathReport {
 
     /// If this node was told to use another transport: which, and why it is not in use.
     pub fn fallback(&self) -> Option<String> {
-        let Wanted::Only(wanted) = self.wanted else { return None };
+        self.instead_of(self.wanted[0])
+    }
+
+    /// The same of the other node.
+    pub fn others_fallback(&self) -> Option<String> {
+        self.instead_of(self.wanted[1])
+    }
+
+    fn instead_of(&self, wanted: Wanted) -> Option<String> {
+        let Wanted::Only(wanted) = wanted else { return None };
         if wanted == self.transport {
             return None;
         }
         let tried = self.tried.iter().find(|tried| tried.transport == wanted);
         let why = match tried.map(|tried| &tried.outcome) {
-            None => "the peer does not have it, or not at the same place",
+            None => "the other node does not have it, or not at the same place",
             Some(Err(why)) => why,
-            Some(Ok(_)) => "the peer was told otherwise",
+            Some(Ok(_)) => "the other node was told otherwise",
         };
         Some(format!("told to use {}, uses {}: {why}", wanted.as_str(), self.transport.as_str()))
     }
@@ -233,6 +247,8 @@ mod tests {
     use super::*;
     use TransportKind::{Inproc, Shm, Tcp};
 
+    const AUTO: [Wanted; 2] = [Wanted::Auto; 2];
+
     fn tried(outcomes: &[(TransportKind, Result<f64, &str>)]) -> Vec<Tried> {
         let tried = |&(transport, outcome): &(_, Result<f64, &str>)| Tried {
             transport,
@@ -244,34 +260,41 @@ mod tests {
     #[test]
     fn the_fastest_that_works_unless_somebody_asked() {
         let all = tried(&[(Inproc, Err("gone")), (Shm, Ok(7.0)), (Tcp, Ok(9.0))]);
-        for (named, expected) in [
+        for (names, expected) in [
             (["auto", "auto"], Tcp),
             (["shm", "auto"], Shm),
             (["auto", "shm"], Shm),
             (["tcp", "shm"], Tcp),
             (["inproc", "shm"], Shm),
-            (["inproc", "auto"], Tcp),
+            (["inproc", "of a later version"], Tcp),
         ] {
-            assert_eq!(choose(&all, named), Some(expected), "{named:?}");
+            assert_eq!(choose(&all, names.map(told)), Some(expected), "{names:?}");
         }
         let unmeasured = tried(&[(Shm, Ok(0.0)), (Tcp, Ok(0.0))]);
-        assert_eq!(choose(&unmeasured, ["auto", "auto"]), Some(Shm), "the nearest");
-        assert_eq!(choose(&tried(&[(Tcp, Err("no"))]), ["auto", "tcp"]), None);
+        assert_eq!(choose(&unmeasured, AUTO), Some(Shm), "the nearest");
+        assert_eq!(choose(&tried(&[(Tcp, Err("no"))]), ["auto", "tcp"].map(told)), None);
     }
 
     #[test]
     fn whoever_got_another_transport_than_told_says_why() {
         let tried = tried(&[(Shm, Err("no room")), (Tcp, Ok(2.0))]);
         let report = |wanted| PathReport { transport: Tcp, tried: tried.clone(), wanted };
-        assert_eq!((report(Wanted::Auto).fallback(), report(Wanted::Only(Tcp)).fallback()), (None, None));
-        let told = |kind| report(Wanted::Only(kind)).fallback().unwrap();
-        assert_eq!(told(Shm), "told to use shm, uses tcp: no room");
-        assert_eq!(
-            told(Inproc),
-            "told to use inproc, uses tcp: the peer does not have it, or not at the same place"
-        );
-        let survives = PathReport::of(&report(Wanted::Auto).chosen(), Wanted::Auto).unwrap();
-        assert_eq!(survives, report(Wanted::Auto));
+        let both =
+            |wanted| [report([wanted, AUTO[1]]).fallback(), report([AUTO[0], wanted]).others_fallback()];
+        assert_eq!([both(Wanted::Auto), both(Wanted::Only(Tcp))], [[None, None], [None, None]]);
+        for (kind, why) in [
+            (Shm, "told to use shm, uses tcp: no room"),
+            (
+                Inproc,
+                "told to use inproc, uses tcp: the other node does not have it, or not at the same place",
+            ),
+        ] {
+            let why = Some(why.to_owned());
+            assert_eq!(both(Wanted::Only(kind)), [why.clone(), why]);
+            assert_eq!(report([Wanted::Only(kind), AUTO[1]]).others_fallback(), None);
+        }
+        let survives = PathReport::of(&report(AUTO).chosen(), AUTO).unwrap();
+        assert_eq!(survives, report(AUTO));
         assert_eq!(survives.bandwidth(), Some(2.0));
     }
 }

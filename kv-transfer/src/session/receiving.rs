@@ -17,6 +17,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::{
     control::{Inbox, Outbox, handoff_of},
+    offers::Offer,
     running::SessionState,
 };
 use crate::{
@@ -74,6 +75,8 @@ pub struct Handoff {
     id: HandoffId,
     session: Arc<Receiving>,
     events: mpsc::Receiver<HandoffEvent>,
+    /// The prefill node may fetch what is here already.
+    pub(super) offer: Option<Offer>,
 }
 
 // === impl Handoff ===
@@ -165,7 +168,7 @@ impl Receiving {
             .insert(ask.id, Entry { machine, events: sender, asked: Instant::now(), closing: None, number });
         drop(table);
         self.wake.notify_one();
-        Ok(Handoff { id: ask.id, session: self.clone(), events })
+        Ok(Handoff { id: ask.id, session: self.clone(), events, offer: None })
     }
 
     /// Says that KV may be fetched here. A session that has ended says nothing.

@@ -10,7 +10,7 @@ use std::{
 };
 
 use baton_protocol::{
-    ErrorCode, Failure, FrameHeader, HandoffId, Incarnation, KvSource, NodeId,
+    ErrorCode, Failure, FrameHeader, HandoffId, Incarnation, KvSource, NodeId, Role,
     wire::{self, Control, control::Message},
 };
 use parking_lot::{Condvar, Mutex};
@@ -24,7 +24,7 @@ use super::{
     running::SessionState,
 };
 use crate::{
-    BusyReason, LocalNode, PathReport, PrefillGuard, PrefillJob, PrefillPeer, Prefiller, Progress, Returned,
+    BusyReason, KvPeer, LocalNode, PathReport, PrefillGuard, PrefillJob, Prefiller, Progress, Returned,
     SessionError, TransferConfig, TransferMetrics,
     handoff::{
         plan::Cut,
@@ -43,7 +43,7 @@ const LONGEST: Duration = Duration::from_secs(3600);
 const MAX_PROGRESS: usize = 64;
 
 /// What a decode node wants of this one.
-pub enum Wanted {
+pub enum Call {
     Prefill(Box<PrefillJob>),
     /// Nothing, but KV may be fetched there.
     Returned(Returned),
@@ -120,14 +120,14 @@ impl Sending {
     }
 
     /// Takes a control message. A new handoff comes back as a job for [`start`](Self::start).
-    pub fn control(&self, control: Control, now: Instant) -> Result<Option<Wanted>, SessionError> {
+    pub fn control(&self, control: Control, now: Instant) -> Result<Option<Call>, SessionError> {
         let mut table = self.table.lock();
         let message = table.inbox.take(control)?;
         table.heard = now;
-        let mut wanted = None;
+        let mut call = None;
         match (handoff_of(&message)?, message) {
             (Some(id), Message::Prefill(ask)) => {
-                wanted = self.prefill(&mut table, id, ask, now)?.map(|job| Wanted::Prefill(Box::new(job)));
+                call = self.prefill(&mut table, id, ask, now)?.map(|job| Call::Prefill(Box::new(job)));
             }
             (Some(id), message) => {
                 if let Some(event) = event_of(&message)? {
@@ -136,19 +136,23 @@ impl Sending {
                     return Err(SessionError::down("a message that only a prefill node sends"));
                 }
             }
-            (None, Message::Return(kv)) => wanted = Some(Wanted::Returned(self.returned(kv)?)),
+            (None, Message::Return(kv)) => call = Some(Call::Returned(self.returned(kv)?)),
             (None, Message::Ping(ping)) => self.ping(&mut table, &ping),
             (None, _) => return Err(SessionError::down("a message that only a prefill node sends")),
         }
         drop(table);
         self.wake.notify_one();
-        Ok(wanted)
+        Ok(call)
+    }
+
+    /// The decode node, which has yet to say where it is asked.
+    fn asker(&self) -> KvPeer {
+        let (node, incarnation) = (self.peer.node.clone(), self.peer.incarnation);
+        KvPeer { node, incarnation, control_addr: String::new(), role: Role::Decode }
     }
 
     fn returned(&self, kv: wire::Return) -> Result<Returned, SessionError> {
-        let (node, incarnation) = (self.peer.node.clone(), self.peer.incarnation);
-        let holder = PrefillPeer { node, incarnation, control_addr: String::new() };
-        Returned::from_wire(kv, holder).map_err(|error| SessionError::down(error.to_string()))
+        Returned::from_wire(kv, self.asker()).map_err(|error| SessionError::down(error.to_string()))
     }
 
     fn prefill(
@@ -158,7 +162,8 @@ impl Sending {
         ask: wire::PrefillAsk,
         now: Instant,
     ) -> Result<Option<PrefillJob>, SessionError> {
-        let job = PrefillJob::try_from(ask).map_err(|error| SessionError::down(error.to_string()))?;
+        let job = PrefillJob::from_wire(ask, self.asker());
+        let job = job.map_err(|error| SessionError::down(error.to_string()))?;
         if table.handoffs.contains_key(&id) {
             self.metrics.late(1);
             return Ok(None);

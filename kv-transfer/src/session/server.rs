@@ -19,10 +19,10 @@ use super::{
     paths,
     running::{Running, tick, write},
     secret,
-    sending::{Receiver, Sending, Wanted},
+    sending::{Call, Receiver, Sending},
 };
 use crate::{
-    LocalNode, PathReport, Prefiller, SessionError, TransferConfig, TransferMetrics,
+    LocalNode, PathReport, Prefiller, SessionError, TransferConfig, TransferMetrics, Wanted,
     metrics::Side,
     transport::{
         MAX_FRAME_BYTES, faulty, metered,
@@ -57,6 +57,8 @@ pub(super) const MAX_PEERS: usize = 1024;
 
 /// What a session consists of before it runs.
 struct Opening {
+    /// What this node and the other were told to use.
+    wanted: [Wanted; 2],
     terms: Terms,
     listening: Vec<Listening>,
     probe_bytes: u32,
@@ -183,7 +185,8 @@ impl Service {
             heads: agreed.heads.clone(),
         };
         let outbound = outbound.clone();
-        let opening = Opening { terms, listening, probe_bytes, inbound, outbound, stop };
+        let wanted = [self.transports.wanted(), paths::told(&hello.transport)];
+        let opening = Opening { wanted, terms, listening, probe_bytes, inbound, outbound, stop };
         let service = self.clone();
         let mut tasks = self.tasks.lock();
         while tasks.try_join_next().is_some() {}
@@ -211,8 +214,7 @@ impl Service {
 
     /// Runs a session to its end; why it ended.
     async fn drive(&self, peer: Receiver, opening: Opening) -> SessionError {
-        let Opening { terms, listening, probe_bytes, mut inbound, outbound, stop } = opening;
-        let wanted = self.transports.wanted();
+        let Opening { wanted, terms, listening, probe_bytes, mut inbound, outbound, stop } = opening;
         let opened = tokio::select! {
             opened = paths::accept(listening, &terms, probe_bytes, wanted, &mut inbound) => opened,
             () = stop.cancelled() => Err(SessionError::down("closed here")),
@@ -261,8 +263,8 @@ async fn read(
             Err(status) => return SessionError::down(format!("control stream: {}", status.message())),
         };
         match taken {
-            Ok(Some(Wanted::Prefill(job))) => state.start(*job, prefiller, &mut listeners),
-            Ok(Some(Wanted::Returned(kv))) => prefiller.returned(kv),
+            Ok(Some(Call::Prefill(job))) => state.start(*job, prefiller, &mut listeners),
+            Ok(Some(Call::Returned(kv))) => prefiller.returned(kv),
             Ok(None) => {}
             Err(error) => return error,
         }

@@ -16,7 +16,7 @@ use std::{
 
 use baton_protocol::{
     ErrorCode, HeadShare, Incarnation, KvDtype, KvShape, NodeId, Role, Token,
-    wire::prefill_server::PrefillServer,
+    wire::{KvPath, prefill_server::PrefillServer},
 };
 use baton_trust::{ReachError, Trust};
 use parking_lot::Mutex;
@@ -132,7 +132,7 @@ fn config(transport: TransportKind) -> TransferConfig {
 /// A prefill node, as long as its runtime lives.
 struct Served {
     service: PrefillService,
-    peer: PrefillPeer,
+    peer: KvPeer,
     engine: Arc<Engine>,
     _server: JoinSet<()>,
 }
@@ -144,11 +144,19 @@ async fn serve(local: LocalNode, config: TransferConfig, engine: Arc<Engine>) ->
     let listener = trust.gate().listen(([127, 0, 0, 1], 0).into()).unwrap();
     let control_addr = listener.local_addr().to_string();
     let mut server = JoinSet::new();
-    let guarded = InterceptedService::new(PrefillServer::new(service.clone()), trust.guard(Role::Decode));
+    let guarded = InterceptedService::new(
+        PrefillServer::new(service.clone()),
+        trust.guard(&[Role::Decode, Role::Prefill]),
+    );
     let router = Server::builder().add_service(guarded);
     server.spawn(async move { router.serve_with_incoming(trust.callers(listener)).await.unwrap() });
     let (node, incarnation) = peer_node;
-    Served { service, peer: PrefillPeer { node, control_addr, incarnation }, engine, _server: server }
+    Served {
+        service,
+        peer: KvPeer { node, control_addr, incarnation, role: Role::Prefill },
+        engine,
+        _server: server,
+    }
 }
 
 async fn next(handoff: &mut Handoff) -> HandoffEvent {

@@ -72,7 +72,7 @@ struct Waiting {
 ///
 /// # Errors
 /// When it is not named, this node's pages are not on a card, there is no NCCL that can be used, data is to be
-/// encrypted, or the configured address may not be listened on.
+/// encrypted, the configured address may not be listened on, or NCCL would listen on one that may not be.
 pub fn transport(
     config: &TransferConfig,
     trust: &Trust,
@@ -89,7 +89,17 @@ pub fn transport(
     let version = Nccl::load().map_err(|error| not_here(error.to_string()))?.version();
     let (gate, listen) = (trust.gate(), config.data_listen);
     gate.check(listen)?;
+    if gate != Gate::Certificates && !on_loopback(std::env::var("NCCL_SOCKET_IFNAME").ok().as_deref()) {
+        let reason = "set NCCL_SOCKET_IFNAME=lo in the environment: NCCL listens on sockets of its own, and \
+                      without certificates nothing is reached from other hosts";
+        return Err(not_here(reason.to_owned()));
+    }
     Ok(Arc::new(NcclCard { gpu, version, gate, listen: listen.ip() }))
+}
+
+/// Whether these interfaces are loopback's alone; without any, NCCL takes the first that is not.
+fn on_loopback(interfaces: Option<&str>) -> bool {
+    matches!(interfaces, Some("lo" | "=lo"))
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]

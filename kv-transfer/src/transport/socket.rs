@@ -34,25 +34,28 @@ pub enum Socket {
     Connected(Box<StreamOwned<ClientConnection, TcpStream>>),
 }
 
-/// The prefill node's end; `tls` has the certificates if it is to be encrypted.
+/// Whose sockets they are: KV goes back, too, and a secret ties each to its session.
+const NODES: [Role; 2] = [Role::Prefill, Role::Decode];
+
+/// The sending end; `tls` has the certificates if it is to be encrypted.
 ///
 /// # Errors
-/// When the peer is no decode node of the cluster, or leaves.
+/// When the peer is no node of the cluster with KV, or leaves.
 pub async fn accept(socket: AsyncStream, tls: Option<&Trust>) -> io::Result<Opening> {
     match tls {
         None => Ok(Either::Left(socket)),
-        Some(trust) => Ok(Either::Right(trust.accept(socket, Role::Decode).await?)),
+        Some(trust) => Ok(Either::Right(trust.accept(socket, &NODES).await?)),
     }
 }
 
-/// The decode node's end, as [`accept`].
+/// The receiving end, as [`accept`].
 ///
 /// # Errors
-/// When the peer is no prefill node of the cluster, or leaves.
+/// As [`accept`].
 pub async fn connect(socket: AsyncStream, tls: Option<&Trust>) -> io::Result<Opening> {
     match tls {
         None => Ok(Either::Left(socket)),
-        Some(trust) => Ok(Either::Right(trust.connect(socket, Role::Prefill).await?)),
+        Some(trust) => Ok(Either::Right(trust.connect(socket, &NODES).await?)),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Takes returned KV into the prefix cache.
+//! Takes KV that another node has into the prefix cache.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,11 +19,13 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// How often it is asked whether pages get short.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
-/// One return on its way in.
+/// KV on its way in.
 pub(crate) struct Fetch {
     pub(crate) engine: EngineHandle,
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) kv: Returned,
+    /// It gives way to whatever else wants pages.
+    pub(crate) is_favour: bool,
 }
 
 /// Promised pages, and the span once they are bound.
@@ -53,7 +55,7 @@ impl Fetch {
         let pool = self.engine.pool();
         let page_tokens = pool.shape().page_tokens as usize;
         let hashes = chain(&self.kv.tenant, page_tokens, &self.kv.tokens);
-        if !is_small(&self.engine, hashes.len()) || !has_spare(&self.engine) {
+        if self.is_favour && (!is_small(&self.engine, hashes.len()) || !has_spare(&self.engine)) {
             return ("no_room", 0);
         }
         let held = pool.match_prefix(&hashes);
@@ -100,7 +102,7 @@ impl Fetch {
                     Some(_) => {}
                     None => return "lost",
                 },
-                _ = look.tick() => if !has_spare(&self.engine) {
+                _ = look.tick(), if self.is_favour => if !has_spare(&self.engine) {
                     return "gave_way";
                 },
             }

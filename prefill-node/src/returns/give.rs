@@ -1,4 +1,4 @@
-//! Sends KV from the prefix cache, within the budget.
+//! Sends KV from the prefix cache; as a favour, within the budget.
 
 use std::{ops::Range, sync::Arc, time::Duration};
 
@@ -24,7 +24,8 @@ pub(crate) struct Give {
     hashes: Vec<BlockHash>,
     /// What the receiver lacks.
     tokens: Range<u32>,
-    bytes_per_second: u64,
+    /// What a favour may take of the road; none where it is no favour.
+    budget: Option<u64>,
     progress: mpsc::Sender<Progress>,
 }
 
@@ -34,13 +35,13 @@ impl Give {
     pub(crate) fn new(
         engine: EngineHandle,
         job: &PrefillJob,
-        bytes_per_second: u64,
+        budget: Option<u64>,
         progress: mpsc::Sender<Progress>,
     ) -> Self {
         let request = &job.request;
         let hashes = chain(&request.tenant, engine.pool().shape().page_tokens as usize, &request.tokens);
         let tokens = job.have..request.tokens.len() as u32;
-        Self { engine, hashes, tokens, bytes_per_second, progress }
+        Self { engine, hashes, tokens, budget, progress }
     }
 
     /// Runs to the end of the prompt, or until pages get short or nobody listens.
@@ -61,13 +62,15 @@ impl Give {
         self.progress.send(started).await.map_err(gone)?;
         let mut due = Instant::now();
         for first in self.tokens.clone().step_by(self.slice_tokens()) {
-            if !has_spare(&self.engine) {
+            if self.budget.is_some() && !has_spare(&self.engine) {
                 return Err(Failure::new(ErrorCode::Overloaded, "pages are needed for other things"));
             }
             let tokens = first..(first + self.slice_tokens() as u32).min(self.tokens.end);
-            let bytes = self.engine.pool().shape().token_bytes() * tokens.len();
-            due += Duration::from_secs_f64(bytes as f64 / self.bytes_per_second as f64);
-            sleep_until(due).await;
+            if let Some(bytes_per_second) = self.budget {
+                let bytes = self.engine.pool().shape().token_bytes() * tokens.len();
+                due += Duration::from_secs_f64(bytes as f64 / bytes_per_second as f64);
+                sleep_until(due).await;
+            }
             let layers = 0..self.engine.pool().shape().layers;
             self.progress.send(Progress::Computed { layers, tokens }).await.map_err(gone)?;
         }
@@ -78,7 +81,7 @@ impl Give {
     fn cached(&self) -> Result<PageSpan, Failure> {
         let pool = self.engine.pool();
         let needed = pool.shape().pages_for(self.tokens.end as usize);
-        if !is_small(&self.engine, needed) {
+        if self.budget.is_some() && !is_small(&self.engine, needed) {
             return Err(Failure::new(ErrorCode::Overloaded, "too long to be handed back"));
         }
         let pages = pool.match_prefix(&self.hashes);
@@ -90,7 +93,8 @@ impl Give {
     }
 
     fn slice_tokens(&self) -> usize {
-        let bytes = self.bytes_per_second as f64 * SLICE.as_secs_f64();
+        let Some(bytes_per_second) = self.budget else { return self.tokens.len().max(1) };
+        let bytes = bytes_per_second as f64 * SLICE.as_secs_f64();
         ((bytes / self.engine.pool().shape().token_bytes() as f64) as usize).max(1)
     }
 }

@@ -66,7 +66,7 @@ impl Node for Described {
 pub fn serve(trust: &Trust) -> (SocketAddr, JoinSet<()>) {
     let listener = trust.gate().listen(([127, 0, 0, 1], 0).into()).unwrap();
     let addr = listener.local_addr();
-    let guarded = InterceptedService::new(NodeServer::new(Described), trust.guard(Role::Coordinator));
+    let guarded = InterceptedService::new(NodeServer::new(Described), trust.guard(&[Role::Coordinator]));
     let (router, callers) = (Server::builder().add_service(guarded), trust.callers(listener));
     let mut server = JoinSet::new();
     server.spawn(async move { router.serve_with_incoming(callers).await.unwrap() });
@@ -218,14 +218,14 @@ pub async fn meet(prefill: &Trust, decode: &Trust) -> bool {
     let addr = listener.local_addr().unwrap();
     let accepting = async {
         let (socket, _) = listener.accept().await.unwrap();
-        let mut stream = prefill.accept(socket, Role::Decode).await?;
+        let mut stream = prefill.accept(socket, &[Role::Decode]).await?;
         stream.write_u8(7).await?;
         stream.flush().await?;
         // Until the peer has read it.
         stream.read_u8().await.map(|_| ())
     };
     let dialling = async {
-        let mut stream = decode.connect(TcpStream::connect(addr).await?, Role::Prefill).await?;
+        let mut stream = decode.connect(TcpStream::connect(addr).await?, &[Role::Prefill]).await?;
         let byte = stream.read_u8().await?;
         stream.write_u8(byte).await?;
         stream.flush().await?;

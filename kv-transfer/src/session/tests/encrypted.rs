@@ -70,7 +70,7 @@ pub async fn kv_arrives_whole_inside_tls() {
 }
 
 #[tokio::test]
-pub async fn only_a_decode_node_of_the_cluster_has_a_session() {
+pub async fn only_nodes_of_the_cluster_with_kv_have_a_session() {
     let authority = authority();
     let local = certified(node("p", 1, 4), trust(&authority, Role::Prefill));
     let served = serve(local, tcp(false), engine(&SHAPE, false)).await;
@@ -95,6 +95,17 @@ pub async fn only_a_decode_node_of_the_cluster_has_a_session() {
         Sessions::new(certified(node("d", 2, 4), trust(&authority, Role::Decode)), tcp(false)).unwrap();
     let refused = format!("{:?}", try_handoff(&other, &sessions).await.unwrap_err());
     assert!(refused.contains("is not for prefill"), "{refused}");
+}
+
+#[tokio::test]
+pub async fn kv_goes_back_to_a_prefill_node_inside_tls() {
+    let authority = authority();
+    let local = certified(node("d", 1, 4), trust(&authority, Role::Decode));
+    let mut served = serve(local, tcp(true), engine(&SHAPE, false)).await;
+    served.peer.role = Role::Decode;
+    let local = certified(node("p", 2, 4), trust(&authority, Role::Prefill));
+    let sessions = Sessions::new(local, tcp(true)).unwrap();
+    assert_eq!(try_handoff(&served, &sessions).await, Ok(true));
 }
 
 #[tokio::test]

@@ -154,7 +154,7 @@ async fn a_lost_peer_leaves_whole_pages_and_a_new_incarnation_is_another_session
         until("the receiver lets go", || Arc::strong_count(&sink) == 1).await;
 
         let again = serve(node("p", 7, 4), config(transport), tests::engine(&SHAPE, false)).await;
-        let stale = PrefillPeer { incarnation: peer.incarnation, ..again.peer.clone() };
+        let stale = KvPeer { incarnation: peer.incarnation, ..again.peer.clone() };
         let refused = sessions.handoff(&stale, ask(1, TOKENS, 0), Box::new(Slot(None))).await.err();
         let expected =
             SessionError::Refused { field: "incarnation".into(), mine: "1".into(), yours: "7".into() };

@@ -62,10 +62,16 @@ pub async fn another_transport_is_taken_only_with_leave() {
     let sink = Memory::empty(&SHAPE, 0..TOKENS);
     let mut handoff = sessions.handoff(&served.peer, ask(0, TOKENS, 0), landing(&sink)).await.unwrap();
     finish(&mut handoff).await;
-    let path = &sessions.reports()[0].path;
-    assert!(
-        path.transport == EACH[1] && path.fallback().unwrap().starts_with("told to use inproc, uses tcp")
-    );
+    let report = sessions.reports().remove(0);
+    assert!(report.path.transport == EACH[1] && report.path.others_fallback().is_none());
+    assert!(KvPath::from(report).fallback.starts_with("told to use inproc, uses tcp"));
+    let allowed = TransferConfig { transport: Wanted::Only(EACH[0]), fallback: true, ..config(EACH[1]) };
+    let served = serve(node("p", 1, 4), allowed, engine(&SHAPE, false)).await;
+    let sessions = Sessions::new(node("d", 2, 4), config(EACH[1])).unwrap();
+    let mut handoff = sessions.handoff(&served.peer, ask(0, TOKENS, 0), landing(&sink)).await.unwrap();
+    finish(&mut handoff).await;
+    let said = KvPath::from(sessions.reports().remove(0)).fallback;
+    assert!(said.starts_with("the prefill node was told to use inproc, uses tcp"), "{said}");
     for kind in TransportKind::ALL.into_iter().filter(|kind| !offer::built().any(|built| built == *kind)) {
         let absent = TransferConfig { transport: Wanted::Only(kind), ..config(EACH[1]) };
         let error = Sessions::new(node("d", 2, 4), absent).err();
@@ -103,10 +109,11 @@ pub async fn nothing_beyond_this_machine() {
     assert_eq!(refused, Some(ReachError::NoCertificates { addr }.into()));
     let sessions = Sessions::new(local, config(EACH[1])).unwrap();
     for addr in ["192.0.2.1:80", "example.com:80", "localhost.example.com:80"] {
-        let peer = PrefillPeer {
+        let peer = KvPeer {
             node: NodeId::from("p"),
             control_addr: addr.to_owned(),
             incarnation: Incarnation(1),
+            role: Role::Prefill,
         };
         let error = sessions.handoff(&peer, ask(0, 5, 0), Box::new(Slot(None))).await.err();
         let beyond = |addr| ReachError::NoCertificates { addr };
@@ -140,8 +147,12 @@ pub async fn data_sockets_need_the_secret() {
 #[tokio::test]
 pub async fn asks_that_make_no_sense_are_not_sent() {
     let sessions = Sessions::new(node("d", 2, 4), config(EACH[1])).unwrap();
-    let peer =
-        PrefillPeer { node: "p".into(), control_addr: "127.0.0.1:1".into(), incarnation: Incarnation(1) };
+    let peer = KvPeer {
+        node: "p".into(),
+        control_addr: "127.0.0.1:1".into(),
+        incarnation: Incarnation(1),
+        role: Role::Prefill,
+    };
     let error = sessions.handoff(&peer, ask(0, 8, 8), Box::new(Slot(None))).await.err();
     assert_eq!(error, Some(HandoffError::Ask { field: "have" }));
     let error = sessions.handoff(&peer, ask(0, 8, 0), Box::new(Slot(None))).await.err();

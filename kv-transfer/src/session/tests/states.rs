@@ -212,7 +212,7 @@ async fn frames_are_begun_in_order_while_others_are_sent() {
     let sending = sending_with(TransferConfig { frame_bytes: 1, ..quiet() });
     let engine = engine(&node("p", 1, 4).kv, false);
     let prefill = Message::Prefill((&ask(0, TOKENS, 0)).into());
-    let Some(sending::Wanted::Prefill(job)) = sending.control(control(2, prefill), now).unwrap() else {
+    let Some(sending::Call::Prefill(job)) = sending.control(control(2, prefill), now).unwrap() else {
         panic!("nothing to prefill");
     };
     let mut news = JoinSet::new();

@@ -11,7 +11,7 @@ use baton_protocol::{FrameHeader, frame::HEADER_BYTES};
 
 use super::{
     super::{
-        FrameReceiver, Link, MAX_FRAME_BYTES, PathError, Placement, Received,
+        FrameReceiver, Link, PathError, Placement, Received,
         card::{Limits, failed, scatter::Scatter, signals::Signals},
     },
     FRAME_BYTES, ID_BYTES, INVITATION_BYTES, POSTED,
@@ -66,7 +66,7 @@ pub fn receiver(
     Ok(Link { end: Box::new(receiver), closer })
 }
 
-/// Staging for the sender's largest frame, within what any path allows, and the name to join by.
+/// Staging for the sender's largest frame, no larger than this node's own, and the name to join by.
 pub fn invited(
     invitation: &[u8; INVITATION_BYTES],
     mine: &Limits,
@@ -75,8 +75,12 @@ pub fn invited(
     id.copy_from_slice(&invitation[..ID_BYTES]);
     slot_bytes.copy_from_slice(&invitation[ID_BYTES..]);
     let slot_bytes = u64::from_le_bytes(slot_bytes);
-    if !(1..=u64::from(MAX_FRAME_BYTES)).contains(&slot_bytes) {
-        return Err(PathError::Unavailable { reason: format!("frames of up to {slot_bytes} bytes") });
+    let most = mine.slot_bytes;
+    if !(1..=most as u64).contains(&slot_bytes) {
+        let reason = format!(
+            "frames of up to {slot_bytes} bytes, here {most}: transfer.frame_bytes may not be larger on the prefill node"
+        );
+        return Err(PathError::Unavailable { reason });
     }
     Ok((Limits { slot_bytes: slot_bytes as usize, ..mine.clone() }, id))
 }

@@ -8,10 +8,11 @@ use baton_protocol::frame::HEADER_BYTES;
 use super::{
     FRAME_BYTES, INVITATION_BYTES,
     incoming::{frame_of, invited},
+    on_loopback,
 };
 use crate::{
     testing::{SHAPE, header},
-    transport::{MAX_FRAME_BYTES, PathError, card::Limits},
+    transport::{PathError, card::Limits},
 };
 
 const MINE: Limits = Limits { slot_bytes: 1 << 20, slots: 8, stall: Duration::from_secs(60), checked: true };
@@ -23,7 +24,7 @@ fn an_invitation_is_to_frames_of_a_size_that_they_may_have() {
         invitation[ID_BYTES..].copy_from_slice(&slot_bytes.to_le_bytes());
         invitation
     };
-    let largest = u64::from(MAX_FRAME_BYTES);
+    let largest = MINE.slot_bytes as u64;
     for slot_bytes in [1, 4096, largest] {
         let (staging, id) = invited(&invitation(slot_bytes), &MINE).unwrap();
         assert_eq!((staging.slot_bytes as u64, staging.slots, id), (slot_bytes, MINE.slots, [7; ID_BYTES]));
@@ -51,5 +52,15 @@ fn a_frame_fits_into_staging() {
     }
     for noise in [[0; FRAME_BYTES], [0xff; FRAME_BYTES]] {
         assert!(matches!(frame_of(&noise, &MINE), Err(PathError::Header(_))));
+    }
+}
+
+#[test]
+fn its_own_sockets_stay_on_loopback() {
+    for interfaces in [Some("lo"), Some("=lo")] {
+        assert!(on_loopback(interfaces), "{interfaces:?}");
+    }
+    for interfaces in [None, Some(""), Some("eth0"), Some("lo,eth0"), Some("^lo"), Some("lowpan0")] {
+        assert!(!on_loopback(interfaces), "{interfaces:?}");
     }
 }

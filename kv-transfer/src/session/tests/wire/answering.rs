@@ -243,7 +243,7 @@ pub async fn a_bad_probe_is_no_session() {
 pub async fn who_never_answers_is_given_up() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let control_addr = listener.local_addr().unwrap().to_string();
-    let peer = PrefillPeer { node: "mute".into(), control_addr, incarnation: Incarnation(1) };
+    let peer = KvPeer { node: "mute".into(), control_addr, incarnation: Incarnation(1), role: Role::Prefill };
     let sessions = Sessions::new(node("d", 2, 4), limits(TCP)).unwrap();
     let refused = sessions.handoff(&peer, ask(0, TOKENS, 0), Box::new(Slot(None))).await.err();
     assert!(matches!(refused, Some(HandoffError::Session(SessionError::Connect { .. }))), "{refused:?}");

@@ -58,7 +58,7 @@ type Apart = (Way, fn(), &'static [TransportKind]);
 
 /// Tests that are no rows.
 const APART: &[Apart] = &[
-    (1, encrypted::only_a_decode_node_of_the_cluster_has_a_session, CONTROL),
+    (1, encrypted::only_nodes_of_the_cluster_with_kv_have_a_session, CONTROL),
     (1, encrypted::the_secret_is_not_heard_in_the_open, &[Tcp]),
     (2, opens::no_hello_no_session, CONTROL),
     (2, opens::sockets_without_the_secret_get_nothing, &[Tcp]),

@@ -180,13 +180,14 @@ pub async fn answerer(
     leg: u32,
     script: Vec<Does>,
     welcome: fn(&mut Welcome),
-) -> (PrefillPeer, JoinSet<()>) {
+) -> (KvPeer, JoinSet<()>) {
     let local = node(&format!("bad-{leg}"), 1, 4);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let peer = PrefillPeer {
+    let peer = KvPeer {
         node: local.node.clone(),
         control_addr: listener.local_addr().unwrap().to_string(),
         incarnation: local.incarnation,
+        role: Role::Prefill,
     };
     let service =
         Answerer { road, local, welcome, script: Mutex::new(Some(script)), tasks: Mutex::default() };
