@@ -12,7 +12,7 @@ use std::io::{IsTerminal, stdout};
 
 use anyhow::{Context, Result, bail, ensure};
 use baton_admin::views::{
-    Act, Advice, Class, Cluster, Flushed, Incident, Limits, Node, PrefixIndex, Queue, Request, Road,
+    Act, Advice, Class, Cluster, Flushed, Handoff, Incident, Limits, Node, PrefixIndex, Queue, Request, Road,
 };
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -68,6 +68,7 @@ async fn ask(operator: &Operator, what: &AdminKind) -> Result<Value> {
         AdminKind::PrefixIndex => get("prefix-index").await,
         AdminKind::Advice => get("advice").await,
         AdminKind::Topology => get("topology").await,
+        AdminKind::Handoffs => get("handoffs").await,
         AdminKind::Incidents => get("incidents").await,
         AdminKind::Audit { .. } => get("audit").await,
         AdminKind::Flush => call(Method::POST, "flush".to_owned(), Value::Null).await,
@@ -150,6 +151,7 @@ fn lines(what: &AdminKind, answer: Value) -> Result<Vec<String>> {
         AdminKind::PrefixIndex => prefix_index(&serde_json::from_value(answer)?),
         AdminKind::Flush => flushed(serde_json::from_value(answer)?),
         AdminKind::Advice => advice(&serde_json::from_value::<Vec<Advice>>(answer)?),
+        AdminKind::Handoffs => events::handoffs(&serde_json::from_value::<Vec<Handoff>>(answer)?),
         AdminKind::Topology => events::roads(&serde_json::from_value::<Vec<Road>>(answer)?),
         AdminKind::Audit { .. } => events::acts(&serde_json::from_value::<Vec<Act>>(answer)?),
         AdminKind::Incidents => events::incidents(&serde_json::from_value::<Vec<Incident>>(answer)?),

@@ -242,6 +242,8 @@ pub enum AdminKind {
     Advice,
     /// How KV comes from each prefill node to each decode node, and whether fast enough.
     Topology,
+    /// KV on its way from prefill nodes to decode nodes.
+    Handoffs,
     /// What has happened of late, the newest first.
     Incidents,
     /// What operators did of late, the newest first; or whether files of acts are whole.

@@ -29,6 +29,7 @@ mod overload;
 mod page;
 mod parity;
 mod paths;
+mod poison;
 mod probes;
 mod promises;
 mod reference;

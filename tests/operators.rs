@@ -110,6 +110,30 @@ async fn a_drained_node_finishes_what_it_has_and_gets_nothing_new_until_it_is_un
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn handoffs_are_seen_while_they_are_under_way() {
+    let slow = "[transfer]\ntransport = \"tcp\"\nframe_bytes = 512\n[transfer.faults]\nseed = 1\n\
+                delay_probability = 1.0\nmax_delay_ms = 200\n";
+    let plan = Plan { settings: format!("{SETTINGS}{slow}"), prefill: 1, decode: 1 };
+    let cluster = Cluster::start(&plan).await;
+    let operator = Operator::of(&cluster);
+    let seeing = eventually("a handoff", || async {
+        let handoffs = operator.does(&["handoffs"]).await.unwrap();
+        let receiving = handoffs.as_array()?.iter().find(|handoff| handoff["state"] == "receiving")?.clone();
+        let request = operator.does(&["requests"]).await.unwrap()[0]["id"].clone();
+        (receiving["request"] == request).then_some(receiving)
+    });
+    let ((), handoff) = tokio::join!(answered(&cluster, 1, 20), seeing);
+    assert_eq!((&handoff["prefill"], &handoff["decode"]), (&json!("prefill-1"), &json!("decode-1")));
+    assert_eq!((&handoff["attempt"], &handoff["leg"], &handoff["have"]), (&json!(0), &json!(0), &json!(0)));
+    assert!(handoff["tokens"] == 100 && handoff["age_ms"].as_f64() > Some(0.0), "{handoff}");
+    eventually("it is through", || async {
+        let handoffs = operator.does(&["handoffs"]).await.unwrap();
+        handoffs.as_array()?.is_empty().then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_request_is_seen_and_cancelled_and_limits_are_changed() {
     let cluster = Cluster::start(&Plan { settings: SETTINGS.to_owned(), prefill: 1, decode: 1 }).await;
     let operator = Operator::of(&cluster);

@@ -10,8 +10,8 @@ use crate::{
     error::AdminError,
     operations,
     views::{
-        Acts, AdviceByModel, Cluster, DrainNodeRequest, Flushed, Incidents, Limits, Node, NodeName, Nodes,
-        Nothing, Pace, PrefixIndex, Queues, RequestId, Requests, Roads, SetRolesRequest,
+        Acts, AdviceByModel, Cluster, DrainNodeRequest, Flushed, Handoffs, Incidents, Limits, Node, NodeName,
+        Nodes, Nothing, Pace, PrefixIndex, Queues, RequestId, Requests, Roads, SetRolesRequest,
         admin_server::{Admin, AdminServer},
     },
 };
@@ -107,6 +107,10 @@ impl Admin for Service {
 
     async fn list_roads(&self, _: Call<Nothing>) -> Answer<Roads> {
         Ok(Response::new(Roads { roads: operations::roads(&self.0) }))
+    }
+
+    async fn list_handoffs(&self, _: Call<Nothing>) -> Answer<Handoffs> {
+        Ok(Response::new(Handoffs { handoffs: operations::handoffs(&self.0) }))
     }
 
     async fn list_incidents(&self, _: Call<Nothing>) -> Answer<Incidents> {

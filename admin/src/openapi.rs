@@ -6,8 +6,8 @@ use serde_json::{Map, Value, json};
 use crate::{
     error::Refusal,
     views::{
-        Act, Advice, Cluster, Drain, Flushed, Incident, Limits, Node, Pace, PrefixIndex, Queue, Request,
-        Road, Roles,
+        Act, Advice, Cluster, Drain, Flushed, Handoff, Incident, Limits, Node, Pace, PrefixIndex, Queue,
+        Request, Road, Roles,
     },
 };
 
@@ -73,6 +73,11 @@ fn looks(schemas: &mut SchemaGenerator) -> Vec<Operation> {
             "/admin/v1/topology",
             "How KV comes from each prefill node to each decode node, and whether fast enough",
             of::<Vec<Road>>(schemas),
+        ),
+        get(
+            "/admin/v1/handoffs",
+            "Handoffs on their way, the oldest first, as the decode nodes last said",
+            of::<Vec<Handoff>>(schemas),
         ),
         get(
             "/admin/v1/incidents",

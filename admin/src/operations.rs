@@ -10,7 +10,8 @@ use crate::{
     desk::{Desk, Operator},
     error::AdminError,
     views::{
-        Act, Advice, Cluster, Flushed, Incident, Limits, Node, Pace, PrefixIndex, Queue, Request, Road, Roles,
+        Act, Advice, Cluster, Flushed, Handoff, Incident, Limits, Node, Pace, PrefixIndex, Queue, Request,
+        Road, Roles,
     },
 };
 
@@ -145,6 +146,10 @@ pub(crate) fn advice(desk: &Desk) -> Vec<Advice> {
 
 pub(crate) fn roads(desk: &Desk) -> Vec<Road> {
     desk.coordinator.roads().into_iter().map(Into::into).collect()
+}
+
+pub(crate) fn handoffs(desk: &Desk) -> Vec<Handoff> {
+    desk.coordinator.handoffs().into_iter().map(Into::into).collect()
 }
 
 pub(crate) fn incidents(desk: &Desk) -> Vec<Incident> {

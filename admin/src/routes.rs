@@ -21,7 +21,8 @@ use crate::{
     error::AdminError,
     openapi, operations, playground,
     views::{
-        Act, Advice, Cluster, Drain, Flushed, Incident, Limits, Node, Pace, PrefixIndex, Queue, Request, Road,
+        Act, Advice, Cluster, Drain, Flushed, Handoff, Incident, Limits, Node, Pace, PrefixIndex, Queue,
+        Request, Road,
     },
 };
 
@@ -47,6 +48,7 @@ pub fn router(desk: Desk) -> Router {
         .route("/admin/v1/flush", post(flush))
         .route("/admin/v1/advice", get(advice))
         .route("/admin/v1/topology", get(roads))
+        .route("/admin/v1/handoffs", get(handoffs))
         .route("/admin/v1/incidents", get(incidents))
         .route("/admin/v1/pace", get(pace))
         .route("/admin/v1/audit", get(acts))
@@ -171,6 +173,10 @@ async fn flush(State(desk): State<Desk>, Extension(who): Extension<Operator>) ->
 
 async fn advice(State(desk): State<Desk>) -> Json<Vec<Advice>> {
     Json(operations::advice(&desk))
+}
+
+async fn handoffs(State(desk): State<Desk>) -> Json<Vec<Handoff>> {
+    Json(operations::handoffs(&desk))
 }
 
 async fn roads(State(desk): State<Desk>) -> Json<Vec<Road>> {

@@ -225,6 +225,24 @@ impl From<own::Road> for Road {
     }
 }
 
+impl From<own::HandoffStatus> for Handoff {
+    fn from(handoff: own::HandoffStatus) -> Self {
+        let own::HandoffStatus { prefill, decode, handoff: id, state, age, tokens, bytes } = handoff;
+        Self {
+            request: id.request.to_string(),
+            attempt: id.attempt,
+            leg: id.leg,
+            prefill: name(prefill),
+            decode: name(decode),
+            state,
+            age_ms: ms(age),
+            have: tokens.start,
+            tokens: tokens.end,
+            bytes,
+        }
+    }
+}
+
 /// What to do about a road.
 fn advice(road: &own::Road) -> Option<String> {
     let (carried, made) = (road.bytes_per_second?, road.made_per_second?);

@@ -67,13 +67,13 @@ test("a chart's scale is round, and gaps are gaps", () => {
 });
 
 test("a bill's parts follow each other, and the transfer ends where waiting ends", () => {
-  const bill = { queue_ms: 1, prefill_ms: 10, transfer_ms: 8, exposed_ms: 2, decode_ms: 20, transfer_bytes: 0, transfer_pages: 0, repaired_frames: 0 };
+  const bill = { queue_ms: 1, earlier_ms: 3, prefill_ms: 10, transfer_ms: 8, exposed_ms: 2, decode_ms: 20, transfer_bytes: 0, transfer_pages: 0, repaired_frames: 0 };
   const line = timeline({ ...bill, prefill_node: "p" });
-  expect(line.total_ms).toBe(33);
-  expect(line.parts.map((part) => part.from_ms)).toEqual([0, 1, 11, 13]);
-  expect(line.transfer).toMatchObject({ from_ms: 5, took_ms: 8 });
+  expect(line.total_ms).toBe(36);
+  expect(line.parts.map((part) => part.from_ms)).toEqual([0, 1, 4, 14, 16]);
+  expect(line.transfer).toMatchObject({ from_ms: 8, took_ms: 8 });
   expect(timeline({ ...bill, prefill_node: null }).transfer).toBeNull();
-  expect(timeline({ ...bill, transfer_ms: 99, prefill_node: "p" }).transfer).toMatchObject({ from_ms: 0, took_ms: 13 });
+  expect(timeline({ ...bill, transfer_ms: 99, prefill_node: "p" }).transfer).toMatchObject({ from_ms: 0, took_ms: 16 });
 });
 
 const NO_PAGES: Pages = { free: 8, cached: 0, running: 0, receiving: 0, sending: 0, quarantined: 0, total: 8, promised: 0 };

@@ -3,7 +3,7 @@
 use std::{error::Error, pin::Pin, sync::Arc};
 
 use baton_protocol::{
-    ErrorCode, Failure,
+    ErrorCode, Failure, NodeId,
     wire::{GenerateDown, GenerateUp, Open, PrefillCandidate, generate_up::Message},
 };
 use tokio::sync::mpsc;
@@ -18,6 +18,8 @@ use crate::{
 /// An attempt that is running.
 pub(crate) struct Attempt {
     decode: Arc<Node>,
+    /// Who may prefill, best first; nobody: the decode node.
+    prefill: Vec<Arc<Node>>,
     up: mpsc::Sender<u32>,
     down: Streaming<GenerateDown>,
     in_flight: InFlight,
@@ -55,7 +57,7 @@ impl Attempt {
             opened = client.generate(open, stopped) => opened.map_err(|status| broken(&status, &decode)),
             () = &mut losing => Err(lost(&decode)),
         };
-        Ok(Self { down: opened?, decode, up, in_flight, lost: losing, sent_prefill })
+        Ok(Self { down: opened?, decode, prefill, up, in_flight, lost: losing, sent_prefill })
     }
 
     /// The next message. An attempt ends by what the caller makes of its
@@ -82,6 +84,12 @@ impl Attempt {
         if self.up.try_send(choice).is_err() {
             tracing::debug!(node = %self.decode.id(), choice, "stop came after the stream's end");
         }
+    }
+
+    /// Who computes the prompt: a prefill node of this name, or the decode node.
+    pub(crate) fn computes(&self, prefill: Option<&NodeId>) -> Option<Arc<Node>> {
+        let Some(name) = prefill else { return Some(Arc::clone(&self.decode)) };
+        self.prefill.iter().find(|node| node.id() == name).cloned()
     }
 
     /// Of the model that answers.

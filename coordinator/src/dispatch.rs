@@ -2,10 +2,9 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use baton_protocol::{Bill, Budgets, ErrorCode, Event, Failure, FinishReason, NodeId, Request, wire};
+use baton_protocol::{Bill, Budgets, ErrorCode, Event, Failure, FinishReason, NodeId, Request, Token, wire};
 use baton_registry::Backoff;
 use baton_traces::Span;
-use futures::future::join_all;
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep, timeout},
@@ -17,8 +16,8 @@ use crate::{
     admission::Permit,
     attempt::{Attempt, Loss},
     balancer::{Asked, Ended},
+    computing::{Computing, Verdict},
     ends::{Ends, by_an_operator},
-    fleet::Node,
     journal::{Journal, JournalError, News, record_prompt},
     lines::Line,
     metrics::Meter,
@@ -54,12 +53,13 @@ struct Course {
     span: Span,
     /// Attempts begun.
     attempts: u32,
-    /// How far the running attempt has come.
-    progress: Progress,
+    /// Whether the running attempt had a token.
+    generates: bool,
     /// Decode nodes that failed this request.
     avoid: Vec<NodeId>,
-    /// Those that took it and broke off before any token: it may be what they died of.
-    victims: Vec<Arc<Node>>,
+    computing: Computing,
+    /// When the first attempt began, and the running one.
+    begun: Option<(Instant, Instant)>,
     backoff: Backoff,
     /// Whether `Accepted` was passed on.
     accepted: bool,
@@ -75,16 +75,6 @@ struct Course {
     tracked: Tracked,
     line: Line,
     _permit: Permit,
-}
-
-/// How far an attempt has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Progress {
-    Opened,
-    /// The node has it.
-    Taken,
-    /// It had a token.
-    Generating,
 }
 
 /// How long the bill is waited for when the reader has stopped the last choice.
@@ -107,12 +97,9 @@ pub(crate) async fn dispatch(
     }
     let tracked = shared.requests.enter(&request, (wishes.priority, budgets), deadline);
     let cancelled = tracked.cancelled();
-    let claim = Claim {
-        tenant: request.tenant.clone(),
-        priority: wishes.priority,
-        due: deadline.min(Instant::now() + budgets.ttft),
-        tokens: tokens(&request),
-    };
+    let due = deadline.min(Instant::now() + budgets.ttft);
+    let (tenant, tokens) = (request.tenant.clone(), tokens(&request));
+    let claim = Claim { tenant, priority: wishes.priority, due, tokens };
     let (line, permit) = match enter(shared, &request, claim, (deadline, &cancelled)).await {
         Ok(entered) => entered,
         Err(failure) => {
@@ -124,6 +111,7 @@ pub(crate) async fn dispatch(
     tracked.admitted();
     let (stop, stops) = mpsc::channel(request.choices.max(1) as usize);
     let choices = request.choices;
+    let computing = Computing::new(request.id, &shared.suspects);
     let course = Course {
         shared: Arc::clone(shared),
         journal: Journal::new(request.choices),
@@ -136,9 +124,10 @@ pub(crate) async fn dispatch(
         attempt: None,
         span: Span::default(),
         attempts: 0,
-        progress: Progress::Opened,
+        generates: false,
         avoid: Vec::new(),
-        victims: Vec::new(),
+        computing,
+        begun: None,
         backoff: Backoff::new(Duration::from_millis(20)..Duration::from_millis(500)),
         accepted: false,
         embedded: false,
@@ -233,7 +222,10 @@ impl Course {
             return Ok(None);
         }
         self.bill = None;
-        self.progress = Progress::Opened;
+        let now = Instant::now();
+        self.begun = Some((self.begun.map_or(now, |(first, _)| first), now));
+        self.generates = false;
+        self.computing.attempt();
         self.meter.foretold(route.prediction);
         self.tracked.attempt(&route);
         let number = self.attempts;
@@ -257,6 +249,7 @@ impl Course {
             attempt: number,
             journal: self.journal.to_wire(),
             candidates: Vec::new(),
+            may_lose: self.computing.may_lose(),
             itl_us: self.kept_itl.map_or(0, |itl| u64::try_from(itl.as_micros()).unwrap_or(u64::MAX)),
         };
         let attempt = Attempt::open(route, open, self.request.choices).await?;
@@ -296,28 +289,23 @@ impl Course {
             }
             message = attempt.next() => message?,
         };
+        if message.message.is_none() {
+            // A word of a newer node.
+            return Ok(Some(attempt));
+        }
         let event = Event::try_from(message).map_err(|error| attempt.wrong(&error))?;
         match event {
             Event::Accepted { .. } => {
-                self.progress = Progress::Taken;
+                self.computing.taken();
                 if !std::mem::replace(&mut self.accepted, true) {
                     self.ready.push_back(event);
                 }
             }
-            Event::Prompt(part) => {
-                self.progress = Progress::Generating;
-                self.fingerprint.get_or_insert_with(|| attempt.fingerprint());
-                record_prompt(&mut self.request, &part).map_err(|error| attempt.wrong(&error))?;
-                self.ready.push_back(Event::Prompt(part));
+            Event::Computing { node, cached_tokens } => {
+                self.tracked.computes(node.as_ref());
+                self.computing.begin(attempt.computes(node.as_ref()), cached_tokens);
             }
-            Event::Embedding(_) if self.request.embedding.is_none() || self.embedded => {
-                return Err(attempt.wrong(&JournalError::Unasked));
-            }
-            Event::Embedding(vector) => {
-                self.progress = Progress::Generating;
-                self.embedded = true;
-                self.ready.push_back(Event::Embedding(vector));
-            }
+            Event::BrokeOff { node } => self.computing.prefill_broke_off(attempt.computes(Some(&node))),
             Event::Token(_) if self.request.embedding.is_some() => {
                 return Err(attempt.wrong(&JournalError::Unasked));
             }
@@ -325,32 +313,57 @@ impl Course {
                 return Err(attempt.wrong(&JournalError::Untold));
             }
             Event::Token(token) => {
-                if std::mem::replace(&mut self.progress, Progress::Generating) != Progress::Generating {
-                    self.span.mark("first token");
-                }
-                self.fingerprint.get_or_insert_with(|| attempt.fingerprint());
                 attempt.prefilled();
-                let news = self.journal.record(&token).map_err(|error| attempt.wrong(&error))?;
-                if news == News::New {
-                    self.meter.token(token.choice);
-                    self.tracked.token();
-                    self.ready.push_back(Event::Token(token));
-                }
+                return self.token(&attempt, token).map(|()| Some(attempt));
             }
             Event::Finished { choice, reason } => {
                 attempt.prefilled();
                 self.end_choice(choice, reason);
             }
-            Event::Bill(bill) => self.bill = Some(self.of_the_prompt(bill)),
+            Event::Bill(bill) => self.bill = Some(self.of_the_request(bill)),
             Event::Failed(failure) => return Err(attempt.failed(failure)),
+            before => self.before_tokens(&attempt, before)?,
         }
         Ok(if self.over { None } else { Some(attempt) })
     }
 
-    /// After a loss pages of tokens that were generated are cached, too.
-    fn of_the_prompt(&self, bill: Bill) -> Bill {
-        let prompt = u32::try_from(self.request.tokens.len()).unwrap_or(u32::MAX);
-        Bill { cached_tokens: bill.cached_tokens.min(prompt), ..bill }
+    /// What comes before an answer, or in its place.
+    fn before_tokens(&mut self, attempt: &Attempt, event: Event) -> Result<(), Loss> {
+        self.computing.end();
+        match event {
+            Event::Prompt(part) => {
+                self.fingerprint.get_or_insert_with(|| attempt.fingerprint());
+                record_prompt(&mut self.request, &part).map_err(|error| attempt.wrong(&error))?;
+                self.ready.push_back(Event::Prompt(part));
+            }
+            Event::Embedding(vector) if self.request.embedding.is_some() && !self.embedded => {
+                self.embedded = true;
+                self.ready.push_back(Event::Embedding(vector));
+            }
+            _ => return Err(attempt.wrong(&JournalError::Unasked)),
+        }
+        Ok(())
+    }
+
+    fn token(&mut self, attempt: &Attempt, token: Token) -> Result<(), Loss> {
+        if !std::mem::replace(&mut self.generates, true) {
+            self.span.mark("first token");
+        }
+        self.computing.end();
+        self.fingerprint.get_or_insert_with(|| attempt.fingerprint());
+        let news = self.journal.record(&token).map_err(|error| attempt.wrong(&error))?;
+        if news == News::New {
+            self.meter.token(token.choice);
+            self.tracked.token();
+            self.ready.push_back(Event::Token(token));
+        }
+        Ok(())
+    }
+
+    /// The node's bill is of its attempt; the reader's is of the request.
+    fn of_the_request(&self, bill: Bill) -> Bill {
+        let earlier = self.begun.map_or(Duration::ZERO, |(first, last)| last - first);
+        self.computing.bill(&self.request, Bill { earlier, ..bill })
     }
 
     /// Whether something comes before the answer, or in its place, that did not come yet.
@@ -367,7 +380,8 @@ impl Course {
         if self.journal.is_last_open(choice) {
             // Nobody waits for tokens any more: a node that is slow to send
             // its bill costs the bill, not time.
-            self.bill = timeout(BILL_WAIT, next_bill(attempt, self.bill.take())).await.ok().flatten();
+            let bill = timeout(BILL_WAIT, next_bill(attempt, self.bill.take())).await.ok().flatten();
+            self.bill = bill.map(|bill| self.of_the_request(bill));
         }
         self.end_choice(choice, FinishReason::Stop);
     }
@@ -400,16 +414,21 @@ impl Course {
         let words = format!("an answer broke off: {} ({})", failure.message, failure.code);
         std::mem::take(&mut self.span).fail(words.clone());
         self.shared.incidents.of(node.id(), IncidentKind::AttemptLost, words);
-        self.avoid.push(node.id().clone());
         if unexplained {
             node.suspect();
-            if self.progress == Progress::Taken {
-                self.victims.push(Arc::clone(&node));
-            }
+            self.computing.decode_broke_off(&node);
         }
-        if self.victims.len() >= NODES
-            && join_all(self.victims.iter().map(|node| node.died())).await.iter().all(|died| *died)
-        {
+        // A decode node whose prefill nodes broke off is none to be avoided: it has what came from them.
+        let prefill_lost =
+            !unexplained && failure.code == ErrorCode::PeerLost && self.computing.lost_prefill();
+        if !prefill_lost {
+            self.avoid.push(node.id().clone());
+        }
+        let verdict = self.computing.verdict().await;
+        if verdict == Verdict::Unsure {
+            self.computing.be_alone().await;
+        }
+        if verdict == Verdict::Deadly {
             tracing::error!(request = %self.request.id, "quarantined: nodes died of it");
             self.shared.metrics.quarantined();
             let words = format!("request {} is locked out: {NODES} nodes died of it", self.request.id);
@@ -422,7 +441,7 @@ impl Course {
         if moved {
             node.check_soon();
         }
-        let may_retry = || unexplained || moved || self.line.retries.take(Instant::now());
+        let may_retry = || unexplained || prefill_lost || moved || self.line.retries.take(Instant::now());
         if !failure.code.is_retryable() || self.attempts >= self.shared.config.max_attempts || !may_retry() {
             return self.fail(failure);
         }

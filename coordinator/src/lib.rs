@@ -3,6 +3,7 @@
 //! - [`dispatch`](Coordinator::dispatch): one request's life, top to bottom
 //! - `lines`: a line for each model; `admission`: waits in it; [`places`]: how many run, how many wait, for how long; `queue`: in which order
 //! - [`Wishes`]: what a client says of its patience; [`BudgetConfig`]: what holds if it says nothing
+//! - `computing`, `suspects`: who computes a prompt, who broke off while it did, and what else was there
 //! - `retries`, `quarantine`: how often what failed is tried again, and what never is
 //! - `route`: which decode node, and which prefill nodes in which order
 //! - [`router`]: which of many nodes are looked at
@@ -23,6 +24,7 @@ mod answer;
 mod attempt;
 pub mod balancer;
 mod budgets;
+mod computing;
 mod config;
 mod dispatch;
 mod ends;
@@ -48,6 +50,7 @@ mod route;
 pub mod router;
 mod status;
 mod steering;
+mod suspects;
 mod topology;
 mod wishes;
 
@@ -75,7 +78,7 @@ pub use queue::Claim;
 pub use requests::{RequestStatus, Stage};
 pub use status::{ClusterStatus, NodeStatus, ServedModel};
 pub use steering::SteerError;
-pub use topology::{Road, Verdict};
+pub use topology::{HandoffStatus, Road, Verdict};
 pub use wishes::Wishes;
 
 use balancer::{Advice, Advised, Demands};
@@ -87,6 +90,7 @@ use parking_lot::RwLock;
 use quarantine::Quarantine;
 use requests::Requests;
 use router::Router;
+use suspects::Suspects;
 
 /// Takes requests and answers them through nodes; clones are the same coordinator.
 #[derive(Clone)]
@@ -113,6 +117,7 @@ struct Shared {
     demands: Demands,
     advised: Advised,
     quarantine: Quarantine,
+    suspects: Arc<Suspects>,
     texts: Texts,
     incidents: Arc<Incidents>,
     metrics: CoordinatorMetrics,
@@ -144,6 +149,7 @@ impl Coordinator {
             demands: Demands::default(),
             advised: Advised::default(),
             quarantine: Quarantine::default(),
+            suspects: Arc::default(),
             texts: Texts::default(),
             incidents,
             config,
@@ -214,6 +220,11 @@ impl Coordinator {
     /// How KV comes from each prefill node to each decode node, and whether fast enough.
     pub fn roads(&self) -> Vec<Road> {
         topology::roads(&self.shared.fleet.nodes())
+    }
+
+    /// Handoffs on their way, the oldest first, as the decode nodes last said.
+    pub fn handoffs(&self) -> Vec<HandoffStatus> {
+        topology::handoffs(&self.shared.fleet.nodes())
     }
 
     /// Metrics, to be registered once.

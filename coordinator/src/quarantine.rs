@@ -1,6 +1,6 @@
-//! Requests that end nodes. A request that was on two nodes when they died, and
-//! had no token on either, is not tried a third time, and neither is one like it
-//! for a while: the same prompt from a client that tries again.
+//! Requests that end nodes. A request whose prompt two nodes were computing when
+//! they died is not tried a third time, and neither is one like it for a while:
+//! the same prompt from a client that tries again.
 //!
 //! A request that had tokens was not what its node died of: it ran there before.
 

@@ -56,7 +56,7 @@ pub struct RequestStatus {
     pub stage: Stage,
     /// Where it decodes, or did last.
     pub decode: Option<NodeId>,
-    /// Where its prompt was sent first; none: to the decode node.
+    /// Where its prompt was sent first, or is computed; none: on the decode node.
     pub prefill: Option<NodeId>,
 }
 
@@ -178,6 +178,11 @@ impl Tracked {
         place.stage = Stage::Prefill;
         place.decode = Some(route.decode.id().clone());
         place.prefill = route.prefill.first().map(|node| node.id().clone());
+    }
+
+    /// This node computes the prompt.
+    pub(crate) fn computes(&self, prefill: Option<&NodeId>) {
+        self.track.place.lock().prefill = prefill.cloned();
     }
 
     /// A new token came.

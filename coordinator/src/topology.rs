@@ -2,9 +2,12 @@
 //! enough: a road that carries KV as fast as prompts make it shows only the
 //! last group of layers of a transfer.
 
-use std::sync::Arc;
+use std::{cmp::Reverse, ops::Range, sync::Arc, time::Duration};
 
-use baton_protocol::{NodeId, NodeInfo, Role, StepCost, wire::KvPath};
+use baton_protocol::{
+    HandoffId, NodeId, NodeInfo, Role, StepCost,
+    wire::{HandoffUnderWay, KvPath},
+};
 
 use crate::fleet::{Health, Node};
 
@@ -48,6 +51,48 @@ struct End {
     prefill: Option<StepCost>,
     step_tokens: u64,
     paths: Arc<[KvPath]>,
+}
+
+/// A handoff on its way, as its decode node last said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HandoffStatus {
+    /// Whose KV it is.
+    pub prefill: NodeId,
+    /// Where it goes.
+    pub decode: NodeId,
+    /// Which, how far, and since when.
+    pub handoff: HandoffId,
+    /// `waiting`, `receiving` or `closing`.
+    pub state: String,
+    /// Since it was asked for.
+    pub age: Duration,
+    /// Tokens of which KV comes.
+    pub tokens: Range<u32>,
+    /// Bytes that have come.
+    pub bytes: u64,
+}
+
+/// All handoffs on their way between nodes that are not lost, the oldest first.
+pub(crate) fn handoffs(nodes: &[Arc<Node>]) -> Vec<HandoffStatus> {
+    let mut all = Vec::new();
+    for node in nodes.iter().filter(|node| node.health() != Health::Lost) {
+        for path in node.kv_paths().iter() {
+            let one = |under_way: &HandoffUnderWay| {
+                Some(HandoffStatus {
+                    prefill: NodeId(path.prefill_node.clone()),
+                    decode: node.id().clone(),
+                    handoff: under_way.id.clone()?.try_into().ok()?,
+                    state: under_way.state.clone(),
+                    age: Duration::from_millis(under_way.age_ms),
+                    tokens: under_way.have..under_way.tokens,
+                    bytes: under_way.bytes,
+                })
+            };
+            all.extend(path.under_way.iter().filter_map(one));
+        }
+    }
+    all.sort_by_key(|handoff| Reverse(handoff.age));
+    all
 }
 
 /// All roads between nodes that are not lost, by name.
@@ -141,6 +186,7 @@ mod tests {
             bytes_per_second: rate,
             fallback: "shm: other host".to_owned(),
             handoffs: 7,
+            under_way: Vec::new(),
         }
     }
 

@@ -94,6 +94,7 @@ impl<S: Stream<Item = Result<GenerateUp, Status>> + Unpin> Attempt<S> {
             candidates.clear();
         }
         let mut refusals = Refusals::default();
+        let mut lost = 0;
         for (leg, peer) in (0u32..).zip(&candidates) {
             match self.handoff(leg, peer).await? {
                 Leg::Ready(pages) => {
@@ -105,8 +106,15 @@ impl<S: Stream<Item = Result<GenerateUp, Status>> + Unpin> Attempt<S> {
                     refusals.add(Failure::new(ErrorCode::Overloaded, "no memory on the decode node"));
                     break;
                 }
-                Leg::Broken { has_begun, reason } => {
+                Leg::Broken { was_computing, has_begun, reason } => {
                     tracing::info!(request = %self.opened.request.id, node = %peer.node, %reason, "no prefill");
+                    if was_computing && reason.code == ErrorCode::PeerLost {
+                        self.caller.broke_off(peer.node.clone()).await?;
+                        lost += 1;
+                    }
+                    if lost == self.opened.may_lose {
+                        return Err(End::Failed(reason));
+                    }
                     refusals.add(reason);
                     if has_begun && self.is_almost_done() {
                         break;
@@ -170,6 +178,9 @@ impl<S: Stream<Item = Result<GenerateUp, Status>> + Unpin> Attempt<S> {
                         SequenceEvent::Failed(failure) => {
                             span.fail(failure.message.clone());
                             return Err(failure.into());
+                        }
+                        SequenceEvent::Started { cached_tokens, .. } if is_local => {
+                            self.caller.computing(None, cached_tokens as u32).await?;
                         }
                         SequenceEvent::Started { .. } | SequenceEvent::Computed { .. } | SequenceEvent::Prefilled => {}
                     }

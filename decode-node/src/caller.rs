@@ -4,7 +4,7 @@ use std::{future::Future, pin::pin, time::Duration};
 
 use baton_engine::SequenceEvent;
 use baton_protocol::{
-    Bill, ErrorCode, Event, Failure, FinishReason, PromptPart, Token,
+    Bill, ErrorCode, Event, Failure, FinishReason, NodeId, PromptPart, Token,
     wire::{GenerateUp, StopChoice, generate_up::Message},
 };
 use futures::{Stream, StreamExt};
@@ -87,6 +87,16 @@ impl<S: Stream<Item = Result<GenerateUp, Status>> + Unpin> Caller<S> {
     /// Tells how much of the prompt was cached here.
     pub(crate) async fn accept(&mut self, cached_tokens: u32) -> Result<(), End> {
         self.tell(Event::Accepted { cached_tokens }).await
+    }
+
+    /// Tells who begins to compute the prompt, this node if nobody else, behind so many tokens.
+    pub(crate) async fn computing(&self, node: Option<NodeId>, cached_tokens: u32) -> Result<(), End> {
+        self.tell(Event::Computing { node, cached_tokens }).await
+    }
+
+    /// Tells that a prefill node was lost that had taken the prompt and not computed it.
+    pub(crate) async fn broke_off(&self, node: NodeId) -> Result<(), End> {
+        self.tell(Event::BrokeOff { node }).await
     }
 
     /// Tells how likely tokens of the prompt are, in messages of bounded size.

@@ -27,7 +27,9 @@ pub(crate) enum Leg {
     NoRoom,
     /// It is not, or not all of it. What was complete is in the prefix cache.
     Broken {
-        /// Whether the prefill node had begun.
+        /// Whether the prefill node had taken it, and had not computed it.
+        was_computing: bool,
+        /// Whether it had begun.
         has_begun: bool,
         /// `Overloaded` when it had no room.
         reason: Failure,
@@ -42,6 +44,8 @@ struct Passage {
     landed: Landed,
     /// Choices whose next token the handoff brings.
     sample: Vec<u32>,
+    /// Whether the prefill node has said that it has it, and has not computed it.
+    was_computing: bool,
     begun: Option<Instant>,
     span: Span,
 }
@@ -70,27 +74,31 @@ impl<S: Stream<Item = Result<GenerateUp, Status>> + Unpin> Attempt<S> {
             Err(error) => {
                 span.fail(error.to_string());
                 node.metrics.leg(LegOutcome::Refused);
-                return Ok(Leg::Broken { has_begun: false, reason: error.into() });
+                return Ok(Leg::Broken { was_computing: false, has_begun: false, reason: error.into() });
             }
         };
         self.caller.bill =
             Bill { cached_tokens: have, prefill_node: Some(peer.node.clone()), ..Bill::default() };
-        self.follow(handoff, Passage { held, landed, sample, begun: None, span }).await
+        self.follow(handoff, Passage { held, landed, sample, was_computing: false, begun: None, span }).await
     }
 
     /// Takes what comes, until it is all here or nothing more comes.
     async fn follow(&mut self, mut handoff: Handoff, mut passage: Passage) -> Result<Leg, End> {
         loop {
             match self.caller.during(handoff.next()).await? {
-                Some(HandoffEvent::Queued { .. }) => {}
+                Some(HandoffEvent::Queued { .. }) => passage.was_computing = true,
                 Some(HandoffEvent::Started { cached_tokens, queue }) => {
+                    passage.was_computing = true;
                     passage.begun = Some(Instant::now());
                     let bill = &mut self.caller.bill;
                     bill.queue = queue;
                     bill.cached_tokens = bill.cached_tokens.max(cached_tokens);
+                    let (node, cached_tokens) = (bill.prefill_node.clone(), bill.cached_tokens);
+                    self.caller.computing(node, cached_tokens).await?;
                 }
                 Some(HandoffEvent::First(tokens)) => {
                     passage.span.mark("first token");
+                    passage.was_computing = false;
                     self.caller.bill.prefill = passage.begun.map(|begun| begun.elapsed()).unwrap_or_default();
                     if let Err(end) = self.first(&tokens, &passage.sample).await {
                         if matches!(end, End::Answered) {
@@ -164,6 +172,6 @@ impl<S: Stream<Item = Result<GenerateUp, Status>> + Unpin> Attempt<S> {
         }
         let has_begun = passage.begun.is_some();
         self.node.metrics.leg(if has_begun { LegOutcome::Lost } else { LegOutcome::Refused });
-        Leg::Broken { has_begun, reason }
+        Leg::Broken { was_computing: passage.was_computing, has_begun, reason }
     }
 }

@@ -12,6 +12,9 @@ use tokio::time::Instant;
 /// More answers than this are no request of ours: the API allows far fewer.
 const MAX_CHOICES: u32 = 1024;
 
+/// Prefill nodes that an attempt may lose where nothing is said of it.
+const MAY_LOSE: u32 = 2;
+
 /// Longest time budget; longer ones are cut to it.
 const MAX_DEADLINE: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -32,6 +35,9 @@ pub(crate) struct Opened {
     pub(crate) deadline: Instant,
     /// Time between tokens that the reader was promised.
     pub(crate) itl: Option<Duration>,
+    /// Prefill nodes that may break off with this prompt: it may be what they die of, and whether they did
+    /// is for the coordinator to find out before anybody else computes it.
+    pub(crate) may_lose: u32,
 }
 
 /// What the client has of one choice.
@@ -79,7 +85,9 @@ impl Opened {
         let hashes = chain(&request.tenant, page_tokens, &tokens);
         let tokens = tokens.into();
         let itl = (open.itl_us > 0).then(|| Duration::from_micros(open.itl_us));
-        Ok(Self { itl, attempt: open.attempt, request, tokens, hashes, choices, candidates, deadline })
+        let may_lose = if open.may_lose == 0 { MAY_LOSE } else { open.may_lose };
+        let attempt = open.attempt;
+        Ok(Self { itl, may_lose, attempt, request, tokens, hashes, choices, candidates, deadline })
     }
 
     /// Choices to generate, each with what is known of it after the common tokens.

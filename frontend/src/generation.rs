@@ -445,7 +445,9 @@ impl PromptAnswer {
                 self.cached_tokens = bill.cached_tokens;
                 self.bill = Some(bill);
             }
-            Event::Prompt(_)
+            Event::Computing { .. }
+            | Event::BrokeOff { .. }
+            | Event::Prompt(_)
             | Event::Embedding(_)
             | Event::Token(_)
             | Event::Finished { .. }

@@ -273,7 +273,7 @@ impl Operation {
         if self.method == "post" && Route::of(self.path).answers() {
             parameters.extend(patience::described());
             written["responses"]["200"]["headers"] = json!({ "Server-Timing": {
-                "description": "Milliseconds of queue, prefill, transfer, wait and decode, if there is one prompt; \
+                "description": "Milliseconds of queue, earlier attempts, prefill, transfer, wait and decode, if there is one prompt; \
                     a trailer of streams",
                 "schema": { "type": "string" },
             }});

@@ -28,7 +28,7 @@ pub use error::{HandoffError, SessionError};
 pub use handoff::{HandoffAsk, HandoffEvent, HandoffStats, Landing, returned::Returned};
 pub use metrics::TransferMetrics;
 pub use prefiller::{BusyReason, PrefillGuard, PrefillJob, Prefiller, Progress, Queue};
-pub use session::{Handoff, KvPeer, PathReport, PrefillService, SessionReport, Sessions, Tried};
+pub use session::{Handoff, KvPeer, PathReport, PrefillService, SessionReport, Sessions, Tried, UnderWay};
 
 /// Bytes as two digits each.
 pub(crate) fn hex(bytes: &[u8]) -> String {

@@ -30,7 +30,7 @@ use std::hint::black_box;
 
 pub use client::{KvPeer, SessionReport, Sessions};
 pub use paths::{PathReport, Tried};
-pub use receiving::Handoff;
+pub use receiving::{Handoff, UnderWay};
 pub use server::PrefillService;
 
 /// 256 random bits.

@@ -12,6 +12,19 @@ pub enum Event {
         /// Prompt tokens in the decode node's own prefix cache.
         cached_tokens: u32,
     },
+    /// Somebody begins to compute the prompt, or goes on where another one broke off. Readers of an answer do
+    /// not see it.
+    Computing {
+        /// The prefill node; none: the decode node itself.
+        node: Option<NodeId>,
+        /// Tokens that need no computing.
+        cached_tokens: u32,
+    },
+    /// A prefill node broke off that had taken the prompt and not computed it. Readers of an answer do not see it.
+    BrokeOff {
+        /// Which.
+        node: NodeId,
+    },
     /// How likely tokens of the prompt are, if that was asked for; before the first `Token`.
     Prompt(PromptPart),
     /// The embedding that was asked for in place of an answer, of length 1; before the end of its choice.
@@ -98,11 +111,14 @@ pub struct Bill {
     pub exposed: Duration,
     /// KV complete to the last token; after a local prefill, first token to last.
     pub decode: Duration,
+    /// Attempts before the one that ended the answer, as the coordinator passes it on.
+    pub earlier: Duration,
     /// KV bytes received.
     pub transfer_bytes: u64,
     /// Pages they filled.
     pub transfer_pages: u32,
-    /// Prompt tokens that nobody computed in this attempt.
+    /// Prompt tokens that nobody computed in this attempt; as the coordinator passes it on, those that
+    /// nobody computed for this request.
     pub cached_tokens: u32,
     /// Who prefilled; none when the decode node did.
     pub prefill_node: Option<NodeId>,

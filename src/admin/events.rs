@@ -2,7 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use baton_admin::views::{Act, Incident, Road};
+use baton_admin::views::{Act, Handoff, Incident, Road};
 
 /// How KV comes from each prefill node to each decode node.
 pub(super) fn roads(roads: &[Road]) -> Vec<String> {
@@ -29,6 +29,25 @@ pub(super) fn roads(roads: &[Road]) -> Vec<String> {
         std::iter::once(row).chain(notes).collect::<Vec<_>>()
     };
     std::iter::once(head).chain(roads.iter().flat_map(row)).collect()
+}
+
+/// KV on its way.
+pub(super) fn handoffs(handoffs: &[Handoff]) -> Vec<String> {
+    if handoffs.is_empty() {
+        return vec!["none under way".to_owned()];
+    }
+    let head = format!(
+        "{:<32} {:>3} {:<16} {:<16} {:<9} {:>9} {:>8} {:>9}",
+        "request", "att", "from", "to", "state", "age", "tokens", "came"
+    );
+    let row = |handoff: &Handoff| {
+        let (tokens, came) = (handoff.tokens - handoff.have.min(handoff.tokens), handoff.bytes as f64 / 1e6);
+        format!(
+            "{:<32} {:>3} {:<16} {:<16} {:<9} {:>6.0} ms {tokens:>8} {came:>6.1} MB",
+            handoff.request, handoff.attempt, handoff.prefill, handoff.decode, handoff.state, handoff.age_ms
+        )
+    };
+    std::iter::once(head).chain(handoffs.iter().map(row)).collect()
 }
 
 /// What has happened, the newest first.

@@ -116,6 +116,10 @@ pub struct BenchTransfer {
     /// Interleaved pairs; the median ratio is shown.
     #[arg(long, default_value_t = 5)]
     pub runs: usize,
+    /// Pages lie on these cards, the sender's and the receiver's (which may be the same), beside copying
+    /// from one to the other. Needs feature cuda; transports cuda_ipc and nccl need it.
+    #[arg(long, value_delimiter = ',', value_name = "FROM,TO")]
+    pub cards: Vec<usize>,
     /// The process that receives; started by the one that sends.
     #[arg(long, hide = true)]
     pub peer: bool,
@@ -124,7 +128,15 @@ pub struct BenchTransfer {
 impl Default for BenchTransfer {
     /// The size of a run in `bench check`.
     fn default() -> Self {
-        Self { transport: Vec::new(), block: Vec::new(), at_once: Vec::new(), mib: 256, runs: 5, peer: false }
+        Self {
+            transport: Vec::new(),
+            block: Vec::new(),
+            at_once: Vec::new(),
+            mib: 256,
+            runs: 5,
+            cards: Vec::new(),
+            peer: false,
+        }
     }
 }
 

@@ -12,7 +12,7 @@ pub mod shared;
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use baton_kv_transfer::{TransportKind, transport::Checksum};
 
 use self::{
@@ -44,7 +44,7 @@ struct Run {
 /// When a transport is not in this build, or a path breaks.
 pub fn run(args: &args::BenchTransfer) -> Result<()> {
     if args.peer {
-        return peer::serve();
+        return peer::serve(cards(args)?.map(|(_, to)| to));
     }
     say(format_args!(
         "GB/s of {} runs; a round posts blocks and ends when the other process says that all have landed",
@@ -81,9 +81,14 @@ pub fn row(
     );
     let rounds = (args.mib << 20).div_ceil(block * at_once).max(2);
     let job = |road| Job { road, checksum: checksum == Checksum::Crc32c, block, at_once, rounds };
-    let mut peer = Peer::start()?;
-    let memory = Memory::new()?;
-    let roads = [Road::Frames(known.as_str().to_owned()), Road::Stream, Road::Shared, Road::Copy];
+    let cards = cards(args)?;
+    let mut peer = Peer::start(&args.cards)?;
+    let memory = Memory::new(cards.map(|(from, _)| from))?;
+    let frames = Road::Frames(known.as_str().to_owned());
+    if let Some(cards) = cards {
+        return card_row((&job(frames), cards), &mut peer, &memory, args.runs);
+    }
+    let roads = [frames, Road::Stream, Road::Shared, Road::Copy];
     let mut runs: [Vec<Run>; 4] = Default::default();
     for _ in 0..args.runs.max(1) {
         for (road, runs) in roads.iter().zip(&mut runs) {
@@ -96,10 +101,7 @@ pub fn row(
         median(&frames.iter().zip(yardstick).map(|(frames, other)| frames / other).collect::<Vec<_>>())
     };
     let measured = Measured { over_stream: ratio(&stream), over_shared: ratio(&shared) };
-    let mut times: Vec<Duration> = runs[0].iter().flat_map(|run| run.rounds.iter().copied()).collect();
-    times.sort_unstable();
-    let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e6;
-    let cpu = median(&runs[0].iter().map(Run::cpu_per_gb).collect::<Vec<_>>());
+    let (at, cpu) = (times(&runs[0]), median(&runs[0].iter().map(Run::cpu_per_gb).collect::<Vec<_>>()));
     say(format_args!(
         "{:>6} KiB x {at_once:<2} {} | round p50 {:.1} us, p99 {:.1} us | {cpu:.3} CPU s/GB | stream {:.2}, shared {:.2}, copy {:.2} | over stream {:.2}, over shared {:.2}, over copy {:.2}",
         block >> 10,
@@ -114,6 +116,54 @@ pub fn row(
         ratio(&copy)
     ));
     Ok(measured)
+}
+
+/// The cards of both sides.
+fn cards(args: &args::BenchTransfer) -> Result<Option<(usize, usize)>> {
+    ensure!(args.cards.is_empty() || cfg!(feature = "cuda"), "--cards needs a build with `--features cuda`");
+    match args.cards[..] {
+        [] => Ok(None),
+        [from, to] => Ok(Some((from, to))),
+        _ => bail!("--cards are two, the sender's and the receiver's"),
+    }
+}
+
+/// One row between pages on cards: frames and copying from one card to the other take turns.
+fn card_row(
+    (job, cards): (&Job, (usize, usize)),
+    peer: &mut Peer,
+    memory: &Memory,
+    runs: usize,
+) -> Result<Measured> {
+    let copies = Job { road: Road::Copy, ..job.clone() };
+    let (mut frames, mut copied) = (Vec::new(), Vec::new());
+    for _ in 0..runs.max(1) {
+        frames.push(peer.run(memory, job)?);
+        copied.push(road::copy_between(cards, &copies)?);
+    }
+    let rates = |runs: &[Run]| runs.iter().map(Run::rate).collect::<Vec<_>>();
+    let (over, copy) = (rates(&frames), rates(&copied));
+    let share = median(&over.iter().zip(&copy).map(|(frames, copy)| frames / copy).collect::<Vec<_>>());
+    let (at, cpu) = (times(&frames), median(&frames.iter().map(Run::cpu_per_gb).collect::<Vec<_>>()));
+    say(format_args!(
+        "{:>6} KiB x {:<2} {} | round p50 {:.1} us, p99 {:.1} us | {cpu:.3} CPU s/GB | copy from card {} to {} {:.1} | over copy {share:.2}",
+        job.block >> 10,
+        job.at_once,
+        shown(&over),
+        at(0.5),
+        at(0.99),
+        cards.0,
+        cards.1,
+        median(&copy)
+    ));
+    Ok(Measured { over_stream: f64::NAN, over_shared: share })
+}
+
+/// Microseconds of a round that this share of all rounds stays below.
+fn times(runs: &[Run]) -> impl Fn(f64) -> f64 {
+    let mut times: Vec<Duration> = runs.iter().flat_map(|run| run.rounds.iter().copied()).collect();
+    times.sort_unstable();
+    move |share| times[((times.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e6
 }
 
 // === impl Run ===

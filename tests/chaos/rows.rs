@@ -37,11 +37,11 @@ pub const FAULTS: &[Fault] = &[
         free_within: LOSS,
         in_ci: "",
     },
-    // Two nodes that die of a prompt without a token are enough.
+    // Two nodes that die while they compute a prompt are enough.
     Fault {
         name: "two decode nodes killed in turn",
         does: Does::KillTwice,
-        then: "=E=E=",
+        then: "===E=",
         free_within: LOSS,
         in_ci: "S",
     },

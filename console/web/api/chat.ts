@@ -11,6 +11,7 @@ export interface Message {
 /** Where the time of a request went, in milliseconds. */
 export interface Bill {
   queue_ms: number;
+  earlier_ms: number;
   prefill_ms: number;
   transfer_ms: number;
   exposed_ms: number;

@@ -3,7 +3,7 @@
 import type { Bill } from "../api/chat";
 
 export interface Part {
-  name: "queue" | "prefill" | "wait" | "decode" | "transfer";
+  name: "queue" | "earlier" | "prefill" | "wait" | "decode" | "transfer";
   meaning: string;
   from_ms: number;
   took_ms: number;
@@ -20,6 +20,7 @@ export interface Line {
 export function timeline(bill: Bill): Line {
   const steps: [Part["name"], number, string][] = [
     ["queue", bill.queue_ms, "for a place and the first prefill step"],
+    ["earlier", bill.earlier_ms, "attempts that were lost with their nodes"],
     ["prefill", bill.prefill_ms, "first prefill step to first token"],
     ["wait", bill.exposed_ms, "for the rest of the KV, with the first token out already"],
     ["decode", bill.decode_ms, "KV complete to last token"],
@@ -30,7 +31,7 @@ export function timeline(bill: Bill): Line {
     from_ms += took_ms;
     return part;
   });
-  const complete = bill.queue_ms + bill.prefill_ms + bill.exposed_ms;
+  const complete = bill.queue_ms + bill.earlier_ms + bill.prefill_ms + bill.exposed_ms;
   const began = Math.max(0, complete - bill.transfer_ms);
   const transfer: Part = { name: "transfer", meaning: "first frame to last frame", from_ms: began, took_ms: complete - began };
   return { total_ms: from_ms, parts, transfer: bill.prefill_node === null ? null : transfer };

@@ -213,6 +213,102 @@ async fn a_request_that_two_nodes_die_of_is_not_tried_on_a_third() {
     assert_eq!(cluster.events(other).await, [accepted(), finished(0)]);
 }
 
+/// `prefill` computes the prompt behind so many tokens.
+fn computing(prefill: &str, cached_tokens: u32) -> Event {
+    Event::Computing { node: Some(prefill.into()), cached_tokens }
+}
+
+fn broke_off(prefill: &str) -> Event {
+    Event::BrokeOff { node: prefill.into() }
+}
+
+/// Two prefill nodes, `p` and `q`, in front of two decode nodes.
+async fn split() -> Cluster {
+    let of = |role: Role| move |name| node_info(name, &[role]);
+    let (prefills, decodes) = (["p", "q"].map(of(Role::Prefill)), ["a", "b"].map(of(Role::Decode)));
+    Cluster::start(config(), [prefills, decodes].concat()).await
+}
+
+#[tokio::test]
+async fn a_prompt_that_two_prefill_nodes_die_of_is_not_tried_on_a_third() {
+    for dies in [true, false] {
+        let cluster = split().await;
+        let [p, q, decodes @ ..] = &cluster.nodes[..] else { panic!("four nodes") };
+        let lost = Event::Failed(Failure::new(ErrorCode::PeerLost, "the prefill node was lost"));
+        decodes[0].script([
+            Act::Send(accepted()),
+            Act::Send(computing("p", 0)),
+            Act::AwaitGo,
+            Act::Send(broke_off("p")),
+            Act::Send(broke_off("q")),
+            Act::Send(lost),
+        ]);
+        decodes[0].script([accepted(), token(0, 0), finished(0)].map(Act::Send));
+        let answer = cluster.coordinator.dispatch(request(1), Wishes::default()).await.unwrap();
+        p.set_silent(dies);
+        q.set_silent(dies);
+        decodes[0].go();
+        let events = all(answer).await;
+        if dies {
+            let [Event::Accepted { .. }, Event::Failed(failure)] = &events[..] else { panic!("{events:?}") };
+            assert_eq!(failure.code, ErrorCode::Internal, "{failure}");
+            assert_eq!((decodes[0].opens().len(), decodes[1].opens().len()), (1, 0));
+            assert!(cluster.coordinator.dispatch(request(1), Wishes::default()).await.is_err());
+        } else {
+            // They live: something lay between them, and the decode node has what came.
+            assert_eq!(events, [accepted(), token(0, 0), finished(0)]);
+            assert_eq!(decodes[0].opens().len(), 2);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_prompt_is_innocent_of_decode_nodes_that_wait_for_it() {
+    let infos = [("p", Role::Prefill), ("a", Role::Decode), ("b", Role::Decode), ("c", Role::Decode)];
+    let infos = infos.map(|(name, role)| node_info(name, &[role]));
+    let cluster = Cluster::start(config(), infos.to_vec()).await;
+    let decodes = &cluster.nodes[1..];
+    // In the order in which they are asked.
+    for node in [&decodes[0], &decodes[2]] {
+        node.script([Act::Send(accepted()), Act::Send(computing("p", 0)), Act::AwaitGo, Act::Break]);
+    }
+    decodes[1].script([accepted(), computing("p", 8), token(0, 0), bill(9), finished(0)].map(Act::Send));
+    let dying = async {
+        for node in [&decodes[0], &decodes[2]] {
+            timeout(LONG, async {
+                while node.opens().is_empty() {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            })
+            .await
+            .unwrap();
+            node.set_silent(true);
+            node.go();
+        }
+    };
+    let (events, ()) = tokio::join!(cluster.events(request(1)), dying);
+    // What its own attempts left in the prefill node's cache was computed for it.
+    assert_eq!(events, [accepted(), token(0, 0), bill(0), finished(0)]);
+}
+
+#[tokio::test]
+async fn a_bill_tells_of_attempts_before() {
+    let first = [Act::Send(accepted()), Act::Send(computing("p", 1)), Act::AwaitGo, Act::Break].to_vec();
+    let second = [accepted(), computing("p", 2), token(0, 0), bill(2), finished(0)].map(Act::Send).to_vec();
+    let cluster = split().await;
+    cluster.nodes[2].script(first);
+    cluster.nodes[3].script(second);
+    let answer = cluster.coordinator.dispatch(request(1), Wishes::default()).await.unwrap();
+    let waited = Duration::from_millis(50);
+    tokio::time::sleep(waited).await;
+    cluster.nodes[2].go();
+    let events: Vec<_> = timeout(LONG, answer.collect()).await.unwrap();
+    let bills =
+        events.iter().filter_map(|event| if let Event::Bill(bill) = event { Some(bill) } else { None });
+    let [bill] = bills.collect::<Vec<_>>()[..] else { panic!("{events:?}") };
+    assert!(bill.earlier >= waited && bill.cached_tokens == 1, "{bill:?}");
+}
+
 #[tokio::test]
 async fn a_request_that_had_tokens_is_innocent_of_the_deaths_around_it() {
     let cluster = Cluster::decode(&["a", "b", "c"]).await;

@@ -33,6 +33,10 @@ pub struct Answer {
     pub choices: Vec<Choice>,
     pub bill: Option<Bill>,
     pub failure: Option<Failure>,
+    /// Who computed the prompt, one after the other; none: the decode node.
+    pub computing: Vec<Option<String>>,
+    /// Prefill nodes that took it and were lost.
+    pub broke_off: Vec<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -173,6 +177,8 @@ impl Answer {
             Event::Accepted { cached_tokens } => {
                 assert_eq!(self.cached_tokens.replace(cached_tokens), None, "accepted twice");
             }
+            Event::BrokeOff { node } => self.broke_off.push(node.0),
+            Event::Computing { node, .. } => self.computing.push(node.map(|node| node.0)),
             Event::Prompt(part) => {
                 assert!(
                     self.choices.iter().all(|choice| choice.logprobs.is_empty()),

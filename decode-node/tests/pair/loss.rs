@@ -4,7 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use baton_engine::backend::mock::MockConfig;
 use baton_kv_transfer::{FaultsConfig, HandoffEvent, Landing, Returned};
-use baton_protocol::{HandoffId, KvSink, wire::PrefillCandidate};
+use baton_protocol::{
+    ErrorCode, HandoffId, KvSink,
+    wire::{Open, PrefillCandidate},
+};
 
 use crate::{
     call::{Call, PATIENCE, answer, open, request},
@@ -36,6 +39,7 @@ async fn after_a_loss_the_next_prefill_node_sends_only_the_rest() {
             assert_eq!(split.choices, cluster.local(&request).await.choices);
             let bill = split.bill();
             assert_eq!(bill.prefill_node.as_ref(), Some(&cluster.prefills[1].id));
+            assert_eq!(split.computing, [Some("prefill-1".to_owned()), Some("prefill-2".to_owned())]);
             // With a window of four frames, six of the ten have landed: 64 whole tokens at least.
             assert!(bill.cached_tokens >= 64, "{bill:?}");
             assert_eq!(bill.transfer_bytes, cluster.token_bytes() * u64::from(400 - bill.cached_tokens));
@@ -62,10 +66,41 @@ async fn after_a_loss_a_short_rest_is_computed_here() {
             let split = answer(&cluster.decode, open(&request, cluster.candidates())).await;
             assert_eq!(split.choices, cluster.local(&request).await.choices);
             assert_eq!(split.bill().prefill_node, None);
+            assert_eq!(split.computing, [Some("prefill-1".to_owned()), None]);
             assert!(split.bill().cached_tokens >= 64);
         }
         cluster.settles().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_two_losses_nobody_else_computes_it() {
+    let faults = FaultsConfig { cut_after_frames: Some(10), ..FaultsConfig::default() };
+    let mut settings = Settings { prefills: 3, ..Settings::default() };
+    settings.transfer.faults = Some(faults);
+    // It breaks off long before the first token.
+    settings.mock.prefill_us_per_token = 2_000;
+    let cluster = Sandbox::start(settings).await;
+    let request = request(prompt(1, 700), 31, 2, 9);
+    let split = answer(&cluster.decode, open(&request, cluster.candidates())).await;
+    let failure = split.failure.unwrap();
+    assert_eq!(failure.code, ErrorCode::PeerLost, "{failure}");
+    assert_eq!(split.computing, ["prefill-1", "prefill-2"].map(|node| Some(node.to_owned())));
+    assert_eq!(split.broke_off, ["prefill-1", "prefill-2"]);
+    cluster.settles().await;
+    // After losses before, one is enough.
+    let suspect = Open { may_lose: 1, attempt: 1, ..open(&request, cluster.candidates()) };
+    let split = answer(&cluster.decode, suspect).await;
+    assert_eq!(
+        (split.broke_off.as_slice(), split.failure.unwrap().code),
+        (&["prefill-1".to_owned()][..], ErrorCode::PeerLost)
+    );
+    // What came is kept: a later attempt goes on behind it.
+    let local = Open { attempt: 2, ..open(&request, Vec::new()) };
+    let split = answer(&cluster.decode, local).await;
+    assert_eq!(split.choices, cluster.local(&request).await.choices);
+    assert!(split.cached_tokens.unwrap() >= 64 && split.computing == [None], "{split:?}");
+    cluster.settles().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -39,6 +39,7 @@ use baton_protocol::{KvShape, PromptToken};
 
 pub use baton_kernels::cuda::rope::KvForm;
 pub use matrix::WeightForm;
+pub use memory::pages;
 pub use weights::CudaModel;
 pub use workspace::CudaLimits;
 

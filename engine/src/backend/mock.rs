@@ -51,6 +51,8 @@ pub struct MockConfig {
     pub speaks_model: bool,
     /// While a file that is named by the process's number is in this directory, steps do not end.
     pub hangs_by: Option<PathBuf>,
+    /// A step that computes this token ends the process.
+    pub dies_of: Option<u32>,
 }
 
 /// Tokens that it reads and may draw.
@@ -95,6 +97,7 @@ impl Default for MockConfig {
             runs_ahead: false,
             speaks_model: false,
             hangs_by: None,
+            dies_of: None,
         }
     }
 }
@@ -124,6 +127,16 @@ impl MockBackend {
         let file = self.config.hangs_by.as_ref().map(|place| place.join(std::process::id().to_string()));
         while file.as_ref().is_some_and(|file| file.exists()) {
             thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// As a card's error does that no process survives: once the step has run.
+    fn die(&self, batch: &Batch<'_>) {
+        let mut computed =
+            batch.sequences.iter().flat_map(|sequence| &sequence.tokens[sequence.start..sequence.end]);
+        if self.config.dies_of.is_some_and(|token| computed.any(|computed| *computed == token)) {
+            tracing::error!("computed the token that it is to die of");
+            std::process::abort();
         }
     }
 
@@ -234,6 +247,7 @@ impl Backend for MockBackend {
             layer_done(layer);
         }
         self.hang();
+        self.die(batch);
         let wanted = batch.sequences.iter().zip(&chains).filter(|(sequence, _)| sequence.wants_logits);
         let values = wanted.flat_map(|(_, chain)| self.logits(chain[chain.len() - 1])).collect();
         Ok(Logits { values, vocab_tokens: self.vocab.tokens, read: self.read(batch, &chains) })

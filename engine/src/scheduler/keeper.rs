@@ -39,6 +39,9 @@ pub(super) struct Keeper {
 /// Of the time of steps that some miss, so much is given away: next tokens are due
 /// between two steps, and come in the one after.
 const FILLED: f64 = 0.9;
+/// Budgets that can be kept count as no less than this many times what a step costs by itself: whatever one
+/// reader wants, a third of its node is left to others.
+const LEAST: f64 = 1.5;
 /// Answers without a budget have a token in this time, while others have budgets.
 const UNBOUND: Duration = Duration::from_secs(1);
 
@@ -108,7 +111,7 @@ impl Keeper {
     /// Seconds of its budget, if an answer alone could keep it.
     fn kept(&self, answer: &Going) -> Option<f64> {
         let budget = answer.budget?.max(self.floor).as_secs_f64();
-        (budget >= self.cost.base + self.tokens(answer)).then_some(budget)
+        (budget >= self.cost.base + self.tokens(answer)).then_some(budget.max(LEAST * self.cost.base))
     }
 
     fn due(&self, answer: &Going) -> (Instant, Reverse<bool>) {

@@ -28,6 +28,8 @@ struct PromptDetails {
 #[derive(Serialize, JsonSchema)]
 struct BillWords<'a> {
     queue_ms: f64,
+    /// Attempts before the one that ended the answer, lost with their nodes.
+    earlier_ms: f64,
     prefill_ms: f64,
     transfer_ms: f64,
     exposed_ms: f64,
@@ -61,6 +63,7 @@ impl<'a> From<&'a Bill> for BillWords<'a> {
         let ms = |time: Duration| time.as_micros() as f64 / 1000.0;
         Self {
             queue_ms: ms(bill.queue),
+            earlier_ms: ms(bill.earlier),
             prefill_ms: ms(bill.prefill),
             transfer_ms: ms(bill.transfer),
             exposed_ms: ms(bill.exposed),

@@ -15,6 +15,7 @@ pub fn timing(used: &[Used]) -> Option<HeaderMap> {
     let ms = |time: Duration| time.as_micros() as f64 / 1000.0;
     let parts = [
         ("queue", bill.queue),
+        ("earlier", bill.earlier),
         ("prefill", bill.prefill),
         ("transfer", bill.transfer),
         ("wait", bill.exposed),

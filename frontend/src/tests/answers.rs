@@ -21,7 +21,10 @@ async fn a_chat_answer_has_openais_shape() {
     let response = server.chat(&body).await;
     let id = response.headers()["x-request-id"].to_str().unwrap().to_owned();
     let timing = response.headers()["server-timing"].to_str().unwrap().to_owned();
-    assert_eq!(timing, "queue;dur=0, prefill;dur=0, transfer;dur=0, wait;dur=0, decode;dur=1.5");
+    assert_eq!(
+        timing,
+        "queue;dur=0, earlier;dur=0, prefill;dur=0, transfer;dur=0, wait;dur=0, decode;dur=1.5"
+    );
     let answer: Value = response.json().await.unwrap();
     assert_eq!(answer["id"], format!("chatcmpl-{id}"));
     assert_eq!(answer["object"], "chat.completion");

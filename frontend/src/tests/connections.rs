@@ -77,8 +77,7 @@ async fn a_stream_is_followed_by_where_its_time_went() {
         connection.write_all((head(CHAT, &rest) + &body).as_bytes()).await.unwrap();
         let answer = read_all(connection).await;
         assert!(answer.contains("data: [DONE]"), "{answer}");
-        let trailer =
-            "\r\nserver-timing: queue;dur=0, prefill;dur=0, transfer;dur=0, wait;dur=0, decode;dur=1.5";
+        let trailer = "\r\nserver-timing: queue;dur=0, earlier;dur=0, prefill;dur=0, transfer;dur=0, wait;dur=0, decode;dur=1.5";
         assert_eq!(answer.contains(trailer), comes, "{answer}");
     }
 }

@@ -81,6 +81,29 @@ impl Region {
         gpu.synchronize()
     }
 
+    /// Enqueues copying `bytes` at `at` from the same place of another region, of this card or another one,
+    /// in order with the work of `gpu`. Both are kept until that is done, which dropping one waits for.
+    ///
+    /// # Errors
+    /// When they do not fit, or the device failed.
+    pub fn copy_from(&mut self, gpu: &Gpu, at: usize, from: &Self, bytes: usize) -> Result<(), GpuError> {
+        at_least("copy", "bytes of a region", self.bytes.min(from.bytes), at + bytes)?;
+        gpu.context().bind_to_thread().named("cuCtxSetCurrent")?;
+        let stream = gpu.stream().cu_stream();
+        let (to, source) = (self.address + at as u64, from.address + at as u64);
+        let contexts = (self.gpu.context().cu_ctx(), from.gpu.context().cu_ctx());
+        // SAFETY: within both regions; freeing either waits for what is enqueued on its card, and a copy
+        // between cards is on both.
+        let copied = unsafe {
+            if self.gpu.ordinal() == from.gpu.ordinal() {
+                sys::cuMemcpyDtoDAsync_v2(to, source, bytes, stream)
+            } else {
+                sys::cuMemcpyPeerAsync(to, contexts.0, source, contexts.1, bytes, stream)
+            }
+        };
+        copied.result().named("cuMemcpyAsync")
+    }
+
     /// Copies from `at` to the machine, in order with the work of `gpu`, and waits.
     ///
     /// # Errors

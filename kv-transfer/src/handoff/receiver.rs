@@ -187,6 +187,16 @@ impl Receiver {
         matches!(self.state, State::Waiting | State::Receiving)
     }
 
+    /// What people call its state, the tokens whose KV comes, and the bytes that have come.
+    pub fn progress(&self) -> (&'static str, &Range<u32>, u64) {
+        let state = match self.state {
+            State::Waiting => "waiting",
+            State::Receiving => "receiving",
+            State::Closing { .. } | State::Closed => "closing",
+        };
+        (state, &self.terms.tokens, self.stats.bytes)
+    }
+
     /// Messages that came too late or made no sense any more.
     pub fn late(&self) -> u64 {
         self.late

@@ -14,7 +14,7 @@ use tonic::Streaming;
 use super::{
     connect::{Opened, open},
     offers::Offers,
-    receiving::{Handoff, Receiving},
+    receiving::{Handoff, Receiving, UnderWay},
     running::{Running, tick, write},
 };
 use crate::{
@@ -44,10 +44,12 @@ pub struct SessionReport {
     pub path: PathReport,
     /// Handoffs whose KV came whole over it.
     pub handoffs: u64,
+    /// Those that are not closed.
+    pub under_way: Vec<UnderWay>,
 }
 
 impl From<SessionReport> for wire::KvPath {
-    fn from(SessionReport { peer, path, handoffs }: SessionReport) -> Self {
+    fn from(SessionReport { peer, path, handoffs, under_way }: SessionReport) -> Self {
         let theirs = || path.others_fallback().map(|why| format!("the prefill node was {why}"));
         Self {
             prefill_node: peer.0,
@@ -55,7 +57,16 @@ impl From<SessionReport> for wire::KvPath {
             bytes_per_second: path.bandwidth().unwrap_or(0.0),
             fallback: path.fallback().or_else(theirs).unwrap_or_default(),
             handoffs,
+            under_way: under_way.into_iter().map(Into::into).collect(),
         }
+    }
+}
+
+impl From<UnderWay> for wire::HandoffUnderWay {
+    fn from(UnderWay { id, state, age, tokens, bytes }: UnderWay) -> Self {
+        let age_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+        let (id, state) = (Some(id.into()), state.to_owned());
+        Self { id, state, age_ms, have: tokens.start, tokens: tokens.end, bytes }
     }
 }
 
@@ -217,8 +228,9 @@ impl Sessions {
         let slots = self.slots.lock();
         let report = |(peer, slot): (&NodeId, &Slot)| match &*slot.phase.borrow() {
             Phase::Open(session) if session.ended().is_none() => {
-                let (path, handoffs) = (session.path().clone(), session.whole());
-                Some(SessionReport { peer: peer.clone(), path, handoffs })
+                let (path, handoffs, under_way) =
+                    (session.path().clone(), session.whole(), session.under_way());
+                Some(SessionReport { peer: peer.clone(), path, handoffs, under_way })
             }
             _ => None,
         };

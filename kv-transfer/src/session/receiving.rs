@@ -3,9 +3,11 @@
 //! events to the machines through it, so that order is the same for everybody.
 
 use std::{
+    cmp::Reverse,
     collections::{HashMap, HashSet, VecDeque},
+    ops::Range,
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use baton_protocol::{
@@ -67,6 +69,24 @@ struct Entry {
     closing: Option<Instant>,
     /// The number of its PREFILL.
     number: u64,
+}
+
+/// Handoffs of one session that are told of.
+const MAX_TOLD: usize = 64;
+
+/// A handoff that is not closed, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnderWay {
+    /// Which.
+    pub id: HandoffId,
+    /// `waiting` for the prompt's first frame, `receiving`, or `closing` until the sender is quiet.
+    pub state: &'static str,
+    /// Since it was asked for.
+    pub age: Duration,
+    /// Tokens of which KV comes.
+    pub tokens: Range<u32>,
+    /// Bytes that have come.
+    pub bytes: u64,
 }
 
 /// A handoff that was asked for. Dropping it cancels it; its pages are let go
@@ -189,6 +209,20 @@ impl Receiving {
     /// Handoffs whose KV came whole over it.
     pub fn whole(&self) -> u64 {
         self.table.lock().whole
+    }
+
+    /// Handoffs that are not closed, the oldest first, within a bound.
+    pub fn under_way(&self) -> Vec<UnderWay> {
+        let table = self.table.lock();
+        let one = |(id, entry): (&HandoffId, &Entry)| {
+            let (state, tokens, bytes) = entry.machine.progress();
+            UnderWay { id: *id, state, age: entry.asked.elapsed(), tokens: tokens.clone(), bytes }
+        };
+        let mut all: Vec<_> = table.handoffs.iter().map(one).collect();
+        drop(table);
+        all.sort_by_key(|handoff| Reverse(handoff.age));
+        all.truncate(MAX_TOLD);
+        all
     }
 
     /// How its data travels.

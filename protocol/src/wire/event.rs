@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    Accepted, Bill, ChoiceFinished, Embedding, Failure, FinishReason, GenerateDown, Malformed, PromptPart,
-    PromptToken, Token, TopLogprob, generate_down, micros, millis, missing, own,
+    Accepted, Bill, BrokeOff, ChoiceFinished, Computing, Embedding, Failure, FinishReason, GenerateDown,
+    Malformed, PromptPart, PromptToken, Token, TopLogprob, generate_down, micros, millis, missing, own,
 };
 
 // === Token ===
@@ -125,6 +125,7 @@ impl From<Bill> for own::Bill {
             transfer: Duration::from_micros(bill.transfer_us),
             exposed: Duration::from_micros(bill.exposed_us),
             decode: Duration::from_micros(bill.decode_us),
+            earlier: Duration::ZERO,
             transfer_bytes: bill.transfer_bytes,
             transfer_pages: bill.transfer_pages,
             cached_tokens: bill.cached_tokens,
@@ -141,6 +142,11 @@ impl From<own::Event> for GenerateDown {
         use generate_down::Message;
         let message = match event {
             own::Event::Accepted { cached_tokens } => Message::Accepted(Accepted { cached_tokens }),
+            own::Event::Computing { node, cached_tokens } => {
+                let node = node.map_or_else(String::new, |node| node.0);
+                Message::Computing(Computing { node, cached_tokens })
+            }
+            own::Event::BrokeOff { node } => Message::BrokeOff(BrokeOff { node: node.0 }),
             own::Event::Prompt(part) => Message::Prompt(part.into()),
             own::Event::Embedding(values) => Message::Embedding(Embedding { values }),
             own::Event::Token(token) => Message::Token(token.into()),
@@ -165,6 +171,10 @@ impl TryFrom<GenerateDown> for own::Event {
         use generate_down::Message;
         Ok(match down.message.ok_or(missing("event"))? {
             Message::Accepted(accepted) => Self::Accepted { cached_tokens: accepted.cached_tokens },
+            Message::Computing(Computing { node, cached_tokens }) => {
+                Self::Computing { node: (!node.is_empty()).then_some(own::NodeId(node)), cached_tokens }
+            }
+            Message::BrokeOff(BrokeOff { node }) => Self::BrokeOff { node: own::NodeId(node) },
             Message::Prompt(part) => Self::Prompt(part.try_into()?),
             Message::Embedding(embedding) => Self::Embedding(embedding.values),
             Message::Token(token) => Self::Token(token.into()),

@@ -44,14 +44,18 @@ struct Spent {
 // === impl Peer ===
 
 impl Peer {
-    /// Starts this program once more.
+    /// Starts this program once more, to receive on the second of these cards, if there are any.
     ///
     /// # Errors
     /// When it cannot be started.
-    pub fn start() -> Result<Self> {
+    pub fn start(cards: &[usize]) -> Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
         let command =
             command.args(["bench", "transfer", "--peer"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        if !cards.is_empty() {
+            let cards = cards.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
+            command.args(["--cards", &cards]);
+        }
         let mut child = command.spawn().context("cannot start the other process")?;
         let orders = child.stdin.take().context("no stdin")?;
         let answers = BufReader::new(child.stdout.take().context("no stdout")?).lines();
@@ -74,7 +78,7 @@ impl Peer {
     fn frames(&mut self, name: &str, memory: &Memory, job: &Job) -> Result<Run> {
         let mut secret = [0; 32];
         secret.fill_with(|| fastrand::u8(..));
-        let terms = job.terms(name, secret)?;
+        let terms = job.terms(name, (secret, memory.card))?;
         let (_transports, addr, listening) = self.runtime.block_on(Job::listen(name, &terms))?;
         self.order(&Order { job: job.clone(), addr, secret })?;
         let Back(back) = self.answer()?;
@@ -83,7 +87,7 @@ impl Peer {
             anyhow::Ok((listening.rendezvous.accept().await?, receiver))
         };
         let (sender, receiver) = self.runtime.block_on(both)?;
-        let (mut ends, mut place) = (Ends::new(sender, receiver)?, 0);
+        let (mut ends, mut place) = (Ends::new((sender, receiver), memory.card)?, 0);
         let run = Run::of(job.rounds, job.bytes(), || {
             place += job.at_once;
             ends.post(memory, job, place)
@@ -173,8 +177,8 @@ fn runtime() -> Result<Runtime> {
 ///
 /// # Errors
 /// When a path breaks.
-pub fn serve() -> Result<()> {
-    let (runtime, mut memory) = (runtime()?, Memory::new()?);
+pub fn serve(card: Option<usize>) -> Result<()> {
+    let (runtime, mut memory) = (runtime()?, Memory::new(card)?);
     for line in stdin().lock().lines() {
         let order: Order = serde_json::from_str(&line?)?;
         let spent = match order.job.road.clone() {
@@ -196,7 +200,7 @@ fn tell(answer: &impl Serialize) -> Result<()> {
 
 fn receive(runtime: &Runtime, memory: &Memory, name: &str, order: Order) -> Result<Spent> {
     let Order { job, addr, secret } = order;
-    let terms = job.terms(name, secret)?;
+    let terms = job.terms(name, (secret, memory.card))?;
     let (_transports, back, listening) = runtime.block_on(Job::listen(name, &terms))?;
     tell(&Back(back))?;
     let both = async {
@@ -204,7 +208,7 @@ fn receive(runtime: &Runtime, memory: &Memory, name: &str, order: Order) -> Resu
         anyhow::Ok((sender, Job::connect(name, &terms, addr).await?))
     };
     let (sender, receiver) = runtime.block_on(both)?;
-    let mut ends = Ends::new(sender, receiver)?;
+    let mut ends = Ends::new((sender, receiver), memory.card)?;
     ends.take(memory, &job)?;
     let cpu = cpu_seconds();
     for _ in 0..job.rounds {

@@ -10,7 +10,9 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use baton_engine::kv::{Hold, KvPool, PageSpan, PoolConfig};
+use baton_engine::kv::{Hold, KvPool, KvStore, PageSpan, PoolConfig};
+#[cfg(feature = "cuda")]
+use baton_kernels::cuda::{Gpu, Region};
 use baton_kv_transfer::{
     TransferConfig, TransportKind, Wanted,
     handoff::plan::Cut,
@@ -25,6 +27,8 @@ use baton_protocol::{
 };
 use baton_trust::Trust;
 use serde::{Deserialize, Serialize};
+
+use super::Run;
 
 /// Sixteen layers of Llama-3.1-8B's KV in bf16: a row has 4 KiB, a piece of memory (a page's layer) 64.
 const SHAPE: KvShape =
@@ -70,6 +74,8 @@ pub enum Road {
 
 /// Pages of one side, or plain memory of the same size.
 pub struct Memory {
+    /// Where pages are on one.
+    pub card: Option<usize>,
     pages: Arc<PageSpan>,
     /// For streams and copies.
     pub plain: Vec<u8>,
@@ -93,7 +99,7 @@ pub fn cpu_seconds() -> f64 {
     time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
 }
 
-fn pages(shape: &KvShape, tokens: u32) -> Result<PageSpan> {
+fn pages(shape: &KvShape, tokens: u32, card: Option<usize>) -> Result<PageSpan> {
     let count = shape.pages_for(tokens as usize);
     let config = PoolConfig {
         pages: count,
@@ -102,21 +108,64 @@ fn pages(shape: &KvShape, tokens: u32) -> Result<PageSpan> {
         max_decode: count,
         zeroes: false,
     };
-    let pool = KvPool::new(shape.clone(), config);
+    let pool = match card {
+        None => KvPool::new(shape.clone(), config),
+        Some(card) => KvPool::over(on_card(card, shape, count)?, config),
+    };
     let pages = pool.allocate(count).context("the pool is empty")?;
     let pages = pages.into_iter().map(|page| page.into_hold(Hold::Receiving)).collect();
     Ok(PageSpan::new(pool, pages, 0, tokens))
 }
 
+#[cfg(feature = "cuda")]
+fn on_card(card: usize, shape: &KvShape, pages: usize) -> Result<Arc<dyn KvStore>> {
+    Ok(baton_engine::backend::cuda::pages(&Gpu::open_any(card)?, shape.clone(), pages)?)
+}
+
+#[cfg(not(feature = "cuda"))]
+fn on_card(card: usize, _: &KvShape, _: usize) -> Result<Arc<dyn KvStore>> {
+    anyhow::bail!("card {card} needs a build with `--features cuda`")
+}
+
+/// Copies of a job's blocks from card to card, or on one: what the road between them carries at best.
+///
+/// # Errors
+/// When a card has no room, or failed.
+#[cfg(feature = "cuda")]
+pub(super) fn copy_between((from, to): (usize, usize), job: &Job) -> Result<Run> {
+    let (from, to) = (Gpu::open_any(from)?, Gpu::open_any(to)?);
+    let (source, mut target) = (Region::new(&from, POOL_BYTES)?, Region::new(&to, POOL_BYTES)?);
+    let stream = to.beside()?;
+    let mut place = 0;
+    Run::of(job.rounds, job.bytes(), || {
+        for _ in 0..job.at_once {
+            place = (place + job.block) % POOL_BYTES;
+            target.copy_from(&stream, place, &source, job.block)?;
+        }
+        Ok(stream.synchronize()?)
+    })
+}
+
+/// As with the feature.
+///
+/// # Errors
+/// Always: there are no cards.
+#[cfg(not(feature = "cuda"))]
+pub(super) fn copy_between(_: (usize, usize), _: &Job) -> Result<Run> {
+    anyhow::bail!("cards need a build with `--features cuda`")
+}
+
 /// Frames of the block at `place`, counted round and round.
-fn frames(block: usize, place: usize) -> Vec<KvSpan> {
+fn frames(block: usize, place: usize, card: Option<usize>) -> Vec<KvSpan> {
     let layer_bytes = SHAPE.row_bytes() * TOKENS as usize;
     let at = place * block % POOL_BYTES;
     let first = (at / layer_bytes) as u32;
     let token = (at % layer_bytes / SHAPE.row_bytes()) as u32;
     let tokens = token..token + (block.min(layer_bytes) / SHAPE.row_bytes()) as u32;
     let layers = first..first + block.div_ceil(layer_bytes) as u32;
-    let cut = Cut { shape: SHAPE, heads: vec![0..SHAPE.kv_heads], frame_bytes: 1 << 20 };
+    // As sessions cut them.
+    let frame_bytes = if card.is_some() { 4 << 20 } else { 1 << 20 };
+    let cut = Cut { shape: SHAPE, heads: vec![0..SHAPE.kv_heads], frame_bytes };
     cut.frames(&layers, &tokens)
 }
 
@@ -141,20 +190,24 @@ impl Job {
         self.block * self.at_once
     }
 
-    fn config(name: &str) -> Result<TransferConfig> {
+    fn config(name: &str, card: Option<usize>) -> Result<TransferConfig> {
         let kind = TransportKind::named(name).with_context(|| format!("unknown transport {name:?}"))?;
-        Ok(TransferConfig { transport: Wanted::Only(kind), ..TransferConfig::default() })
+        // Two cards may take as long to join as NCCL wants.
+        let connect_timeout_ms = if card.is_some() { 60_000 } else { 3_000 };
+        let transport = Wanted::Only(kind);
+        Ok(TransferConfig { transport, device: card, connect_timeout_ms, ..TransferConfig::default() })
     }
 
     /// What both ends of a path know.
-    pub fn terms(&self, name: &str, secret: [u8; 32]) -> Result<Terms> {
-        Ok(Terms { session: SessionId(1), secret, checksum: self.checksum(), config: Self::config(name)? })
+    pub fn terms(&self, name: &str, (secret, card): ([u8; 32], Option<usize>)) -> Result<Terms> {
+        let config = Self::config(name, card)?;
+        Ok(Terms { session: SessionId(1), secret, checksum: self.checksum(), config })
     }
 
     /// Makes a path; where it is, and the transports that keep it there.
     pub async fn listen(name: &str, terms: &Terms) -> Result<(Transports, String, Listening)> {
         let kind = TransportKind::named(name).context("unknown transport")?;
-        let transports = Transports::new(&Self::config(name)?, &Trust::none(), Side::Sending)?;
+        let transports = Transports::new(&terms.config, &Trust::none(), Side::Sending)?;
         let (mut paths, mut listening) = transports.listen(&[kind], terms).await;
         let path = paths.pop().context("no path")?;
         ensure!(path.failed.is_empty(), "{name}: {}", path.failed);
@@ -163,7 +216,7 @@ impl Job {
 
     /// Goes to the peer's path.
     pub async fn connect(name: &str, terms: &Terms, addr: String) -> Result<Link<dyn FrameReceiver>> {
-        let transports = Transports::new(&Self::config(name)?, &Trust::none(), Side::Receiving)?;
+        let transports = Transports::new(&terms.config, &Trust::none(), Side::Receiving)?;
         let path = Path { kind: name.to_owned(), addr, failed: String::new() };
         Ok(transports.connect(&path, terms).await?)
     }
@@ -175,11 +228,11 @@ impl Memory {
     /// All of it touched.
     ///
     /// # Errors
-    /// Never: its own pool has room.
-    pub fn new() -> Result<Self> {
-        let pages = pages(&SHAPE, TOKENS)?;
+    /// When the card has no room.
+    pub fn new(card: Option<usize>) -> Result<Self> {
+        let pages = pages(&SHAPE, TOKENS, card)?;
         for block in 0..16 {
-            let span = &frames(POOL_BYTES / 16, block);
+            let span = &frames(POOL_BYTES / 16, block, card);
             for span in span {
                 pages.write(span, &mut |pieces| {
                     pieces.iter_mut().for_each(|piece| piece.fill(block as u8 + 1));
@@ -187,7 +240,7 @@ impl Memory {
                 })?;
             }
         }
-        Ok(Self { pages: Arc::new(pages), plain: vec![1; POOL_BYTES] })
+        Ok(Self { card, pages: Arc::new(pages), plain: vec![1; POOL_BYTES] })
     }
 }
 
@@ -195,14 +248,17 @@ impl Memory {
 
 impl Ends {
     /// Both directions are open.
-    pub fn new(sender: Link<dyn FrameSender>, receiver: Link<dyn FrameReceiver>) -> Result<Self> {
-        Ok(Self { sender, receiver, answer: Arc::new(pages(&ANSWER, 1)?) })
+    pub fn new(
+        (sender, receiver): (Link<dyn FrameSender>, Link<dyn FrameReceiver>),
+        card: Option<usize>,
+    ) -> Result<Self> {
+        Ok(Self { sender, receiver, answer: Arc::new(pages(&ANSWER, 1, card)?) })
     }
 
     /// A round of the sending process, whose blocks begin at `place`.
     pub fn post(&mut self, memory: &Memory, job: &Job, place: usize) -> Result<()> {
         let source: Arc<dyn KvSource> = memory.pages.clone();
-        let spans = (place..place + job.at_once).flat_map(|place| frames(job.block, place));
+        let spans = (place..place + job.at_once).flat_map(|place| frames(job.block, place, memory.card));
         let mut frames = (0..).zip(spans).map(|(seq, span)| header(&SHAPE, seq, span));
         let (path, mut begun) = (&mut self.sender.end, VecDeque::new());
         // As a session sends them.
@@ -224,7 +280,7 @@ impl Ends {
     /// A round of the receiving process.
     pub fn take(&mut self, memory: &Memory, job: &Job) -> Result<()> {
         let sink: Arc<dyn KvSink> = memory.pages.clone();
-        let count = frames(job.block, 0).len() * job.at_once;
+        let count = frames(job.block, 0, memory.card).len() * job.at_once;
         for _ in 0..count {
             let received = self.receiver.end.recv(&mut |_| Placement::Land(sink.clone()))?;
             ensure!(received.intact, "a frame arrived damaged");

@@ -3,6 +3,7 @@
 use std::{
     io::{self, IoSlice, IoSliceMut},
     ops::Range,
+    sync::Arc,
 };
 
 use baton_kernels::cuda::{
@@ -29,6 +30,14 @@ pub(super) struct DevicePages {
     /// When the last copy of a page, which nobody reports, has ended.
     copied: CudaEvent,
     spare: Mutex<Vec<Staging>>,
+}
+
+/// Pages on a card for whoever has no engine on it.
+///
+/// # Errors
+/// When the card has no room.
+pub fn pages(gpu: &Gpu, shape: KvShape, pages: usize) -> Result<Arc<dyn KvStore>, GpuError> {
+    Ok(Arc::new(DevicePages::new(gpu, shape, pages)?))
 }
 
 /// A buffer for one handoff at a time.

@@ -64,6 +64,24 @@ fn a_budget_that_no_answer_could_keep_binds_nobody() {
 }
 
 #[test]
+fn no_budget_keeps_everybody_else_out() {
+    let now = Instant::now();
+    // A step of nothing takes 20 ms, and each answer adds 1.
+    let cost = StepCost { base: 0.02, unit: 0.001, context: 0.0 };
+    let greedy = going(0, Some(21), now);
+    let keeper = Keeper { cost, floor: 10 * MS };
+    assert_eq!(keeper.limit(&[greedy]), Some(0.03));
+    let mut answers = vec![greedy];
+    while keeper.has_room(&answers, going(1, Some(1000), now)) {
+        answers.push(going(1, Some(1000), now));
+    }
+    assert!(answers.len() >= 10, "{} fit", answers.len());
+    // Steps that cost less by themselves leave it as it is; one that nobody could keep still binds nobody.
+    assert_eq!(keeper.limit(&[going(0, Some(20), now)]), None);
+    assert_eq!(Keeper { cost: StepCost { base: 0.001, ..cost }, ..keeper }.limit(&[greedy]), Some(0.021));
+}
+
+#[test]
 fn whoever_would_break_a_budget_waits() {
     let now = Instant::now();
     let tight: Vec<_> = (0..5).map(|number| going(number, Some(16), now)).collect();
