@@ -102,6 +102,10 @@ impl Computing {
         self.is_out = false;
         self.node = None;
         self.alone = None;
+        self.clear();
+    }
+
+    fn clear(&mut self) {
         if !self.victims.is_empty() {
             self.victims.clear();
             self.suspects.clear(self.request);
@@ -151,6 +155,6 @@ impl Computing {
 
 impl Drop for Computing {
     fn drop(&mut self) {
-        self.suspects.clear(self.request);
+        self.clear();
     }
 }

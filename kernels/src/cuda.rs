@@ -59,6 +59,6 @@ pub use narrow::{Narrow, NarrowScaled};
 pub use nccl::Nccl;
 pub use pieces::{PieceCopy, Pieces};
 pub use pinned::Pinned;
-pub use region::{Mapped, Region};
+pub use region::{Mapped, Region, join};
 pub use view::{Read, Scaled, ScaledMut, Weights, Write};
 pub use wide::Wide;

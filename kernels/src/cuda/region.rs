@@ -27,6 +27,22 @@ pub struct Mapped {
     bytes: usize,
 }
 
+/// Lets copies between two cards go over the link between them; without, they pass through the machine's memory.
+///
+/// # Errors
+/// When they do not reach each other.
+pub fn join(one: &Gpu, two: &Gpu) -> Result<(), GpuError> {
+    for (here, there) in [(one, two), (two, one)] {
+        here.context().bind_to_thread().named("cuCtxSetCurrent")?;
+        // SAFETY: a living context.
+        let joined = unsafe { sys::cuCtxEnablePeerAccess(there.context().cu_ctx(), 0) };
+        if joined != sys::CUresult::CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED {
+            joined.result().named("cuCtxEnablePeerAccess")?;
+        }
+    }
+    Ok(())
+}
+
 // === impl Region ===
 
 impl Region {

@@ -1,10 +1,10 @@
 //! Rates of both roads beside copies of the same run, at each size of frames:
 //! `cargo test --release -p baton-kv-transfer --features cuda --test card_roads -- --ignored --nocapture figures`
-#![expect(unsafe_code, reason = "copies between cards have no safe call")]
+#![expect(unsafe_code, reason = "launches of pieces have no safe call")]
 
 use std::{sync::Arc, time::Instant};
 
-use baton_kernels::cuda::{Gpu, PieceCopy, Pieces, Region, cudarc::driver::sys};
+use baton_kernels::cuda::{Gpu, PieceCopy, Pieces, Region, join};
 use baton_kv_transfer::transport::{FrameReceiver, Link, Placement};
 use baton_protocol::KvSource;
 
@@ -32,27 +32,14 @@ pub fn median(mut figures: Vec<f64>) -> f64 {
 /// GB/s of one copy after the other from card to card, or on one card.
 fn copy_rate((from, to): (&Gpu, &Gpu), bytes: usize) -> f64 {
     let size = TOKENS * ROW;
-    let (source, target) = (Region::new(from, size).unwrap(), Region::new(to, size).unwrap());
-    to.context().bind_to_thread().unwrap();
+    let (source, mut target) = (Region::new(from, size).unwrap(), Region::new(to, size).unwrap());
     let stream = to.beside().unwrap();
     let copies = (MOST_BYTES / bytes).min(MOST_FRAMES);
     let mut seconds = Vec::new();
     for _ in 0..=RUNS {
         let begun = Instant::now();
         for copy in 0..copies {
-            let at = (copy % (size / bytes) * bytes) as u64;
-            let (target, source) = (target.address() + at, source.address() + at);
-            // SAFETY: within both regions, which live until the wait below.
-            let copied = unsafe {
-                if from.ordinal() == to.ordinal() {
-                    sys::cuMemcpyDtoDAsync_v2(target, source, bytes, stream.stream().cu_stream())
-                } else {
-                    let contexts = (to.context().cu_ctx(), from.context().cu_ctx());
-                    let stream = stream.stream().cu_stream();
-                    sys::cuMemcpyPeerAsync(target, contexts.0, source, contexts.1, bytes, stream)
-                }
-            };
-            copied.result().unwrap();
+            target.copy_from(&stream, copy % (size / bytes) * bytes, &source, bytes).unwrap();
         }
         stream.synchronize().unwrap();
         seconds.push(begun.elapsed().as_secs_f64());
@@ -88,17 +75,6 @@ fn gather_rate(gpu: &Gpu, pages: &Arc<Pages>, bytes: usize) -> f64 {
     (copies * bytes) as f64 / 1e9 / median(seconds.split_off(1))
 }
 
-/// The two cards reach each other's memory.
-fn join(one: &Gpu, two: &Gpu) {
-    for (here, there) in [(one, two), (two, one)] {
-        here.context().bind_to_thread().unwrap();
-        // SAFETY: a living context. Already joined is as good.
-        let joined = unsafe { sys::cuCtxEnablePeerAccess(there.context().cu_ctx(), 0) };
-        let already = sys::CUresult::CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED;
-        assert!(joined == sys::CUresult::CUDA_SUCCESS || joined == already, "{joined:?}");
-    }
-}
-
 /// GB/s, pages to pages with check words, and microseconds of a frame on its own.
 fn road_rate(road: Road, (other, link): &mut Ends, sink: &Arc<Pages>, bytes: usize) -> (f64, f64) {
     let slow = road == Road::Nccl && cards().0 == cards().1;
@@ -128,7 +104,7 @@ fn figures() {
     let (from, to) = (open(cards().0), open(cards().1));
     println!("from card {} to card {}: {}", cards().0, cards().1, to.name());
     if from.ordinal() != to.ordinal() {
-        join(&from, &to);
+        join(&from, &to).unwrap();
     }
     let sizes = [16, 256, 1024, 4096, 8192, 16_384, 65_536];
     let copies = sizes.map(|kib| copy_rate((&from, &to), kib << 10));

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use baton_engine::kv::{Hold, KvPool, KvStore, PageSpan, PoolConfig};
 #[cfg(feature = "cuda")]
-use baton_kernels::cuda::{Gpu, Region};
+use baton_kernels::cuda::{Gpu, Region, join};
 use baton_kv_transfer::{
     TransferConfig, TransportKind, Wanted,
     handoff::plan::Cut,
@@ -134,6 +134,9 @@ fn on_card(card: usize, _: &KvShape, _: usize) -> Result<Arc<dyn KvStore>> {
 #[cfg(feature = "cuda")]
 pub(super) fn copy_between((from, to): (usize, usize), job: &Job) -> Result<Run> {
     let (from, to) = (Gpu::open_any(from)?, Gpu::open_any(to)?);
+    if from.ordinal() != to.ordinal() {
+        join(&from, &to)?;
+    }
     let (source, mut target) = (Region::new(&from, POOL_BYTES)?, Region::new(&to, POOL_BYTES)?);
     let stream = to.beside()?;
     let mut place = 0;
