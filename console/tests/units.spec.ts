@@ -73,6 +73,8 @@ test("a bill's parts follow each other, and the transfer ends where waiting ends
   expect(line.parts.map((part) => part.from_ms)).toEqual([0, 1, 4, 14, 16]);
   expect(line.transfer).toMatchObject({ from_ms: 8, took_ms: 8 });
   expect(timeline({ ...bill, prefill_node: null }).transfer).toBeNull();
+  const once = timeline({ ...bill, earlier_ms: 0, prefill_node: "p" });
+  expect(once.parts.map((part) => part.name)).toEqual(["queue", "prefill", "wait", "decode"]);
   expect(timeline({ ...bill, transfer_ms: 99, prefill_node: "p" }).transfer).toMatchObject({ from_ms: 0, took_ms: 16 });
 });
 

@@ -26,7 +26,8 @@ export function timeline(bill: Bill): Line {
     ["decode", bill.decode_ms, "KV complete to last token"],
   ];
   let from_ms = 0;
-  const parts = steps.map(([name, took_ms, meaning]): Part => {
+  // Most answers have one attempt.
+  const parts = steps.filter(([name, took_ms]) => name !== "earlier" || took_ms > 0).map(([name, took_ms, meaning]): Part => {
     const part = { name, meaning, from_ms, took_ms };
     from_ms += took_ms;
     return part;
