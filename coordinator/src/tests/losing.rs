@@ -180,6 +180,21 @@ async fn a_node_that_failed_a_request_is_not_asked_again_while_another_is_ready(
     assert_eq!(cluster.nodes.iter().map(|node| node.opens().len()).collect::<Vec<_>>(), [1, 2]);
 }
 
+/// Each goes on with its script once it has an attempt, and answers nobody any more.
+async fn die_in_turn(nodes: [&FakeNode; 2]) {
+    for node in nodes {
+        timeout(LONG, async {
+            while node.opens().is_empty() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await
+        .unwrap();
+        node.set_silent(true);
+        node.go();
+    }
+}
+
 #[tokio::test]
 async fn a_request_that_two_nodes_die_of_is_not_tried_on_a_third() {
     let cluster = Cluster::decode(&["a", "b", "c"]).await;
@@ -188,20 +203,7 @@ async fn a_request_that_two_nodes_die_of_is_not_tried_on_a_third() {
     for node in [first, second] {
         node.script([Act::Send(accepted()), Act::AwaitGo, Act::Break]);
     }
-    let dying = async {
-        for node in [first, second] {
-            timeout(LONG, async {
-                while node.opens().is_empty() {
-                    tokio::time::sleep(Duration::from_millis(5)).await;
-                }
-            })
-            .await
-            .unwrap();
-            node.set_silent(true);
-            node.go();
-        }
-    };
-    let (events, ()) = tokio::join!(cluster.events(request(1)), dying);
+    let (events, ()) = tokio::join!(cluster.events(request(1)), die_in_turn([first, second]));
     let Some(Event::Failed(failure)) = events.last() else { panic!("{events:?}") };
     assert_eq!(failure.code, ErrorCode::Internal, "{failure}");
     assert!(last.opens().is_empty());
@@ -273,20 +275,7 @@ async fn a_prompt_is_innocent_of_decode_nodes_that_wait_for_it() {
         node.script([Act::Send(accepted()), Act::Send(computing("p", 0)), Act::AwaitGo, Act::Break]);
     }
     decodes[1].script([accepted(), computing("p", 8), token(0, 0), bill(9), finished(0)].map(Act::Send));
-    let dying = async {
-        for node in [&decodes[0], &decodes[2]] {
-            timeout(LONG, async {
-                while node.opens().is_empty() {
-                    tokio::time::sleep(Duration::from_millis(5)).await;
-                }
-            })
-            .await
-            .unwrap();
-            node.set_silent(true);
-            node.go();
-        }
-    };
-    let (events, ()) = tokio::join!(cluster.events(request(1)), dying);
+    let (events, ()) = tokio::join!(cluster.events(request(1)), die_in_turn([&decodes[0], &decodes[2]]));
     // What its own attempts left in the prefill node's cache was computed for it.
     assert_eq!(events, [accepted(), token(0, 0), bill(0), finished(0)]);
 }
